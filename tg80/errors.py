@@ -1,0 +1,21 @@
+"""The errors a user may see: one line each that says what, where, and what to do."""
+
+
+class Tg80Error(Exception):
+    """A failure the program can name. Commands print its message and exit with `exit_code`."""
+
+    exit_code = 1
+
+
+class UserError(Tg80Error):
+    """The user's input is at fault: a bad option, list, file or folder. Exit code 2."""
+
+    exit_code = 2
+
+
+class CorruptFile(Tg80Error):
+    """A file of ours is cut short, altered or not what its checksum says."""
+
+
+class RunFailed(Tg80Error):
+    """A computation failed for a reason that is named in the message."""

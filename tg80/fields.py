@@ -1,0 +1,107 @@
+"""Every stored field of a shard, once: name, HDF5 path, shape, dtype, unit on disk and as read.
+
+Disk units are the ones MDAnalysis understands (it cannot read eV forces); readers return
+electronvolt, angstrom and femtosecond.
+"""
+
+from dataclasses import dataclass
+
+from tg80.constants import EV_PER_KJ_PER_MOL
+
+TRAJECTORY = "particles/trajectory"
+OBSERVABLES = "observables/trajectory"
+PARAMETERS = "parameters/tg80"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One stored quantity.
+
+    `path` is the H5MD element (a group with `value`, `step`, `time`) for per-frame fields and the
+    dataset itself for static ones. Value as read = value on disk * `scale`.
+    """
+
+    name: str
+    path: str
+    shape: tuple[str | int, ...]
+    dtype: str
+    disk_unit: str | None
+    unit: str | None
+    scale: float
+    description: str
+
+    @property
+    def per_frame(self) -> bool:
+        return self.shape[:1] == ("n_frames",)
+
+
+def _particle(name: str, path: str, disk_unit: str, unit: str, scale: float, text: str) -> Field:
+    shape = ("n_frames", "n_atoms", 3)
+    return Field(name, f"{TRAJECTORY}/{path}", shape, "f4", disk_unit, unit, scale, text)
+
+
+def _energy(name: str, text: str) -> Field:
+    path = f"{OBSERVABLES}/{name}"
+    return Field(name, path, ("n_frames",), "f8", "kJ mol-1", "eV", EV_PER_KJ_PER_MOL, text)
+
+
+def _series(name, shape, dtype, disk_unit, unit, scale, text) -> Field:
+    return Field(name, f"{OBSERVABLES}/{name}", shape, dtype, disk_unit, unit, scale, text)
+
+
+_FORCE = ("kJ mol-1 Angstrom-1", "eV/A", EV_PER_KJ_PER_MOL)
+
+FRAME_FIELDS: tuple[Field, ...] = (
+    _particle("positions", "position", "Angstrom", "A", 1.0, "nuclear positions"),
+    _particle("velocities", "velocity", "Angstrom fs-1", "A/fs", 1.0, "the integrator's velocities"),
+    _particle("forces", "force", *_FORCE, "forces, net force and torque projected out"),
+    _energy("potential_energy", "Born-Oppenheimer energy at the level of theory"),
+    _energy("kinetic_energy", "nuclear kinetic energy"),
+    _energy("conserved_quantity", "total energy less what the thermostat put in"),
+    _energy("homo_lumo_gap", "Kohn-Sham (or tight-binding) HOMO-LUMO gap"),
+    _series(
+        "dipole", ("n_frames", 3), "f8", "e Angstrom", "e A", 1.0,
+        "dipole moment; about the centre of mass for ions",
+    ),
+    _series(
+        "mulliken_charges", ("n_frames", "n_atoms"), "f4", "e", "e", 1.0, "Mulliken charges",
+    ),
+    _series(
+        "scf_cycles", ("n_frames",), "i4", None, None, 1.0,
+        "self-consistency cycles; -1 where the method does not tell",
+    ),
+    _series("scf_converged", ("n_frames",), "u1", None, None, 1.0, "1 if self-consistent"),
+    _series(
+        "raw_net_force", ("n_frames", 3), "f4", *_FORCE, "sum of the forces before projection",
+    ),
+    _series(
+        "raw_net_torque", ("n_frames", 3), "f4", "kJ mol-1", "eV", EV_PER_KJ_PER_MOL,
+        "torque of the forces about the centre of mass before projection",
+    ),
+    _series(
+        "quality_flags", ("n_frames",), "u4", None, None, 1.0, "bits of QUALITY_FLAGS, 0 if clean",
+    ),
+)
+
+STATIC_FIELDS: tuple[Field, ...] = (
+    Field("atomic_numbers", f"{TRAJECTORY}/species", ("n_atoms",), "i4", None, None, 1.0,
+          "atomic numbers, heavy atoms first"),
+    Field("masses", f"{TRAJECTORY}/mass", ("n_atoms",), "f8", "u", "u", 1.0, "atomic masses"),
+    Field("relaxed_positions", f"{PARAMETERS}/relaxed_positions", ("n_atoms", 3), "f8", "Angstrom",
+          "A", 1.0, "start conformer relaxed with GFN2-xTB"),
+    Field("hessian", f"{PARAMETERS}/hessian", ("3 n_atoms", "3 n_atoms"), "f8",
+          "kJ mol-1 Angstrom-2", "eV/A^2", EV_PER_KJ_PER_MOL,
+          "GFN2-xTB Hessian at relaxed_positions"),
+)
+
+FIELDS: dict[str, Field] = {field.name: field for field in (*FRAME_FIELDS, *STATIC_FIELDS)}
+
+QUALITY_FLAGS: dict[str, int] = {
+    "scf_not_converged": 1,
+    "bond_broken": 2,
+    "hydrogen_transferred": 4,
+    "stereo_changed": 8,
+    "small_gap": 16,
+    "net_force": 32,
+    "net_torque": 64,
+}
