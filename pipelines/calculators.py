@@ -1,0 +1,211 @@
+"""Engines by level of theory, the GFN2-xTB engine, and an ASE calculator around any engine."""
+
+from typing import ClassVar
+
+import numpy as np
+from ase.calculators.calculator import Calculator, all_changes
+from tblite.exceptions import TBLiteRuntimeError, TBLiteValueError
+from tblite.interface import Calculator as TbliteCalculator
+from tblite.interface import Result as TbliteResult
+
+from pipelines.engine import Engine, Evaluation
+from pipelines.threads import ThreadLimit
+from tg80.constants import (
+    ANGSTROM_PER_BOHR,
+    BOLTZMANN_EV_PER_K,
+    EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR,
+    EV_PER_HARTREE,
+    masses_of,
+)
+from tg80.errors import RunFailed, UserError
+from tg80.theory import Level, get_level, symbols_of
+
+# Attempts after a failed restart: (what it is called, mixer damping, factor on the iterations).
+# tblite's damping is the fraction of the new density: smaller is more careful. The electronic
+# temperature is never raised: it would change the energy.
+_XTB_ATTEMPTS = (
+    ("a fresh guess", 0.4, 1),
+    ("damping 0.1", 0.1, 4),
+    ("damping 0.02", 0.02, 20),
+)
+
+
+def make_engine(level: str | Level, atomic_numbers, charge: int = 0, *, threads: int = 1) -> Engine:
+    """The engine of one molecule at one level of theory.
+
+    Args:
+        level: a level or its name.
+        atomic_numbers: (n_atoms,) int.
+        charge: total charge, e.
+        threads: CPU threads an evaluation may use.
+
+    Raises:
+        UserError: unknown level, uncovered element, or not a closed shell.
+    """
+    level = get_level(level) if isinstance(level, str) else level
+    numbers = np.asarray(atomic_numbers, dtype=int)
+    level.check_molecule(numbers, charge)
+    if threads < 1:
+        raise UserError(f"{threads} threads: give 1 or more")
+    if level.method == "xtb":
+        return XtbEngine(level, numbers, charge, threads=threads)
+    # PySCF takes a second to import and the xTB tier never needs it.
+    from pipelines.scf import KohnShamEngine
+
+    return KohnShamEngine(level, numbers, charge, threads=threads)
+
+
+class XtbEngine:
+    """GFN2-xTB through tblite, geometry after geometry, restarted from the last density.
+
+    tblite's density is no part of `state`: it can't be read back bit for bit, so a caller who
+    needs that resets the engine at every checkpoint.
+
+    References:
+        Bannwarth, Ehlert, Grimme, doi:10.1021/acs.jctc.8b01176.
+    """
+
+    def __init__(self, level: Level, atomic_numbers, charge: int = 0, *, threads: int = 1):
+        self.level = level.name
+        self._settings = level
+        self._numbers = np.asarray(atomic_numbers, dtype=int)
+        self._charge = charge
+        self._masses = masses_of(self._numbers)
+        self._threads = ThreadLimit(threads)
+        self._calculator: TbliteCalculator | None = None
+        self._result: TbliteResult | None = None
+
+    def evaluate(self, positions: np.ndarray) -> Evaluation:
+        """Energy and forces at positions (n_atoms, 3) A.
+
+        Raises:
+            RunFailed: positions that are not finite, or no self-consistency by any means.
+        """
+        positions = checked_positions(positions, len(self._numbers), self.level)
+        with self._threads:
+            self._move_to(positions)
+            result = self._solve()
+            energies = result.get("orbital-energies")
+            occupations = result.get("orbital-occupations")
+            charges = np.array(result.get("charges"))
+            dipole = np.array(result.get("dipole")) * ANGSTROM_PER_BOHR
+            gradient = np.array(result.get("gradient"))
+            energy = float(result.get("energy")) * EV_PER_HARTREE
+        if self._charge:
+            dipole -= self._charge * (self._masses @ positions) / self._masses.sum()
+        return Evaluation(
+            energy=energy,
+            forces=-gradient * EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR,
+            dipole=dipole,
+            charges=charges,
+            scf_cycles=-1,
+            converged=True,
+            gap=_gap(energies, occupations),
+        )
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Empty: tblite's density never crosses a checkpoint (call `reset` there)."""
+        return {}
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """Start afresh, as `reset` does; there is nothing to load."""
+        if state:
+            raise RunFailed(f"{self.level}: a state with {sorted(state)} is not of this engine")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the density and the calculator: the next evaluation starts from a fresh guess."""
+        self._calculator = None
+        self._result = None
+
+    def _move_to(self, positions: np.ndarray) -> None:
+        bohr = positions / ANGSTROM_PER_BOHR
+        try:
+            if self._calculator is not None:
+                self._calculator.update(bohr)
+                return
+            calculator = TbliteCalculator(
+                self._settings.functional, self._numbers, bohr, charge=float(self._charge)
+            )
+        except (TBLiteRuntimeError, TBLiteValueError) as error:
+            raise RunFailed(f"{self._molecule()}: tblite refuses the structure: {error}") from None
+        temperature = self._settings.electronic_temperature_k * BOLTZMANN_EV_PER_K
+        calculator.set("verbosity", 0)
+        calculator.set("accuracy", self._settings.accuracy)
+        calculator.set("temperature", temperature / EV_PER_HARTREE)
+        calculator.set("max-iter", self._settings.max_cycles)
+        self._calculator = calculator
+
+    def _solve(self) -> TbliteResult:
+        """Self-consistency from the last density, else by ever more careful fresh starts."""
+        if self._result is not None:
+            try:
+                return self._calculator.singlepoint(self._result)
+            except TBLiteRuntimeError:
+                self._result = None
+        last = ""
+        for _, damping, factor in _XTB_ATTEMPTS:
+            self._calculator.set("mixer-damping", damping)
+            self._calculator.set("max-iter", factor * self._settings.max_cycles)
+            try:
+                self._result = self._calculator.singlepoint()
+                break
+            except TBLiteRuntimeError as error:
+                last = " ".join(str(error).split())
+        self._calculator.set("mixer-damping", _XTB_ATTEMPTS[0][1])
+        self._calculator.set("max-iter", self._settings.max_cycles)
+        if self._result is None:
+            tried = ", ".join(name for name, *_ in _XTB_ATTEMPTS)
+            self.reset()
+            raise RunFailed(f"{self._molecule()}: no self-consistency with {tried}: {last}")
+        return self._result
+
+    def _molecule(self) -> str:
+        return f"{formula(self._numbers)} at {self.level}"
+
+
+def checked_positions(positions, n_atoms: int, level: str) -> np.ndarray:
+    """Positions as a contiguous float64 array (n_atoms, 3), refused if not finite."""
+    positions = np.ascontiguousarray(positions, dtype=np.float64)
+    if positions.shape != (n_atoms, 3):
+        raise ValueError(f"positions of shape {positions.shape}, expected {(n_atoms, 3)}")
+    if not np.isfinite(positions).all():
+        raise RunFailed(f"{level}: positions are not finite: the trajectory has blown up")
+    return positions
+
+
+def formula(atomic_numbers) -> str:
+    """Hill-like formula of atomic numbers (n_atoms,), for messages."""
+    symbols = symbols_of(atomic_numbers)
+    order = sorted(set(symbols), key=lambda symbol: (symbol != "C", symbol != "H", symbol))
+    counts = [(symbol, symbols.count(symbol)) for symbol in order]
+    return "".join(f"{symbol}{count if count > 1 else ''}" for symbol, count in counts)
+
+
+def _gap(energies: np.ndarray, occupations: np.ndarray) -> float:
+    """HOMO-LUMO gap in eV from orbital energies in hartree; nan if there is no LUMO."""
+    n_occupied = round(float(np.sum(occupations)) / 2)
+    if n_occupied >= len(energies):
+        return float("nan")
+    return float(energies[n_occupied] - energies[n_occupied - 1]) * EV_PER_HARTREE
+
+
+class EngineCalculator(Calculator):
+    """An engine as an ASE calculator, for ASE's optimisers and analyses."""
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "forces", "dipole", "charges"]
+
+    def __init__(self, engine: Engine):
+        super().__init__()
+        self.engine = engine
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        """Fill `results` for the atoms; units are ASE's own (eV, A, e)."""
+        super().calculate(atoms, list(properties), system_changes)
+        evaluation = self.engine.evaluate(self.atoms.get_positions())
+        self.results = {
+            "energy": evaluation.energy,
+            "forces": evaluation.forces,
+            "dipole": evaluation.dipole,
+            "charges": evaluation.charges,
+        }
