@@ -170,7 +170,7 @@ def read_molecule_list(source) -> list[Molecule]:
 
 
 def tg80_molecules() -> list[Molecule]:
-    """The 80 compounds of TG80, in the order of `molecules.csv` (alphabetical, ignoring locants)."""
+    """The 80 compounds of TG80, in the order of `molecules.csv`."""
     return list(_tg80_by_inchikey().values())
 
 
