@@ -51,6 +51,7 @@ def _series(name, shape, dtype, disk_unit, unit, scale, text) -> Field:
 
 _FORCE = ("kJ mol-1 Angstrom-1", "eV/A", EV_PER_KJ_PER_MOL)
 
+# fmt: off
 FRAME_FIELDS: tuple[Field, ...] = (
     _particle("positions", "position", "Angstrom", "A", 1.0, "nuclear positions"),
     _particle("velocities", "velocity", "Angstrom fs-1", "A/fs", 1.0, "the integrator's velocities"),
@@ -93,6 +94,15 @@ STATIC_FIELDS: tuple[Field, ...] = (
           "kJ mol-1 Angstrom-2", "eV/A^2", EV_PER_KJ_PER_MOL,
           "GFN2-xTB Hessian at relaxed_positions"),
 )
+
+# Stored once and hard-linked into every per-frame element; the path is that of the first.
+AXIS_FIELDS: tuple[Field, ...] = (
+    Field("step", f"{TRAJECTORY}/position/step", ("n_frames",), "i8", None, None, 1.0,
+          "integration step"),
+    Field("time", f"{TRAJECTORY}/position/time", ("n_frames",), "f8", "fs", "fs", 1.0,
+          "time since frame 0"),
+)
+# fmt: on
 
 FIELDS: dict[str, Field] = {field.name: field for field in (*FRAME_FIELDS, *STATIC_FIELDS)}
 

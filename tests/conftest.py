@@ -1,0 +1,24 @@
+"""Fixtures for all rooms. Nothing of the dataset is imported here before a fixture asks for it, so
+that `tests/atom` runs where only the model's own dependencies are installed."""
+
+import pytest
+
+
+@pytest.fixture
+def shard_factory(tmp_path):
+    """`make_shard(molecule_or_name, folder=..., **settings) -> Path`, see tests/factories.py."""
+    from tests import factories
+
+    def make(molecule_or_name="CCO", folder=None, **settings):
+        return factories.make_shard(folder or tmp_path, molecule_or_name, **settings)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ethanol_shard(tmp_path_factory):
+    """One clean shard of ethanol, 400 frames 1 fs apart; not to be changed."""
+    from tests import factories
+
+    folder = tmp_path_factory.mktemp("ethanol")
+    return factories.make_shard(folder, "ethanol", n_frames=400)

@@ -1,0 +1,129 @@
+"""What a shard says about itself: molecule, level of theory, recipe, seeds, versions, statistics.
+
+Everything static lives in the attributes of `parameters/tg80`, one attribute a field of
+`ShardMetadata`: numbers and text as they are, lists and dictionaries as JSON. A SHA-256 over the
+canonical JSON of all of them lies beside, because HDF5's own checksums cover data sets only.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tg80.errors import CorruptFile
+
+FORMAT_VERSION = 1
+CHECKSUM_ATTRIBUTE = "metadata_sha256"
+
+
+class ShardMetadata(BaseModel):
+    """All that is not an array in one shard.
+
+    `n_frames` is what the writer states; `tg80 validate` compares it with what is stored.
+    `statistics` is what `pipelines.quality.trajectory_statistics` found. `target_energy_ev` is the
+    energy E* a mean-energy trajectory was scaled to, and `energy_source` says where it came from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    format_version: int = FORMAT_VERSION
+    name: str
+    replica: int = Field(ge=0)
+    smiles: str
+    mapped_smiles: str
+    inchikey: str
+    formula: str
+    charge: int
+    bonds: tuple[tuple[int, int, float], ...]
+    level: str
+    level_settings: dict[str, Any] = {}
+    recipe: dict[str, Any] = {}
+    seed: int
+    versions: dict[str, str] = {}
+    software: dict[str, Any] = {}
+    platform: dict[str, Any] = {}
+    integrator: str
+    ensemble: Literal["nve", "bussi", "langevin"]
+    temperature_k: float = Field(gt=0)
+    time_step_fs: float = Field(gt=0)
+    store_every_fs: float = Field(gt=0)
+    n_frames: int = Field(ge=1)
+    length_fs: float = Field(ge=0)
+    degrees_of_freedom: int = Field(ge=1)
+    linear: bool
+    start: Literal["mean-energy", "canonical"]
+    target_energy_ev: float | None = None
+    energy_source: str
+    end: str
+    statistics: dict[str, Any] = {}
+    licence: str = "CC-BY-4.0"
+    author: str = "not stated"
+
+    def canonical_json(self) -> str:
+        """One fixed text for one content: sorted keys, no spaces, floats that read back exactly."""
+        content = self.model_dump(mode="json")
+        return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    def checksum(self) -> str:
+        """SHA-256 of `canonical_json`, hexadecimal."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+    def to_attributes(self) -> dict[str, str | int | float | bool]:
+        """HDF5 attributes: scalars as they are, the rest as JSON; what is None is left out."""
+        attributes: dict[str, str | int | float | bool] = {}
+        for name, value in self.model_dump(mode="json").items():
+            if isinstance(value, list | dict):
+                value = json.dumps(value, sort_keys=True, allow_nan=False)
+            if value is not None:
+                attributes[name] = value
+        attributes[CHECKSUM_ATTRIBUTE] = self.checksum()
+        return attributes
+
+
+def metadata_from_attributes(attributes: Mapping[str, Any], path) -> ShardMetadata:
+    """Read back what `to_attributes` made.
+
+    Args:
+        attributes: attributes of `parameters/tg80`, as h5py gives them.
+        path: the file, for messages.
+
+    Raises:
+        CorruptFile: a field is missing, of the wrong kind, unknown, or the checksum differs.
+    """
+    content = {name: _plain(value) for name, value in attributes.items()}
+    stated = content.pop(CHECKSUM_ATTRIBUTE, None)
+    version = content.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise CorruptFile(
+            f"{path}: format version {version} is newer than this program's {FORMAT_VERSION};"
+            " update tg80"
+        )
+    try:
+        for name in _JSON_FIELDS & content.keys():
+            content[name] = json.loads(content[name])
+        metadata = ShardMetadata.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CorruptFile(f"{path}: metadata field {where}: {first['msg']}") from None
+    except (TypeError, ValueError) as error:
+        raise CorruptFile(f"{path}: metadata cannot be read: {error}") from None
+    if stated != metadata.checksum():
+        raise CorruptFile(f"{path}: the metadata does not match its own checksum")
+    return metadata
+
+
+_JSON_FIELDS = {
+    name
+    for name, info in ShardMetadata.model_fields.items()
+    if any(word in str(info.annotation) for word in ("dict", "tuple"))
+}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.item() if isinstance(value, np.generic) else value

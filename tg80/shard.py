@@ -1,0 +1,364 @@
+"""One trajectory on disk: immutable part files while it runs, one H5MD 1.1 file when it ends.
+
+Arrays pass through here in the units of the code (eV, A, fs) and lie on disk in the units of
+`tg80.fields`. Parts already hold the shard's dtype and disk unit, so that assembling copies bits.
+Every file is built in memory and written in one go by `tg80.files.write_atomically`: a full disk or
+a kill leaves either the old file or the new one, never half of one.
+
+References:
+    P. de Buyl, P. H. Colberg, F. Hoefling, H5MD, doi:10.1016/j.cpc.2014.01.018
+"""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+import tg80
+from tg80.errors import CorruptFile, UserError
+from tg80.fields import (
+    AXIS_FIELDS,
+    FIELDS,
+    FRAME_FIELDS,
+    OBSERVABLES,
+    PARAMETERS,
+    STATIC_FIELDS,
+    TRAJECTORY,
+    Field,
+)
+from tg80.files import checksum_path, write_atomically
+from tg80.metadata import ShardMetadata, metadata_from_attributes
+
+SUFFIX = ".h5md"
+CHUNK_FRAMES = 256
+PART_FIELDS: tuple[Field, ...] = (*FRAME_FIELDS, *AXIS_FIELDS)
+_PART_ATTRIBUTES = "attributes"
+_BUFFER_GROWTH = 1 << 24  # bytes by which the file in memory grows
+
+
+def to_disk(field: Field, values: np.ndarray) -> np.ndarray:
+    """Values in the units of the code as they lie on disk."""
+    if field.scale == 1.0:
+        return np.ascontiguousarray(values, dtype=field.dtype)
+    return np.ascontiguousarray(np.asarray(values, dtype="f8") / field.scale, dtype=field.dtype)
+
+
+def to_memory(field: Field, values: np.ndarray) -> np.ndarray:
+    """Values on disk in the units of the code, in the field's dtype."""
+    if field.scale == 1.0:
+        return np.asarray(values, dtype=field.dtype)
+    return (np.asarray(values, dtype="f8") * field.scale).astype(field.dtype)
+
+
+def expected_shape(field: Field, n_frames: int, n_atoms: int) -> tuple[int, ...]:
+    """A field's shape with its symbols filled in."""
+    sizes = {"n_frames": n_frames, "n_atoms": n_atoms, "3 n_atoms": 3 * n_atoms}
+    return tuple(sizes[size] if isinstance(size, str) else size for size in field.shape)
+
+
+def write_part(
+    path: Path | str, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, Any] | None = None
+) -> str:
+    """Write one segment's frames as an immutable file that survives a crash once this returns.
+
+    Args:
+        path: the part file (NumPy's `.npz` layout, no pickles).
+        arrays: every field of `FRAME_FIELDS` by name in the units of the code, and `step`
+            (n_frames,) int64, `time` (n_frames,) float64 fs.
+        attrs: JSON-able remarks, read back by `read_part_attributes`.
+
+    Returns:
+        The SHA-256 of the file, hexadecimal.
+
+    Raises:
+        ValueError: a field is missing, unknown or of the wrong shape.
+        Tg80Error: the file cannot be written.
+    """
+    names = {field.name for field in PART_FIELDS}
+    if arrays.keys() != names:
+        raise ValueError(f"part {path}: missing or unknown {sorted(names ^ arrays.keys())}")
+    n_frames, n_atoms = np.shape(arrays["positions"])[:2]
+    disk: dict[str, np.ndarray] = {}
+    for field in PART_FIELDS:
+        shape = np.shape(arrays[field.name])
+        if shape != expected_shape(field, n_frames, n_atoms):
+            raise ValueError(f"part {path}: {field.name} has shape {shape}")
+        disk[field.name] = to_disk(field, np.asarray(arrays[field.name]))
+    remarks = json.dumps(dict(attrs or {}), sort_keys=True).encode()
+    disk[_PART_ATTRIBUTES] = np.frombuffer(remarks, dtype="u1")
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **disk)
+    content = buffer.getvalue()
+    write_atomically(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_part(path: Path | str, sha256: str | None = None) -> dict[str, np.ndarray]:
+    """Read a part file: the fields given to `write_part`, in the units of the code.
+
+    Raises:
+        CorruptFile: the file is missing, cut short, altered, or not what `sha256` says.
+    """
+    disk = _read_part_as_stored(path, sha256)
+    return {field.name: to_memory(field, disk[field.name]) for field in PART_FIELDS}
+
+
+def read_part_attributes(path: Path | str, sha256: str | None = None) -> dict[str, Any]:
+    """The remarks given to `write_part`.
+
+    Raises:
+        CorruptFile: as for `read_part`.
+    """
+    return json.loads(_read_part_as_stored(path, sha256)[_PART_ATTRIBUTES].tobytes())
+
+
+def _read_part_as_stored(path: Path | str, sha256: str | None) -> dict[str, np.ndarray]:
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise CorruptFile(f"{path}: part file cannot be read: {error.strerror}") from None
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise CorruptFile(f"{path}: part file does not match its checksum")
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            disk = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile):
+        raise CorruptFile(f"{path}: part file is cut short or altered") from None
+    missing = {field.name for field in PART_FIELDS} - disk.keys()
+    if missing:
+        raise CorruptFile(f"{path}: part file lacks {', '.join(sorted(missing))}")
+    return disk
+
+
+def assemble_shard(
+    path: Path | str,
+    part_paths: Sequence[tuple[Path | str, str | None]],
+    metadata: ShardMetadata,
+    static: Mapping[str, np.ndarray],
+    replace: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Join part files into one shard and write its checksum beside it.
+
+    Args:
+        path: the shard, `NAME-rK.h5md`.
+        part_paths: part files in order, each with its SHA-256 (None: not checked).
+        metadata: everything static but arrays.
+        static: every field of `STATIC_FIELDS` by name, in the units of the code.
+        replace: per-frame fields that are known only once all frames are, such as
+            `quality_flags`; they take the place of what the parts hold.
+
+    Raises:
+        CorruptFile: a part is not what its checksum says, or the parts are not in order.
+        ValueError: an array has the wrong shape, or `metadata.n_frames` is not their number.
+        Tg80Error: the file cannot be written; nothing half-written is left.
+    """
+    path = Path(path)
+    parts = [_read_part_as_stored(part, sha256) for part, sha256 in part_paths]
+    if not parts:
+        raise ValueError(f"{path}: a shard needs one part at least")
+    frames = {f.name: np.concatenate([part[f.name] for part in parts]) for f in PART_FIELDS}
+    if np.any(np.diff(frames["step"]) <= 0):
+        raise CorruptFile(f"{path}: the part files overlap or are out of order")
+    for name, values in (replace or {}).items():
+        frames[name] = to_disk(FIELDS[name], np.asarray(values))
+    n_frames, n_atoms = frames["positions"].shape[:2]
+    if n_frames != metadata.n_frames:
+        raise ValueError(f"{path}: {n_frames} frames, but the metadata says {metadata.n_frames}")
+    disk = frames | {f.name: to_disk(f, np.asarray(static[f.name])) for f in STATIC_FIELDS}
+    for field in (*PART_FIELDS, *STATIC_FIELDS):
+        if disk[field.name].shape != expected_shape(field, n_frames, n_atoms):
+            raise ValueError(f"{path}: {field.name} has shape {disk[field.name].shape}")
+    image = _build_image(disk, metadata)
+    beside = checksum_path(path)
+    with suppress(OSError):  # a crash from here on leaves a shard without, never with a wrong one
+        beside.unlink(missing_ok=True)
+    write_atomically(path, image)
+    write_atomically(beside, f"{hashlib.sha256(image).hexdigest()}  {path.name}\n".encode())
+
+
+def _build_image(disk: Mapping[str, np.ndarray], metadata: ShardMetadata) -> bytes:
+    """The bytes of the HDF5 file; the 1.10 layout checksums its own structure."""
+    with h5py.File(
+        "shard", "w", driver="core", backing_store=False, block_size=_BUFFER_GROWTH,
+        libver=("v110", "v110"),
+    ) as file:  # fmt: skip
+        _write_header(file, metadata)
+        step, time = (_write_dataset(file, f, f.path, disk[f.name]) for f in AXIS_FIELDS)
+        for field in FRAME_FIELDS:
+            _write_dataset(file, field, f"{field.path}/value", disk[field.name])
+            if f"{field.path}/step" not in file:
+                file[f"{field.path}/step"] = step
+                file[f"{field.path}/time"] = time
+        for field in STATIC_FIELDS:
+            _write_dataset(file, field, field.path, disk[field.name])
+        file.flush()
+        return file.id.get_file_image()
+
+
+def _write_header(file: h5py.File, metadata: ShardMetadata) -> None:
+    root = file.create_group("h5md")
+    root.attrs["version"] = np.array([1, 1], dtype="i4")
+    root.create_group("author").attrs["name"] = metadata.author
+    creator = root.create_group("creator")
+    creator.attrs["name"] = "tg80"
+    creator.attrs["version"] = tg80.__version__
+    root.create_group("modules/units").attrs["version"] = np.array([1, 0], dtype="i4")
+    box = file.create_group(f"{TRAJECTORY}/box")
+    box.attrs["dimension"] = 3
+    box.attrs.create("boundary", ["none"] * 3, dtype=h5py.string_dtype())
+    file.create_group(OBSERVABLES)
+    group = file.create_group(PARAMETERS)
+    for name, value in metadata.to_attributes().items():
+        group.attrs[name] = value
+
+
+def _write_dataset(file: h5py.File, field: Field, path: str, values: np.ndarray) -> h5py.Dataset:
+    frames = field.shape[0] == "n_frames"
+    chunks = (min(CHUNK_FRAMES, len(values)), *values.shape[1:]) if frames else values.shape
+    dataset = file.create_dataset(
+        path, data=values, dtype=field.dtype, chunks=chunks, compression="gzip",
+        compression_opts=1, shuffle=True, fletcher32=True, track_times=False,
+    )  # fmt: skip
+    if field.disk_unit is not None:
+        dataset.attrs["unit"] = field.disk_unit
+    return dataset
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Turn what h5py raises on damaged files into one line that names the file."""
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise UserError(f"{path}: {error.strerror or 'cannot be opened'}") from None
+    except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
+        reason = str(error).strip("'\"").split("\n")[0]
+        raise CorruptFile(f"{path}: cut short, altered or no TG80 shard: {reason}") from None
+
+
+class Shard:
+    """Lazy reader of one shard; opens the file when first asked, and again after pickling.
+
+    Raises:
+        UserError: there is no such file.
+        CorruptFile: the file is cut short, altered, or no shard; raised on first access.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._open: h5py.File | None = None
+        self._metadata: ShardMetadata | None = None
+
+    def __enter__(self) -> "Shard":
+        _ = self.file
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_open": None, "_metadata": self._metadata}
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    @property
+    def file(self) -> h5py.File:
+        """The open HDF5 file."""
+        if self._open is None:
+            with _named_errors(self.path):
+                if not self.path.is_file():
+                    raise FileNotFoundError(2, "no such file")
+                self._open = h5py.File(self.path, "r")
+        return self._open
+
+    @property
+    def metadata(self) -> ShardMetadata:
+        if self._metadata is None:
+            with _named_errors(self.path):
+                attributes = dict(self.file[PARAMETERS].attrs)
+            self._metadata = metadata_from_attributes(attributes, self.path)
+        return self._metadata
+
+    @property
+    def n_frames(self) -> int:
+        return self._dataset("positions").shape[0]
+
+    @property
+    def n_atoms(self) -> int:
+        return self._dataset("positions").shape[1]
+
+    @property
+    def frame_fs(self) -> float:
+        """Spacing of the stored frames, fs."""
+        return self.metadata.store_every_fs
+
+    @property
+    def times_fs(self) -> np.ndarray:
+        """(n_frames,) fs since frame 0."""
+        return self.read("time")
+
+    @property
+    def atomic_numbers(self) -> np.ndarray:
+        return self.static("atomic_numbers")
+
+    @property
+    def masses(self) -> np.ndarray:
+        """(n_atoms,) u."""
+        return self.static("masses")
+
+    def read(
+        self,
+        field_name: str,
+        start: int | None = None,
+        stop: int | None = None,
+        step: int | None = None,
+    ) -> np.ndarray:
+        """Frames [start:stop:step] of a per-frame field (or `step`, `time`), units of the code."""
+        field = _AXES.get(field_name) or FIELDS[field_name]
+        with _named_errors(self.path):
+            return to_memory(field, self._dataset(field_name)[start:stop:step])
+
+    def static(self, name: str) -> np.ndarray:
+        """A static field, in the units of the code."""
+        field = FIELDS[name]
+        with _named_errors(self.path):
+            return to_memory(field, self._dataset(name)[()])
+
+    def _dataset(self, name: str) -> h5py.Dataset:
+        field = _AXES.get(name) or FIELDS[name]
+        path = f"{field.path}/value" if field in FRAME_FIELDS else field.path
+        with _named_errors(self.path):
+            dataset = self.file[path]
+            if not isinstance(dataset, h5py.Dataset):
+                raise KeyError(f"{path} is no data set")
+            return dataset
+
+
+_AXES = {field.name: field for field in AXIS_FIELDS}
+
+
+def find_shards(path: Path | str) -> list[Path]:
+    """The shard at `path`, or the shards in that folder (not below it), sorted by name.
+
+    Raises:
+        UserError: there is no such path, or the folder holds no shard.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file or folder")
+    shards = sorted(entry for entry in path.glob(f"*{SUFFIX}") if entry.is_file())
+    if not shards:
+        raise UserError(f"{path}: no {SUFFIX} file in this folder")
+    return shards
