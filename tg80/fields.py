@@ -54,7 +54,7 @@ _FORCE = ("kJ mol-1 Angstrom-1", "eV/A", EV_PER_KJ_PER_MOL)
 # fmt: off
 FRAME_FIELDS: tuple[Field, ...] = (
     _particle("positions", "position", "Angstrom", "A", 1.0, "nuclear positions"),
-    _particle("velocities", "velocity", "Angstrom fs-1", "A/fs", 1.0, "the integrator's velocities"),
+    _particle("velocities", "velocity", "Angstrom fs-1", "A/fs", 1.0, "the velocities integrated"),
     _particle("forces", "force", *_FORCE, "forces, net force and torque projected out"),
     _energy("potential_energy", "Born-Oppenheimer energy at the level of theory"),
     _energy("kinetic_energy", "nuclear kinetic energy"),
