@@ -1,0 +1,152 @@
+"""Heterogeneous attention over atoms and time: one softmax for each of the features X, V, Z."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from atom.config import ATOMConfig
+from atom.rope import Rotation, rotate
+
+N_FEATURES = 3  # X, V, Z
+
+
+class TimeMask(NamedTuple):
+    """What may attend to what, as the term added to the logits (0 or -inf).
+
+    ``start`` mode: (B S, 1, N, 2 N), keys are the start state's, then the own step's.
+    ``joint`` mode: (B, 1, S N, S N).
+    """
+
+    bias: Tensor
+
+
+def time_mask(pairs: Tensor, valid_steps: Tensor, mode: str, dtype: torch.dtype) -> TimeMask:
+    """Build the mask of all blocks at once.
+
+    Args:
+        pairs: (B, N, N) bool, atom (query) may attend to atom (key).
+        valid_steps: (B, S) bool, False for a padded lag; state 0 is the start state.
+        mode: ``joint`` or ``start``.
+        dtype: of the logits.
+    """
+    # An atom may always attend to itself, so that no row is empty: that would be NaN for padding.
+    n_batch, n_atoms = pairs.shape[:2]
+    n_states = valid_steps.shape[1]
+    pairs = pairs | torch.eye(n_atoms, dtype=torch.bool, device=pairs.device)
+    if mode == "start":
+        allowed = torch.cat([pairs, pairs], dim=-1)[:, None].expand(-1, n_states, -1, -1)
+        allowed = allowed.reshape(n_batch * n_states, 1, n_atoms, 2 * n_atoms)
+    else:
+        state = torch.arange(n_states, device=pairs.device)
+        from_step = (state > 0)[:, None]
+        states = (state == 0) | (from_step & valid_steps[:, None, :])
+        allowed = states[:, :, None, :, None] & pairs[:, None, :, None, :]
+        allowed = allowed.reshape(n_batch, 1, n_states * n_atoms, n_states * n_atoms)
+    bias = torch.zeros(allowed.shape, dtype=dtype, device=pairs.device)
+    return TimeMask(bias.masked_fill(~allowed, float("-inf")))
+
+
+class HeterogeneousAttention(nn.Module):
+    """sum over F of gamma_F softmax_F(Q(Z) K(F)^T / sqrt(d_head)) V(F).
+
+    The start state is state 0 of the tokens, at angle 0. X and V do not change from state to
+    state, so their keys and values are computed once per atom.
+    """
+
+    def __init__(self, config: ATOMConfig, is_first: bool) -> None:
+        """Build one block's attention; the first block's values are those others mix in."""
+        super().__init__()
+        width = config.width
+        self.n_heads, self.head_width = config.n_heads, config.head_width
+        self.mode = config.time_attention
+        self.project_phase = nn.Linear(width, 3 * width, bias=False)
+        self.project_lifted = nn.Parameter(torch.empty(2, width, 2 * width))
+        nn.init.uniform_(self.project_lifted, -(width**-0.5), width**-0.5)
+        self.gamma = nn.Parameter(torch.full((N_FEATURES,), 1.0 / N_FEATURES))
+        mixes = config.value_residual and not is_first
+        self.value_mix = nn.Parameter(torch.tensor(0.5)) if mixes else None
+
+    def forward(
+        self,
+        phase: Tensor,
+        lifted: Tensor,
+        rotation: Rotation,
+        mask: TimeMask,
+        first_values: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Attend.
+
+        Args:
+            phase: (B, S, N, d) normalised tokens Z, state 0 being the start state.
+            lifted: (B, 2, N, d) normalised X and V.
+            rotation: T-RoPE angles of the S states.
+            mask: from :func:`time_mask`.
+            first_values: values of the first block, None in the first block.
+
+        Returns:
+            (B, S, N, d) update of Z, and the values of this block before mixing.
+        """
+        n_batch, n_states, n_atoms, width = phase.shape
+        split = (self.n_heads, self.head_width)
+        query, key_z, value_z = (
+            self.project_phase(phase)
+            .view(n_batch, n_states, n_atoms, 3, *split)
+            .permute(3, 0, 1, 4, 2, 5)  # (3, B, S, H, N, d_head)
+        )
+        key_l, value_l = (
+            torch.einsum("bfnd,fde->bfne", lifted, self.project_lifted)
+            .view(n_batch, 2, n_atoms, 2, *split)
+            .permute(3, 0, 1, 4, 2, 5)  # (2, B, X and V, H, N, d_head)
+            .flatten(2, 3)
+        )
+        values = (value_l, value_z)
+        if self.value_mix is not None and first_values is not None:
+            value_l = torch.lerp(value_l, first_values[0], self.value_mix)
+            value_z = torch.lerp(value_z, first_values[1], self.value_mix)
+        # Features are folded into the heads: (B, S, 3 H, N, d_head).
+        key, value = (
+            torch.cat([fixed[:, None].expand(-1, n_states, -1, -1, -1), own], dim=2)
+            for fixed, own in ((key_l, key_z), (value_l, value_z))
+        )
+        attend = self._attend_start if self.mode == "start" else self._attend_joint
+        out = attend(query, key, value, rotation, mask)
+        out = out.view(n_batch, n_states, N_FEATURES, self.n_heads, n_atoms, self.head_width)
+        update = torch.einsum("bsfhnd,f->bsnhd", out, self.gamma)
+        return update.reshape(n_batch, n_states, n_atoms, width), values
+
+    def _attend_start(
+        self, query: Tensor, key: Tensor, value: Tensor, rotation: Rotation, mask: TimeMask
+    ) -> Tensor:
+        """Attend to the start state and to the own state: N^2 S.
+
+        Only angle differences count, so queries and own keys (difference 0) stay as they are and
+        the start's keys turn back. State 0 meets its keys twice, which softmax averages away.
+        """
+        n_states = query.shape[1]
+        start_key = rotate(key[:, :1], rotation.inverse())
+        start_value = value[:, :1].expand(-1, n_states, -1, -1, -1)
+        return scaled_dot_product_attention(
+            query.repeat(1, 1, N_FEATURES, 1, 1).flatten(0, 1),
+            torch.cat([start_key, key], dim=3).flatten(0, 1),
+            torch.cat([start_value, value], dim=3).flatten(0, 1),
+            attn_mask=mask.bias,
+            scale=self.head_width**-0.5,
+        )
+
+    def _attend_joint(
+        self, query: Tensor, key: Tensor, value: Tensor, rotation: Rotation, mask: TimeMask
+    ) -> Tensor:
+        """Attend to all atoms of all states: (N S)^2; the mask keeps the start state to itself."""
+        n_batch, n_states, n_folded, n_atoms, _ = key.shape
+        query = rotate(query, rotation).repeat(1, 1, N_FEATURES, 1, 1)
+        key = rotate(key, rotation)
+        out = scaled_dot_product_attention(
+            *(t.transpose(1, 2).flatten(2, 3) for t in (query, key, value)),
+            attn_mask=mask.bias,
+            scale=self.head_width**-0.5,
+        )
+        return out.view(n_batch, n_folded, n_states, n_atoms, -1).transpose(1, 2)
