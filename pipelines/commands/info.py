@@ -1,0 +1,118 @@
+"""`tg80 info`: what is in these files?"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tg80 import mechanics
+from tg80.cli_support import JsonOption
+from tg80.errors import CorruptFile
+from tg80.fields import QUALITY_FLAGS
+from tg80.shard import Shard, find_shards
+from tg80.statistics import block_mean, drift_with_error
+
+
+def info(
+    path: Annotated[Path, typer.Argument(help="A shard (.h5md), or a folder with shards in it.")],
+    json_output: JsonOption = False,
+) -> None:
+    """Show what shards hold: molecule, level of theory, length, temperature, drift, flags.
+
+    Example: tg80 info runs/
+    """
+    rows = [describe(shard) for shard in find_shards(path)]
+    if json_output:
+        print(json.dumps(rows, indent=2))
+    else:
+        _print_table(rows)
+    if any("unreadable" in row for row in rows):
+        raise typer.Exit(1)
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Facts of one shard, from its metadata and its frames; JSON-able.
+
+    A file that cannot be read gives `file` and `unreadable`, the reason.
+    """
+    try:
+        with Shard(path) as shard:
+            return {"file": str(path), **_facts(shard), "size_bytes": path.stat().st_size}
+    except CorruptFile as error:
+        return {"file": str(path), "unreadable": str(error).removeprefix(f"{path}: ")}
+
+
+def _facts(shard: Shard) -> dict[str, Any]:
+    metadata = shard.metadata
+    kelvin = mechanics.temperature(shard.read("kinetic_energy"), metadata.degrees_of_freedom)
+    mean, mean_error = block_mean(np.asarray(kelvin))
+    conserved = 1000 * shard.read("conserved_quantity") / shard.n_atoms
+    drift, drift_error = drift_with_error(shard.times_fs, conserved)
+    flags = shard.read("quality_flags")
+    return {
+        "name": metadata.name,
+        "replica": metadata.replica,
+        "smiles": metadata.smiles,
+        "formula": metadata.formula,
+        "level": metadata.level,
+        "ensemble": metadata.ensemble,
+        "start": metadata.start,
+        "end": metadata.end,
+        "n_atoms": shard.n_atoms,
+        "n_frames": shard.n_frames,
+        "frame_fs": shard.frame_fs,
+        "length_fs": metadata.length_fs,
+        "temperature_k": mean,
+        "temperature_error_k": _or_none(mean_error),
+        "drift_mev_per_atom_ps": drift,
+        "drift_error_mev_per_atom_ps": _or_none(drift_error),
+        "n_flagged": {n: int(np.sum((flags & b) != 0)) for n, b in QUALITY_FLAGS.items()},
+    }
+
+
+def _or_none(error: float) -> float | None:
+    return error if np.isfinite(error) else None
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    columns = ("molecule", "level", "ensemble", "frames", "fs", "T / K", "drift", "flags", "MB")
+    for column in columns:
+        left = column in ("molecule", "level", "ensemble", "flags")
+        table.add_column(column, justify="left" if left else "right", no_wrap=column == "molecule")
+    for row in rows:
+        if "unreadable" not in row:
+            table.add_row(*_cells(row))
+    console = Console()
+    console.print(table)
+    console.print("drift in meV/atom/ps; +- is one standard error, ? is unknown", style="dim")
+    for row in rows:
+        if "unreadable" in row:
+            console.print(f"{row['file']}: {row['unreadable']}", highlight=False, markup=False)
+        elif row["end"] != "complete":
+            ended = f"{row['name']}-r{row['replica']} ended early: {row['end']}"
+            console.print(ended, highlight=False, markup=False)
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    flags = " ".join(f"{name}:{count}" for name, count in row["n_flagged"].items() if count)
+    temperature_error, drift_error = row["temperature_error_k"], row["drift_error_mev_per_atom_ps"]
+    return (
+        f"{row['name']}-r{row['replica']}",
+        row["level"],
+        row["ensemble"],
+        str(row["n_frames"]),
+        f"{row['length_fs']:g}",
+        f"{row['temperature_k']:.1f}+-{_error(temperature_error, '.1f')}",
+        f"{row['drift_mev_per_atom_ps']:.3f}+-{_error(drift_error, '.3f')}",
+        flags or "none",
+        f"{row['size_bytes'] / 1e6:.1f}",
+    )
+
+
+def _error(value: float | None, form: str) -> str:
+    return "?" if value is None else format(value, form)

@@ -1,0 +1,45 @@
+"""`tg80 validate`: are these files what they say they are?"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tg80.cli_support import JsonOption, console
+from tg80.shard import find_shards
+from tg80.validate import validate as validate_path
+
+
+def validate(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Shards (.h5md), or folders with shards in them.")
+    ],
+    json_output: JsonOption = False,
+) -> None:
+    """Check shards: checksum, structure, units, metadata, physics.
+
+    Prints one line for each problem. Exit code 0 if there is no error (warnings are allowed),
+    1 if there is one, 2 if a path is no shard and no folder with shards.
+
+    Example: tg80 validate runs/ethanol-r0.h5md
+    """
+    n_files = sum(len(find_shards(path)) for path in paths)  # a bad path stops it before any work
+    problems = [problem for path in paths for problem in validate_path(path)]
+    n_errors = sum(problem.level == "error" for problem in problems)
+    if json_output:
+        report = {
+            "n_files": n_files,
+            "n_errors": n_errors,
+            "n_warnings": len(problems) - n_errors,
+            "problems": [problem.as_dict() for problem in problems],
+        }
+        print(json.dumps(report, indent=2))
+    else:
+        for problem in problems:
+            print(problem)
+        files = "1 file" if n_files == 1 else f"{n_files} files"
+        n_warnings = len(problems) - n_errors
+        console.print(f"{files}: {n_errors} errors, {n_warnings} warnings", highlight=False)
+    if n_errors:
+        raise typer.Exit(1)

@@ -1,0 +1,219 @@
+"""Is this file what it says it is? `validate(path)` gives a list of problems, empty if none.
+
+The checks go from the outside in and stop where going on would make no sense: checksum, structure
+and schema, metadata, then (in `tg80.validate_content`) the frames themselves. Physics is judged
+from the stored arrays; the statistics a file states about itself are compared, not believed.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+
+from tg80.errors import CorruptFile
+from tg80.fields import (
+    AXIS_FIELDS,
+    FRAME_FIELDS,
+    OBSERVABLES,
+    PARAMETERS,
+    STATIC_FIELDS,
+    TRAJECTORY,
+    Field,
+)
+from tg80.files import checksum_path, file_sha256
+from tg80.shard import SUFFIX, Shard, expected_shape, find_shards
+
+ProblemLevel = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with one file."""
+
+    level: ProblemLevel
+    file: str
+    check: str
+    message: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.level}: {self.file}: {self.check}: {self.message}"
+
+
+class Findings:
+    """Collects the problems of one file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.problems: list[Problem] = []
+
+    def error(self, check: str, message: str) -> None:
+        self.add("error", check, message)
+
+    def warning(self, check: str, message: str) -> None:
+        self.add("warning", check, message)
+
+    def add(self, level: ProblemLevel, check: str, message: str) -> None:
+        self.problems.append(Problem(level, str(self.path), check, message))
+
+    @property
+    def has_errors(self) -> bool:
+        return any(problem.level == "error" for problem in self.problems)
+
+
+def validate(path: Path | str) -> list[Problem]:
+    """Check one shard, or every shard of a folder and what lies beside them.
+
+    Args:
+        path: an `.h5md` file or a folder.
+
+    Returns:
+        Problems in the order found; `error` means the data are not to be used.
+
+    Raises:
+        UserError: there is no such file or folder, or no shard in the folder.
+    """
+    path = Path(path)
+    shards = find_shards(path)
+    problems = _leftovers(path) if path.is_dir() else []
+    for shard in shards:
+        problems += _validate_file(shard)
+    return problems
+
+
+def _leftovers(folder: Path) -> list[Problem]:
+    """Files an interrupted run left: temporary ones, parts, checksums without their shard."""
+    problems = []
+    for entry in sorted(folder.iterdir()):
+        message = None
+        if entry.suffix == ".tmp" and SUFFIX in entry.name:
+            message = "half-written file of an interrupted run; remove it"
+        elif entry.name.startswith("part-") and entry.suffix == ".npz":
+            message = "part file of an unfinished trajectory; run `tg80 collect`"
+        elif entry.name.endswith(f"{SUFFIX}.sha256") and not entry.with_suffix("").exists():
+            message = "checksum of a file that is not there; download it again or remove this"
+        if message:
+            problems.append(Problem("warning", str(entry), "leftovers", message))
+    return problems
+
+
+def _validate_file(path: Path) -> list[Problem]:
+    from tg80.validate_content import check_content  # it needs Findings from here
+
+    found = Findings(path)
+    _check_checksum(found)
+    # A file that is not what its checksum says is not opened: damaged HDF5 can do anything.
+    if found.has_errors:
+        return found.problems
+    try:
+        with Shard(path) as shard:
+            _check_structure(shard.file, found)
+            _check_schema(shard, found)
+            metadata = shard.metadata
+            if not found.has_errors:
+                check_content(shard, metadata, found)
+    except CorruptFile as error:
+        found.error("readable", str(error).removeprefix(f"{path}: "))
+    return found.problems
+
+
+def _check_checksum(found: Findings) -> None:
+    beside = checksum_path(found.path)
+    try:
+        words = beside.read_text(encoding="ascii").split()
+    except FileNotFoundError:
+        found.warning("checksum", f"no {beside.name} beside it; alterations cannot be told")
+        return
+    except (OSError, UnicodeDecodeError):
+        words = []
+    if len(words) != 2 or len(words[0]) != 64:
+        found.error("checksum", f"{beside.name} is no checksum file; download both again")
+    elif words[1] != found.path.name:
+        found.error("checksum", f"{beside.name} is for {words[1]}, not for this file")
+    elif words[0] != file_sha256(found.path):
+        found.error("checksum", f"does not match {beside.name}: cut short or altered; get it again")
+
+
+def _check_structure(file: h5py.File, found: Findings) -> None:
+    """The parts of H5MD that no field of ours stands for."""
+    version = _attribute(file, "h5md", "version")
+    if not np.array_equal(version, [1, 1]):
+        found.error("structure", f"h5md version is {_shown(version)}, not 1.1")
+    for group, name in (("author", "name"), ("creator", "name"), ("creator", "version")):
+        if not isinstance(_attribute(file, f"h5md/{group}", name), str):
+            found.error("structure", f"h5md/{group} has no {name}")
+    box = f"{TRAJECTORY}/box"
+    if _attribute(file, box, "dimension") != 3:
+        found.error("structure", "box dimension is not 3")
+    boundary = _attribute(file, box, "boundary")
+    if boundary is None or [_text(word) for word in np.ravel(boundary)] != ["none"] * 3:
+        found.error("structure", "box boundary is not none, none, none")
+    allowed = {field.path.rsplit("/", 1)[1] for field in FRAME_FIELDS}
+    for name in sorted(_children(file, OBSERVABLES) - allowed):
+        found.error("structure", f"{OBSERVABLES}/{name} is no field of the format")
+    for name in sorted(_children(file, "particles") - {"trajectory"}):
+        found.error("structure", f"particles/{name}: only one particles group is allowed")
+    for field in FRAME_FIELDS:
+        for axis in AXIS_FIELDS:
+            linked, original = file.get(f"{field.path}/{axis.name}"), file.get(axis.path)
+            if linked is None or original is None or linked != original:
+                found.error("structure", f"{field.path}/{axis.name} is no hard link to the first")
+
+
+def _check_schema(shard: Shard, found: Findings) -> None:
+    """Every field is there with its shape, dtype and unit."""
+    file = shard.file
+    positions = file.get(f"{TRAJECTORY}/position/value")
+    if not isinstance(positions, h5py.Dataset) or positions.ndim != 3:
+        found.error("schema", "there are no positions of shape (n_frames, n_atoms, 3)")
+        return
+    n_frames, n_atoms = positions.shape[:2]
+    for field in (*FRAME_FIELDS, *AXIS_FIELDS, *STATIC_FIELDS):
+        path = f"{field.path}/value" if field in FRAME_FIELDS else field.path
+        dataset = file.get(path)
+        if not isinstance(dataset, h5py.Dataset):
+            found.error("schema", f"{path} is missing")
+            continue
+        shape = expected_shape(field, n_frames, n_atoms)
+        if dataset.shape != shape:
+            found.error("schema", f"{path} has shape {dataset.shape}, not {shape}")
+        if dataset.dtype != np.dtype(field.dtype):
+            found.error("schema", f"{path} is {dataset.dtype}, not {np.dtype(field.dtype)}")
+        _check_unit(dataset, field, path, found)
+    for name in sorted(_children(file, PARAMETERS) - {f.path.rsplit("/", 1)[1] for f in _EXTRA}):
+        found.warning("schema", f"{PARAMETERS}/{name} is no field of the format")
+
+
+_EXTRA = [field for field in STATIC_FIELDS if field.path.startswith(PARAMETERS)]
+
+
+def _check_unit(dataset: h5py.Dataset, field: Field, path: str, found: Findings) -> None:
+    unit = dataset.attrs.get("unit")
+    if unit != field.disk_unit:
+        found.error("units", f"{path} is in {_shown(unit)}, not {_shown(field.disk_unit)}")
+    elif unit is not None:
+        kind = h5py.check_string_dtype(dataset.attrs.get_id("unit").dtype)
+        if kind is None or kind.length is not None:
+            found.error("units", f"unit of {path} is no variable-length string: readers differ")
+
+
+def _attribute(file: h5py.File, path: str, name: str) -> Any:
+    item = file.get(path)
+    return item.attrs.get(name) if isinstance(item, h5py.Group | h5py.Dataset) else None
+
+
+def _children(file: h5py.File, path: str) -> set[str]:
+    group = file.get(path)
+    return set(group) if isinstance(group, h5py.Group) else set()
+
+
+def _text(word: Any) -> str:
+    return word.decode(errors="replace") if isinstance(word, bytes) else str(word)
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else f"{value}"
