@@ -1,0 +1,132 @@
+"""From committed parts to a finished shard: flags, statistics, metadata; and checking it later."""
+
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.integrators import Body
+from pipelines.quality import frame_flags, trajectory_statistics
+from pipelines.recipe import Recipe
+from tg80.constants import CODATA_YEAR
+from tg80.errors import CorruptFile
+from tg80.files import checksum_path, file_sha256
+from tg80.metadata import ShardMetadata
+from tg80.molecules import Molecule
+from tg80.shard import Shard, assemble_shard, read_part
+
+_PACKAGES = ("tg80", "pyscf", "tblite", "rdkit", "ase", "numpy", "scipy", "h5py")
+
+
+def assemble(
+    path: Path,
+    parts: Sequence[tuple[Path, str]],
+    *,
+    molecule: Molecule,
+    recipe: Recipe,
+    replica: int,
+    body: Body,
+    geometry: dict[str, np.ndarray],
+    start: dict[str, Any],
+    end: str,
+) -> None:
+    """Writes one shard from its part files.
+
+    Args:
+        path: the shard.
+        parts: part files with their checksums, in order.
+        molecule, recipe, replica, body: what the trajectory is.
+        geometry: `positions` and `hessian` of the relaxed start conformer.
+        start: `target_energy_ev` and `source` of a mean-energy start, empty for a canonical one.
+        end: `complete`, or why it ends.
+
+    Raises:
+        CorruptFile: a part is not what its checksum says; the message names it.
+    """
+    arrays = [read_part(part, digest) for part, digest in parts]
+    frames = {name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]}
+    judged = {
+        "atomic_numbers": np.asarray(molecule.atomic_numbers),
+        "bonds": molecule.bonds,
+        "reference_positions": geometry["positions"],
+        "thresholds": recipe.quality,
+    }
+    kind = "mean-energy" if start else "canonical"
+    statistics = trajectory_statistics(
+        frames,
+        degrees_of_freedom=body.n_degrees,
+        temperature_k=recipe.temperature_k,
+        ensemble=recipe.thermostat,
+        start=kind,
+        **judged,
+    )
+    metadata = ShardMetadata(
+        **_molecule_facts(molecule),
+        **_recipe_facts(recipe),
+        replica=replica,
+        n_frames=len(frames["time"]),
+        length_fs=float(frames["time"][-1]),
+        degrees_of_freedom=body.n_degrees,
+        linear=body.linear,
+        start=kind,
+        target_energy_ev=start.get("target_energy_ev"),
+        energy_source=start.get("source", "nvt-frame"),
+        end=end,
+        statistics=statistics,
+        author="the TG80 authors",
+    )
+    static = {
+        "atomic_numbers": np.asarray(molecule.atomic_numbers),
+        "masses": body.masses,
+        "relaxed_positions": geometry["positions"],
+        "hessian": geometry["hessian"],
+    }
+    flags = frame_flags(frames, **judged)
+    assemble_shard(path, parts, metadata, static, replace={"quality_flags": flags})
+
+
+def _molecule_facts(molecule: Molecule) -> dict[str, Any]:
+    names = ("name", "smiles", "mapped_smiles", "inchikey", "formula", "charge", "bonds")
+    return {name: getattr(molecule, name) for name in names}
+
+
+def _recipe_facts(recipe: Recipe) -> dict[str, Any]:
+    level = recipe.resolved_level()
+    return {
+        "level": level.name,
+        "level_settings": level.model_dump(mode="json"),
+        "recipe": recipe.model_dump(mode="json"),
+        "seed": recipe.seed,
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "software": {"codata": CODATA_YEAR},
+        "platform": {
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "system": platform.system(),
+        },
+        "integrator": recipe.integrator,
+        "ensemble": recipe.thermostat,
+        "temperature_k": recipe.temperature_k,
+        "time_step_fs": recipe.time_step_fs,
+        "store_every_fs": recipe.store_every_fs,
+    }
+
+
+def verified_metadata(path: Path) -> ShardMetadata:
+    """What a finished shard says of itself, after its checksum was compared.
+
+    Raises:
+        CorruptFile: it is not what its checksum says, or the checksum is missing.
+    """
+    beside = checksum_path(path)
+    advice = f"move it away to make the trajectory again, or run `tg80 validate {path}`"
+    if not beside.exists():
+        raise CorruptFile(f"{path}: its checksum file {beside.name} is missing; {advice}")
+    stated = beside.read_text(errors="replace").split()[:1]
+    if stated != [file_sha256(path)]:
+        raise CorruptFile(f"{path}: cut short or altered (checksum differs); {advice}")
+    with Shard(path) as shard:
+        return shard.metadata

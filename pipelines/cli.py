@@ -1,0 +1,48 @@
+"""The `tg80` command."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+import tg80
+from pipelines.commands.generate import collect, generate
+from pipelines.commands.singlepoint import singlepoint
+from pipelines.commands.split import split
+from tg80.cli_support import run_app
+
+app = typer.Typer(
+    name="tg80",
+    help="Makes, checks and splits TG80: ab initio molecular dynamics of organic compounds.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if version:
+        print(f"tg80 {tg80.__version__}")
+        raise typer.Exit()
+
+
+for command in (generate, collect, singlepoint, split):
+    app.command()(command)
+
+
+def run(argv: list[str] | None = None) -> int:
+    """Runs the command line `argv` and returns its exit code."""
+    return run_app(app, argv, "tg80")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

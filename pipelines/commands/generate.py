@@ -1,0 +1,117 @@
+"""`tg80 generate` and `tg80 collect`."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tg80.cli_support import JsonOption, console
+from tg80.errors import UserError
+
+ListOption = Annotated[
+    str,
+    typer.Option(
+        "--molecule-list",
+        metavar="FILE",
+        help="SMILES list: a .smi file (SMILES, white space, name), a CSV with a `smiles` column, "
+        "`-` for standard input, or `tg80` for the 80 compounds.",
+    ),
+]
+OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder.")]
+
+
+def generate(
+    molecule_list: ListOption = "tg80",
+    out: OutOption = Path("tg80-data"),
+    level: Annotated[
+        str | None, typer.Option(help="Level of theory: pbe-def2svp, gfn2-xtb, ...")
+    ] = None,
+    length_fs: Annotated[
+        float | None, typer.Option(help="Production length. Default 32000.")
+    ] = None,
+    equilibration_fs: Annotated[
+        float | None, typer.Option(help="NVT at the level before production. Default 2500.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Temperature, K. Default 300.")] = None,
+    thermostat: Annotated[
+        str | None, typer.Option(help="Production: nve (default), bussi or langevin.")
+    ] = None,
+    integrator: Annotated[
+        str | None, typer.Option(help="mts (default at the DFT levels) or verlet.")
+    ] = None,
+    store_every_fs: Annotated[
+        float | None, typer.Option(help="Distance of stored frames. Default 1.")
+    ] = None,
+    conformers: Annotated[
+        str | None, typer.Option(help="Start conformer: lowest (default) or boltzmann.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Master seed. Default 0.")] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="Trajectories a molecule.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Single-thread workers. Default: all cores.")
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, e.g. seed=7."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run ab initio molecular dynamics of every molecule in a list.
+
+    The same command run again goes on where it stopped; what is finished is not done again.
+
+    Example: tg80 generate --molecule-list smiles.txt --out data --length-fs 1000
+    """
+    # Heavy imports wait until the options are known to be good.
+    from pipelines.generate import run_generation
+    from pipelines.recipe import load_recipe
+    from tg80.molecules import read_molecule_list
+
+    options = {
+        "level": level,
+        "length_fs": length_fs,
+        "equilibration_fs": equilibration_fs,
+        "temperature_k": temperature,
+        "thermostat": thermostat,
+        "integrator": integrator,
+        "store_every_fs": store_every_fs,
+        "conformers": conformers,
+        "seed": seed,
+    }
+    settings = load_recipe(recipe, options, overrides)
+    molecules = read_molecule_list(molecule_list)
+    summary = run_generation(
+        out, settings, molecules, replicas, workers or os.cpu_count() or 1, console
+    )
+    if as_json:
+        print(json.dumps(summary.as_dict(), indent=2))
+    else:
+        summary.show(console)
+    raise typer.Exit(summary.exit_code)
+
+
+def collect(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of a run.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Write shards from what unfinished trajectories have committed so far.
+
+    The run can go on afterwards; its end replaces these shards by whole ones.
+
+    Example: tg80 collect data
+    """
+    from pipelines.generate import collect_run
+
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the --out of `tg80 generate`")
+    written = collect_run(folder)
+    if as_json:
+        print(json.dumps({"shards": [{"path": str(p), "length_fs": t} for p, t in written]}))
+        return
+    for path, length_fs in written:
+        console.print(f"{path}: {length_fs:g} fs", highlight=False)
+    if not written:
+        console.print("nothing to collect: every trajectory is finished or has no frame yet")

@@ -1,0 +1,141 @@
+"""A whole run: open the folder, work through all molecules, say what came of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.progress import RunProgress, n_frames
+from pipelines.recipe import Recipe
+from pipelines.run_folder import locked, open_run, read_run
+from pipelines.schedule import Schedule, local_client
+from pipelines.trajectory import Trajectory
+from tg80.errors import UserError
+from tg80.molecules import Molecule
+from tg80.shard import Shard
+
+STOPPED = 130
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended.
+
+    Attributes:
+        folder: output folder.
+        rows: one dictionary a trajectory: name, replica, stage, frames, length_fs, failure.
+        stopped: whether it was interrupted.
+        warnings: lines about what was mended on the way.
+    """
+
+    folder: Path
+    rows: list[dict[str, Any]]
+    stopped: bool
+    warnings: list[str]
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every trajectory is whole, 1 if one failed, 130 if the run was interrupted."""
+        if any(row["failure"] for row in self.rows):
+            return 1
+        return STOPPED if self.stopped else 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The summary for `--json`."""
+        return {
+            "folder": str(self.folder),
+            "stopped": self.stopped,
+            "trajectories": self.rows,
+            "warnings": self.warnings,
+        }
+
+    def show(self, console: Console) -> None:
+        """Prints the summary for people."""
+        table = Table("trajectory", "end", "frames", "fs")
+        for row in self.rows:
+            table.add_row(
+                f"{row['name']}-r{row['replica']}",
+                row["failure"] or row["stage"],
+                str(row["frames"]),
+                f"{row['length_fs']:g}",
+            )
+        console.print(table)
+        for warning in self.warnings:
+            console.print(f"warning: {warning}", highlight=False)
+        for row in self.rows:
+            if row["failure"]:
+                console.print(f"failed: {row['failure']}", highlight=False, soft_wrap=True)
+        if self.stopped:
+            console.print("stopped; the same command goes on from here")
+
+
+def run_generation(
+    folder: Path,
+    recipe: Recipe,
+    molecules: list[Molecule],
+    n_replicas: int,
+    n_workers: int,
+    console: Console,
+) -> Summary:
+    """Makes the trajectories of all molecules, resuming what is there.
+
+    Raises:
+        UserError: the folder belongs to another run, or another process works in it.
+        Tg80Error: something stopped the run for all molecules, such as a full disk.
+    """
+    level = recipe.resolved_level()
+    for molecule in molecules:
+        level.check_molecule(molecule.atomic_numbers, molecule.charge)
+    _make_folder(folder)
+    with locked(folder), RunProgress(console) as progress:
+        open_run(folder, recipe, molecules)
+        schedule = Schedule(folder, recipe, molecules, n_replicas, progress.update)
+        if schedule.enter():
+            with local_client(min(n_workers, len(schedule.lanes))) as client:
+                schedule.run(client)
+    rows = [
+        {
+            "name": lane.molecule.name,
+            "replica": lane.replica,
+            "stage": lane.stage.name,
+            "frames": n_frames(schedule, lane),
+            "length_fs": lane.stage.time_fs if n_frames(schedule, lane) else 0.0,
+            "failure": lane.failure,
+        }
+        for lane in schedule.lanes
+    ]
+    warnings = [warning for lane in schedule.lanes for warning in lane.warnings]
+    return Summary(folder, rows, schedule.stopping, warnings)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be made ({error.strerror}); choose another --out"
+        ) from None
+
+
+def collect_run(folder: Path) -> list[tuple[Path, float]]:
+    """Writes shards from the committed parts of all unfinished trajectories.
+
+    Returns:
+        Path and length (fs) of each shard written.
+
+    Raises:
+        UserError: no run in this folder, or one is going on there.
+        CorruptFile: a part is damaged; the message names it.
+    """
+    recipe, molecules = read_run(folder)
+    written = []
+    with locked(folder):
+        for molecule in molecules:
+            for work in sorted((folder / "work" / molecule.name).glob("r[0-9]*")):
+                trajectory = Trajectory(folder, molecule, recipe, int(work.name[1:]))
+                if trajectory.write_shard(trajectory.shard_path, end="collected before its end"):
+                    with Shard(trajectory.shard_path) as shard:
+                        written.append((trajectory.shard_path, shard.metadata.length_fs))
+    return written

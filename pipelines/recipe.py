@@ -1,0 +1,225 @@
+"""All settings of a run, frozen: what a recipe file holds and what a trajectory depends on.
+
+Two runs with equal recipes, molecule and replica make the same trajectory. What only says how much
+is done or where (molecules, replicas, workers) is not part of a recipe.
+"""
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipelines.quality import QualityThresholds
+from tg80.errors import UserError
+from tg80.theory import LEVELS, Level, get_level
+
+Thermostat = Literal["nve", "bussi", "langevin"]
+Integrator = Literal["mts", "verlet"]
+
+DEFAULT_SEGMENT_FS = {"rks": 50.0, "xtb": 1000.0}
+
+
+class Recipe(BaseModel):
+    """Settings of the pipeline. Times in fs, temperatures in K.
+
+    Attributes:
+        level: name of the level of theory (`tg80.theory.LEVELS`).
+        theory: settings of the level that are overridden; they rename it to `custom-HASH8`.
+        temperature_k: target temperature.
+        length_fs: length of the production trajectory.
+        pre_equilibration_fs: NVT at GFN2-xTB before the level takes over.
+        equilibration_fs: NVT at the level; replica r > 0 starts `replica_spacing_fs` later than
+            replica r - 1 in the same NVT run.
+        replica_spacing_fs: distance between the NVT frames that replicas start from.
+        thermostat: ensemble of the production.
+        thermostat_time_fs: time constant of the production's thermostat (Bussi: relaxation time,
+            Langevin: inverse friction).
+        equilibration_time_fs: time constant of the Bussi thermostat of both equilibrations.
+        integrator: `mts` (r-RESPA: the level outside, GFN2-xTB inside) or `verlet`.
+        outer_step_fs, inner_step_fs: time steps of `mts`.
+        verlet_step_fs: time step of `verlet`, and of every GFN2-xTB dynamics.
+        store_every_fs: distance of stored frames.
+        segment_fs: length of a segment, the unit that is committed to disk.
+        n_conformers: conformers embedded; `n_relaxed` of them are relaxed with GFN2-xTB.
+        conformers: which relaxed one starts: the `lowest`, or drawn by `boltzmann` weights.
+        seed: master seed.
+        quality: thresholds above which frames and trajectories are flagged.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    level: str = "pbe-def2svp"
+    theory: dict[str, Any] = {}
+    temperature_k: float = Field(300.0, gt=0, le=5000)
+    length_fs: float = Field(32000.0, gt=0)
+    pre_equilibration_fs: float = Field(10000.0, ge=0)
+    equilibration_fs: float = Field(2500.0, ge=0)
+    replica_spacing_fs: float = Field(1000.0, ge=1000)
+    thermostat: Thermostat = "nve"
+    thermostat_time_fs: float = Field(1000.0, gt=0)
+    equilibration_time_fs: float = Field(100.0, gt=0)
+    integrator: Integrator = "mts"
+    outer_step_fs: float = Field(1.0, gt=0, le=5)
+    inner_step_fs: float = Field(0.25, gt=0, le=2)
+    verlet_step_fs: float = Field(0.5, gt=0, le=2)
+    store_every_fs: float = Field(1.0, gt=0)
+    segment_fs: float = Field(50.0, gt=0)
+    n_conformers: int = Field(50, ge=1, le=1000)
+    n_relaxed: int = Field(10, ge=1, le=100)
+    conformers: Literal["lowest", "boltzmann"] = "lowest"
+    seed: int = Field(0, ge=0)
+    quality: QualityThresholds = QualityThresholds()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_level(cls, data: Any) -> Any:
+        """The default integrator and segment length depend on how dear the level is."""
+        if not isinstance(data, dict):
+            return data
+        name = data.get("level", "pbe-def2svp")
+        method = LEVELS[name].method if name in LEVELS else "rks"
+        data = dict(data)
+        if data.get("integrator") is None:
+            data["integrator"] = "verlet" if method == "xtb" else "mts"
+        if data.get("segment_fs") is None:
+            data["segment_fs"] = DEFAULT_SEGMENT_FS[method]
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        level = self.resolved_level()
+        if level.method == "xtb" and self.integrator == "mts":
+            raise ValueError("level gfn2-xtb has no cheaper inner method: use integrator verlet")
+        step = self.time_step_fs
+        for name in ("store_every_fs", "segment_fs", "length_fs", "equilibration_fs"):
+            _check_multiple(name, getattr(self, name), "time step", step)
+        _check_multiple("length_fs", self.length_fs, "store_every_fs", self.store_every_fs)
+        _check_multiple("segment_fs", self.segment_fs, "store_every_fs", self.store_every_fs)
+        _check_multiple(
+            "pre_equilibration_fs", self.pre_equilibration_fs, "verlet_step_fs", self.verlet_step_fs
+        )
+        if self.integrator == "mts":
+            _check_multiple(
+                "outer_step_fs", self.outer_step_fs, "inner_step_fs", self.inner_step_fs
+            )
+        return self
+
+    def resolved_level(self) -> Level:
+        """The level of theory with the recipe's overrides."""
+        level = get_level(self.level)
+        return level.customised(**self.theory) if self.theory else level
+
+    @property
+    def time_step_fs(self) -> float:
+        """Distance between evaluations of the level, fs."""
+        return self.outer_step_fs if self.integrator == "mts" else self.verlet_step_fs
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all settings."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def differences(self, other: "Recipe") -> list[str]:
+        """One line `name: ours here, theirs there` for each setting that differs."""
+        ours, theirs = (
+            _flatten(self.model_dump(mode="json")),
+            _flatten(other.model_dump(mode="json")),
+        )
+        names = sorted(ours.keys() | theirs.keys())
+        return [
+            f"{name}: {ours.get(name)} here, {theirs.get(name)} there"
+            for name in names
+            if ours.get(name) != theirs.get(name)
+        ]
+
+
+def _check_multiple(name: str, value: float, of: str, step: float) -> None:
+    ratio = value / step
+    if abs(ratio - round(ratio)) > 1e-6:
+        raise ValueError(f"{name} = {value:g} fs is not a multiple of {of} = {step:g} fs")
+
+
+def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def load_recipe(
+    file: Path | None = None,
+    options: dict[str, Any] | None = None,
+    overrides: list[str] | None = None,
+) -> Recipe:
+    """A recipe from defaults, a TOML file, command-line options and `--set a.b=c`, in that order.
+
+    Args:
+        file: TOML file, or None.
+        options: settings by name; None values are left out.
+        overrides: texts `a.b=c`; c is read as a TOML value, or as text if it is none.
+
+    Raises:
+        UserError: the file can't be read, or a setting is unknown or out of range.
+    """
+    data: dict[str, Any] = _read_toml(file) if file else {}
+    data.update({k: v for k, v in (options or {}).items() if v is not None})
+    for text in overrides or []:
+        _apply_override(data, text)
+    try:
+        return Recipe(**data)
+    except ValidationError as error:
+        raise UserError("; ".join(_explain(item, file) for item in error.errors())) from None
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); give a recipe file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not a TOML file ({error})") from None
+
+
+def _apply_override(data: dict[str, Any], text: str) -> None:
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise UserError(f"--set {text}: write it as name=value, for example --set seed=7")
+    *path, last = key.strip().split(".")
+    branch = data
+    for part in path:
+        branch = branch.setdefault(part, {})
+        if not isinstance(branch, dict):
+            raise UserError(f"--set {text}: `{part}` is a single value, not a group of settings")
+    try:
+        branch[last] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        branch[last] = value
+
+
+def _explain(item: Any, file: Path | None) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        message = "no such setting; `tg80 generate --help` and docs/physics.md list them"
+    source = f"{file}: " if file else ""
+    return f"{source}{where}: {message}" if where else f"{source}{message}"
+
+
+def recipe_to_toml(recipe: Recipe) -> str:
+    """The recipe as a TOML text that `load_recipe` reads back to an equal recipe."""
+    plain, groups = [], []
+    for key, value in recipe.model_dump(mode="json").items():
+        if isinstance(value, dict):
+            if value:
+                lines = [f"{k} = {json.dumps(v)}" for k, v in value.items() if v is not None]
+                groups.append("\n".join([f"[{key}]", *lines]))
+        elif value is not None:
+            plain.append(f"{key} = {json.dumps(value)}")
+    return "\n".join(plain) + "\n" + "".join(f"\n{group}\n" for group in groups)

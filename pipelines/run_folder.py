@@ -1,0 +1,125 @@
+"""The output folder of a run: who may write in it, and which run it belongs to.
+
+DIR/recipe.toml            the settings
+DIR/molecules.csv          name, SMILES, InChIKey of every molecule of the run
+DIR/NAME-rK.h5md           finished trajectories, each with NAME-rK.h5md.sha256
+DIR/work/NAME/...          parts and checkpoints of what is not finished
+"""
+
+import csv
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pipelines.recipe import Recipe, load_recipe, recipe_to_toml
+from tg80.errors import UserError
+from tg80.files import write_atomically
+from tg80.molecules import Molecule, molecule_from_smiles
+
+RECIPE = "recipe.toml"
+MOLECULES = "molecules.csv"
+WORK = "work"
+_COLUMNS = ("name", "smiles", "inchikey")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the folder for this process; a crash leaves no lock behind.
+
+    Raises:
+        UserError: another run is writing there.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{folder}: another run is writing here; wait for it, or choose another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def open_run(folder: Path, recipe: Recipe, molecules: list[Molecule]) -> None:
+    """Makes the folder this run's own, or checks that it is.
+
+    Molecules may be added to a run; its settings can't be changed.
+
+    Raises:
+        UserError: the folder holds a run with other settings or other compounds, or other files.
+    """
+    if (folder / RECIPE).exists():
+        _check_recipe(folder, recipe)
+    elif foreign := [p.name for p in folder.iterdir() if p.name != ".lock"]:
+        raise UserError(
+            f"{folder}: holds other files ({foreign[0]}) and no recipe; choose an empty --out"
+        )
+    merged = _merge(folder, read_molecules(folder), molecules)
+    write_atomically(folder / RECIPE, recipe_to_toml(recipe).encode())
+    write_atomically(folder / MOLECULES, _table(merged).encode())
+
+
+def read_run(folder: Path) -> tuple[Recipe, list[Molecule]]:
+    """Settings and molecules of the run in this folder.
+
+    Raises:
+        UserError: there is no run in this folder.
+    """
+    if not (folder / RECIPE).is_file():
+        raise UserError(f"{folder}: no run here (no {RECIPE}); give the --out of `tg80 generate`")
+    molecules = [
+        molecule_from_smiles(smiles, name) for name, (smiles, _) in read_molecules(folder).items()
+    ]
+    return load_recipe(folder / RECIPE), molecules
+
+
+def read_molecules(folder: Path) -> dict[str, tuple[str, str]]:
+    """SMILES and InChIKey by name of the run's molecules so far."""
+    path = folder / MOLECULES
+    if not path.exists():
+        return {}
+    rows = csv.DictReader(io.StringIO(path.read_text()))
+    return {row["name"]: (row["smiles"], row["inchikey"]) for row in rows}
+
+
+def _check_recipe(folder: Path, recipe: Recipe) -> None:
+    differences = load_recipe(folder / RECIPE).differences(recipe)
+    if differences:
+        raise UserError(
+            f"{folder}: holds another run; setting there and now: {'; '.join(differences)}; choose "
+            "another --out or the same settings"
+        )
+
+
+def _merge(
+    folder: Path, there: dict[str, tuple[str, str]], molecules: list[Molecule]
+) -> dict[str, tuple[str, str]]:
+    merged = dict(there)
+    names = {inchikey: name for name, (_, inchikey) in there.items()}
+    for molecule in molecules:
+        if molecule.name in there and there[molecule.name][1] != molecule.inchikey:
+            raise UserError(
+                f"{folder}: the name {molecule.name} belongs to {there[molecule.name][0]} there, "
+                f"not to {molecule.smiles}; rename it in the list"
+            )
+        if names.get(molecule.inchikey, molecule.name) != molecule.name:
+            raise UserError(
+                f"{folder}: {molecule.smiles} is named {names[molecule.inchikey]} there; use that "
+                "name in the list"
+            )
+        merged[molecule.name] = (molecule.smiles, molecule.inchikey)
+    return merged
+
+
+def _table(molecules: dict[str, tuple[str, str]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for name, row in molecules.items():
+        writer.writerow((name, *row))
+    return buffer.getvalue()

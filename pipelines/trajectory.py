@@ -1,0 +1,366 @@
+"""One molecule from its SMILES to finished shards: which stretch of dynamics comes next.
+
+    start geometry -> NVT at GFN2-xTB -> NVT at the level -> production of replica 0
+                                              |-> 1 ps more NVT -> production of replica 1 ...
+
+Everything is told from the disk, so any process may do the next piece at any time.
+"""
+
+import hashlib
+import shutil
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from pipelines import assembly
+from pipelines.calculators import make_engine
+from pipelines.checkpoint import read_arrays, write_arrays
+from pipelines.conformers import start_geometry
+from pipelines.dynamics import Stretch, StretchPlan, read_progress
+from pipelines.integrators import Body, Stepper, make_thermostat, thermal_velocities
+from pipelines.mean_energy import mean_energy_start
+from pipelines.recipe import Recipe
+from tg80.errors import RunFailed
+from tg80.mechanics import degrees_of_freedom, is_linear
+from tg80.molecules import Molecule
+from tg80.shard import read_part
+
+COMPLETE = "complete"
+# Words that keep the random streams of one molecule apart.
+_STREAMS = {"conformer": 0, "velocities": 1, "pre-equilibration": 2, "equilibration": 3, "run": 4}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a piece of work led.
+
+    Attributes:
+        name: `geometry`, `pre-equilibration`, `equilibration`, `prepared` (nothing left before
+            production), `production` or `done`.
+        replica: which trajectory it belongs to.
+        time_fs, length_fs: how far its stretch is, and the whole length of it.
+        worked_fs: what this piece added.
+        failure: why a trajectory that is `done` ended early.
+        warnings: lines about damaged files that were set aside.
+    """
+
+    name: str
+    replica: int
+    time_fs: float
+    length_fs: float
+    worked_fs: float = 0.0
+    failure: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class Trajectory:
+    """The way of one replica of one molecule through its stages.
+
+    Args:
+        folder: the run's output folder.
+        molecule: the compound.
+        recipe: the settings.
+        replica: 0, 1, ...
+        threads: CPU threads an evaluation may use.
+    """
+
+    def __init__(
+        self, folder: Path, molecule: Molecule, recipe: Recipe, replica: int, threads: int = 1
+    ):
+        self.folder = folder
+        self.molecule = molecule
+        self.recipe = recipe
+        self.replica = replica
+        self.threads = threads
+        self.level = recipe.resolved_level()
+        self.work = folder / "work" / molecule.name
+
+    @property
+    def shard_path(self) -> Path:
+        """Where the finished shard lies."""
+        return self.folder / f"{self.molecule.name}-r{self.replica}.h5md"
+
+    @property
+    def production_folder(self) -> Path:
+        """Where the parts and checkpoints of the production lie while it is not finished."""
+        return self.work / f"r{self.replica}"
+
+    def is_done(self) -> bool:
+        """Whether the shard is there and nothing of its making is left."""
+        return self.shard_path.exists() and not self.production_folder.exists()
+
+    def prepare(self) -> Stage:
+        """Does the next piece of what comes before production: the geometry, or an NVT segment.
+
+        Raises:
+            RunFailed: a computation failed.
+            CorruptFile: a committed file is damaged; nothing is overwritten.
+        """
+        if not self._geometry_path.exists():
+            self._make_geometry()
+            return Stage("geometry", self.replica, 0.0, 0.0)
+        for name, stretch in self._preparations():
+            if not _finished(stretch):
+                return self._advance(name, stretch)
+        return Stage("prepared", self.replica, 0.0, self.recipe.length_fs)
+
+    def produce(self) -> Stage:
+        """Does the next segment of production; after the last one the shard is assembled.
+
+        A computation that fails ends the trajectory there, with the reason in its shard.
+
+        Raises:
+            RunFailed: it failed before the first segment was committed.
+            CorruptFile: a committed file is damaged; nothing is overwritten.
+        """
+        if self.is_done():
+            return self.finished_stage()
+        stretch = self.production()
+        try:
+            stage = self._advance("production", stretch)
+        except RunFailed as error:
+            if read_progress(stretch.folder, stretch.plan.identity) is None:
+                raise
+            self.assemble(end=f"failed: {error}")
+            return self.finished_stage()
+        if stage.time_fs < stage.length_fs:
+            return stage
+        self.assemble(end=COMPLETE)
+        return replace(self.finished_stage(), worked_fs=stage.worked_fs, warnings=stage.warnings)
+
+    def finished_stage(self) -> Stage:
+        """The stage of a trajectory whose shard is there.
+
+        Raises:
+            CorruptFile: the shard is not what its checksum says.
+        """
+        metadata = assembly.verified_metadata(self.shard_path)
+        failure = None if metadata.end == COMPLETE else metadata.end
+        length = self.recipe.length_fs
+        return Stage("done", self.replica, metadata.length_fs, length, failure=failure)
+
+    # --- stages -------------------------------------------------------------------------------
+
+    @property
+    def _geometry_path(self) -> Path:
+        return self.work / "geometry.npz"
+
+    def _make_geometry(self) -> None:
+        """Finds the start conformer and stores it."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        recipe = self.recipe
+        start = start_geometry(
+            self.molecule,
+            n_conformers=recipe.n_conformers,
+            n_relaxed=recipe.n_relaxed,
+            choice=recipe.conformers,
+            temperature_k=recipe.temperature_k,
+            seed=int(self._generator("conformer").integers(2**31)),
+        )
+        write_arrays(
+            self._geometry_path,
+            {"positions": start.positions, "hessian": start.hessian},
+            {"energy": start.energy, "n_candidates": start.n_candidates},
+        )
+
+    @cached_property
+    def geometry(self) -> dict[str, np.ndarray]:
+        """`positions` (n_atoms, 3) A and `hessian` (3 n_atoms, 3 n_atoms) eV/A^2, GFN2-xTB."""
+        arrays, _ = read_arrays(self._geometry_path)
+        return arrays
+
+    @cached_property
+    def body(self) -> Body:
+        """Masses and degrees of freedom, told by the relaxed geometry."""
+        masses, positions = self.molecule.masses, self.geometry["positions"]
+        return Body(masses, degrees_of_freedom(masses, positions), is_linear(masses, positions))
+
+    def _preparations(self) -> list[tuple[str, Stretch]]:
+        """The NVT stretches before this replica's production, in order; empty ones left out."""
+        recipe = self.recipe
+        stretches = []
+        pre = None
+        if recipe.pre_equilibration_fs > 0:
+            pre = self._nvt("pre-equilibration", recipe.pre_equilibration_fs, None, 0)
+            stretches.append(("pre-equilibration", pre))
+        before = pre
+        for replica in range(self.replica + 1):
+            length = recipe.replica_spacing_fs if replica else recipe.equilibration_fs
+            if length > 0:
+                before = self._nvt("equilibration", length, before, replica)
+                stretches.append(("equilibration", before))
+        return stretches
+
+    def _nvt(self, name: str, length_fs: float, before: Stretch | None, replica: int) -> Stretch:
+        recipe = self.recipe
+        folder = self.work / (f"{name}-r{replica}" if replica else name)
+        cheap = name == "pre-equilibration"
+        stepper = self._xtb_stepper() if cheap else self._level_stepper()
+        thermostat = make_thermostat(
+            "bussi", self.body, recipe.temperature_k, recipe.equilibration_time_fs
+        )
+        segment_fs = max(recipe.segment_fs, 1000.0) if cheap else recipe.segment_fs
+        stride_fs = 10.0 if cheap else recipe.time_step_fs
+        plan = StretchPlan(
+            identity=self._identity(f"{name}-r{replica}"),
+            n_steps=round(length_fs / stepper.step_fs),
+            steps_per_segment=round(segment_fs / stepper.step_fs),
+            store_stride=round(stride_fs / stepper.step_fs),
+            seed=self._seed(name, replica),
+        )
+        return Stretch(
+            folder, plan, self.body, stepper, thermostat, lambda: self._hand_over(before)
+        )
+
+    def _hand_over(self, before: Stretch | None) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and velocities a stretch starts from: the last ones of the stretch before."""
+        if before is not None:
+            progress = read_progress(before.folder, before.plan.identity)
+            assert progress is not None
+            return progress.positions, progress.velocities
+        positions = self.geometry["positions"]
+        rng = self._generator("velocities")
+        return positions, thermal_velocities(self.body, positions, self.recipe.temperature_k, rng)
+
+    # --- production ---------------------------------------------------------------------------
+
+    def production(self) -> Stretch:
+        """The stretch whose frames are the dataset."""
+        recipe = self.recipe
+        stepper = self._level_stepper()
+        thermostat = make_thermostat(
+            recipe.thermostat, self.body, recipe.temperature_k, recipe.thermostat_time_fs
+        )
+        plan = StretchPlan(
+            identity=self._identity(f"r{self.replica}"),
+            n_steps=round(recipe.length_fs / stepper.step_fs),
+            steps_per_segment=round(recipe.segment_fs / stepper.step_fs),
+            store_stride=round(recipe.store_every_fs / stepper.step_fs),
+            seed=self._seed("run", self.replica),
+        )
+        folder = self.production_folder
+        return Stretch(folder, plan, self.body, stepper, thermostat, self._production_start)
+
+    def assemble(self, end: str) -> None:
+        """Writes the shard from the committed parts, then removes them.
+
+        Args:
+            end: `complete`, or why the trajectory ends here.
+        """
+        self.write_shard(self.shard_path, end)
+        shutil.rmtree(self.production_folder)
+
+    def write_shard(self, path: Path, end: str) -> bool:
+        """Writes what is committed of the production as a shard; False if that is nothing yet."""
+        stretch = self.production()
+        progress = read_progress(stretch.folder, stretch.plan.identity)
+        if progress is None:
+            return False
+        start = {}
+        if self.starts_at_mean_energy:
+            _, start = read_arrays(self._start_path)
+        assembly.assemble(
+            path,
+            stretch.part_paths(progress),
+            molecule=self.molecule,
+            recipe=self.recipe,
+            replica=self.replica,
+            body=self.body,
+            geometry=self.geometry,
+            start=start,
+            end=end,
+        )
+        return True
+
+    def _production_start(self) -> tuple[np.ndarray, np.ndarray]:
+        """Replica 0 of an NVE run starts at the mean energy, all others from NVT as they are."""
+        preparations = self._preparations()
+        before = preparations[-1][1] if preparations else None
+        if not self.starts_at_mean_energy:
+            return self._hand_over(before)
+        positions, velocities, facts = mean_energy_start(
+            self.molecule,
+            self.body,
+            self._level_stepper(),
+            self._hand_over(before),
+            relaxed_guess=self.geometry["positions"],
+            nvt=self._nvt_energies(before),
+            temperature_k=self.recipe.temperature_k,
+            thermostat_time_fs=self.recipe.equilibration_time_fs,
+            rng=self._generator("run"),
+        )
+        arrays = {"positions": positions, "velocities": velocities}
+        write_arrays(self._start_path, arrays, facts)
+        return positions, velocities
+
+    @property
+    def starts_at_mean_energy(self) -> bool:
+        """Whether this replica is scaled to the mean energy at the temperature."""
+        return self.replica == 0 and self.recipe.thermostat == "nve"
+
+    @property
+    def _start_path(self) -> Path:
+        return self.work / f"start-r{self.replica}.npz"
+
+    def _nvt_energies(self, nvt: Stretch | None) -> dict[str, np.ndarray]:
+        """Times (fs), potential and kinetic energies (eV) of the NVT run at the level."""
+        if nvt is None or self.recipe.equilibration_fs == 0:
+            return {}
+        progress = read_progress(nvt.folder, nvt.plan.identity)
+        assert progress is not None
+        parts = [read_part(path, digest) for path, digest in nvt.part_paths(progress)]
+        names = ("time", "potential_energy", "kinetic_energy")
+        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+    # --- small parts --------------------------------------------------------------------------
+
+    def _level_stepper(self) -> Stepper:
+        recipe = self.recipe
+        if self.level.method == "xtb":
+            return self._xtb_stepper()
+        numbers, charge = self.molecule.atomic_numbers, self.molecule.charge
+        engine = make_engine(self.level, numbers, charge, threads=self.threads)
+        if recipe.integrator == "verlet":
+            return Stepper(self.body, engine, recipe.verlet_step_fs)
+        inner = make_engine("gfn2-xtb", numbers, charge)
+        return Stepper(self.body, engine, recipe.outer_step_fs, inner, recipe.inner_step_fs)
+
+    def _xtb_stepper(self) -> Stepper:
+        engine = make_engine("gfn2-xtb", self.molecule.atomic_numbers, self.molecule.charge)
+        return Stepper(self.body, engine, self.recipe.verlet_step_fs)
+
+    def _identity(self, name: str) -> str:
+        return f"{self.molecule.name} {name} {self.molecule.inchikey} {self.recipe.sha256[:16]}"
+
+    def _seed(self, stream: str, replica: int = 0) -> tuple[int, ...]:
+        """Words of the master seed, the compound, the replica and the purpose."""
+        digest = hashlib.sha256(self.molecule.inchikey.encode()).digest()
+        compound = int.from_bytes(digest[:8], "little")
+        return (self.recipe.seed, compound, replica, _STREAMS[stream])
+
+    def _generator(self, stream: str) -> np.random.Generator:
+        seed = self._seed(stream, self.replica if stream == "run" else 0)
+        return np.random.default_rng(np.random.SeedSequence((*seed, 1)))
+
+    def _advance(self, name: str, stretch: Stretch) -> Stage:
+        """Does one segment of a stretch."""
+        before = read_progress(stretch.folder, stretch.plan.identity)
+        after = stretch.advance()
+        step_fs = stretch.stepper.step_fs
+        worked = after.step - (before.step if before else 0)
+        warnings = (*(before.warnings if before else ()), *after.warnings)
+        return Stage(
+            name,
+            self.replica,
+            time_fs=after.step * step_fs,
+            length_fs=stretch.plan.n_steps * step_fs,
+            worked_fs=worked * step_fs,
+            warnings=tuple(dict.fromkeys(warnings)),
+        )
+
+
+def _finished(stretch: Stretch) -> bool:
+    progress = read_progress(stretch.folder, stretch.plan.identity)
+    return progress is not None and progress.step >= stretch.plan.n_steps
