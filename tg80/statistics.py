@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 # Below this many blocks a straight line fitted through them says nothing about its own error.
 FEWEST_BLOCKS = 4
@@ -41,7 +41,7 @@ def drift_with_error(
     slope = x @ y / (x @ x)
     n_free = n_blocks - 2
     error = math.sqrt(np.sum((y - slope * x) ** 2) / n_free / (x @ x))
-    return float(slope), error * float(student.ppf(0.975, n_free)) / 1.96
+    return float(slope), error * float(stdtrit(n_free, 0.975)) / 1.96
 
 
 def block_mean(values: np.ndarray, n_blocks: int = 10) -> tuple[float, float]:
@@ -64,4 +64,4 @@ def block_mean(values: np.ndarray, n_blocks: int = 10) -> tuple[float, float]:
         return float(values.mean()), math.inf
     means = values[: n_blocks * per_block].reshape(n_blocks, per_block).mean(axis=1)
     error = means.std(ddof=1) / math.sqrt(n_blocks)
-    return float(values.mean()), float(error * student.ppf(0.975, n_blocks - 1) / 1.96)
+    return float(values.mean()), float(error * stdtrit(n_blocks - 1, 0.975) / 1.96)

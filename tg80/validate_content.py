@@ -188,7 +188,7 @@ def _check_motion(
 def _compare_with_zero(
     check: str, totals: np.ndarray, parts: np.ndarray, tolerance: float, found: "Findings"
 ) -> None:
-    """Whether sums (n_frames, 3) are nothing beside the sizes (n_frames, n_atoms) of their parts."""
+    """Whether sums (n_frames, 3) vanish beside the sizes (n_frames, n_atoms) of their parts."""
     share = np.linalg.norm(totals, axis=1) / max(float(parts.sum(axis=1).max()), 1e-12)
     worst = int(share.argmax())
     if share[worst] > tolerance:
