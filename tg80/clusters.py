@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from rdkit import Chem, rdBase
 from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 
+from tg80.errors import UserError
 from tg80.molecules import Molecule
 
 LIBRARIES = ("numpy", "rdkit", "scikit-learn", "scipy", "umap-learn", "numba", "pynndescent")
@@ -131,10 +132,18 @@ def cluster_molecules(
     UMAP seeds 0, 1, ... are tried and the first is taken whose clusters all have
     `min_cluster_size` compounds; if `max_seeds` of them have not, the one whose smallest cluster is
     largest. Stereoisomers (one InChIKey connectivity block) are one point and share a cluster.
+
+    Raises:
+        UserError: hardly any compounds that differ in more than stereo.
     """
     points: dict[str, Molecule] = {}
     for molecule in sorted(molecules, key=lambda m: m.name):
         points.setdefault(molecule.inchikey_block, molecule)
+    if len(points) < 2 * clustering.n_clusters:
+        raise UserError(
+            f"{len(points)} compounds that differ in more than stereo are too few for "
+            f"{clustering.n_clusters} clusters; give {2 * clustering.n_clusters} or more"
+        )
     bits = fingerprints([molecule.smiles for molecule in points.values()], fingerprint)
     best = Clusters(labels={}, umap_seed=-1, smallest=-1)
     for seed in range(clustering.max_seeds):

@@ -21,7 +21,7 @@ from tg80.clusters import (
     library_versions,
 )
 from tg80.errors import UserError
-from tg80.molecules import Molecule
+from tg80.molecules import Molecule, tg80_molecules
 from tg80.splits import (
     HELD_PARTS,
     PARTS,
@@ -97,10 +97,10 @@ def make_split(
     fingerprint, umap = fingerprint or FingerprintSettings(), umap or UmapSettings()
     found = cluster_molecules(molecules, fingerprint, umap, clustering)
     compounds = {m.name: compound_of(m) for m in sorted(molecules, key=lambda m: m.name)}
-    digest = list_sha256(compounds)
+    folds = deal_folds(compounds, found.labels)
     return Split(
-        version=_version_of(compounds, digest),
-        molecules_sha256=digest,
+        version=_version_of(compounds, found.labels, folds),
+        molecules_sha256=list_sha256(compounds),
         fingerprint=fingerprint,
         umap=umap,
         clustering=clustering,
@@ -109,17 +109,20 @@ def make_split(
         time_blocks=TIME_BLOCK_FRACTIONS,
         molecules=compounds,
         clusters=found.labels,
-        folds=deal_folds(compounds, found.labels),
+        folds=folds,
     )
 
 
-def _version_of(compounds: Mapping[str, Compound], digest: str) -> str:
-    from tg80.molecules import tg80_molecules
-
-    if list_sha256({m.name: compound_of(m) for m in tg80_molecules()}) == digest:
-        return TG80_VERSION
-    frozen = (load_split(name) for name in frozen_names())
-    return next((s.version for s in frozen if s.molecules_sha256 == digest), f"custom-{digest[:8]}")
+def _version_of(
+    compounds: Mapping[str, Compound], clusters: Mapping[str, int], folds: tuple[Fold, ...]
+) -> str:
+    """`tg80-v1` for the 80 compounds, unless another outcome is frozen under that name."""
+    digest = list_sha256(compounds)
+    is_tg80 = list_sha256({m.name: compound_of(m) for m in tg80_molecules()}) == digest
+    if is_tg80 and TG80_VERSION in frozen_names():
+        frozen = load_split(TG80_VERSION)
+        is_tg80 = frozen.clusters == clusters and frozen.folds == folds
+    return TG80_VERSION if is_tg80 else f"custom-{digest[:8]}"
 
 
 def deal_folds(molecules: Mapping[str, Compound], clusters: Mapping[str, int]) -> tuple[Fold, ...]:
@@ -193,8 +196,11 @@ def _deal(compounds: _List, held: tuple[int, ...], seed: int) -> Fold:
     fold = Fold(
         index=0,
         ood_clusters=held,
+        train=tuple(sorted(parts["train"])),
+        val=tuple(sorted(parts["val"])),
+        test_id=tuple(sorted(parts["test_id"])),
+        test_ood=tuple(sorted(parts["test_ood"])),
         deal_seed=seed,
-        **{part: tuple(sorted(names)) for part, names in parts.items()},
     )
     return settle_fold(fold, compounds.molecules, compounds.clusters)
 
@@ -204,7 +210,7 @@ def _shuffled(items: list, rng: np.random.Generator) -> list:
 
 
 def _score(compounds: _List, fold: Fold) -> Score:
-    """Compounds dropped, then what the mini set lacks, then compounds dropped from it; 0 is best."""
+    """Compounds dropped; what the mini set lacks; compounds dropped from it. Zeros are best."""
     empty = sum(not fold.part(part) for part in ("val", "test_id"))
     if not compounds.mini:
         return (len(fold.dropped), empty, 0)

@@ -1,0 +1,230 @@
+"""`tg80 split`: makes a cluster-level split, or proves one leak-free."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from tg80.certificate import Certificate, check_split
+from tg80.cli_support import JsonOption
+from tg80.deal import make_split
+from tg80.errors import UserError
+from tg80.files import write_atomically
+from tg80.molecules import Molecule, molecule_from_smiles, read_molecule_list
+from tg80.splits import HELD_PARTS, PARTS, TG80_VERSION, Split, load_split
+
+CHECK_HELP = "Prove a split: a version such as tg80-v1 (the default) or a file."
+
+
+def split(
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME_OR_FILE]", help="With --check: which split."),
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help=CHECK_HELP)] = False,
+    molecule_list: Annotated[
+        str | None,
+        typer.Option(help="SMILES list (.smi or CSV), '-' for standard input, 'tg80' for the 80."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder (or file) of shards; splits their molecules.")
+    ] = None,
+    restrict: Annotated[
+        str | None,
+        typer.Option(help="Don't cluster: restrict this split (tg80-v1 or a file) to the list."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the split to this JSON file.")] = None,
+    recompute: Annotated[
+        bool, typer.Option(help="With --check: cluster again and report how far it agrees.")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Split molecules by clusters, or prove a split leak-free.
+
+    ECFP-4, UMAP and agglomerative clustering give 10 clusters (5 for lists under 80), dealt into 5
+    folds; each cluster is out of distribution exactly once. --check exits with 1 if a rule is
+    broken.
+
+    Examples:
+
+        tg80 split --molecule-list compounds.smi --out split.json
+
+        tg80 split --data runs/mine --restrict tg80-v1 --out split.json
+
+        tg80 split --check tg80-v1
+    """
+    sources = [source for source in (molecule_list, data) if source is not None]
+    if check:
+        if sources or out or restrict:
+            raise UserError("--check takes a split, not --molecule-list, --data, --restrict, --out")
+        _check(target or TG80_VERSION, recompute, as_json)
+        return
+    if target is not None:
+        raise UserError(f"what to do with {target}? `tg80 split --check {target}` proves it")
+    if len(sources) != 1:
+        raise UserError("give one of --molecule-list FILE, --data DIR or --check")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise UserError(f"{out}: its folder does not exist; make it first")
+    molecules = read_molecule_list(molecule_list) if molecule_list else _molecules_in(data)
+    _make(molecules, restrict, out, as_json)
+
+
+def _make(molecules: list[Molecule], restrict: str | None, out: Path | None, as_json: bool) -> None:
+    made = _restricted(restrict, molecules) if restrict else make_split(molecules)
+    certificate = check_split(made)
+    if out is not None and certificate.holds:
+        write_atomically(out, made.to_json().encode())
+    if as_json:
+        print(made.to_json(), end="")
+    else:
+        _print_certificate(made, certificate)
+        if out is not None and certificate.holds:
+            Console().print(f"written to {out}", highlight=False, markup=False, soft_wrap=True)
+    if not certificate.holds:
+        raise typer.Exit(1)
+
+
+def _check(target: str, recompute: bool, as_json: bool) -> None:
+    chosen = load_split(target)
+    certificate = check_split(chosen, recompute=recompute)
+    if as_json:
+        print(json.dumps(certificate.to_dict(), indent=1))
+    else:
+        _print_certificate(chosen, certificate)
+    if not certificate.holds:
+        raise typer.Exit(1)
+
+
+def _restricted(source: str, molecules: list[Molecule]) -> Split:
+    """A frozen split restricted to compounds, found by InChIKey whatever their names."""
+    frozen = load_split(source)
+    name_of = {compound.inchikey: name for name, compound in frozen.molecules.items()}
+    unknown = sorted(m.name for m in molecules if m.inchikey not in name_of)
+    if unknown:
+        raise UserError(
+            f"split {frozen.version} has no {', '.join(unknown)}; leave --restrict out to make a "
+            "split of your own"
+        )
+    return frozen.restrict(name_of[m.inchikey] for m in molecules)
+
+
+def _molecules_in(data: Path | None) -> list[Molecule]:
+    """Distinct compounds of the shards in a folder."""
+    from tg80.shard import Shard, find_shards
+
+    assert data is not None
+    if not data.exists():
+        raise UserError(f"{data}: no such file or folder")
+    paths = find_shards(data)
+    if not paths:
+        raise UserError(f"{data}: no shards (*.h5md) in it")
+    found: dict[str, Molecule] = {}
+    for path in paths:
+        with Shard(path) as shard:
+            metadata = shard.metadata
+        first = found.setdefault(
+            metadata.name, molecule_from_smiles(metadata.smiles, metadata.name)
+        )
+        if first.inchikey != metadata.inchikey:
+            raise UserError(f"{path}: another shard calls a different compound {metadata.name}")
+    keys = [molecule.inchikey for molecule in found.values()]
+    doubles = sorted(name for name, m in found.items() if keys.count(m.inchikey) > 1)
+    if doubles:
+        raise UserError(f"{data}: one compound under several names: {', '.join(doubles)}")
+    return list(found.values())
+
+
+def _print_certificate(chosen: Split, certificate: Certificate) -> None:
+    console = Console()
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    n_clusters = len(set(chosen.clusters.values()))
+    say(f"split {certificate.version}, sha256 {certificate.sha256}")
+    say(
+        f"{len(chosen.molecules)} compounds in {n_clusters} clusters, {len(chosen.folds)} folds; "
+        f"UMAP seed {chosen.umap_seed}"
+    )
+    if certificate.folds:
+        console.print(_fold_table(certificate))
+        _say_similarity(certificate, say)
+    for fold in chosen.folds:
+        for dropped in fold.dropped:
+            say(f"fold {fold.index}: {dropped.name} left out of {dropped.part}: {dropped.reason}")
+    for rule in certificate.rules:
+        say(f"{'ok    ' if rule.holds else 'BROKEN'}  {rule.name}")
+        for problem in rule.problems:
+            say(f"          {problem}")
+    _say_recomputation(certificate.recomputation, say)
+    say("leak-free" if certificate.holds else "NOT leak-free: see BROKEN above")
+
+
+def _fold_table(certificate: Certificate) -> Table:
+    """One row a fold; `leaks` counts InChIKey connectivity blocks that stand in two parts."""
+    title = "compounds in each part; ~ mean Tanimoto to the nearest training compound"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
+    headings = ("fold", "held", *PARTS, "id~", "ood~", "leaks", "elements")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for figures in certificate.folds:
+        similarity = figures["nearest_train_tanimoto"]
+        held_elements = set().union(*(figures["elements"][part] for part in HELD_PARTS))
+        missing = sorted(held_elements - set(figures["elements"]["train"]))
+        table.add_row(
+            str(figures["fold"]),
+            " ".join(str(cluster) for cluster in figures["ood_clusters"]),
+            *(str(figures["n"][part]) for part in PARTS),
+            *(
+                f"{similarity[part]['mean']:.2f}" if part in similarity else "-"
+                for part in ("test_id", "test_ood")
+            ),
+            str(figures["connectivity_blocks_in_two_parts"]),
+            f"lacks {' '.join(missing)}" if missing else " ".join(figures["elements"]["train"]),
+        )
+    return table
+
+
+def _say_similarity(certificate: Certificate, say) -> None:
+    def mean_of(part: str) -> float | None:
+        values = [f["nearest_train_tanimoto"].get(part) for f in certificate.folds]
+        weights = [f["n"][part] for f in certificate.folds]
+        total = sum(w for v, w in zip(values, weights, strict=True) if v)
+        if not total:
+            return None
+        return sum(v["mean"] * w for v, w in zip(values, weights, strict=True) if v) / total
+
+    ood, seen = mean_of("test_ood"), mean_of("test_id")
+    random = certificate.random_similarity
+    if ood is None or seen is None or not random:
+        return
+    say(
+        f"nearest training compound, Tanimoto: test_ood {ood:.3f}, test_id {seen:.3f}, "
+        f"random molecule splits {random['mean']:.3f} (sd {random['sd']:.3f}, "
+        f"{random['n_splits']} splits of the same sizes)"
+    )
+
+
+def _say_recomputation(recomputation: dict, say) -> None:
+    if not recomputation:
+        return
+    if "note" in recomputation:
+        say(f"recomputation: {recomputation['note']}")
+        return
+    changed = recomputation["library_versions_changed"]
+    versions = ", ".join(f"{k} {old} -> {new}" for k, (old, new) in changed.items())
+    if recomputation["clusters_equal"]:
+        say("recomputation with the libraries installed: clusters equal")
+    else:
+        index = recomputation["adjusted_rand_index"]
+        say(
+            f"recomputation with the libraries installed: clusters differ, adjusted Rand index "
+            f"{index:.3f} (the frozen file is the authority)"
+        )
+    say(f"recomputed deal: folds {'equal' if recomputation['folds_equal'] else 'differ'}")
+    if versions:
+        say(f"library versions since the freeze: {versions}")
