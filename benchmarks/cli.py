@@ -1,0 +1,164 @@
+"""The `atom-bench` command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tg80.cli_support import JsonOption, run_app
+from tg80.errors import UserError
+
+DEFAULT_CPU_MINUTES = 3.0
+
+app = typer.Typer(
+    help="Train and score models of molecular dynamics on TG80, and keep their leaderboard.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """ "3" is three seeds 0, 1, 2; "4,7" are these two; "5," is the one seed 5.
+
+    Raises:
+        UserError: something else.
+    """
+    try:
+        if "," not in text:
+            seeds = list(range(int(text)))
+        else:
+            seeds = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds wants a count such as 3 or a list such as 0,1,2, not {text!r}")
+    return seeds
+
+
+@app.command()
+def run(
+    fold: Annotated[int, typer.Option(help="Fold of the split, 1 to 5.", show_default=False)],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of shards; default: the data that ships along.")
+    ] = None,
+    task: Annotated[str, typer.Option(help="Task id.")] = "mini-xtb-v1",
+    model: Annotated[str, typer.Option(help="Model id.")] = "atom",
+    track: Annotated[str, typer.Option(help="canonical, heavy-input or all-atom.")] = "canonical",
+    preset: Annotated[
+        str | None, typer.Option(help="Size of a learnt model: mini, public or paper.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="A count, or a list such as 0,1,2.")] = "1",
+    epochs: Annotated[int | None, typer.Option(help="Training budget in epochs.")] = None,
+    budget_cpu_minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Training budget a seed in CPU minutes (wall minutes on a GPU); "
+            f"{DEFAULT_CPU_MINUTES:g} if neither is given."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("runs"),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    split: Annotated[
+        str | None, typer.Option(help="Frozen split by name or file; default: the task's.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a setting, such as training.batch_size=8."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a model on one fold, score it on every part, and print the tables.
+
+    The trivial predictors are scored beside a learnt model. The same command again reuses what is
+    finished and goes on with what was killed; other settings get folders of their own.
+
+    Example: atom-bench run --fold 2 --budget-cpu-minutes 3 --seeds 0,1,2
+    """
+    from benchmarks.data import load_benchmark
+    from benchmarks.models import make_model, model_class
+    from benchmarks.models.protocol import Budget
+    from benchmarks.runner import run_model
+    from benchmarks.settings import parse_overrides
+    from benchmarks.tasks import get_task
+
+    if epochs is None and budget_cpu_minutes is None:
+        budget_cpu_minutes = DEFAULT_CPU_MINUTES
+    budget = Budget(epochs=epochs, cpu_minutes=budget_cpu_minutes)
+    chosen_task, chosen_seeds = get_task(task, track), parse_seeds(seeds)
+    given: dict[str, Any] = parse_overrides(settings or [])
+    if model_class(model).trains:
+        given |= {"device": device} | ({"preset": preset} if preset else {})
+    elif given or preset:
+        raise UserError(f"model {model} takes neither --set nor --preset")
+    make_model(model, **given)  # Wrong settings are told before any data is read.
+    benchmark = load_benchmark(chosen_task, fold, data, split)
+    with _progress() as progress:
+        records = run_model(
+            model, benchmark, seeds=chosen_seeds, budget=budget, settings=given, out=out,
+            progress=progress,
+        )  # fmt: skip
+    if as_json:
+        print(json.dumps([record.model_dump(mode="json") for record in records]))
+    else:
+        _print(records, "terminal")
+        Console(stderr=True).print(f"records: {out.resolve()}", soft_wrap=True)
+
+
+@app.command()
+def leaderboard(
+    folder: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("runs"),
+    style: Annotated[
+        str, typer.Option("--format", help="terminal, markdown or json.")
+    ] = "terminal",
+    as_json: JsonOption = False,
+) -> None:
+    """Print the tables of all records below a folder, one for each task, track and part.
+
+    Example: atom-bench leaderboard runs --format markdown
+    """
+    from benchmarks.results import read_records
+
+    if style not in ("terminal", "markdown", "json"):
+        raise UserError(f"unknown format {style!r}; choose terminal, markdown or json")
+    _print(read_records(folder), "json" if as_json else style)
+
+
+def _print(records: list[Any], style: str) -> None:
+    from benchmarks import leaderboard as tables
+
+    lines = tables.entries(records)
+    if style == "json":
+        print(json.dumps(tables.as_json(lines)))
+    elif style == "markdown":
+        print(tables.markdown(lines), end="")
+    else:
+        # A pipe has no width of its own, and a table squeezed to 80 columns is unreadable.
+        tables.print_tables(lines, Console(width=None if sys.stdout.isatty() else 160))
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Console script; returns the exit code."""
+    return run_app(app, argv, "atom-bench")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

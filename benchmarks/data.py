@@ -1,0 +1,219 @@
+"""A task's data in memory: training blocks, and the scored windows of every part.
+
+What a model may learn from is cut out before the model sees it: `TrainingData` holds the train
+blocks only, so that no test frame can leak however a model is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.states import StartStates, start_states
+from benchmarks.tasks import TaskSpec, window_rotation
+from tg80.errors import Tg80Error, UserError
+from tg80.shard import Shard, find_shards
+from tg80.splits import Fold, Split, load_split, time_blocks
+from tg80.windows import Trajectory, collate, cut_window, read_trajectory, scored_starts
+
+N_FOLDS = 5
+# Parts of molecules that the training set holds: their own train block may be used as a reference.
+SEEN_PARTS = ("train", "val_time", "test_time")
+SCORED_PARTS = ("val", "test_time", "test_id", "test_ood")
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Start states and the truth at lags_fs (B, P), NaN = padding: targets (B, P, N, 3) A."""
+
+    states: StartStates
+    lags_fs: torch.Tensor
+    targets: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Part:
+    """The scored windows of one part, the same starts throughout.
+
+    Attributes:
+        windows: at the task's lags. curve: at its further lags, None without such.
+        stored_frame: `windows` before they were turned, the diagnostic of orientation.
+    """
+
+    name: str
+    windows: Windows
+    curve: Windows | None
+    stored_frame: Windows
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a model may learn from.
+
+    Attributes:
+        trajectories: the train blocks of the training molecules.
+        validation: windows of unseen molecules for early stopping, None if the fold has none.
+        relaxed_positions: molecule -> (n_atoms, 3) A, GFN2-xTB, of every molecule: no trajectory
+            is needed to know these.
+    """
+
+    task: TaskSpec
+    trajectories: tuple[Trajectory, ...]
+    validation: Part | None
+    relaxed_positions: dict[str, np.ndarray]
+
+    @property
+    def molecules(self) -> tuple[str, ...]:
+        """The training molecules."""
+        return tuple(dict.fromkeys(t.name for t in self.trajectories))
+
+
+@dataclass(frozen=True)
+class BenchmarkData:
+    """One fold of one task on one data set."""
+
+    task: TaskSpec
+    fold: int
+    training: TrainingData
+    parts: dict[str, Part]
+    manifest_sha256: str
+    split_sha256: str
+
+
+def shipped_data(task: TaskSpec) -> Path:
+    """Folder of the data that ships with the package for this task.
+
+    Raises:
+        UserError: this task's data does not ship along.
+    """
+    folder = Path(str(importlib.resources.files("tg80"))) / "data" / task.id.rsplit("-v", 1)[0]
+    if not folder.is_dir() or not any(folder.glob("*.h5md")):
+        raise UserError(f"task {task.id} has no data that ships along; name its folder by --data")
+    return folder
+
+
+def load_benchmark(
+    task: TaskSpec, fold: int, folder: Path | None = None, split: str | Path | None = None
+) -> BenchmarkData:
+    """Read a task's data and cut it into parts.
+
+    Args:
+        fold: 1 to 5. folder: shards, None for those that ship along. split: a frozen split by name
+            or file, None for the task's own.
+
+    Raises:
+        UserError: no such fold; folder missing or empty; a shard that cannot be read, is at another
+            level of theory, or holds a molecule that is not in the split; a horizon that is longer
+            than a block.
+    """
+    if not 1 <= fold <= N_FOLDS:
+        raise UserError(f"fold must be 1 to {N_FOLDS}, not {fold}")
+    folder = shipped_data(task) if folder is None else Path(folder)
+    if not folder.exists():
+        raise UserError(f"{folder}: no such file or folder; --data wants a folder of .h5md shards")
+    paths = find_shards(folder)
+    if not paths:
+        raise UserError(f"{folder}: no .h5md shard in it")
+    trajectories = [_read(path, task) for path in paths]
+    frozen = load_split(split or task.split)
+    return cut(trajectories, task, fold, frozen, manifest_sha256(paths))
+
+
+def cut(
+    trajectories: Sequence[Trajectory], task: TaskSpec, fold: int, split: Split, manifest: str
+) -> BenchmarkData:
+    """Divide trajectories into the parts of one fold of `split`."""
+    names = {t.name for t in trajectories}
+    unknown = sorted(names - set(split.clusters))
+    if unknown:
+        raise UserError(f"not in split {split.version}: {', '.join(unknown[:5])}")
+    frames = {t.frame_fs for t in trajectories}
+    if len(frames) > 1:
+        raise UserError(f"shards are stored at different intervals: {sorted(frames)} fs")
+    chosen = split.restrict(names).fold(fold)
+    if task.inputs == "heavy":
+        trajectories = [t.heavy_atoms() for t in trajectories]
+    blocks = [t for t in trajectories if t.name in chosen.train]
+    if not blocks:
+        raise UserError(f"fold {fold} of split {split.version} has no training molecule here")
+    parts = {
+        name: part
+        for name in SCORED_PARTS
+        if (part := _part(name, trajectories, chosen, task)) is not None
+    }
+    training = TrainingData(
+        task=task,
+        trajectories=tuple(t.block(*time_blocks(t.length_fs)["train"]) for t in blocks),
+        validation=parts.get("val"),
+        relaxed_positions={t.name: t.relaxed_positions for t in trajectories},
+    )
+    return BenchmarkData(task, fold, training, parts, manifest, split.sha256)
+
+
+def _read(path: Path, task: TaskSpec) -> Trajectory:
+    try:
+        with Shard(path) as shard:
+            level = shard.metadata.level
+        trajectory = read_trajectory(path)
+    except (Tg80Error, OSError, KeyError) as error:
+        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    if level != task.level:
+        raise UserError(f"{path}: level of theory {level}, but {task.id} is at {task.level}")
+    return trajectory
+
+
+def _part(name: str, trajectories: Sequence[Trajectory], fold: Fold, task: TaskSpec) -> Part | None:
+    seen = name in SEEN_PARTS
+    members = set(fold.train if seen else getattr(fold, name))
+    chosen = [t for t in trajectories if t.name in members]
+    if not chosen:
+        return None
+    if seen:
+        chosen = [t.block(*time_blocks(t.length_fs)[name]) for t in chosen]
+    starts = [
+        (t, int(start))
+        for t in chosen
+        for start in scored_starts(t, task.horizon_fs, name, task.starts)
+    ]
+    curve = _windows(starts, task.curve_lags_fs, task, True) if task.curve_lags_fs else None
+    return Part(
+        name=name,
+        windows=_windows(starts, task.lags_fs, task, True),
+        curve=curve,
+        stored_frame=_windows(starts, task.lags_fs, task, False),
+    )
+
+
+def _windows(
+    starts: Sequence[tuple[Trajectory, int]], lags_fs: Sequence[float], task: TaskSpec, turn: bool
+) -> Windows:
+    batch = collate(
+        [
+            cut_window(t, s, lags_fs, window_rotation(task.id, t.start_id(s)) if turn else None)
+            for t, s in starts
+        ]
+    )
+    return Windows(start_states(batch, task.score), batch.lags_fs, batch.targets)
+
+
+def manifest_sha256(paths: Sequence[Path]) -> str:
+    """One hash for a set of shards: of the sorted lines "sha256  name".
+
+    Raises:
+        UserError: a shard is not what the checksum beside it says.
+    """
+    lines = []
+    for path in paths:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        beside = Path(f"{path}.sha256")
+        if beside.exists() and beside.read_text().split()[:1] != [digest]:
+            raise UserError(f"{path}: not what {beside.name} says; the file is damaged or changed")
+        lines.append(f"{digest}  {path.name}\n")
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()

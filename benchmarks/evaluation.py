@@ -1,0 +1,244 @@
+"""Score a fitted model on the parts of a fold, the legal references beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import metrics
+from benchmarks.data import SEEN_PARTS, BenchmarkData, Part, Windows
+from benchmarks.metrics import Metric
+from benchmarks.models.protocol import Budget, Model
+from benchmarks.models.trivial import (
+    Ballistic,
+    Blend,
+    Centroid,
+    MeanStructure,
+    Persistence,
+    RelaxedStructure,
+)
+
+# Section "Skill" of docs/benchmark.md. The train block of a molecule is only there for seen ones.
+_ANYWHERE = (Persistence, Ballistic, Centroid, Blend)
+REFERENCES_SEEN = (*_ANYWHERE, MeanStructure)
+REFERENCES_UNSEEN = (*_ANYWHERE, RelaxedStructure)
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Squared errors of one set of windows: raw and aligned (n_starts, P) A^2, failed (n_starts,).
+
+    NaN where a lag is padding; aligned also where fewer than 3 atoms are scored.
+    """
+
+    lags_fs: np.ndarray
+    raw: np.ndarray
+    aligned: np.ndarray
+    failed: np.ndarray
+
+
+@dataclass(frozen=True)
+class PartScore:
+    """One model on one part.
+
+    Attributes:
+        task: at the task's lags. curve: at the further lags. stored_frame: windows as stored.
+        reference, reference_aligned: molecule -> smallest error (P,) of any legal reference.
+    """
+
+    part: str
+    molecules: tuple[str, ...]
+    start_ids: tuple[str, ...]
+    task: Errors
+    curve: Errors | None
+    stored_frame: Errors | None
+    reference: dict[str, np.ndarray]
+    reference_aligned: dict[str, np.ndarray]
+
+
+def references_of(part: str) -> tuple[type[Model], ...]:
+    """The references that are legal in a part."""
+    return REFERENCES_SEEN if part in SEEN_PARTS else REFERENCES_UNSEEN
+
+
+def fit_references(data: BenchmarkData) -> dict[str, Model]:
+    """All references, fitted on the train blocks; they need neither budget nor seed."""
+    fitted = {}
+    for reference in dict.fromkeys((*REFERENCES_SEEN, *REFERENCES_UNSEEN)):
+        model = reference()
+        model.fit(data.training, budget=Budget(epochs=1), seed=0, out=Path())
+        fitted[reference.id] = model
+    return fitted
+
+
+def predict_errors(model: Model, windows: Windows, batch_size: int = 64) -> Errors:
+    """Squared errors of a model; a failed prediction is scored as persistence.
+
+    Failed is what the model says, and any prediction with a scored coordinate that is not finite.
+    """
+    states, lags = windows.states, windows.lags_fs
+    raw, aligned, failed = [], [], []
+    for first in range(0, len(states), batch_size):
+        rows = range(first, min(first + batch_size, len(states)))
+        batch, batch_lags = states.select(rows), lags[list(rows)]
+        target = windows.targets[list(rows)]
+        positions, gave_up = model.predict(batch, batch_lags)
+        scored = batch.score_mask[:, None, :, None] & ~torch.isnan(batch_lags)[:, :, None, None]
+        gave_up = gave_up | (scored & ~torch.isfinite(positions)).flatten(1).any(1)
+        still = batch.positions[:, None].expand_as(positions)
+        positions = torch.where(scored & ~gave_up[:, None, None, None], positions, still)
+        arguments = (positions, target, batch.score_mask, batch_lags)
+        raw.append(metrics.squared_errors(*arguments))
+        aligned.append(metrics.aligned_squared_errors(*arguments))
+        failed.append(gave_up.numpy())
+    return Errors(
+        lags.double().numpy(), np.concatenate(raw), np.concatenate(aligned), np.concatenate(failed)
+    )
+
+
+def reference_errors(
+    references: Mapping[str, Model], part: Part
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Smallest error of any legal reference per molecule and lag, raw and aligned."""
+    names = part.windows.states.molecule
+    raw, aligned = {}, {}
+    for reference in references_of(part.name):
+        errors = predict_errors(references[reference.id], part.windows)
+        raw[reference.id] = metrics.per_molecule(errors.raw, names)
+        aligned[reference.id] = metrics.per_molecule(errors.aligned, names)
+    return metrics.best_reference(raw), metrics.best_reference(aligned)
+
+
+def score_part(model: Model, part: Part, references: Mapping[str, Model]) -> PartScore:
+    """Score one part; the stored frame only for models that learn orientation from data."""
+    reference, reference_aligned = reference_errors(references, part)
+    return PartScore(
+        part=part.name,
+        molecules=part.windows.states.molecule,
+        start_ids=part.windows.states.start_id,
+        task=predict_errors(model, part.windows),
+        curve=predict_errors(model, part.curve) if part.curve else None,
+        stored_frame=predict_errors(model, part.stored_frame) if model.trains else None,
+        reference=reference,
+        reference_aligned=reference_aligned,
+    )
+
+
+def score(model: Model, data: BenchmarkData, references: Mapping[str, Model]) -> list[PartScore]:
+    """Score every part the model can predict: seen-only models leave out unseen molecules."""
+    return [
+        score_part(model, part, references)
+        for name, part in data.parts.items()
+        if name in SEEN_PARTS or not model.seen_only
+    ]
+
+
+def validation_s2s(model: Model, part: Part) -> float:
+    """S2S, mean over molecules, A^2: what early stopping looks at."""
+    errors = predict_errors(model, part.windows)
+    return float(
+        metrics.mean_over_molecules(
+            metrics.per_molecule(metrics.s2s(errors.raw), part.windows.states.molecule)
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Value:
+    """One number of a part: molecule is an id, or one of the averages below."""
+
+    molecule: str
+    lag_fs: float | None
+    metric: Metric
+    value: float
+    n: int
+    n_failed: int
+
+
+MEAN, POOLED, MEDIAN = "mean-over-molecules", "pooled", "median-over-molecules"
+
+
+def values_of(score: PartScore) -> list[Value]:
+    """All rows of a part: every molecule, the averages, every lag, S2T, S2S and skill."""
+    names = score.molecules
+    values: list[Value] = []
+    counts = _Counts(names, score.task.failed)
+    for errors in (score.task, score.curve):
+        if errors is not None:
+            values += _by_lag(Metric.MSE, errors.raw, errors.lags_fs, counts)
+            values += _by_lag(Metric.MSE_ALIGNED, errors.aligned, errors.lags_fs, counts)
+    per_start = {
+        Metric.S2T: metrics.s2t(score.task.raw),
+        Metric.S2S: metrics.s2s(score.task.raw),
+        Metric.S2T_ALIGNED: metrics.s2t(score.task.aligned),
+        Metric.S2S_ALIGNED: metrics.s2s(score.task.aligned),
+    }
+    if score.stored_frame is not None:
+        per_start[Metric.S2T_STORED_FRAME] = metrics.s2t(score.stored_frame.raw)
+        per_start[Metric.S2S_STORED_FRAME] = metrics.s2s(score.stored_frame.raw)
+    for metric, errors in per_start.items():
+        values += _by_lag(metric, errors[:, None], None, counts)
+    values += _skills(Metric.SKILL, score.task.raw, score.reference, score.task.lags_fs, counts)
+    values += _skills(
+        Metric.SKILL_ALIGNED,
+        score.task.aligned,
+        score.reference_aligned,
+        score.task.lags_fs,
+        counts,
+    )
+    return values
+
+
+class _Counts:
+    """How many windows, and how many of them failed, by molecule and in all."""
+
+    def __init__(self, molecules: tuple[str, ...], failed: np.ndarray) -> None:
+        self.molecules = molecules
+        names = np.asarray(molecules)
+        self.of = {
+            name: (int((names == name).sum()), int(failed[names == name].sum()))
+            for name in dict.fromkeys(molecules)
+        }
+        self.all = (len(names), int(failed.sum()))
+
+
+def _by_lag(
+    metric: Metric, errors: np.ndarray, lags_fs: np.ndarray | None, counts: _Counts
+) -> list[Value]:
+    table = metrics.per_molecule(errors, counts.molecules)
+    averages = {MEAN: metrics.mean_over_molecules(table), POOLED: metrics.pooled(errors)}
+    return _values(metric, table, averages, lags_fs, counts)
+
+
+def _skills(
+    metric: Metric,
+    errors: np.ndarray,
+    reference: dict[str, np.ndarray],
+    lags_fs: np.ndarray,
+    counts: _Counts,
+) -> list[Value]:
+    table = metrics.skill(metrics.per_molecule(errors, counts.molecules), reference)
+    averages = {MEDIAN: metrics.median_over_molecules(table)}
+    return _values(metric, table, averages, lags_fs, counts)
+
+
+def _values(
+    metric: Metric,
+    table: Mapping[str, np.ndarray],
+    averages: Mapping[str, np.ndarray],
+    lags_fs: np.ndarray | None,
+    counts: _Counts,
+) -> list[Value]:
+    values = []
+    for name, row in (*table.items(), *averages.items()):
+        n, n_failed = counts.of.get(name, counts.all)
+        for step, number in enumerate(row):
+            lag = None if lags_fs is None else float(lags_fs[0, step])
+            # Padded lags, and aligned errors of molecules too small for them, have no row.
+            if not np.isnan(number) and not (lag is not None and np.isnan(lag)):
+                values.append(Value(name, lag, metric, float(number), n, n_failed))
+    return values

@@ -1,0 +1,218 @@
+"""Tables over records: for the terminal, as Markdown, as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.evaluation import MEAN, MEDIAN
+from benchmarks.metrics import PRINTED_SCALE, Metric
+from benchmarks.results import Record
+
+PART_ORDER = ("test_time", "test_id", "test_ood", "val", "val_time", "train")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line: one model with one set of settings on one part.
+
+    Attributes:
+        mse: lag in fs -> error, task lags only. All errors in A^2: mean over molecules, folds and
+            seeds; `s2s_spread` is the standard deviation over seeds, None with one seed.
+        skill: median over molecules at the horizon, mean over folds and seeds.
+        n_failed: windows whose prediction failed, of n.
+    """
+
+    task: str
+    track: str
+    part: str
+    model: str
+    settings: str
+    oracle: bool
+    folds: tuple[int, ...]
+    seeds: int
+    mse: dict[float, float]
+    s2t: float
+    s2s: float
+    s2s_spread: float | None
+    s2s_aligned: float | None
+    skill: float | None
+    n: int
+    n_failed: int
+
+
+def entries(records: Iterable[Record]) -> list[Entry]:
+    """Lines sorted by task, track, part and S2S.
+
+    Records of one model that differ in settings, budget or data are lines of their own.
+    """
+    groups: dict[tuple, list[Record]] = {}
+    for record in records:
+        for part in record.parts:
+            key = (record.task, record.track, part, record.model, _settings_key(record))
+            groups.setdefault(key, []).append(record)
+    lines = [_entry(members, key[2], key[4]) for key, members in groups.items()]
+    order = {part: i for i, part in enumerate(PART_ORDER)}
+    return sorted(lines, key=lambda e: (e.task, e.track, order[e.part], e.s2s))
+
+
+def _settings_key(record: Record) -> str:
+    from benchmarks.results import run_key
+
+    identity = {
+        "settings": record.settings, "budget": record.budget, "split": record.split_sha256,
+        "manifest": record.manifest_sha256, "task": record.task_spec,
+    }  # fmt: skip
+    return run_key(**identity)[:6]
+
+
+def _entry(records: Sequence[Record], part: str, settings: str) -> Entry:
+    first = records[0]
+    lags = [float(lag) for lag in first.task_spec["lags_fs"]]
+    s2s = [_number(r, part, Metric.S2S, MEAN) for r in records]
+    per_seed = _by_seed(records, s2s)
+    counts = [
+        (row[6], row[7]) for r in records for row in r.rows
+        if row[:4] == [part, MEAN, None, Metric.S2S]
+    ]  # fmt: skip
+    return Entry(
+        task=first.task,
+        track=first.track,
+        part=part,
+        model=first.model,
+        settings=settings,
+        oracle=first.oracle,
+        folds=tuple(sorted({r.fold for r in records})),
+        seeds=len({r.seed for r in records}),
+        mse=_curve(records, part, lags),
+        s2t=_mean(_number(r, part, Metric.S2T, MEAN) for r in records) or 0.0,
+        s2s=_mean(s2s) or 0.0,
+        s2s_spread=float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else None,
+        s2s_aligned=_mean(_number(r, part, Metric.S2S_ALIGNED, MEAN) for r in records),
+        skill=_mean(_last_skill(r, part) for r in records),
+        n=sum(n for n, _ in counts),
+        n_failed=sum(failed for _, failed in counts),
+    )
+
+
+def _by_seed(records: Sequence[Record], values: Sequence[float | None]) -> list[float]:
+    """Mean over folds of each seed, so that folds do not count as spread."""
+    seeds: dict[int | None, list[float]] = {}
+    for record, value in zip(records, values, strict=True):
+        if value is not None:
+            seeds.setdefault(record.seed, []).append(value)
+    return [float(np.mean(values)) for values in seeds.values()]
+
+
+def _curve(records: Sequence[Record], part: str, lags: Sequence[float]) -> dict[float, float]:
+    # Lags were rounded to stored frames; rows name the real ones.
+    rows = [
+        (row[2], row[4])
+        for record in records
+        for row in record.rows
+        if row[0] == part and row[1] == MEAN and row[3] == Metric.MSE
+    ]
+    curve: dict[float, float] = {}
+    for lag in lags:
+        real = min((r[0] for r in rows), key=lambda x: abs(x - lag))
+        curve[real] = float(np.mean([value for at, value in rows if at == real]))
+    return curve
+
+
+def _last_skill(record: Record, part: str) -> float | None:
+    rows = [r for r in record.rows if r[0] == part and r[1] == MEDIAN and r[3] == Metric.SKILL]
+    return max(rows, key=lambda row: row[2])[4] if rows else None
+
+
+def _number(record: Record, part: str, metric: Metric, molecule: str) -> float | None:
+    return record.value(part, metric, molecule)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return float(np.mean(present)) if present else None
+
+
+def columns(entry: Entry) -> list[str]:
+    """Headings of a table whose first line is `entry`."""
+    lags = [f"{lag:g} fs" for lag in entry.mse]
+    return ["model", *lags, "S2T", "S2S", "S2S aligned", "skill", "folds", "seeds", "failed"]
+
+
+def cells(entry: Entry, name: str) -> list[str]:
+    """One line as text, errors x 1e-2 A^2."""
+    s2s = _scaled(entry.s2s)
+    if entry.s2s_spread is not None:
+        s2s += f" ± {_scaled(entry.s2s_spread)}"
+    return [
+        name,
+        *(_scaled(value) for value in entry.mse.values()),
+        _scaled(entry.s2t),
+        s2s,
+        _scaled(entry.s2s_aligned),
+        "-" if entry.skill is None else f"{entry.skill:+.2f}",
+        ",".join(map(str, entry.folds)),
+        str(entry.seeds),
+        f"{entry.n_failed}/{entry.n}",
+    ]
+
+
+def _scaled(value: float | None) -> str:
+    return (
+        "-"
+        if value is None
+        else f"{PRINTED_SCALE * value:.3g}"
+        if value < 10
+        else f"{PRINTED_SCALE * value:.0f}"
+    )
+
+
+def tables(lines: Sequence[Entry]) -> list[tuple[str, list[Entry], list[str]]]:
+    """(title, lines, names) for every task, track and part.
+
+    A model that stands there with several settings gets their hash after its name.
+    """
+    result = []
+    for (task, track, part), group in groupby(lines, key=lambda e: (e.task, e.track, e.part)):
+        members = list(group)
+        ids = [e.model for e in members]
+        names = [
+            e.model + (f" [{e.settings}]" if ids.count(e.model) > 1 else "")
+            + (" (oracle)" if e.oracle else "")
+            for e in members
+        ]  # fmt: skip
+        result.append((f"{task}, {track}, {part}: MSE x 1e-2 A^2", members, names))
+    return result
+
+
+def print_tables(lines: Sequence[Entry], console: Console) -> None:
+    """Tables for the terminal."""
+    for title, members, names in tables(lines):
+        table = Table(title=title, title_justify="left")
+        for i, heading in enumerate(columns(members[0])):
+            table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=i == 0)
+        for entry, name in zip(members, names, strict=True):
+            table.add_row(*(cell.replace("[", r"\[") for cell in cells(entry, name)))
+        console.print(table)
+
+
+def markdown(lines: Sequence[Entry]) -> str:
+    """The same tables as Markdown."""
+    blocks = []
+    for title, members, names in tables(lines):
+        heading = columns(members[0])
+        rows = [heading, ["---", *["--:"] * (len(heading) - 1)]]
+        rows += [cells(e, n) for e, n in zip(members, names, strict=True)]
+        body = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+        blocks.append(f"### {title}\n\n{body}\n")
+    return "\n".join(blocks)
+
+
+def as_json(lines: Sequence[Entry]) -> list[Mapping]:
+    """The lines as JSON-able dictionaries, errors in A^2."""
+    return [asdict(entry) | {"unit": "A^2"} for entry in lines]

@@ -1,0 +1,50 @@
+"""The registry: one line a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.models.atom import AtomJoint, AtomStart
+from benchmarks.models.protocol import Budget, FitReport, Model
+from benchmarks.models.trivial import (
+    Ballistic,
+    Blend,
+    Centroid,
+    MeanStructure,
+    Persistence,
+    RelaxedStructure,
+)
+from tg80.errors import UserError
+
+MODELS: dict[str, type[Model]] = {
+    model.id: model
+    for model in (
+        AtomJoint,
+        AtomStart,
+        Persistence,
+        Ballistic,
+        Centroid,
+        MeanStructure,
+        RelaxedStructure,
+        Blend,
+    )
+}
+TRIVIAL = tuple(name for name, model in MODELS.items() if not model.trains)
+
+__all__ = ["MODELS", "TRIVIAL", "Budget", "FitReport", "Model", "make_model", "model_class"]
+
+
+def model_class(model_id: str) -> type[Model]:
+    """The model of that id.
+
+    Raises:
+        UserError: it is not registered.
+    """
+    if model_id not in MODELS:
+        raise UserError(f"unknown model {model_id!r}; choose one of {', '.join(MODELS)}")
+    return MODELS[model_id]
+
+
+def make_model(model_id: str, **settings: Any) -> Model:
+    """A model before fitting; trivial predictors take no settings."""
+    return model_class(model_id)(**settings)

@@ -1,0 +1,161 @@
+"""ATOM behind the harness's protocol."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from rich.progress import Progress
+from torch import nn
+
+from atom import ATOM, ATOMConfig
+from benchmarks.data import TrainingData
+from benchmarks.evaluation import validation_s2s
+from benchmarks.models.protocol import Budget, FitReport
+from benchmarks.settings import parse_settings
+from benchmarks.states import StartStates, score_mask_of
+from benchmarks.training import Trainer, TrainingSettings, pick_device
+from tg80.errors import UserError
+from tg80.windows import LagSampling, TrainingWindows, WindowBatch
+
+WEIGHTS, SETTINGS = "atom.safetensors", "atom.json"
+
+
+class AtomSettings(BaseModel):
+    """Settings of an ATOM run: a preset, what differs from it, and the training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preset: Literal["mini", "public", "paper"] = "mini"
+    model: dict[str, Any] = Field(default_factory=dict, description="fields of ATOMConfig")
+    training: TrainingSettings = TrainingSettings()
+    device: str = "cpu"
+
+
+class AtomJoint:
+    """ATOM whose steps attend to each other."""
+
+    id: ClassVar[str] = "atom"
+    trains: ClassVar[bool] = True
+    oracle: ClassVar[bool] = False
+    seen_only: ClassVar[bool] = False
+    time_attention: ClassVar[str] = "joint"
+
+    def __init__(self, **settings: Any) -> None:
+        """Settings as in `AtomSettings`.
+
+        Raises:
+            UserError: a setting is unknown or out of range.
+        """
+        self.given = parse_settings(AtomSettings, settings)
+        asked = self.given.model.get("time_attention", self.time_attention)
+        if asked != self.time_attention:
+            raise UserError(f"model {self.id} is time_attention = {self.time_attention!r}")
+        overrides = self.given.model | {"time_attention": self.time_attention}
+        preset = ATOMConfig.preset(self.given.preset).model_dump()
+        self.config = parse_settings(ATOMConfig, preset | overrides, prefix="model.")
+        self.device = pick_device(self.given.device)
+        self.module: ATOM | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """The resolved settings."""
+        return {
+            "preset": self.given.preset,
+            "model": self.config.model_dump(),
+            "training": self.given.training.model_dump(),
+            "device": self.device.type,
+        }
+
+    def fit(
+        self,
+        data: TrainingData,
+        *,
+        budget: Budget,
+        seed: int,
+        out: Path,
+        progress: Progress | None = None,
+    ) -> FitReport:
+        """Train on the train blocks; the weights best on `val` are kept."""
+        training = self.given.training
+        torch.set_num_threads(training.threads)
+        torch.manual_seed(seed)
+        module = ATOM(self.config).to(self.device)
+        lags = LagSampling(
+            data.task.lags_fs, training.fixed_lag_fraction, training.longest_horizon_fs
+        )
+        windows = TrainingWindows(
+            data.trajectories, lags, seed=seed,
+            windows_per_trajectory=training.windows_per_trajectory,
+        )  # fmt: skip
+        trainer = Trainer(
+            module,
+            self._loss_function(data.task.score if training.loss_atoms == "scored" else "all"),
+            windows,
+            None if data.validation is None else self._validation(data),
+            training,
+            budget=budget,
+            seed=seed,
+            out=out,
+            device=self.device,
+        )
+        best, report = trainer.run(progress)
+        module.load_state_dict(best)
+        self.module = module.eval()
+        return report
+
+    def _loss_function(self, atoms: str):
+        def loss(module: nn.Module, batch: WindowBatch) -> torch.Tensor:
+            assert isinstance(module, ATOM)
+            return module.training_loss(
+                batch.positions, batch.velocities, batch.atomic_numbers, batch.lags_fs,
+                batch.targets, score_mask=score_mask_of(batch.atomic_numbers, atoms),
+            )  # fmt: skip
+
+        return loss
+
+    def _validation(self, data: TrainingData):
+        part = data.validation
+        assert part is not None
+
+        def validate(module: nn.Module) -> float:
+            assert isinstance(module, ATOM)
+            self.module = module
+            return validation_s2s(self, part)
+
+        return validate
+
+    @torch.no_grad()
+    def predict(
+        self, states: StartStates, lags_fs: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Positions (B, P, N, 3) A at lags_fs (B, P), and failures (B,): none of its own."""
+        if self.module is None:
+            raise UserError(f"model {self.id} has not been trained or loaded")
+        inputs = (states.positions, states.velocities, states.atomic_numbers, lags_fs)
+        positions = self.module(*(x.to(self.device) for x in inputs))
+        return positions.float().cpu(), torch.zeros(len(states), dtype=torch.bool)
+
+    def save(self, folder: Path) -> None:
+        """Write weights and settings."""
+        if self.module is None:
+            raise UserError(f"model {self.id} has not been trained or loaded")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.module.save(folder / WEIGHTS)
+        (folder / SETTINGS).write_text(json.dumps(self.settings()))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote, onto the CPU."""
+        model = cls(**json.loads((folder / SETTINGS).read_text()) | {"device": "cpu"})
+        model.module = ATOM.from_checkpoint(folder / WEIGHTS)
+        return model
+
+
+class AtomStart(AtomJoint):
+    """ATOM whose steps attend to the start state and themselves only."""
+
+    id = "atom-start"
+    time_attention = "start"

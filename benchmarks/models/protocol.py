@@ -1,0 +1,101 @@
+"""What every model is to the harness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+import torch
+from rich.progress import Progress
+
+from benchmarks.data import TrainingData
+from benchmarks.states import StartStates
+from tg80.errors import UserError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a model may train: in epochs, or in CPU minutes (wall minutes on a GPU)."""
+
+    epochs: int | None = None
+    cpu_minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.cpu_minutes is None):
+            raise UserError("give one of --epochs and --budget-cpu-minutes")
+        if (self.epochs or self.cpu_minutes or 0) <= 0:
+            raise UserError("a training budget must be positive")
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What fitting did.
+
+    Attributes:
+        n_parameters: numbers learnt. n_steps, n_epochs: of the optimiser. cpu_seconds: CPU time
+            over all sittings. best_validation: S2S of `val` in A^2 of the model that was kept.
+        stopped_early: the budget was not used up. history: one entry a validation.
+    """
+
+    n_parameters: int = 0
+    n_steps: int = 0
+    n_epochs: int = 0
+    cpu_seconds: float = 0.0
+    best_validation: float | None = None
+    stopped_early: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Model(Protocol):
+    """A predictor of positions at given lags.
+
+    Attributes:
+        id: key of the registry. trains: whether `fit` uses seed and budget.
+        oracle: it uses test trajectories or a Hessian of the reference level; never a reference.
+        seen_only: it needs the molecule's own train block, and so cannot predict other molecules.
+    """
+
+    id: ClassVar[str]
+    trains: ClassVar[bool]
+    oracle: ClassVar[bool]
+    seen_only: ClassVar[bool]
+
+    def fit(
+        self,
+        data: TrainingData,
+        *,
+        budget: Budget,
+        seed: int,
+        out: Path,
+        progress: Progress | None = None,
+    ) -> FitReport:
+        """Learn from the training data. What is in `out` from a killed run is gone on with."""
+        ...
+
+    def predict(
+        self, states: StartStates, lags_fs: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Positions at the lags.
+
+        Args:
+            lags_fs: (B, P) fs, NaN = padding.
+
+        Returns:
+            positions: (B, P, N, 3) A, anything where padded. failed: (B,) bool, True where the
+            model gave up; those are scored as persistence.
+        """
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write all that `load` needs."""
+        ...
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """The resolved settings, JSON-able: they identify a run."""
+        ...

@@ -1,0 +1,196 @@
+"""Records: what a run scored, and everything that is needed to make it again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+import tg80
+from benchmarks.evaluation import PartScore, values_of
+from tg80.errors import UserError
+from tg80.files import write_atomically
+
+RECORD, ERRORS = "record.json", "errors.npz"
+ROW_FIELDS = ("part", "molecule", "lag_fs", "metric", "value", "unit", "n", "n_failed")
+
+
+class Record(BaseModel):
+    """One model, fold and seed on one task.
+
+    Attributes:
+        key: hash of all that decides the result; two records of one key are the same run.
+        settings: the resolved settings of the model and its training. budget: what was asked for.
+        fit: the report of fitting. rows: one list a number, in the order of `ROW_FIELDS`; what is
+            the same in all rows (task, track, model, seed, fold) stands once above.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = 1
+    key: str
+    task: str
+    track: str
+    model: str
+    seed: int | None
+    fold: int
+    oracle: bool
+    task_spec: dict[str, Any]
+    settings: dict[str, Any]
+    budget: dict[str, Any]
+    fit: dict[str, Any]
+    split_sha256: str
+    manifest_sha256: str
+    versions: dict[str, str]
+    git_commit: str | None
+    hardware: dict[str, Any]
+    row_fields: tuple[str, ...] = ROW_FIELDS
+    rows: list[list[Any]]
+
+    def table(self) -> Iterator[dict[str, Any]]:
+        """The rows in full: every field named, the run's own among them."""
+        mine = {
+            "task": self.task, "track": self.track, "model": self.model,
+            "seed": self.seed, "fold": self.fold,
+        }  # fmt: skip
+        for row in self.rows:
+            yield mine | dict(zip(self.row_fields, row, strict=True))
+
+    def value(
+        self, part: str, metric: str, molecule: str, lag_fs: float | None = None
+    ) -> float | None:
+        """One number, None if it is not there."""
+        for row in self.rows:
+            if (row[0], row[1], row[2], row[3]) == (part, molecule, lag_fs, metric):
+                return row[4]
+        return None
+
+    @property
+    def parts(self) -> list[str]:
+        """Parts that were scored."""
+        return list(dict.fromkeys(row[0] for row in self.rows))
+
+
+def run_key(**identity: Any) -> str:
+    """Hash of what decides a result; the same settings give the same key anywhere."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def run_folder(
+    out: Path, task: str, track: str, fold: int, model: str, seed: int | None, key: str
+) -> Path:
+    """Folder of one run: different settings never share one."""
+    name = key if seed is None else f"seed{seed}-{key}"
+    return out / task / track / f"fold{fold}" / model / name
+
+
+def rows_of(scores: Sequence[PartScore]) -> list[list[Any]]:
+    """Rows of a record from the scores of its parts."""
+    return [
+        [s.part, v.molecule, v.lag_fs, v.metric.value, v.value, v.metric.unit, v.n, v.n_failed]
+        for s in scores
+        for v in values_of(s)
+    ]
+
+
+def write_record(folder: Path, record: Record, scores: Sequence[PartScore]) -> None:
+    """Write squared errors and then the record, so that a record means a finished run."""
+    arrays: dict[str, np.ndarray] = {}
+    for score in scores:
+        sets = {"task": score.task, "curve": score.curve, "stored_frame": score.stored_frame}
+        for name, errors in sets.items():
+            if errors is not None:
+                arrays[f"{score.part}/{name}/lags_fs"] = errors.lags_fs
+                arrays[f"{score.part}/{name}/raw"] = errors.raw
+                arrays[f"{score.part}/{name}/aligned"] = errors.aligned
+                arrays[f"{score.part}/{name}/failed"] = errors.failed
+        arrays[f"{score.part}/start_id"] = np.array(score.start_ids)
+        arrays[f"{score.part}/molecule"] = np.array(score.molecules)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / ERRORS, buffer.getvalue())
+    write_atomically(folder / RECORD, record.model_dump_json().encode())
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record of a run, None if it is not finished.
+
+    Raises:
+        UserError: there is one that cannot be read.
+    """
+    path = folder / RECORD
+    if not path.exists():
+        return None
+    try:
+        return Record.model_validate_json(path.read_bytes())
+    except (ValidationError, OSError) as error:
+        raise UserError(f"{path}: not a record of this version; remove its folder") from error
+
+
+def read_records(folder: Path) -> list[Record]:
+    """All records below a folder, sorted by path.
+
+    Raises:
+        UserError: there is no such folder, none in it, or one that cannot be read.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name one that `atom-bench run` wrote to")
+    records = [read_record(path.parent) for path in sorted(folder.rglob(RECORD))]
+    found = [record for record in records if record is not None]
+    if not found:
+        raise UserError(f"{folder}: no {RECORD} below it; run `atom-bench run` first")
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes."""
+    return {
+        "tg80": tg80.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def git_commit() -> str | None:
+    """Commit of the code, with "-dirty" if it was changed; None outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        result = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip()
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """What computed."""
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
