@@ -46,7 +46,7 @@ class KohnShamEngine:
         self._masses = masses_of(self._numbers)
         self._n_threads = threads
         self._threads = ThreadLimit(threads)
-        self._extrapolation = OrbitalExtrapolation(order=3)
+        self._extrapolation = OrbitalExtrapolation()
         self._hamiltonian = KohnShamHamiltonian(level, self._numbers, charge)
 
     def evaluate(self, positions: np.ndarray) -> Evaluation:
@@ -130,9 +130,8 @@ class KohnShamEngine:
             ),
             ("second-order optimisation", self._second_order),
         ]
-        predicted = self._extrapolation.predict()
-        if predicted is not None:
-            start = hamiltonian.overlap_inverse_root @ predicted
+        start = self._extrapolation.predict(hamiltonian.overlap)
+        if start is not None:
             attempts.insert(0, ("the predicted orbitals", lambda: solve(hamiltonian, start)))
         return attempts
 
@@ -160,7 +159,7 @@ class KohnShamEngine:
         inverse_root = hamiltonian.overlap_inverse_root
         energies, orbitals = np.linalg.eigh(inverse_root @ solution.build.matrix @ inverse_root)
         n = hamiltonian.n_occupied
-        self._extrapolation.append(orbitals[:, :n])
+        self._extrapolation.append(inverse_root @ orbitals[:, :n], hamiltonian.overlap)
         return float(energies[n] - energies[n - 1]) if n < len(energies) else float("nan")
 
 
