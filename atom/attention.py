@@ -107,6 +107,10 @@ class HeterogeneousAttention(nn.Module):
         if self.value_mix is not None and first_values is not None:
             value_l = torch.lerp(value_l, first_values[0], self.value_mix)
             value_z = torch.lerp(value_z, first_values[1], self.value_mix)
+        # gamma_F is put into the values, where there is least to multiply.
+        gamma = self.gamma.view(N_FEATURES, 1, 1, 1)
+        value_l = (value_l.unflatten(1, (2, -1)) * gamma[:2]).flatten(1, 2)
+        value_z = value_z * gamma[2]
         # Features are folded into the heads: (B, S, 3 H, N, d_head).
         key, value = (
             torch.cat([fixed[:, None].expand(-1, n_states, -1, -1, -1), own], dim=2)
@@ -115,7 +119,7 @@ class HeterogeneousAttention(nn.Module):
         attend = self._attend_start if self.mode == "start" else self._attend_joint
         out = attend(query, key, value, rotation, mask)
         out = out.view(n_batch, n_states, N_FEATURES, self.n_heads, n_atoms, self.head_width)
-        update = torch.einsum("bsfhnd,f->bsnhd", out, self.gamma)
+        update = out.sum(2).transpose(2, 3)
         return update.reshape(n_batch, n_states, n_atoms, width), values
 
     def _attend_start(
