@@ -232,13 +232,13 @@ def _write_dataset(file: h5py.File, field: Field, path: str, values: np.ndarray)
 
 
 @contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
+def named_errors(path: Path) -> Iterator[None]:
     """Turn what h5py raises on damaged files into one line that names the file."""
     try:
         yield
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise UserError(f"{path}: {error.strerror or 'cannot be opened'}") from None
-    except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).strip("'\"").split("\n")[0]
         raise CorruptFile(f"{path}: cut short, altered or no TG80 shard: {reason}") from None
 
@@ -275,7 +275,7 @@ class Shard:
     def file(self) -> h5py.File:
         """The open HDF5 file."""
         if self._open is None:
-            with _named_errors(self.path):
+            with named_errors(self.path):
                 if not self.path.is_file():
                     raise FileNotFoundError(2, "no such file")
                 self._open = h5py.File(self.path, "r")
@@ -284,7 +284,7 @@ class Shard:
     @property
     def metadata(self) -> ShardMetadata:
         if self._metadata is None:
-            with _named_errors(self.path):
+            with named_errors(self.path):
                 attributes = dict(self.file[PARAMETERS].attrs)
             self._metadata = metadata_from_attributes(attributes, self.path)
         return self._metadata
@@ -325,19 +325,19 @@ class Shard:
     ) -> np.ndarray:
         """Frames [start:stop:step] of a per-frame field (or `step`, `time`), units of the code."""
         field = _AXES.get(field_name) or FIELDS[field_name]
-        with _named_errors(self.path):
+        with named_errors(self.path):
             return to_memory(field, self._dataset(field_name)[start:stop:step])
 
     def static(self, name: str) -> np.ndarray:
         """A static field, in the units of the code."""
         field = FIELDS[name]
-        with _named_errors(self.path):
+        with named_errors(self.path):
             return to_memory(field, self._dataset(name)[()])
 
     def _dataset(self, name: str) -> h5py.Dataset:
         field = _AXES.get(name) or FIELDS[name]
         path = f"{field.path}/value" if field in FRAME_FIELDS else field.path
-        with _named_errors(self.path):
+        with named_errors(self.path):
             dataset = self.file[path]
             if not isinstance(dataset, h5py.Dataset):
                 raise KeyError(f"{path} is no data set")

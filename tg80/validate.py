@@ -23,7 +23,7 @@ from tg80.fields import (
     Field,
 )
 from tg80.files import checksum_path, file_sha256
-from tg80.shard import SUFFIX, Shard, expected_shape, find_shards
+from tg80.shard import SUFFIX, Shard, expected_shape, find_shards, named_errors
 
 ProblemLevel = Literal["error", "warning"]
 
@@ -111,8 +111,9 @@ def _validate_file(path: Path) -> list[Problem]:
         return found.problems
     try:
         with Shard(path) as shard:
-            _check_structure(shard.file, found)
-            _check_schema(shard, found)
+            with named_errors(path):
+                _check_structure(shard.file, found)
+                _check_schema(shard, found)
             metadata = shard.metadata
             if not found.has_errors:
                 check_content(shard, metadata, found)
