@@ -88,7 +88,7 @@ class KohnShamEngine:
         """
         shape = np.shape(state.get("orbitals"))
         n_basis, n_occupied = self._hamiltonian.molecule.nao, self._hamiltonian.n_occupied
-        if shape[:1] != (0,) and shape[1:] != (n_basis, n_occupied):
+        if len(shape) == 3 and shape[0] and shape[1:] != (n_basis, n_occupied):
             raise RunFailed(
                 f"{self._name()}: the checkpoint's orbitals have shape {shape}, "
                 f"expected (n, {n_basis}, {n_occupied}): it belongs to another run"
