@@ -1,0 +1,207 @@
+"""The suite that every registered model passes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.models import MODELS, TRIVIAL, Budget, make_model, model_class
+from benchmarks.states import StartStates
+from tests.benchmarks import toys
+from tg80.errors import UserError
+
+LAGS = (30.0, 60.0, 90.0)
+SETTINGS = {"atom": toys.TINY_ATOM, "atom-start": toys.TINY_ATOM}
+STANDS_STILL = {"persistence", "centroid", "mean-structure", "relaxed-structure"}
+ATOL = 2e-4  # A, float32 round-off through a network
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def fitted(request, data, tmp_path_factory):
+    """A model after a short fit."""
+    model = make_model(request.param, **SETTINGS.get(request.param, {}))
+    out = tmp_path_factory.mktemp(request.param)
+    model.fit(data.training, budget=Budget(epochs=2), seed=0, out=out)
+    return model
+
+
+def start_of(data, model, count=6) -> StartStates:
+    """States of molecules of different size that the model can predict."""
+    part = "test_time" if model.seen_only else "test_id"
+    states = data.parts[part].windows.states
+    return states.select(np.linspace(0, len(states) - 1, count).astype(int))
+
+
+def lags_for(states, lags=LAGS):
+    return torch.tensor(lags).expand(len(states), -1).clone()
+
+
+def predict(model, states, lags=LAGS):
+    positions, failed = model.predict(states, lags_for(states, lags))
+    assert failed.shape == (len(states),) and failed.dtype == torch.bool
+    return positions
+
+
+def test_shapes_and_finite_values(fitted, data):
+    states = start_of(data, fitted)
+    positions = predict(fitted, states)
+    assert positions.shape == (len(states), 3, states.positions.shape[1], 3)
+    assert positions.dtype == torch.float32
+    assert bool(torch.isfinite(positions).all())
+
+
+def test_a_batch_gives_what_its_samples_give_and_padding_changes_nothing(fitted, data):
+    states = start_of(data, fitted)
+    together = predict(fitted, states)
+    for row in range(len(states)):
+        one = states.select([row])
+        n = int(one.atom_mask.sum())
+        alone = replace(
+            one,
+            positions=one.positions[:, :n],
+            velocities=one.velocities[:, :n],
+            atomic_numbers=one.atomic_numbers[:, :n],
+            score_mask=one.score_mask[:, :n],
+        )
+        torch.testing.assert_close(predict(fitted, alone)[0], together[row, :, :n], atol=ATOL, rtol=0)
+
+
+def test_a_shift_of_the_start_shifts_the_prediction(fitted, data):
+    states = start_of(data, fitted)
+    shift = torch.tensor([3.0, -2.0, 1.0])
+    moved = replace(
+        states, positions=torch.where(states.atom_mask[..., None], states.positions + shift, 0.0)
+    )
+    expected = predict(fitted, states) + shift
+    mask = states.atom_mask[:, None, :, None]
+    difference = torch.where(mask, predict(fitted, moved) - expected, 0.0)
+    assert float(difference.abs().max()) < ATOL
+
+
+def test_the_order_of_atoms_does_not_matter(data, tmp_path, request, fitted):
+    """Models that keep structures by molecule are fitted to data in the other order."""
+    rng = np.random.default_rng(0)
+    original = toys.toy_trajectories()
+    orders = {t.name: rng.permutation(t.n_atoms) for t in original}
+    shuffled = toys.toy_data([toys.permuted(t, orders[t.name]) for t in original])
+    model = fitted
+    if not fitted.trains:
+        model = make_model(fitted.id)
+        model.fit(shuffled.training, budget=Budget(epochs=1), seed=0, out=tmp_path)
+    states, other = start_of(data, fitted), start_of(shuffled, fitted)
+    assert states.start_id == other.start_id
+    plain, turned = predict(fitted, states), predict(model, other)
+    for row, name in enumerate(states.molecule):
+        order = torch.from_numpy(orders[name])
+        torch.testing.assert_close(
+            turned[row, :, : len(order)], plain[row][:, order], atol=ATOL, rtol=0
+        )
+
+
+def test_lags_are_honoured(fitted, data):
+    states = start_of(data, fitted)
+    positions = predict(fitted, states, (30.0, 90.0, 400.0))
+    spread = (positions - positions[:, :1]).abs().amax()
+    if fitted.id in STANDS_STILL:
+        assert float(spread) == 0
+    else:
+        assert float((positions[:, 1] - positions[:, 0]).abs().max()) > 1e-6
+        assert float((positions[:, 2] - positions[:, 1]).abs().max()) > 1e-6
+
+
+def test_padded_lags_change_nothing(fitted, data):
+    states = start_of(data, fitted)
+    padded = predict(fitted, states, (*LAGS, float("nan")))
+    torch.testing.assert_close(padded[:, :3], predict(fitted, states), atol=ATOL, rtol=0)
+
+
+def test_a_saved_model_predicts_the_same(fitted, data, tmp_path):
+    fitted.save(tmp_path / "model")
+    loaded = type(fitted).load(tmp_path / "model")
+    states = start_of(data, fitted)
+    torch.testing.assert_close(predict(loaded, states), predict(fitted, states), atol=0, rtol=0)
+    assert loaded.settings() == fitted.settings()
+
+
+def test_trivial_predictions_by_hand(data):
+    states = data.parts["test_time"].windows.states.select([0])
+    n = int(states.atom_mask.sum())
+    start = states.positions[0, :n]
+    fit = {"budget": Budget(epochs=1), "seed": 0, "out": None}
+    found = {}
+    for name in TRIVIAL:
+        model = make_model(name)
+        model.fit(data.training, **fit)
+        found[name] = predict(model, states)[0, :, :n]
+    torch.testing.assert_close(found["persistence"], start.expand(3, -1, -1))
+    torch.testing.assert_close(found["ballistic"][2], start + 90 * states.velocities[0, :n])
+    torch.testing.assert_close(found["centroid"][1], start.mean(0).expand(n, -1))
+    for name in ("mean-structure", "relaxed-structure"):
+        # A rigid copy of one structure, near the start.
+        assert float((found[name][0] - start).abs().max()) < 0.5
+        torch.testing.assert_close(found[name][0], found[name][2])
+
+
+def test_the_mean_structure_is_the_mean_of_what_vibrates():
+    from benchmarks.models.trivial import mean_structures
+
+    trajectory = toys.toy_trajectory("furan", n_frames=2000)
+    mean = mean_structures([trajectory])["furan"]
+
+    def distances(x):
+        return np.linalg.norm(x[:, None] - x[None], axis=-1)
+
+    np.testing.assert_allclose(
+        distances(mean), distances(trajectory.relaxed_positions), atol=0.02
+    )
+
+
+def test_blend_weights_are_least_squares_of_the_train_block(data):
+    model = make_model("blend")
+    model.fit(data.training, budget=Budget(epochs=1), seed=0, out=None)
+    trajectory = data.training.trajectories[0]
+    heavy = trajectory.atomic_numbers > 1
+    lag = 6
+    states = StartStates(
+        positions=torch.from_numpy(trajectory.positions[:-lag]),
+        velocities=torch.from_numpy(trajectory.velocities[:-lag]),
+        atomic_numbers=torch.from_numpy(trajectory.atomic_numbers).expand(
+            trajectory.n_frames - lag, -1
+        ),
+        score_mask=torch.from_numpy(heavy).expand(trajectory.n_frames - lag, -1),
+        molecule=(trajectory.name,) * (trajectory.n_frames - lag),
+        start_id=("",) * (trajectory.n_frames - lag),
+    )
+    truth = torch.from_numpy(trajectory.positions[lag:])
+
+    def cost(weight):
+        changed = make_model("blend")
+        changed._remember(model._memory())
+        changed.weights[trajectory.name] = np.full_like(model.lags_fs, weight)
+        return float((predict(changed, states, (60.0,))[:, 0] - truth)[:, heavy].square().sum())
+
+    best = float(np.interp(60.0, model.lags_fs, model.weights[trajectory.name]))
+    assert cost(best) < min(cost(best - 0.05), cost(best + 0.05))
+
+
+def test_settings_are_checked():
+    with pytest.raises(UserError, match="unknown model 'atm'; choose one of atom"):
+        model_class("atm")
+    with pytest.raises(UserError, match=r"unknown setting training\.batchsize"):
+        make_model("atom", training={"batchsize": 3})
+    with pytest.raises(UserError, match=r"unknown setting model\.depth"):
+        make_model("atom", model={"depth": 3})
+    with pytest.raises(UserError, match="width must be a multiple"):
+        make_model("atom", model={"width": 30})
+    with pytest.raises(UserError, match="atom-start is time_attention"):
+        make_model("atom-start", model={"time_attention": "joint"})
+    with pytest.raises(UserError, match="unknown device"):
+        make_model("atom", device="tpu")
+    assert make_model("atom-start").settings()["model"]["time_attention"] == "start"
+
+
+@pytest.mark.parametrize("wrong", [{}, {"epochs": 1, "cpu_minutes": 1.0}, {"epochs": 0}])
+def test_a_budget_is_one_positive_number(wrong):
+    with pytest.raises(UserError):
+        Budget(**wrong)
