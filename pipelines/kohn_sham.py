@@ -9,12 +9,31 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 from pyscf import df, dft, gto
-from pyscf.lib import pack_tril, unpack_tril
+from pyscf.df.grad.rks import Gradients as FittedGradients
+from pyscf.grad.rks import Gradients as ExactGradients
+from pyscf.lib import pack_tril, tag_array, unpack_tril
 
+from pipelines.exchange_correlation import GridFunctional
 from tg80.theory import EVEN_TEMPERED, Level, symbols_of
 
-# Three-centre integrals larger than this are evaluated anew in every Fock build.
-_MAX_CACHE_BYTES = 2_000_000_000
+# Larger sets of three-centre integrals, or of basis functions on the grid, are not kept for a
+# geometry but evaluated anew whenever they are needed.
+_MAX_CACHE_BYTES = 1_000_000_000
+
+
+class _FittedCoulombGradient(FittedGradients):
+    """PySCF's gradient with the fitted Coulomb term alone; exchange-correlation is added to it."""
+
+    def get_veff(self, mol=None, dm=None):
+        coulomb = self.get_j(mol, dm)
+        return tag_array(coulomb, aux=coulomb.aux.sum((0, 1)))
+
+
+class _ExactCoulombGradient(ExactGradients):
+    """The same with the exact Coulomb term."""
+
+    def get_veff(self, mol=None, dm=None):
+        return self.get_j(mol, dm)
 
 
 @dataclass(frozen=True)
@@ -55,6 +74,7 @@ class KohnShamHamiltonian:
         self._three_centre: np.ndarray | None = None
         self._auxiliary_metric = None
         self.mean_field = self._make_mean_field()
+        self._functional = GridFunctional(self.molecule, level.functional, _MAX_CACHE_BYTES)
 
     def _make_mean_field(self):
         mean_field = dft.RKS(self.molecule, xc=self.level.functional)
@@ -73,7 +93,8 @@ class KohnShamHamiltonian:
         """Take a new geometry (n_atoms, 3), bohr; forget all integrals of the last one."""
         self.molecule.set_geom_(np.asarray(positions_bohr), unit="Bohr")
         self.mean_field.reset(self.molecule)
-        self.mean_field.grids.build(with_non0tab=True)
+        grid = self.mean_field.grids.build(sort_grids=False)
+        self._functional.move(grid.coords, grid.weights)
         self.overlap = self.mean_field.get_ovlp()
         values, vectors = np.linalg.eigh(self.overlap)
         self.overlap_root = (vectors * np.sqrt(values)) @ vectors.T
@@ -111,9 +132,7 @@ class KohnShamHamiltonian:
         """Energy and Fock matrix of orthonormal occupied orbitals (n_basis, n_occupied)."""
         density = self.density(occupied)
         coulomb = self._coulomb(density)
-        _, exchange_energy, exchange = self.mean_field._numint.nr_rks(
-            self.molecule, self.mean_field.grids, self.level.functional, density
-        )
+        exchange_energy, exchange = self._functional.fock(occupied)
         energy = (
             np.vdot(self._core, density)
             + 0.5 * np.vdot(coulomb, density)
@@ -146,8 +165,10 @@ class KohnShamHamiltonian:
         # orbitals the energy belongs to, not of the next iterate.
         energies, rotation = np.linalg.eigh(occupied.T @ fock @ occupied)
         orbitals = np.ascontiguousarray(occupied @ rotation)
-        method = self.mean_field.nuc_grad_method()
-        return method.kernel(energies, orbitals, np.full(self.n_occupied, 2.0))
+        fitted = self.level.auxiliary_basis is not None
+        method = (_FittedCoulombGradient if fitted else _ExactCoulombGradient)(self.mean_field)
+        coulomb = method.kernel(energies, orbitals, np.full(self.n_occupied, 2.0))
+        return coulomb + self._functional.gradient(orbitals)
 
     def mulliken_charges(self, occupied: np.ndarray) -> np.ndarray:
         """Mulliken charges (n_atoms,), e."""
