@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from atom.config import ATOMConfig
 from atom.rope import Rotation, rotate
@@ -17,11 +17,15 @@ N_FEATURES = 3  # X, V, Z
 class TimeMask(NamedTuple):
     """What may attend to what, as the term added to the logits (0 or -inf).
 
-    ``start`` mode: (B S, 1, N, 2 N), keys are the start state's, then the own step's.
-    ``joint`` mode: (B, 1, S N, S N).
+    In ``start`` mode the keys are the start state's, then the own step's.
+
+    Attributes:
+        phase: for the keys Z: ``start`` (B S, 1, N, 2 N), ``joint`` (B, 1, S N, S N) for all F.
+        lifted: for the keys X and V in ``start`` mode, (B, 1, S N, 2 N).
     """
 
-    bias: Tensor
+    phase: Tensor
+    lifted: Tensor
 
 
 def time_mask(pairs: Tensor, valid_steps: Tensor, mode: str, dtype: torch.dtype) -> TimeMask:
@@ -38,16 +42,22 @@ def time_mask(pairs: Tensor, valid_steps: Tensor, mode: str, dtype: torch.dtype)
     n_states = valid_steps.shape[1]
     pairs = pairs | torch.eye(n_atoms, dtype=torch.bool, device=pairs.device)
     if mode == "start":
-        allowed = torch.cat([pairs, pairs], dim=-1)[:, None].expand(-1, n_states, -1, -1)
-        allowed = allowed.reshape(n_batch * n_states, 1, n_atoms, 2 * n_atoms)
-    else:
-        state = torch.arange(n_states, device=pairs.device)
-        from_step = (state > 0)[:, None]
-        states = (state == 0) | (from_step & valid_steps[:, None, :])
-        allowed = states[:, :, None, :, None] & pairs[:, None, :, None, :]
-        allowed = allowed.reshape(n_batch, 1, n_states * n_atoms, n_states * n_atoms)
-    bias = torch.zeros(allowed.shape, dtype=dtype, device=pairs.device)
-    return TimeMask(bias.masked_fill(~allowed, float("-inf")))
+        own = torch.cat([pairs, pairs], dim=-1)[:, None].expand(-1, n_states, -1, -1)
+        phase = own.reshape(n_batch * n_states, 1, n_atoms, 2 * n_atoms)
+        lifted = own.reshape(n_batch, 1, n_states * n_atoms, 2 * n_atoms)
+        return TimeMask(_bias(phase, dtype), _bias(lifted, dtype))
+    state = torch.arange(n_states, device=pairs.device)
+    from_step = (state > 0)[:, None]
+    states = (state == 0) | (from_step & valid_steps[:, None, :])
+    allowed = states[:, :, None, :, None] & pairs[:, None, :, None, :]
+    bias = _bias(allowed.reshape(n_batch, 1, n_states * n_atoms, n_states * n_atoms), dtype)
+    return TimeMask(bias, bias)
+
+
+def _bias(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where allowed, -inf elsewhere."""
+    zeros = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return zeros.masked_fill(~allowed, float("-inf"))
 
 
 class HeterogeneousAttention(nn.Module):
@@ -111,46 +121,74 @@ class HeterogeneousAttention(nn.Module):
         gamma = self.gamma.view(N_FEATURES, 1, 1, 1)
         value_l = (value_l.unflatten(1, (2, -1)) * gamma[:2]).flatten(1, 2)
         value_z = value_z * gamma[2]
-        # Features are folded into the heads: (B, S, 3 H, N, d_head).
-        key, value = (
-            torch.cat([fixed[:, None].expand(-1, n_states, -1, -1, -1), own], dim=2)
-            for fixed, own in ((key_l, key_z), (value_l, value_z))
-        )
         attend = self._attend_start if self.mode == "start" else self._attend_joint
-        out = attend(query, key, value, rotation, mask)
-        out = out.view(n_batch, n_states, N_FEATURES, self.n_heads, n_atoms, self.head_width)
-        update = out.sum(2).transpose(2, 3)
-        return update.reshape(n_batch, n_states, n_atoms, width), values
+        out = attend(query, (key_l, value_l), (key_z, value_z), rotation, mask)
+        return out.transpose(2, 3).reshape(n_batch, n_states, n_atoms, width), values
 
     def _attend_start(
-        self, query: Tensor, key: Tensor, value: Tensor, rotation: Rotation, mask: TimeMask
+        self,
+        query: Tensor,
+        lifted: tuple[Tensor, Tensor],
+        phase: tuple[Tensor, Tensor],
+        rotation: Rotation,
+        mask: TimeMask,
     ) -> Tensor:
         """Attend to the start state and to the own state: N^2 S.
 
-        Only angle differences count, so queries and own keys (difference 0) stay as they are and
-        the start's keys turn back. State 0 meets its keys twice, which softmax averages away.
+        Only angle differences count: each key is met at the angle t_p - t_0 (the start's) or 0
+        (the own state's). State 0 meets its keys twice, which softmax averages away.
         """
-        n_states = query.shape[1]
-        start_key = rotate(key[:, :1], rotation.inverse())
-        start_value = value[:, :1].expand(-1, n_states, -1, -1, -1)
-        return scaled_dot_product_attention(
-            query.repeat(1, 1, N_FEATURES, 1, 1).flatten(0, 1),
-            torch.cat([start_key, key], dim=3).flatten(0, 1),
-            torch.cat([start_value, value], dim=3).flatten(0, 1),
-            attn_mask=mask.bias,
-            scale=self.head_width**-0.5,
+        n_batch, n_states, n_heads, n_atoms, d_head = query.shape
+        (key_l, value_l), (key_z, value_z) = lifted, phase
+        scale = self.head_width**-0.5
+
+        # X and V: both logits come from the same keys, so the turned and the unturned query stand
+        # side by side, and each meets the keys in its own half; all steps are one list of queries.
+        both = torch.cat([rotate(query, rotation), query], dim=-1)
+        both = both.transpose(1, 2).reshape(n_batch, n_heads, n_states * n_atoms, 2 * d_head)
+        out_l = scaled_dot_product_attention(
+            both.repeat(1, 2, 1, 1),
+            torch.cat([pad(key_l, (0, d_head)), pad(key_l, (d_head, 0))], dim=2),
+            torch.cat([value_l, value_l], dim=2),
+            attn_mask=mask.lifted,
+            scale=scale,
         )
+        out_l = out_l.view(n_batch, 2, n_heads, n_states, n_atoms, d_head).sum(1).transpose(1, 2)
+
+        # Z: the own state's keys differ from step to step; the start's turn back.
+        start_key = rotate(key_z[:, :1], rotation.inverse())
+        start_value = value_z[:, :1].expand_as(value_z)
+        out_z = scaled_dot_product_attention(
+            query.flatten(0, 1),
+            torch.cat([start_key, key_z], dim=3).flatten(0, 1),
+            torch.cat([start_value, value_z], dim=3).flatten(0, 1),
+            attn_mask=mask.phase,
+            scale=scale,
+        )
+        return out_l + out_z.view_as(out_l)
 
     def _attend_joint(
-        self, query: Tensor, key: Tensor, value: Tensor, rotation: Rotation, mask: TimeMask
+        self,
+        query: Tensor,
+        lifted: tuple[Tensor, Tensor],
+        phase: tuple[Tensor, Tensor],
+        rotation: Rotation,
+        mask: TimeMask,
     ) -> Tensor:
         """Attend to all atoms of all states: (N S)^2; the mask keeps the start state to itself."""
-        n_batch, n_states, n_folded, n_atoms, _ = key.shape
+        n_states = query.shape[1]
+        # Features are folded into the heads: (B, S, 3 H, N, d_head).
+        key, value = (
+            torch.cat([fixed[:, None].expand(-1, n_states, -1, -1, -1), own], dim=2)
+            for fixed, own in zip(lifted, phase, strict=True)
+        )
         query = rotate(query, rotation).repeat(1, 1, N_FEATURES, 1, 1)
         key = rotate(key, rotation)
         out = scaled_dot_product_attention(
             *(t.transpose(1, 2).flatten(2, 3) for t in (query, key, value)),
-            attn_mask=mask.bias,
+            attn_mask=mask.phase,
             scale=self.head_width**-0.5,
         )
-        return out.view(n_batch, n_folded, n_states, n_atoms, -1).transpose(1, 2)
+        n_batch, _, n_heads, n_atoms, d_head = phase[0].shape
+        out = out.view(n_batch, N_FEATURES, n_heads, n_states, n_atoms, d_head)
+        return out.sum(1).transpose(1, 2)

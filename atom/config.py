@@ -26,52 +26,65 @@ class ATOMConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    n_blocks: int = Field(5, ge=1, description="number of attention blocks L")
-    width: int = Field(128, ge=8, description="width d: d/4 scalars and d/4 vectors an atom")
-    n_heads: int = Field(8, ge=1, description="attention heads; d_head = width / n_heads")
-    feedforward_width: int = Field(96, ge=1, description="hidden width of SwiGLU")
+    n_blocks: int = Field(default=5, ge=1, description="number of attention blocks L")
+    width: int = Field(
+        default=128, ge=8, description="width d: d/4 scalars and d/4 vectors an atom"
+    )
+    n_heads: int = Field(default=8, ge=1, description="attention heads; d_head = width / n_heads")
+    feedforward_width: int = Field(default=96, ge=1, description="hidden width of SwiGLU")
 
     time_attention: Literal["joint", "start"] = Field(
-        "joint",
+        default="joint",
         description="what a step attends to beside the start state: all steps, or only itself",
     )
     neighbours: Literal["all", "bonded"] = Field(
-        "all", description="which atoms attend to each other: all pairs, or bonded pairs only"
+        default="all",
+        description="which atoms attend to each other: all pairs, or bonded pairs only",
     )
-    value_residual: bool = Field(True, description="mix each block's values with the first's")
-    rope_tau_fs: float = Field(8.0, gt=0, description="time unit tau of T-RoPE, fs")
-    rope_base: float = Field(10_000.0, gt=1, description="ratio that spreads the frequencies")
+    value_residual: bool = Field(
+        default=True, description="mix each block's values with the first's"
+    )
+    rope_tau_fs: float = Field(default=8.0, gt=0, description="time unit tau of T-RoPE, fs")
+    rope_base: float = Field(
+        default=10_000.0, gt=1, description="ratio that spreads the frequencies"
+    )
     lag_embedding: bool = Field(
-        True, description="add a learned function of the lag, zero at lag 0, to the step tokens"
+        default=True,
+        description="add a learned function of the lag, zero at lag 0, to the step tokens",
     )
 
     output: Literal["displacement", "absolute"] = Field(
-        "displacement", description="vector is added to the start position or to the centre of mass"
+        default="displacement",
+        description="vector is added to the start position or to the centre of mass",
     )
-    output_heads: int = Field(1, ge=1, description="number K of mixed output projections")
+    output_heads: int = Field(default=1, ge=1, description="number K of mixed output projections")
     lag_gate_fs: float | None = Field(
-        20.0,
+        default=20.0,
         gt=0,
         description="displacements are multiplied by 1 - exp(-lag / lag_gate_fs); None: by 1",
     )
 
-    walk_steps: int = Field(16, ge=1, description="longest walk of the random-walk encoding")
-    bond_factor: float = Field(
-        1.25, gt=0, description="bonded if d < factor * (sum of covalent radii)"
+    walk_steps: int = Field(
+        default=16, ge=1, description="longest walk of the random-walk encoding"
     )
-    position_scale_angstrom: float = Field(2.0, gt=0, description="unit of the lifted positions, A")
+    bond_factor: float = Field(
+        default=1.25, gt=0, description="bonded if d < factor * (sum of covalent radii)"
+    )
+    position_scale_angstrom: float = Field(
+        default=2.0, gt=0, description="unit of the lifted positions, A"
+    )
     temperature_k: float = Field(
-        300.0, gt=0, description="temperature of the thermal velocity sqrt(kT/m), K"
+        default=300.0, gt=0, description="temperature of the thermal velocity sqrt(kT/m), K"
     )
 
     sigma_positions: float = Field(
-        0.01, ge=0, description="label noise on positions in training, A; 0 switches it off"
+        default=0.01, ge=0, description="label noise on positions in training, A; 0 switches it off"
     )
     sigma_velocities: float = Field(
-        0.01, ge=0, description="label noise on velocities in training, thermal velocities"
+        default=0.01, ge=0, description="label noise on velocities in training, thermal velocities"
     )
     target_noise: bool = Field(
-        True, description="independent noise of sigma_positions on each target as well"
+        default=True, description="independent noise of sigma_positions on each target as well"
     )
 
     @model_validator(mode="after")

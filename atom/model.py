@@ -38,6 +38,10 @@ class ATOM(nn.Module):
         ``docs/atom.md``.
     """
 
+    _masses: Tensor
+    _thermal_speeds: Tensor
+    _lag_times_fs: Tensor
+
     def __init__(self, config: ATOMConfig | None = None) -> None:
         """Build an untrained model; the weights come from torch's global generator."""
         super().__init__()
@@ -101,7 +105,7 @@ class ATOM(nn.Module):
                 is out of range.
         """
         self._check(positions, velocities, atomic_numbers, lags_fs)
-        dtype = self.blocks[0].feedforward.outer.weight.dtype
+        dtype = self.lifting.embedding.weight.dtype
         atomic_numbers = atomic_numbers.long()
         real = atomic_numbers > 0
         positions = positions.where(real[..., None], 0.0)
