@@ -64,7 +64,9 @@ def test_a_batch_gives_what_its_samples_give_and_padding_changes_nothing(fitted,
             atomic_numbers=one.atomic_numbers[:, :n],
             score_mask=one.score_mask[:, :n],
         )
-        torch.testing.assert_close(predict(fitted, alone)[0], together[row, :, :n], atol=ATOL, rtol=0)
+        torch.testing.assert_close(
+            predict(fitted, alone)[0], together[row, :, :n], atol=ATOL, rtol=0
+        )
 
 
 def test_a_shift_of_the_start_shifts_the_prediction(fitted, data):
@@ -152,9 +154,7 @@ def test_the_mean_structure_is_the_mean_of_what_vibrates():
     def distances(x):
         return np.linalg.norm(x[:, None] - x[None], axis=-1)
 
-    np.testing.assert_allclose(
-        distances(mean), distances(trajectory.relaxed_positions), atol=0.02
-    )
+    np.testing.assert_allclose(distances(mean), distances(trajectory.relaxed_positions), atol=0.02)
 
 
 def test_blend_weights_are_least_squares_of_the_train_block(data):

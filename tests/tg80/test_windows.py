@@ -156,14 +156,14 @@ def test_training_windows_need_a_block_of_the_horizon():
 @given(size=st.integers(1, 50), batch=st.integers(1, 8), skip=st.integers(0, 10))
 def test_a_resumed_epoch_goes_on_in_the_same_order(size, batch, skip):
     whole = list(EpochOrder(size, batch, seed=3, epoch=2))
-    assert sorted(sum(whole, [])) == list(range(size))
+    assert sorted(i for indices in whole for i in indices) == list(range(size))
     assert list(EpochOrder(size, batch, seed=3, epoch=2, skip=skip)) == whole[skip:]
 
 
 def test_rotations_are_proper_and_uniform():
     rotations = uniform_rotations(np.random.default_rng(0), 20_000)
-    np.testing.assert_allclose(rotations @ rotations.swapaxes(1, 2), np.eye(3)[None] + 0 * rotations,
-                               atol=1e-12)  # fmt: skip
+    squares = rotations @ rotations.swapaxes(1, 2)
+    np.testing.assert_allclose(squares, np.broadcast_to(np.eye(3), squares.shape), atol=1e-12)
     np.testing.assert_allclose(np.linalg.det(rotations), 1.0)
     # Haar measure: entries have mean 0 and variance 1/3, the trace mean 0 and variance 1, and the
     # angle the density (1 - cos a) / pi, so that <cos a> = -1/2.

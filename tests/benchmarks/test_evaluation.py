@@ -1,0 +1,161 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import metrics
+from benchmarks.evaluation import (
+    MEAN,
+    MEDIAN,
+    POOLED,
+    fit_references,
+    predict_errors,
+    reference_errors,
+    references_of,
+    score,
+    score_part,
+    values_of,
+)
+from benchmarks.metrics import Metric
+from benchmarks.models import Budget, make_model
+from benchmarks.models.trivial import Persistence
+from tests.benchmarks import toys
+
+
+@pytest.fixture(scope="module")
+def references(data):
+    return fit_references(data)
+
+
+class Gives(Persistence):
+    """A model that gives a fixed answer and fails where it is told to."""
+
+    def __init__(self, positions, failed=None):
+        self.positions, self.failed = positions, failed
+
+    def predict(self, states, lags_fs):
+        rows = slice(0, len(states))
+        failed = torch.zeros(len(states), dtype=torch.bool)
+        return self.positions[rows], failed if self.failed is None else self.failed[rows]
+
+
+def test_truth_scores_zero_and_has_skill_one(data, references):
+    part = data.parts["test_id"]
+    result = score_part(Gives(part.windows.targets), replace(part, curve=None), references)
+    rows = {(v.molecule, v.metric, v.lag_fs): v.value for v in values_of(result)}
+    assert rows[MEAN, Metric.S2S, None] < 1e-12
+    assert rows[MEDIAN, Metric.SKILL, 90.0] == pytest.approx(1.0)
+    assert rows[POOLED, Metric.S2T_ALIGNED, None] < 1e-10
+
+
+def test_failed_and_infinite_predictions_score_as_persistence_and_are_counted(data, references):
+    part = data.parts["test_id"]
+    n = len(part.windows.states)
+    positions = part.windows.targets.clone()
+    positions[0, 1, 0, 0] = torch.nan
+    positions[1, 2, 0, 1] = torch.inf
+    failed = torch.zeros(n, dtype=torch.bool)
+    failed[2] = True
+    errors = predict_errors(Gives(positions, failed), part.windows)
+    still = predict_errors(Persistence(), part.windows)
+    np.testing.assert_array_equal(errors.raw[:3], still.raw[:3])
+    np.testing.assert_array_equal(errors.aligned[:3], still.aligned[:3])
+    assert np.all(errors.raw[3:] == 0)
+    assert errors.failed.tolist() == [True] * 3 + [False] * (n - 3)
+    result = score_part(Gives(positions, failed), replace(part, curve=None), references)
+    counted = {v.n_failed for v in values_of(result) if v.molecule == MEAN}
+    assert counted == {3}
+    assert sum(v.n_failed for v in values_of(result) if v.metric == Metric.S2S) == 3 * 3
+
+
+def test_what_is_not_scored_may_be_anything(data):
+    part = data.parts["test_id"]
+    hydrogens = ~part.windows.states.score_mask[:, None, :, None]
+    positions = torch.where(hydrogens, torch.nan, part.windows.targets)
+    errors = predict_errors(Gives(positions), part.windows)
+    assert not errors.failed.any() and np.all(errors.raw == 0)
+
+
+def test_references_legal_in_each_part():
+    seen = {model.id for model in references_of("test_time")}
+    assert seen == {"persistence", "ballistic", "centroid", "mean-structure", "blend"}
+    for part in ("val", "test_id", "test_ood"):
+        unseen = {model.id for model in references_of(part)}
+        assert unseen == {"persistence", "ballistic", "centroid", "relaxed-structure", "blend"}
+
+
+def test_the_best_reference_is_chosen_for_each_molecule_and_lag(data, references):
+    part = data.parts["test_time"]
+    best, _ = reference_errors(references, part)
+    tables = [
+        metrics.per_molecule(
+            predict_errors(references[r.id], part.windows).raw, part.windows.states.molecule
+        )
+        for r in references_of("test_time")
+    ]
+    for name, values in best.items():
+        np.testing.assert_array_equal(values, np.min([t[name] for t in tables], axis=0))
+
+
+def test_skill_of_a_reference_is_never_above_zero(data, references):
+    for result in score(references["blend"], data, references):
+        skills = [v.value for v in values_of(result) if v.metric == Metric.SKILL]
+        assert skills and max(skills) <= 1e-12
+
+
+def test_models_of_seen_molecules_leave_the_others_out(data, references):
+    scored = {s.part for s in score(references["mean-structure"], data, references)}
+    assert scored == {"test_time"}
+    assert {s.part for s in score(references["blend"], data, references)} == set(data.parts)
+
+
+def test_averages_agree_with_the_errors(data, references):
+    result = score_part(references["persistence"], data.parts["test_ood"], references)
+    rows = {(v.molecule, v.metric, v.lag_fs): v for v in values_of(result)}
+    names = np.array(result.molecules)
+    for name in toys.TEST_OOD:
+        mine = result.task.raw[names == name]
+        assert rows[name, Metric.S2S, None].value == pytest.approx(mine[:, -1].mean())
+        assert rows[name, Metric.S2T, None].value == pytest.approx(mine.mean())
+        assert rows[name, Metric.MSE, 30.0].value == pytest.approx(mine[:, 0].mean())
+        assert rows[name, Metric.MSE, 30.0].n == (names == name).sum()
+    by_molecule = [rows[name, Metric.S2S, None].value for name in toys.TEST_OOD]
+    assert rows[MEAN, Metric.S2S, None].value == pytest.approx(np.mean(by_molecule))
+    assert rows[POOLED, Metric.S2S, None].value == pytest.approx(result.task.raw[:, -1].mean())
+    assert (MEAN, Metric.MSE, 10.0) in rows  # the curve's lag
+
+
+def disturbed():
+    """The toys with every frame but the train blocks' of training molecules replaced by noise.
+
+    Validation molecules stay: they choose the weights that are kept.
+    """
+    rng = np.random.default_rng(0)
+    result = []
+    for trajectory in toys.toy_trajectories():
+        positions, velocities = trajectory.positions.copy(), trajectory.velocities.copy()
+        first = {True: int(0.6 * (toys.N_FRAMES - 1)) + 1, False: 0}[trajectory.name in toys.TRAIN]
+        if trajectory.name not in toys.VAL:
+            positions[first:] += rng.normal(size=positions[first:].shape)
+            velocities[first:] += rng.normal(size=velocities[first:].shape)
+        result.append(replace(trajectory, positions=positions, velocities=velocities))
+    return result
+
+
+@pytest.mark.parametrize("model_id", ["atom", "blend", "mean-structure", "relaxed-structure"])
+def test_no_test_frame_reaches_a_model(data, tmp_path, model_id):
+    settings = toys.TINY_ATOM if model_id == "atom" else {}
+    other = toys.toy_data(disturbed())
+    states = data.parts["test_time"].windows.states
+    assert (
+        float((other.parts["test_time"].windows.states.positions - states.positions).abs().max())
+        > 1
+    )
+    lags = torch.tensor(toys.TASK.lags_fs).expand(len(states), -1)
+    found = []
+    for name, source in (("clean", data), ("disturbed", other)):
+        model = make_model(model_id, **settings)
+        model.fit(source.training, budget=Budget(epochs=2), seed=0, out=tmp_path / name)
+        found.append(model.predict(states, lags)[0])
+    torch.testing.assert_close(found[0], found[1], atol=0, rtol=0)
