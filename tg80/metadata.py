@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tg80.errors import CorruptFile
 
@@ -61,6 +61,15 @@ class ShardMetadata(BaseModel):
     statistics: dict[str, Any] = {}
     licence: str = "CC-BY-4.0"
     author: str = "not stated"
+
+    @field_validator("level_settings", "recipe", "software", "platform", "statistics")
+    @classmethod
+    def _plain_json(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """What will be read back: no infinities, no tuples, no NumPy numbers."""
+        try:
+            return json.loads(json.dumps(value, allow_nan=False))
+        except TypeError as error:
+            raise ValueError(str(error)) from None
 
     def canonical_json(self) -> str:
         """One fixed text for one content: sorted keys, no spaces, floats that read back exactly."""

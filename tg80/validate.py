@@ -112,6 +112,7 @@ def _validate_file(path: Path) -> list[Problem]:
     try:
         with Shard(path) as shard:
             with named_errors(path):
+                _visit_everything(shard.file)
                 _check_structure(shard.file, found)
                 _check_schema(shard, found)
             metadata = shard.metadata
@@ -137,6 +138,15 @@ def _check_checksum(found: Findings) -> None:
         found.error("checksum", f"{beside.name} is for {words[1]}, not for this file")
     elif words[0] != file_sha256(found.path):
         found.error("checksum", f"does not match {beside.name}: cut short or altered; get it again")
+
+
+def _visit_everything(file: h5py.File) -> None:
+    """Read every object's header and attributes: HDF5 checks its checksums as it does."""
+
+    def visit(_name: str, item: h5py.Group | h5py.Dataset) -> None:
+        dict(item.attrs)
+
+    file.visititems(visit)
 
 
 def _check_structure(file: h5py.File, found: Findings) -> None:

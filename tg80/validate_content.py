@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from tg80 import mechanics
-from tg80.constants import ACCELERATION
+from tg80.constants import ACCELERATION, masses_of
 from tg80.errors import UserError
 from tg80.fields import AXIS_FIELDS, FRAME_FIELDS, QUALITY_FLAGS
 from tg80.judgement import Frames, QualityThresholds, find_changes, judge
@@ -98,9 +98,7 @@ def _check_molecule(shard: Shard, metadata: ShardMetadata, found: "Findings") ->
         return
     if any(not 0 <= atom < len(numbers) for i, j, _ in metadata.bonds for atom in (i, j)):
         found.error("molecule", "a bond names an atom that is not there")
-    expected_masses = molecule.masses[np.argsort(molecule.atomic_numbers, kind="stable")]
-    masses = shard.masses[np.argsort(numbers, kind="stable")]
-    if np.max(np.abs(masses / expected_masses - 1)) > 1e-3:
+    if np.max(np.abs(shard.masses / masses_of(numbers) - 1)) > 1e-3:
         found.error("masses", "masses are not those of the elements")
 
 
