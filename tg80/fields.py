@@ -115,3 +115,24 @@ QUALITY_FLAGS: dict[str, int] = {
     "net_force": 32,
     "net_torque": 64,
 }
+
+
+def fields_table() -> str:
+    """The table of all fields in docs/data-format.md, in Markdown."""
+    rows = ["| Field | Path | Shape | Type | Unit on disk | Unit as read | |", "|" + "---|" * 7]
+    for field in (*FRAME_FIELDS, *AXIS_FIELDS, *STATIC_FIELDS):
+        shape = ", ".join(str(size) for size in field.shape)
+        units = [unit or "" for unit in (field.disk_unit, field.unit)]
+        cells = [f"`{field.name}`", f"`{field.path}`", shape, field.dtype, *units]
+        rows.append("| " + " | ".join([*cells, field.description]) + " |")
+    return "\n".join(rows)
+
+
+def flags_table() -> str:
+    """The table of quality flags in docs/data-format.md, in Markdown."""
+    rows = [f"| {bit} | `{name}` |" for name, bit in QUALITY_FLAGS.items()]
+    return "\n".join(["| Bit | Flag |", "|---|---|", *rows])
+
+
+if __name__ == "__main__":
+    print(fields_table(), flags_table(), sep="\n\n")

@@ -83,11 +83,13 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     columns = ("molecule", "level", "ensemble", "frames", "fs", "T / K", "drift", "flags", "MB")
     for column in columns:
         left = column in ("molecule", "level", "ensemble", "flags")
-        table.add_column(column, justify="left" if left else "right", no_wrap=column == "molecule")
+        table.add_column(column, justify="left" if left else "right", no_wrap=column != "flags")
     for row in rows:
         if "unreadable" not in row:
             table.add_row(*_cells(row))
     console = Console()
+    if not console.is_terminal:  # a pipe or a file has no width to fit into
+        console = Console(width=160)
     console.print(table)
     console.print("drift in meV/atom/ps; +- is one standard error, ? is unknown", style="dim")
     for row in rows:
