@@ -161,15 +161,31 @@ def _pairings(numbers: list[int]) -> Iterator[list[tuple[int, ...]]]:
 
 def _best_deal(compounds: _List, held: tuple[int, ...]) -> tuple[Score, Fold]:
     best: tuple[Score, Fold] | None = None
+    unavoidable = _score_of_no_deal(compounds, held)
     for seed in range(MAX_DEAL_SEEDS):
         fold = _deal(compounds, held, seed)
         score = _score(compounds, fold)
         if best is None or score < best[0]:
             best = (score, fold)
-        if not any(score):
+        if score == unavoidable:
             break
     assert best is not None
     return best
+
+
+def _score_of_no_deal(compounds: _List, held: tuple[int, ...]) -> Score:
+    """What is lost even if all compounds of the seen clusters are in train: no deal is better."""
+    names = sorted(compounds.clusters)
+    parts = {
+        "train": tuple(name for name in names if compounds.clusters[name] not in held),
+        "test_ood": tuple(name for name in names if compounds.clusters[name] in held),
+    }
+    everything = Fold(index=0, ood_clusters=held, val=(), test_id=(), **parts)
+    lost = len(settle_fold(everything, compounds.molecules, compounds.clusters).dropped)
+    mini = everything.model_copy(
+        update={p: tuple(n for n in names if n in compounds.mini) for p, names in parts.items()}
+    )
+    return lost, 0, len(settle_fold(mini, compounds.molecules, compounds.clusters).dropped)
 
 
 def _deal(compounds: _List, held: tuple[int, ...], seed: int) -> Fold:

@@ -112,7 +112,7 @@ def default_name(molecule: Molecule) -> str:
 
     The slug of `molecules.csv` for one of the 80 (same InChIKey and same canonical SMILES: another
     tautomer is not called by that name), else formula and InChIKey letters in lower case, such as
-    `c3h7no-zmxdddwx`, with letters of the stereo block after it if the compound has stereo.
+    `c3h7no-zmxddkwl`, with letters of the stereo block after it if the compound has stereo.
     """
     known = _tg80_by_inchikey().get(molecule.inchikey)
     if known is not None and known.smiles == molecule.smiles:
@@ -313,7 +313,7 @@ def _refuse_unspecified_stereo(graph: Chem.Mol) -> None:
         + (["stereocentre"] if kinds - {"Bond_Double"} else [])
     )
     raise UserError(
-        f"{len(unspecified)} unspecified stereo element(s) ({where}); "
+        f"{len(unspecified)} unspecified stereo element{'s' * (len(unspecified) > 1)} ({where}); "
         "write them with @/@@ or with / and \\"
     )
 

@@ -44,7 +44,7 @@ class Compound(_Record):
     formula: str
     n_atoms: int
 
-    @property
+    @cached_property
     def elements(self) -> frozenset[str]:
         return frozenset(re.findall(r"[A-Z][a-z]?", self.formula))
 
