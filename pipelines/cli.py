@@ -7,8 +7,10 @@ import typer
 
 import tg80
 from pipelines.commands.generate import collect, generate
+from pipelines.commands.info import info
 from pipelines.commands.singlepoint import singlepoint
 from pipelines.commands.split import split
+from pipelines.commands.validate import validate
 from tg80.cli_support import run_app
 
 app = typer.Typer(
@@ -30,7 +32,7 @@ def _options(
         raise typer.Exit()
 
 
-for command in (generate, collect, singlepoint, split):
+for command in (generate, collect, singlepoint, validate, info, split):
     app.command()(command)
 
 

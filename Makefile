@@ -1,0 +1,60 @@
+# make setup   an environment in .venv, from nothing; does nothing when it is up to date
+# make demo    real DFT trajectories, then train and score ATOM on the shipped mini data set
+# make test    the default tests;  make test-slow: those that take minutes as well
+# make lint    ruff, pyright and the import contracts;  make docs: the site in site/
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: setup demo test test-slow test-e3nn06 lint docs clean
+
+setup: $(VENV)/.ready
+
+# torch goes in first and by its exact version: any other request may bring gigabytes of CUDA.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) $$(grep '^torch==' constraints.txt)
+	$(PIP) -e '.[test]'
+	touch $@
+
+demo: setup
+	$(BIN)/tg80 generate --molecule-list examples/smiles.txt --recipe examples/demo.toml --out demo/data
+	$(BIN)/tg80 validate demo/data
+	$(BIN)/tg80 info demo/data
+	$(BIN)/atom-bench run --fold 2 --preset mini --budget-cpu-minutes 1.5 --out demo/results
+	$(BIN)/atom-bench leaderboard demo/results
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m "slow or not slow" --timeout 3600
+
+# The model room alone, against the other e3nn it promises to work with.
+test-e3nn06: .venv-e3nn06/.ready
+	.venv-e3nn06/bin/python -m pytest tests/atom -p no:cacheprovider
+
+.venv-e3nn06/.ready: constraints.txt
+	test -x .venv-e3nn06/bin/python || $(PYTHON) -m venv .venv-e3nn06
+	.venv-e3nn06/bin/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
+	.venv-e3nn06/bin/python -m pip install --quiet 'e3nn>=0.6,<0.7' safetensors pydantic numpy pytest pytest-timeout hypothesis
+	touch $@
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+docs: setup
+	$(PIP) -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf .venv .venv-e3nn06 build dist site *.egg-info

@@ -1,0 +1,188 @@
+"""`tg80 generate` and `tg80 collect` as a user meets them."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pipelines.checkpoint import read_arrays
+from pipelines.cli import run
+from tg80.shard import Shard
+from tg80.validate import validate
+
+SHORT = [
+    "--level=gfn2-xtb", "--length-fs=100", "--equilibration-fs=20",
+    "--set=pre_equilibration_fs=20", "--set=segment_fs=20", "--set=n_conformers=3",
+]  # fmt: skip
+
+
+@pytest.fixture
+def smiles(tmp_path):
+    path = tmp_path / "list.smi"
+    path.write_text("C=O formaldehyde\nCO methanol\n")
+    return path
+
+
+def arguments(smiles, out, *more):
+    return ["generate", "--molecule-list", str(smiles), "--out", str(out), *SHORT, *more]
+
+
+def start(smiles, out, *more, **popen):
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", *arguments(smiles, out, *more)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **popen,
+    )  # fmt: skip
+
+
+def test_a_list_becomes_valid_shards_and_a_second_run_does_nothing(smiles, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(arguments(smiles, out, "--json", "--workers", "2")) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert [row["stage"] for row in summary["trajectories"]] == ["done", "done"]
+    shards = [out / "formaldehyde-r0.h5md", out / "methanol-r0.h5md"]
+    for shard in shards:
+        assert [problem for problem in validate(shard) if problem.level == "error"] == []
+        with Shard(shard) as opened:
+            assert opened.n_frames == 101
+    times = [shard.stat().st_mtime_ns for shard in shards]
+    assert run(arguments(smiles, out, "--json")) == 0
+    assert [shard.stat().st_mtime_ns for shard in shards] == times
+    capsys.readouterr()
+
+    _other_settings_are_refused(smiles, out, capsys)
+    _a_damaged_shard_is_named(smiles, out, shards[0], capsys)
+
+
+def _other_settings_are_refused(smiles, out, capsys):
+    assert run(arguments(smiles, out, "--seed", "5")) == 2
+    error = capsys.readouterr().err
+    assert "holds another run" in error and "seed: 0 here, 5 there" in error
+    other = smiles.with_name("other.smi")
+    other.write_text("CCO methanol\n")
+    assert run(arguments(other, out)) == 2
+    assert "the name methanol belongs to CO" in capsys.readouterr().err
+
+
+def _a_damaged_shard_is_named(smiles, out, shard, capsys):
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(bytes(content))
+    assert run(arguments(smiles, out, "--json")) == 1
+    assert str(shard) in json.loads(capsys.readouterr().out)["trajectories"][0]["failure"]
+    assert shard.read_bytes() == bytes(content)
+
+
+def test_a_folder_with_other_files_is_refused(smiles, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("years of work")
+    assert run(arguments(smiles, out)) == 2
+    error = capsys.readouterr().err
+    assert "thesis.tex" in error and len(error.strip().splitlines()) == 1
+    assert (out / "thesis.tex").read_text() == "years of work"
+
+
+def test_an_output_that_is_a_file_is_refused(smiles, tmp_path, capsys):
+    (tmp_path / "out").write_text("")
+    assert run(arguments(smiles, tmp_path / "out")) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [["--level", "b3lyp"], ["--workers", "0"], ["--set", "sed=1"], ["--no-such-option"],
+     ["--thermostat", "nose"], ["--recipe", "missing.toml"], ["--integrator", "mts"]],
+)  # fmt: skip
+def test_bad_options_give_one_line_and_code_2(smiles, tmp_path, capsys, bad):
+    assert run(arguments(smiles, tmp_path / "out", *bad)) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_list_stops_before_any_work(tmp_path, capsys):
+    bad = tmp_path / "bad.smi"
+    bad.write_text("CO methanol\nC(C good\n[CH3] radical\n")
+    assert run(arguments(bad, tmp_path / "out")) == 2
+    error = capsys.readouterr().err
+    assert "bad.smi:2" in error and "bad.smi:3" in error
+    assert not (tmp_path / "out").exists()
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("waited in vain")
+
+
+def committed_segments(out):
+    return sorted(out.glob("work/*/r0/checkpoint-*.npz"))
+
+
+def test_ctrl_c_stops_at_a_checkpoint_collect_reads_it_and_the_run_goes_on(
+    smiles, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    long = ["--set=length_fs=2000", "--json", "--workers", "2"]
+    process = start(smiles, out, *long, start_new_session=True)
+    wait_for(lambda: committed_segments(out))
+    os.killpg(process.pid, signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert json.loads(text)["stopped"]
+    assert all(read_arrays(path)[1]["step"] > 0 for path in committed_segments(out))
+
+    assert run(["collect", str(out), "--json"]) == 0
+    collected = json.loads(capsys.readouterr().out)["shards"]
+    assert collected and 0 < collected[0]["length_fs"] < 2000
+    with Shard(collected[0]["path"]) as shard:
+        assert shard.metadata.end == "collected before its end"
+
+    assert run(arguments(smiles, out, *long)) == 0
+    with Shard(out / "methanol-r0.h5md") as shard:
+        assert shard.metadata.end == "complete" and shard.times_fs[-1] == 2000
+
+
+def test_two_runs_in_one_folder_exclude_each_other(smiles, tmp_path, capsys):
+    out = tmp_path / "out"
+    process = start(smiles, out, "--set=length_fs=4000", start_new_session=True)
+    try:
+        wait_for(lambda: (out / "recipe.toml").exists())
+        assert run(arguments(smiles, out, "--set=length_fs=4000")) == 2
+        assert "another run is writing here" in capsys.readouterr().err
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    # A crash leaves no lock behind.
+    assert run(["collect", str(out)]) == 0
+
+
+def test_a_full_disk_stops_cleanly_and_the_run_resumes(smiles, tmp_path):
+    """No file may grow beyond 8 kB: parts can't be written, as on a full disk."""
+    out = tmp_path / "out"
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
+
+    process = start(smiles, out, "--workers", "1", preexec_fn=limit)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Traceback" not in error
+    assert "cannot be written" in error and "free space" in error
+    assert not list(out.rglob("*.h5md"))
+    assert run(arguments(smiles, out)) == 0
+    assert len(list(out.glob("*.h5md"))) == 2
+
+
+def test_help_has_an_example(capsys):
+    for name in ("generate", "collect"):
+        assert run([name, "--help"]) == 0
+        assert f"Example: tg80 {name}" in " ".join(capsys.readouterr().out.split())
