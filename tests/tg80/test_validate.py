@@ -136,6 +136,7 @@ def all_content(path):
     return content
 
 
+@pytest.mark.timeout(0)  # TG80_FLIPS may ask for hours
 def test_without_a_checksum_flipped_bits_are_found_or_change_nothing_of_ours(tmp_path):
     """Structure and data carry checksums of HDF5's, metadata one of ours; padding has none."""
     path = factories.make_shard(tmp_path, WATER, n_frames=20)
