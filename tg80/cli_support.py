@@ -3,7 +3,6 @@
 import sys
 from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 
@@ -37,20 +36,20 @@ def run_app(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
 
 
 def _report(error: Exception, prog: str) -> int:
-    if isinstance(error, click.exceptions.Exit):
-        return error.exit_code
-    if isinstance(error, click.exceptions.Abort):
-        print("stopped", file=sys.stderr)
-        return 130
-    if isinstance(error, click.ClickException):
+    # Typer carries its own copy of click in newer releases, so its errors are told by their
+    # attributes and not by their class.
+    if hasattr(error, "format_message"):
         hint = getattr(getattr(error, "ctx", None), "command_path", prog)
         _print_error(f"{error.format_message()} (see `{hint} --help`)")
         return 2
+    if type(error).__name__ == "Abort":
+        print("stopped", file=sys.stderr)
+        return 130
+    if type(error).__name__ == "Exit":
+        return int(getattr(error, "exit_code", 1))
     if isinstance(error, Tg80Error):
         _print_error(str(error))
         return error.exit_code
-    if isinstance(error, BrokenPipeError):
-        return 1
     if isinstance(error, OSError):
         _print_error(f"{error.filename or 'operating system'}: {error.strerror or error}")
         return 1
