@@ -119,11 +119,8 @@ def _molecules_in(data: Path | None) -> list[Molecule]:
     assert data is not None
     if not data.exists():
         raise UserError(f"{data}: no such file or folder")
-    paths = find_shards(data)
-    if not paths:
-        raise UserError(f"{data}: no shards (*.h5md) in it")
     found: dict[str, Molecule] = {}
-    for path in paths:
+    for path in find_shards(data):
         with Shard(path) as shard:
             metadata = shard.metadata
         first = found.setdefault(

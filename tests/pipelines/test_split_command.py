@@ -94,7 +94,7 @@ def test_short_lists_empty_folders_and_strangers(tmp_path, capsys):
     assert run(["split", "--molecule-list", str(listed)]) == 2
     assert "19 compounds are too few" in capsys.readouterr().err
     assert run(["split", "--data", str(tmp_path)]) == 2
-    assert "no shards" in capsys.readouterr().err
+    assert "no .h5md file" in capsys.readouterr().err
     stranger = tmp_path / "stranger.smi"
     stranger.write_text("CCCCCCCCCC decane\nCCO\n")
     assert run(["split", "--molecule-list", str(stranger), "--restrict", "tg80-v1"]) == 2
