@@ -23,55 +23,52 @@ DEFAULT_SEGMENT_FS = {"rks": 50.0, "xtb": 1000.0}
 
 
 class Recipe(BaseModel):
-    """Settings of the pipeline. Times in fs, temperatures in K.
+    """Settings of the pipeline. Times in fs, temperatures in K."""
 
-    Attributes:
-        level: name of the level of theory (`tg80.theory.LEVELS`).
-        theory: settings of the level that are overridden; they rename it to `custom-HASH8`.
-        temperature_k: target temperature.
-        length_fs: length of the production trajectory.
-        pre_equilibration_fs: NVT at GFN2-xTB before the level takes over.
-        equilibration_fs: NVT at the level; replica r > 0 starts `replica_spacing_fs` later than
-            replica r - 1 in the same NVT run.
-        replica_spacing_fs: distance between the NVT frames that replicas start from.
-        thermostat: ensemble of the production.
-        thermostat_time_fs: time constant of the production's thermostat (Bussi: relaxation time,
-            Langevin: inverse friction).
-        equilibration_time_fs: time constant of the Bussi thermostat of both equilibrations.
-        integrator: `mts` (r-RESPA: the level outside, GFN2-xTB inside) or `verlet`.
-        outer_step_fs, inner_step_fs: time steps of `mts`.
-        verlet_step_fs: time step of `verlet`, and of every GFN2-xTB dynamics.
-        store_every_fs: distance of stored frames.
-        segment_fs: length of a segment, the unit that is committed to disk.
-        n_conformers: conformers embedded; `n_relaxed` of them are relaxed with GFN2-xTB.
-        conformers: which relaxed one starts: the `lowest`, or drawn by `boltzmann` weights.
-        seed: master seed.
-        quality: thresholds above which frames and trajectories are flagged.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     level: str = "pbe-def2svp"
+    """level of theory (see the table of levels)"""
     theory: dict[str, Any] = {}
+    """settings of the level that are overridden; they rename it to `custom-HASH8`"""
     temperature_k: float = Field(300.0, gt=0, le=5000)
+    """target temperature"""
     length_fs: float = Field(32000.0, gt=0)
+    """length of the production"""
     pre_equilibration_fs: float = Field(10000.0, ge=0)
+    """NVT at GFN2-xTB before the level takes over"""
     equilibration_fs: float = Field(2500.0, ge=0)
+    """NVT at the level before replica 0 starts"""
     replica_spacing_fs: float = Field(1000.0, ge=1000)
+    """distance between the NVT frames that the replicas start from"""
     thermostat: Thermostat = "nve"
+    """ensemble of the production: `nve`, `bussi` or `langevin`"""
     thermostat_time_fs: float = Field(1000.0, gt=0)
+    """time constant of the production's thermostat (Langevin: inverse friction)"""
     equilibration_time_fs: float = Field(100.0, gt=0)
+    """time constant of the Bussi thermostat of both equilibrations"""
     integrator: Integrator = "mts"
+    """`mts` or `verlet`; GFN2-xTB runs `verlet` only, which is its default"""
     outer_step_fs: float = Field(1.0, gt=0, le=5)
+    """`mts`: time between evaluations of the level"""
     inner_step_fs: float = Field(0.25, gt=0, le=2)
+    """`mts`: time step of the inner method"""
     verlet_step_fs: float = Field(0.5, gt=0, le=2)
+    """time step of `verlet` and of every GFN2-xTB dynamics"""
     store_every_fs: float = Field(1.0, gt=0)
+    """distance of stored frames"""
     segment_fs: float = Field(50.0, gt=0)
+    """what is committed to disk at once; 1000 at `gfn2-xtb`"""
     n_conformers: int = Field(50, ge=1, le=1000)
+    """conformers embedded"""
     n_relaxed: int = Field(10, ge=1, le=100)
+    """conformers relaxed with GFN2-xTB"""
     conformers: Literal["lowest", "boltzmann"] = "lowest"
+    """which relaxed conformer starts: the lowest, or one drawn by Boltzmann weights"""
     seed: int = Field(0, ge=0)
+    """master seed"""
     quality: QualityThresholds = QualityThresholds()
+    """thresholds of the quality checks"""
 
     @model_validator(mode="before")
     @classmethod
@@ -223,3 +220,14 @@ def recipe_to_toml(recipe: Recipe) -> str:
         elif value is not None:
             plain.append(f"{key} = {json.dumps(value)}")
     return "\n".join(plain) + "\n" + "".join(f"\n{group}\n" for group in groups)
+
+
+def settings_table() -> str:
+    """All settings with default and meaning, as the Markdown table of docs/physics.md."""
+    rows = ["| setting | default | |", "|---|---|---|"]
+    for name, info in Recipe.model_fields.items():
+        if name != "quality":
+            rows.append(f"| `{name}` | `{json.dumps(info.default)}` | {info.description} |")
+    for name, info in QualityThresholds.model_fields.items():
+        rows.append(f"| `quality.{name}` | `{json.dumps(info.default)}` | see `tg80 validate` |")
+    return "\n".join(rows) + "\n"
