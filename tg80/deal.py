@@ -176,14 +176,15 @@ def _best_deal(compounds: _List, held: tuple[int, ...]) -> tuple[Score, Fold]:
 def _score_of_no_deal(compounds: _List, held: tuple[int, ...]) -> Score:
     """What is lost even if all compounds of the seen clusters are in train: no deal is better."""
     names = sorted(compounds.clusters)
-    parts = {
-        "train": tuple(name for name in names if compounds.clusters[name] not in held),
-        "test_ood": tuple(name for name in names if compounds.clusters[name] in held),
-    }
-    everything = Fold(index=0, ood_clusters=held, val=(), test_id=(), **parts)
+    seen = tuple(name for name in names if compounds.clusters[name] not in held)
+    rest = tuple(name for name in names if compounds.clusters[name] in held)
+    everything = Fold(index=0, ood_clusters=held, train=seen, val=(), test_id=(), test_ood=rest)
     lost = len(settle_fold(everything, compounds.molecules, compounds.clusters).dropped)
     mini = everything.model_copy(
-        update={p: tuple(n for n in names if n in compounds.mini) for p, names in parts.items()}
+        update={
+            "train": tuple(name for name in seen if name in compounds.mini),
+            "test_ood": tuple(name for name in rest if name in compounds.mini),
+        }
     )
     return lost, 0, len(settle_fold(mini, compounds.molecules, compounds.clusters).dropped)
 
