@@ -1,0 +1,58 @@
+"""Writes docs/commands.md from the commands' own help: python -m tests.command_reference"""
+
+import contextlib
+import io
+import os
+from functools import partial
+from pathlib import Path
+
+import typer
+
+from tg80.cli_support import run_app
+
+PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
+_INTRODUCTION = """# Commands
+
+The help of every command, as `--help` prints it. Made by `python -m tests.command_reference`.
+
+Exit codes: 0 all is well, 1 something failed (a computation, a check), 2 the input is at fault, 130
+stopped with Ctrl-C. An error is one line on standard error; `--debug` shows where it came from.
+"""
+
+
+def programs():
+    """Name, typer app and runner of both programs."""
+    from benchmarks.cli import app as bench
+    from pipelines.cli import app as data
+
+    apps = {"tg80": data, "atom-bench": bench}
+    return [(name, app, partial(run_app, app, prog=name)) for name, app in apps.items()]
+
+
+def command_names(app: typer.Typer) -> list[str]:
+    """Names of all commands of an app, in the order of its help."""
+    group = typer.main.get_command(app)
+    return list(getattr(group, "commands", {}))
+
+
+def help_text(run, arguments: list[str]) -> str:
+    """What a command prints for --help, 88 columns wide."""
+    os.environ["COLUMNS"] = os.environ["TERMINAL_WIDTH"] = "88"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        code = run([*arguments, "--help"])
+    if code != 0:
+        raise RuntimeError(f"{arguments} --help gave exit code {code}")
+    return "\n".join(line.rstrip() for line in printed.getvalue().splitlines()).strip()
+
+
+def reference() -> str:
+    """The whole page."""
+    sections = [_INTRODUCTION]
+    for name, app, run in programs():
+        for command in command_names(app):
+            sections.append(f"## {name} {command}\n\n```text\n{help_text(run, [command])}\n```\n")
+    return "\n".join(sections)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(reference())

@@ -1,0 +1,63 @@
+"""The house rules that a machine can hold: import directions, file lengths, help, docs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.command_reference import PAGE, command_names, help_text, programs, reference
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("tg80", "pipelines", "atom", "benchmarks")
+
+
+def python_files():
+    return [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+def test_import_directions():
+    """The contracts of pyproject.toml: tg80 <- pipelines, tg80 + atom <- benchmarks."""
+    linter = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_files_stay_readable():
+    long = {
+        str(path.relative_to(ROOT)): n
+        for path in python_files()
+        if (n := len(path.read_text().splitlines())) > 420
+    }
+    assert long == {}
+
+
+def test_nothing_is_unpickled():
+    """weights_only stands explicitly in every torch.load, and nothing else unpickles."""
+    for path in python_files():
+        text = path.read_text()
+        for call in re.finditer(r"torch\.load\(", text):
+            assert "weights_only=True" in text[call.start() : call.start() + 300], path
+        assert not re.search(r"pickle\.loads?\(|allow_pickle=True|weights_only=False", text), path
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["tg80", "atom-bench"])
+def test_every_command_has_help_with_an_example(index):
+    name, app, run = programs()[index]
+    names = command_names(app)
+    assert len(names) >= 2
+    for command in names:
+        text = " ".join(help_text(run, [command]).split())
+        assert re.search(rf"Examples?: .*{name} {command} ", text)
+        assert run([command, "--no-such-option"]) == 2
+
+
+def test_the_command_reference_is_what_the_commands_say():
+    assert PAGE.read_text() == reference(), "run: python -m tests.command_reference"
+
+
+def test_documented_pages_exist():
+    pages = re.findall(r"(\w[\w-]*\.md)", (ROOT / "mkdocs.yml").read_text())
+    assert len(pages) >= 6
+    assert [page for page in pages if not (ROOT / "docs" / page).exists()] == []
