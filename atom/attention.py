@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from atom.config import ATOMConfig
+from atom.initial import Layout, channel_layout, equivariant_weight, scalar_columns
 from atom.rope import Rotation, rotate
 
 N_FEATURES = 3  # X, V, Z
@@ -76,9 +77,23 @@ class HeterogeneousAttention(nn.Module):
         self.project_phase = nn.Linear(width, 3 * width, bias=False)
         self.project_lifted = nn.Parameter(torch.empty(2, width, 2 * width))
         nn.init.uniform_(self.project_lifted, -(width**-0.5), width**-0.5)
+        if config.equivariant_start:
+            self._start_equivariant(channel_layout(config))
         self.gamma = nn.Parameter(torch.full((N_FEATURES,), 1.0 / N_FEATURES))
         mixes = config.value_residual and not is_first
         self.value_mix = nn.Parameter(torch.tensor(0.5)) if mixes else None
+
+    @torch.no_grad()
+    def _start_equivariant(self, layout: Layout) -> None:
+        """Logits from scalars, values that keep scalars and vectors apart."""
+        width = layout.component.numel()
+        query, key, value = self.project_phase.weight.chunk(3)
+        query.copy_(scalar_columns(width, layout))
+        key.copy_(scalar_columns(width, layout))
+        value.copy_(equivariant_weight(layout, layout))
+        for weight in self.project_lifted:
+            weight[:, :width] = scalar_columns(width, layout).T
+            weight[:, width:] = equivariant_weight(layout, layout).T
 
     def forward(
         self,

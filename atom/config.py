@@ -64,6 +64,13 @@ class ATOMConfig(BaseModel):
         description="displacements are multiplied by 1 - exp(-lag / lag_gate_fs); None: by 1",
     )
 
+    equivariant_start: bool = Field(
+        default=True, description="initial weights for which the blocks are equivariant"
+    )
+    normalise_lifted: bool = Field(
+        default=True, description="RMSNorm on X and V in front of each attention, as on Z"
+    )
+
     walk_steps: int = Field(
         default=16, ge=1, description="longest walk of the random-walk encoding"
     )
@@ -89,13 +96,13 @@ class ATOMConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_widths(self) -> ATOMConfig:
-        if self.width % 4:
-            raise ValueError(f"width must be a multiple of 4 (d/4 scalars + vectors): {self.width}")
-        if self.width % (2 * self.n_heads):
+        if self.width % (4 * self.n_heads):
             raise ValueError(
-                f"width must be a multiple of 2 * n_heads (T-RoPE turns pairs): "
-                f"{self.width}, {self.n_heads}"
+                f"width must be a multiple of 4 * n_heads (each head holds as many scalars as "
+                f"vectors): {self.width}, {self.n_heads}"
             )
+        if self.feedforward_width % 4:
+            raise ValueError(f"feedforward_width must be a multiple of 4: {self.feedforward_width}")
         return self
 
     @property

@@ -18,6 +18,7 @@ from atom.elements import (
     MAX_ATOMIC_NUMBER,
     U_ANGSTROM2_PER_FS2_IN_EV,
 )
+from atom.initial import SCALAR, channel_layout, channel_order, scalar_columns
 from atom.lifting import Lifting, o3
 from atom.loss import masked_loss
 from atom.rope import time_rotation
@@ -41,6 +42,8 @@ class ATOM(nn.Module):
     _masses: Tensor
     _thermal_speeds: Tensor
     _lag_times_fs: Tensor
+    _order: Tensor
+    _e3nn_order: Tensor
 
     def __init__(self, config: ATOMConfig | None = None) -> None:
         """Build an untrained model; the weights come from torch's global generator."""
@@ -65,6 +68,11 @@ class ATOM(nn.Module):
         with torch.no_grad():
             for parameter in self.project_output.parameters():
                 parameter.mul_(OUTPUT_GAIN)
+            if config.equivariant_start:
+                self._start_equivariant()
+        order = channel_order(config)
+        self.register_buffer("_order", order, persistent=False)
+        self.register_buffer("_e3nn_order", order.argsort(), persistent=False)
         masses = torch.tensor(ATOMIC_MASSES, dtype=torch.float64)
         thermal = BOLTZMANN_EV_PER_K * config.temperature_k / U_ANGSTROM2_PER_FS2_IN_EV
         # Padding gets velocity unit 1, so that its zero velocities stay zero.
@@ -72,6 +80,17 @@ class ATOM(nn.Module):
         self.register_buffer("_masses", masses, persistent=False)
         self.register_buffer("_thermal_speeds", speeds, persistent=False)
         self.register_buffer("_lag_times_fs", torch.tensor(LAG_FEATURE_TIMES_FS), persistent=False)
+
+    @torch.no_grad()
+    def _start_equivariant(self) -> None:
+        """Let the lag enter the scalars, and let scalars alone mix the output heads."""
+        layout = channel_layout(self.config)
+        if self.lag_features is not None:
+            self.lag_features.weight.mul_((layout.component == SCALAR)[:, None])
+        if self.mix_heads is not None:
+            self.mix_heads.get_submodule("0").get_parameter("weight").copy_(
+                scalar_columns(self.config.width, layout)
+            )
 
     @property
     def n_parameters(self) -> int:
@@ -222,6 +241,7 @@ class ATOM(nn.Module):
         pairs = real[:, None, :] & (bonds if config.neighbours == "bonded" else True)
         pairs = pairs.expand(-1, real.shape[1], -1)
         mask = time_mask(pairs, states_valid, config.time_attention, phase.dtype)
+        lifted, phase = lifted[..., self._order], phase[..., self._order]
         tokens = phase[:, None].expand(-1, states_fs.shape[1], -1, -1)
         if self.lag_features is not None:
             saturation = -torch.expm1(-states_fs[..., None] / self._lag_times_fs)
@@ -234,7 +254,7 @@ class ATOM(nn.Module):
 
     def _project(self, steps: Tensor, real: Tensor) -> Tensor:
         """Project steps (B, P, N, d) to (B, P, N, 3), mixing the heads by the molecule's mean."""
-        vectors = self.project_output(steps)
+        vectors = self.project_output(steps[..., self._e3nn_order])
         if self.mix_heads is None:
             return vectors
         weight = real.to(steps)[:, None, :, None]

@@ -7,12 +7,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from atom import quasi_equivariance, random_rotations
+from atom import ATOM, quasi_equivariance, random_rotations
 from tests.atom.cases import (
     HEADS,
     MODES,
     ROUNDING_A,
     VISIBLE_A,
+    config,
     difference,
     lags,
     orthogonal,
@@ -27,6 +28,7 @@ VARIANTS = [
 ] + [
     {"output": "absolute"},
     {"neighbours": "bonded"},
+    {"equivariant_start": False, "normalise_lifted": False},
     {"value_residual": False, "lag_embedding": False, "lag_gate_fs": None},
 ]
 every_variant = pytest.mark.parametrize(
@@ -172,13 +174,21 @@ def test_velocities_reverse_the_sign_of_nothing_by_accident():
 
 
 def test_untrained_model_starts_near_persistence():
-    from atom import ATOM
-    from tests.atom.cases import config
-
     torch.manual_seed(0)
     batch = start(8, 6)
     moved = ATOM(config())(*batch, lags(100.0, 1000.0, n_samples=8)) - batch.positions[:, None]
     assert 0 < float(moved.square().mean().sqrt()) < 0.1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_untrained_model_is_equivariant_and_free_to_leave(mode):
+    batch, times = start(4, 6), lags(100.0, 900.0, n_samples=4)
+    torch.manual_seed(0)
+    symmetric = ATOM(config(time_attention=mode, output_heads=3))
+    assert quasi_equivariance(symmetric, *batch, times, n_rotations=4).point < ROUNDING_A
+    assert difference(symmetric(*batch, times), batch.positions[:, None]) > VISIBLE_A
+    generic = ATOM(config(time_attention=mode, equivariant_start=False))
+    assert quasi_equivariance(generic, *batch, times, n_rotations=4).point > VISIBLE_A
 
 
 def test_rotations_are_proper_and_uniform():
