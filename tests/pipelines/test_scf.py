@@ -222,6 +222,7 @@ def test_unfit_molecules_are_refused():
         make_engine("pbe-def2svp", [8, 1, 1], threads=0)
 
 
+@pytest.mark.slow
 def test_two_threads_agree_with_one():
     numbers, positions = structure("water")
     one = make_engine("pbe-def2svp", numbers).evaluate(positions)
