@@ -15,6 +15,7 @@ import numpy as np
 from pipelines.checkpoint import latest_checkpoint, write_checkpoint
 from pipelines.integrators import Body, State, Stepper, Thermostat
 from tg80.errors import CorruptFile, RunFailed
+from tg80.files import remove_temporary_files
 from tg80.mechanics import kinetic_energy
 from tg80.shard import write_part
 
@@ -134,6 +135,7 @@ class Stretch:
             CorruptFile: a committed file is damaged.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_temporary_files(self.folder)
         before = read_progress(self.folder, self.plan.identity)
         if before is not None and before.step >= self.plan.n_steps:
             return before

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from pipelines.recipe import Recipe, load_recipe, recipe_to_toml
 from tg80.errors import UserError
-from tg80.files import write_atomically
+from tg80.files import remove_temporary_files, write_atomically
 from tg80.molecules import Molecule, molecule_from_smiles
 
 RECIPE = "recipe.toml"
@@ -53,6 +53,7 @@ def open_run(folder: Path, recipe: Recipe, molecules: list[Molecule]) -> None:
     Raises:
         UserError: the folder holds a run with other settings or other compounds, or other files.
     """
+    remove_temporary_files(folder)
     if (folder / RECIPE).exists():
         _check_recipe(folder, recipe)
     elif foreign := [p.name for p in folder.iterdir() if p.name != ".lock"]:

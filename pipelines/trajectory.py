@@ -7,6 +7,7 @@ Everything is told from the disk, so any process may do the next piece at any ti
 """
 
 import hashlib
+import os
 import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -136,6 +137,7 @@ class Trajectory:
         Raises:
             CorruptFile: the shard is not what its checksum says.
         """
+        self._sweep()
         metadata = assembly.verified_metadata(self.shard_path)
         failure = None if metadata.end == COMPLETE else metadata.end
         length = self.recipe.length_fs
@@ -250,7 +252,17 @@ class Trajectory:
             end: `complete`, or why the trajectory ends here.
         """
         self.write_shard(self.shard_path, end)
-        shutil.rmtree(self.production_folder)
+        self._sweep()
+        # One rename ends the trajectory: a folder half deleted would look like a damaged one.
+        os.replace(self.production_folder, self._trash)
+        self._sweep()
+
+    @property
+    def _trash(self) -> Path:
+        return self.work / f".r{self.replica}.trash"
+
+    def _sweep(self) -> None:
+        shutil.rmtree(self._trash, ignore_errors=True)
 
     def write_shard(self, path: Path, end: str) -> bool:
         """Writes what is committed of the production as a shard; False if that is nothing yet."""

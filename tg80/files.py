@@ -32,6 +32,12 @@ def write_atomically(path: Path | str, content: bytes) -> None:
         ) from None
 
 
+def remove_temporary_files(folder: Path) -> None:
+    """Removes what a killed process left behind; no other process may be writing there."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
