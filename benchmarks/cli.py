@@ -84,7 +84,7 @@ def run(
     """
     from benchmarks.data import load_benchmark
     from benchmarks.models import make_model, model_class
-    from benchmarks.models.protocol import Budget
+    from benchmarks.protocol import Budget
     from benchmarks.runner import run_model
     from benchmarks.settings import parse_overrides
     from benchmarks.tasks import get_task

@@ -13,7 +13,7 @@ from benchmarks import results
 from benchmarks.data import BenchmarkData
 from benchmarks.evaluation import fit_references, score
 from benchmarks.models import TRIVIAL, make_model, model_class
-from benchmarks.models.protocol import Budget, Model
+from benchmarks.protocol import Budget, Model
 from benchmarks.results import Record
 
 MODEL_FOLDER = "model"

@@ -22,7 +22,7 @@ from rich.progress import Progress
 from torch import nn
 from torch.utils.data import DataLoader
 
-from benchmarks.models.protocol import Budget, FitReport
+from benchmarks.protocol import Budget, FitReport
 from tg80.errors import CorruptFile, RunFailed, UserError
 from tg80.files import write_atomically
 from tg80.windows import EpochOrder, TrainingWindows, WindowBatch, collate
@@ -49,7 +49,7 @@ class TrainingSettings(BaseModel):
     ema_decay: float = Field(0.99, ge=0, lt=1, description="of the averaged weights, per step")
     windows_per_trajectory: int = Field(64, ge=1, description="in an epoch")
     fixed_lag_fraction: float = Field(
-        0.5, ge=0, le=1, description="windows at the task's lags; others to a log-uniform horizon"
+        0.8, ge=0, le=1, description="windows at the task's lags; others to a log-uniform horizon"
     )
     longest_horizon_fs: float | None = Field(
         None, gt=0, description="of log-uniform horizons; None: the train block's length"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.models.atom import AtomJoint, AtomStart
-from benchmarks.models.protocol import Budget, FitReport, Model
 from benchmarks.models.trivial import (
     Ballistic,
     Blend,
@@ -14,6 +13,7 @@ from benchmarks.models.trivial import (
     Persistence,
     RelaxedStructure,
 )
+from benchmarks.protocol import Budget, FitReport, Model
 from tg80.errors import UserError
 
 MODELS: dict[str, type[Model]] = {

@@ -13,8 +13,8 @@ from torch import nn
 
 from atom import ATOM, ATOMConfig
 from benchmarks.data import TrainingData
-from benchmarks.evaluation import validation_s2s
-from benchmarks.models.protocol import Budget, FitReport
+from benchmarks.protocol import Budget, FitReport
+from benchmarks.scoring import validation_s2s
 from benchmarks.settings import parse_settings
 from benchmarks.states import StartStates, score_mask_of
 from benchmarks.training import Trainer, TrainingSettings, pick_device

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from benchmarks.data import TrainingData
 from benchmarks.geometry import superpose
-from benchmarks.models.protocol import Budget, FitReport
+from benchmarks.protocol import Budget, FitReport
 from benchmarks.states import StartStates, score_mask_of
 from tg80.constants import masses_of
 from tg80.windows import Trajectory, lag_frames

@@ -10,7 +10,6 @@ from benchmarks.evaluation import (
     MEDIAN,
     POOLED,
     fit_references,
-    predict_errors,
     reference_errors,
     references_of,
     score,
@@ -20,6 +19,7 @@ from benchmarks.evaluation import (
 from benchmarks.metrics import Metric
 from benchmarks.models import Budget, make_model
 from benchmarks.models.trivial import Persistence
+from benchmarks.scoring import predict_errors
 from tests.benchmarks import toys
 
 

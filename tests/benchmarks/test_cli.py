@@ -1,0 +1,230 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import leaderboard, results
+from benchmarks.cli import main, parse_seeds
+from benchmarks.models import TRIVIAL
+from benchmarks.settings import parse_overrides
+from tests.benchmarks import toys
+from tests.factories import make_dataset
+from tg80.errors import UserError
+
+SMALL = ("ethylene", "acetonitrile", "chloroform", "formaldehyde", "methanol", "chlorobenzene")
+TINY = [
+    "--set", "model.n_blocks=1", "--set", "model.width=16", "--set", "model.n_heads=2",
+    "--set", "model.feedforward_width=16", "--set", "training.windows_per_trajectory=4",
+    "--set", "training.batch_size=4", "--epochs", "1", "--device", "cpu",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory):
+    """True-format shards, long enough for mini-xtb-v1: 5 ps every 10 fs."""
+    folder = tmp_path_factory.mktemp("shards")
+    make_dataset(folder, SMALL, n_frames=501, store_every_fs=10.0, time_step_fs=1.0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(shards, tmp_path_factory):
+    """A run of atom with two seeds, and what it printed."""
+    out = tmp_path_factory.mktemp("runs")
+    argv = ["run", "--fold", "2", "--data", str(shards), "--out", str(out), "--seeds", "2", *TINY]
+    assert main(argv) == 0
+    return argv, out
+
+
+def test_a_run_writes_records_that_can_be_made_again(finished):
+    _, out = finished
+    records = results.read_records(out)
+    assert sorted(r.model for r in records) == sorted(["atom", "atom", *TRIVIAL])
+    atom = next(r for r in records if r.model == "atom")
+    assert atom.settings["training"]["batch_size"] == 4
+    assert atom.settings["model"]["width"] == 16
+    assert atom.budget == {"epochs": 1, "cpu_minutes": None}
+    assert len(atom.split_sha256) == len(atom.manifest_sha256) == 64
+    assert atom.fit["n_steps"] > 0 and atom.fit["cpu_seconds"] > 0
+    assert atom.versions["torch"] and atom.hardware["threads"] == 1
+    assert {"test_time", "test_ood", "val", "test_id"} >= set(atom.parts) > set()
+    row = next(atom.table())
+    assert list(row) == [
+        "task", "track", "model", "seed", "fold", "part", "molecule", "lag_fs", "metric",
+        "value", "unit", "n", "n_failed",
+    ]  # fmt: skip
+
+
+def test_the_stored_errors_give_the_rows(finished):
+    _, out = finished
+    path = next(out.glob("*/*/*/atom/*/errors.npz"))
+    record = results.read_record(path.parent)
+    with np.load(path) as arrays:
+        raw, names = arrays["test_time/task/raw"], arrays["test_time/molecule"]
+        assert arrays["test_time/task/lags_fs"][0].tolist() == [120.0 * i for i in range(1, 9)]
+        assert arrays["test_time/curve/raw"].shape[1] == 4
+    by_molecule = [raw[names == name, -1].mean() for name in sorted(set(names))]
+    value = record.value("test_time", "s2s", "mean-over-molecules")
+    assert value == pytest.approx(np.mean(by_molecule))
+
+
+def test_the_same_command_reuses_and_other_settings_never_overwrite(finished, capsys):
+    argv, out = finished
+    files = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert main(argv) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == files
+    assert main([*argv, "--seeds", "1", "--set", "training.learning_rate=0.001"]) == 0
+    after = {path for path in out.rglob("record.json")}
+    assert len(after - files.keys()) == 1
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in files.items())
+    shown = capsys.readouterr().out
+    assert "persistence" in shown and "test_time" in shown
+
+
+def test_leaderboard_in_every_format(finished, capsys):
+    _, out = finished
+    assert main(["leaderboard", str(out), "--json"]) == 0
+    lines = json.loads(capsys.readouterr().out)
+    persistence = [x for x in lines if x["model"] == "persistence" and x["part"] == "test_time"]
+    assert len(persistence) == 1 and persistence[0]["unit"] == "A^2"
+    two_seeds = [x for x in lines if x["model"] == "atom" and x["seeds"] == 2]
+    assert two_seeds and all(x["s2s_spread"] is not None for x in two_seeds)
+    assert main(["leaderboard", str(out), "--format", "markdown"]) == 0
+    text = capsys.readouterr().out
+    assert "### mini-xtb-v1, canonical, test_time: MSE x 1e-2 A^2" in text
+    assert "| persistence | " in text
+    assert main(["leaderboard", str(out)]) == 0
+    assert "960 fs" in capsys.readouterr().out
+
+
+def test_leaderboard_ranks_by_s2s_and_averages_folds(finished):
+    _, out = finished
+    records = results.read_records(out)
+    lines = [e for e in leaderboard.entries(records) if e.part == "test_time"]
+    assert [e.s2s for e in lines] == sorted(e.s2s for e in lines)
+    still = next(r for r in records if r.model == "persistence")
+    other = still.model_copy(
+        update={"fold": 3, "rows": [[*r[:4], 3 * r[4], *r[5:]] for r in still.rows]}
+    )
+    (line,) = [e for e in leaderboard.entries([still, other]) if e.part == "test_time"]
+    assert line.folds == (2, 3) and line.s2s_spread is None
+    assert line.s2s == pytest.approx(2 * still.value("test_time", "s2s", "mean-over-molecules"))
+
+
+def test_json_of_a_run_is_one_document(shards, tmp_path, capsys):
+    argv = ["run", "--fold", "2", "--data", str(shards), "--model", "ballistic", "--json"]
+    assert main([*argv, "--out", str(tmp_path)]) == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    assert record["model"] == "ballistic" and record["rows"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--fold", "0"], "fold must be 1 to 5, not 0"),
+        (["--fold", "9"], "fold must be 1 to 5, not 9"),
+        (["--fold", "2", "--task", "mini"], "unknown task 'mini'"),
+        (["--fold", "2", "--model", "atm"], "unknown model 'atm'"),
+        (["--fold", "2", "--track", "light"], "unknown track 'light'"),
+        (["--fold", "2", "--preset", "huge"], "setting preset"),
+        (["--fold", "2", "--device", "tpu"], "unknown device 'tpu'"),
+        (["--fold", "2", "--seeds", "a"], "--seeds wants"),
+        (["--fold", "2", "--epochs", "0"], "must be positive"),
+        (["--fold", "2", "--epochs", "1", "--budget-cpu-minutes", "1"], "give one of --epochs"),
+        (["--fold", "2", "--set", "training.rate=1"], "unknown setting training.rate"),
+        (["--fold", "2", "--set", "training"], "--set wants NAME=VALUE"),
+        (["--fold", "2", "--model", "blend", "--preset", "mini"], "takes neither"),
+        (["--fold", "two"], "valid integer"),
+        ([], "--fold"),
+        (["--fold", "2", "--nonsense"], "nonsense"),
+        (["--fold", "2", "--task", "tg80-multitask", "--data", "."], "no .h5md shard"),
+        (["--fold", "2", "--data", "/nowhere"], "/nowhere: no such file"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", *arguments]) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert len(shown.err.strip().splitlines()) == 1 and shown.out == ""
+    assert not (tmp_path / "runs").exists()
+
+
+def one_line(argv, capsys):
+    assert main(argv) == 2
+    shown = capsys.readouterr().err.strip()
+    assert len(shown.splitlines()) == 1
+    return shown
+
+
+def test_bad_data_is_named(shards, tmp_path, capsys):
+    def run_on(folder, task="mini-xtb-v1"):
+        argv = ["run", "--fold", "2", "--data", str(folder), "--model", "persistence"]
+        return one_line([*argv, "--task", task, "--out", str(tmp_path / "runs")], capsys)
+
+    assert "level of theory gfn2-xtb, but tg80-multitask" in run_on(shards, "tg80-multitask")
+
+    short = tmp_path / "short"
+    make_dataset(short, SMALL, n_frames=101, store_every_fs=10.0, time_step_fs=1.0)
+    assert "horizon 960 fs is longer than the test_time block" in run_on(short)
+
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    source = next(shards.glob("*.h5md"))
+    (damaged / source.name).write_bytes(source.read_bytes()[:2000])
+    assert source.name in run_on(damaged)
+
+    altered = tmp_path / "altered"
+    altered.mkdir()
+    for path in shards.iterdir():
+        (altered / path.name).write_bytes(path.read_bytes())
+    checksum = altered / f"{source.name}.sha256"
+    checksum.write_text("0" * 64 + f"  {source.name}\n")
+    assert "damaged or changed" in run_on(altered)
+
+
+def test_leaderboard_mistakes(tmp_path, capsys):
+    assert "no such folder" in one_line(["leaderboard", str(tmp_path / "none")], capsys)
+    assert "no record.json" in one_line(["leaderboard", str(tmp_path)], capsys)
+    assert "unknown format" in one_line(["leaderboard", ".", "--format", "pdf"], capsys)
+    broken = tmp_path / "run"
+    broken.mkdir()
+    (broken / "record.json").write_text("{}")
+    assert "not a record of this version" in one_line(["leaderboard", str(tmp_path)], capsys)
+
+
+@pytest.mark.parametrize("command", ["run", "leaderboard"])
+def test_help_has_an_example(command):
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.cli", command, "--help"], capture_output=True, text=True
+    )
+    assert result.returncode == 0
+    assert f"Example: atom-bench {command}" in result.stdout
+
+
+def test_seeds_are_a_count_or_a_list():
+    assert parse_seeds("3") == [0, 1, 2]
+    assert parse_seeds("4,7") == [4, 7]
+    assert parse_seeds("5,") == [5]
+    for wrong in ("0", "-1", "1,1", "", "1.5", ","):
+        with pytest.raises(UserError):
+            parse_seeds(wrong)
+
+
+def test_overrides_nest():
+    assert parse_overrides(["a.b=1", "a.c=x", "d=true", "e=[1, 2]"]) == {
+        "a": {"b": 1, "c": "x"}, "d": True, "e": [1, 2],
+    }  # fmt: skip
+    with pytest.raises(UserError, match="was set to a value"):
+        parse_overrides(["a=1", "a.b=2"])
+
+
+def test_the_key_depends_on_content_only():
+    assert results.run_key(a=1, b={"c": 2, "d": 3}) == results.run_key(b={"d": 3, "c": 2}, a=1)
+    assert results.run_key(a=1) != results.run_key(a=2)
+
+
+def test_toys_are_in_the_split():
+    assert toys.toy_data().training.molecules == toys.TRAIN
