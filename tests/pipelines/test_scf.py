@@ -104,8 +104,8 @@ import numpy as np
 from pipelines.calculators import make_engine
 data = np.load(sys.argv[1])
 engine = make_engine("pbe-def2svp", data["numbers"])
-names = ("orbitals", "overlaps", "fock_changes", "gradient_changes")
-engine.load_state({name: data[name] for name in names if name in data})
+names = ("orbitals", "overlaps")
+engine.load_state({name: data[name] for name in names})
 results = [engine.evaluate(positions) for positions in data["positions"]]
 np.savez(
     sys.argv[2],
