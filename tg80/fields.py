@@ -18,7 +18,8 @@ class Field:
     """One stored quantity.
 
     `path` is the H5MD element (a group with `value`, `step`, `time`) for per-frame fields and the
-    dataset itself for static ones. Value as read = value on disk * `scale`.
+    dataset itself for static ones. Value as read = value on disk * `scale`. Of float32 values that
+    are known to a few digits only `mantissa_bits` are kept, so that they compress.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Field:
     unit: str | None
     scale: float
     description: str
+    mantissa_bits: int | None = None
 
     @property
     def per_frame(self) -> bool:
@@ -45,8 +47,8 @@ def _energy(name: str, text: str) -> Field:
     return Field(name, path, ("n_frames",), "f8", "kJ mol-1", "eV", EV_PER_KJ_PER_MOL, text)
 
 
-def _series(name, shape, dtype, disk_unit, unit, scale, text) -> Field:
-    return Field(name, f"{OBSERVABLES}/{name}", shape, dtype, disk_unit, unit, scale, text)
+def _series(name, shape, dtype, disk_unit, unit, scale, text, bits=None) -> Field:
+    return Field(name, f"{OBSERVABLES}/{name}", shape, dtype, disk_unit, unit, scale, text, bits)
 
 
 _FORCE = ("kJ mol-1 Angstrom-1", "eV/A", EV_PER_KJ_PER_MOL)
@@ -59,13 +61,16 @@ FRAME_FIELDS: tuple[Field, ...] = (
     _energy("potential_energy", "Born-Oppenheimer energy at the level of theory"),
     _energy("kinetic_energy", "nuclear kinetic energy"),
     _energy("conserved_quantity", "total energy less what the thermostat put in"),
-    _energy("homo_lumo_gap", "Kohn-Sham (or tight-binding) HOMO-LUMO gap"),
     _series(
-        "dipole", ("n_frames", 3), "f8", "e Angstrom", "e A", 1.0,
-        "dipole moment; about the centre of mass for ions",
+        "homo_lumo_gap", ("n_frames",), "f4", "kJ mol-1", "eV", EV_PER_KJ_PER_MOL,
+        "Kohn-Sham (or tight-binding) HOMO-LUMO gap", 16,
     ),
     _series(
-        "mulliken_charges", ("n_frames", "n_atoms"), "f4", "e", "e", 1.0, "Mulliken charges",
+        "dipole", ("n_frames", 3), "f4", "e Angstrom", "e A", 1.0,
+        "dipole moment; about the centre of mass for ions", 16,
+    ),
+    _series(
+        "mulliken_charges", ("n_frames", "n_atoms"), "f4", "e", "e", 1.0, "Mulliken charges", 11,
     ),
     _series(
         "scf_cycles", ("n_frames",), "i4", None, None, 1.0,
@@ -73,11 +78,11 @@ FRAME_FIELDS: tuple[Field, ...] = (
     ),
     _series("scf_converged", ("n_frames",), "u1", None, None, 1.0, "1 if self-consistent"),
     _series(
-        "raw_net_force", ("n_frames", 3), "f4", *_FORCE, "sum of the forces before projection",
+        "raw_net_force", ("n_frames", 3), "f4", *_FORCE, "sum of the forces before projection", 7,
     ),
     _series(
         "raw_net_torque", ("n_frames", 3), "f4", "kJ mol-1", "eV", EV_PER_KJ_PER_MOL,
-        "torque of the forces about the centre of mass before projection",
+        "torque of the forces about the centre of mass before projection", 7,
     ),
     _series(
         "quality_flags", ("n_frames",), "u4", None, None, 1.0, "bits of QUALITY_FLAGS, 0 if clean",
@@ -123,7 +128,8 @@ def fields_table() -> str:
     for field in (*FRAME_FIELDS, *AXIS_FIELDS, *STATIC_FIELDS):
         shape = ", ".join(str(size) for size in field.shape)
         units = [unit or "" for unit in (field.disk_unit, field.unit)]
-        cells = [f"`{field.name}`", f"`{field.path}`", shape, field.dtype, *units]
+        kept = f", {field.mantissa_bits} bits kept" if field.mantissa_bits else ""
+        cells = [f"`{field.name}`", f"`{field.path}`", shape, field.dtype + kept, *units]
         rows.append("| " + " | ".join([*cells, field.description]) + " |")
     return "\n".join(rows)
 

@@ -45,9 +45,18 @@ _BUFFER_GROWTH = 1 << 24  # bytes by which the file in memory grows
 
 def to_disk(field: Field, values: np.ndarray) -> np.ndarray:
     """Values in the units of the code as they lie on disk."""
-    if field.scale == 1.0:
-        return np.ascontiguousarray(values, dtype=field.dtype)
-    return np.ascontiguousarray(np.asarray(values, dtype="f8") / field.scale, dtype=field.dtype)
+    scaled = values if field.scale == 1.0 else np.asarray(values, dtype="f8") / field.scale
+    disk = np.ascontiguousarray(scaled, dtype=field.dtype)
+    return disk if field.mantissa_bits is None else _keep_bits(disk, field.mantissa_bits)
+
+
+def _keep_bits(values: np.ndarray, n_bits: int) -> np.ndarray:
+    """float32 values rounded to `n_bits` of the 23 of their mantissa; not finite ones as they are."""
+    n_dropped = 23 - n_bits
+    bits = values.view(np.uint32)
+    half, mask = np.uint32(1 << (n_dropped - 1)), np.uint32(0xFFFFFFFF << n_dropped & 0xFFFFFFFF)
+    rounded = ((bits + half) & mask).view(np.float32)
+    return np.where(np.isfinite(values), rounded, values)
 
 
 def to_memory(field: Field, values: np.ndarray) -> np.ndarray:
