@@ -21,8 +21,8 @@ from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
 from tg80.constants import masses_of
 from tg80.errors import UserError
+from tg80.theory import SUPPORTED_ELEMENTS
 
-SUPPORTED_ELEMENTS = ("H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Br")
 MAX_ATOMS = 200
 """Largest molecule taken, hydrogens counted; a larger one is refused before any costly step."""
 MAX_SMILES_LENGTH = 2000
