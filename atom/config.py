@@ -65,7 +65,7 @@ class ATOMConfig(BaseModel):
     )
 
     equivariant_start: bool = Field(
-        default=True, description="initial weights for which the blocks are equivariant"
+        default=False, description="initial weights for which the blocks are equivariant"
     )
     normalise_lifted: bool = Field(
         default=True, description="RMSNorm on X and V in front of each attention, as on Z"

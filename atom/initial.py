@@ -1,8 +1,8 @@
 """Initial weights for which the untrained blocks are rotation-equivariant.
 
 Nothing holds the weights there: every entry is free, and training may leave the symmetry where
-that pays. From a generic start the same model spends most of a short training on learning that
-vectors turn with the molecule.
+that pays. Off by default (``equivariant_start``): in trainings of 300 steps on ten small molecules
+it did not lower the error.
 """
 
 from __future__ import annotations
