@@ -118,8 +118,6 @@ def load_benchmark(
     if not folder.exists():
         raise UserError(f"{folder}: no such file or folder; --data wants a folder of .h5md shards")
     paths = find_shards(folder)
-    if not paths:
-        raise UserError(f"{folder}: no .h5md shard in it")
     trajectories = [_read(path, task) for path in paths]
     frozen = load_split(split or task.split)
     return cut(trajectories, task, fold, frozen, manifest_sha256(paths))

@@ -162,7 +162,7 @@ class Trainer:
         while self.fraction() < 1:
             self.windows.set_epoch(self.epoch)
             order = EpochOrder(
-                len(self.windows), self.settings.batch_size,
+                self.windows.sizes(), self.settings.batch_size,
                 seed=self.seed, epoch=self.epoch, skip=self.batch,
             )  # fmt: skip
             # A generator of its own: a loader draws a seed when it is made, and a resumed run
@@ -289,7 +289,7 @@ class Trainer:
         return FitReport(
             n_parameters=sum(p.numel() for p in self.module.parameters()),
             n_steps=self.step,
-            n_epochs=self.epoch,
+            n_epochs=self.step // self.steps_per_epoch,
             cpu_seconds=self.seconds,
             best_validation=self.best_validation,
             stopped_early=stopped_early,

@@ -335,6 +335,10 @@ class TrainingWindows(Dataset):
     def __len__(self) -> int:
         return len(self.trajectories) * self.windows_per_trajectory
 
+    def sizes(self) -> list[int]:
+        """Number of atoms of each window."""
+        return [t.n_atoms for t in self.trajectories for _ in range(self.windows_per_trajectory)]
+
     def __getitem__(self, index: int) -> Window:
         rng = np.random.default_rng([self.seed, self.epoch, index])
         trajectory = self.trajectories[index // self.windows_per_trajectory]
@@ -348,12 +352,28 @@ class TrainingWindows(Dataset):
 class EpochOrder(Sampler[list[int]]):
     """Batches of an epoch in an order that depends on (seed, epoch) alone.
 
-    `skip` batches are left out at the front: where a resumed run goes on.
+    Windows of like size are put together, within chunks of `CHUNK_BATCHES` random batches: little
+    padding is computed, and a batch still mixes molecules.
+
+    Args:
+        sizes: (n_windows,) number of atoms of each window.
+        skip: batches left out at the front: where a resumed run goes on.
     """
 
-    def __init__(self, size: int, batch_size: int, *, seed: int, epoch: int, skip: int = 0) -> None:
-        order = np.random.default_rng([seed, epoch]).permutation(size).tolist()
-        self.batches = [order[i : i + batch_size] for i in range(0, size, batch_size)][skip:]
+    CHUNK_BATCHES = 8
+
+    def __init__(
+        self, sizes: Sequence[int], batch_size: int, *, seed: int, epoch: int, skip: int = 0
+    ) -> None:
+        rng = np.random.default_rng([seed, epoch])
+        order = rng.permutation(len(sizes))
+        chunk = self.CHUNK_BATCHES * batch_size
+        batches = []
+        for first in range(0, len(order), chunk):
+            part = order[first : first + chunk]
+            part = part[np.argsort(np.asarray(sizes)[part], kind="stable")].tolist()
+            batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+        self.batches = [batches[i] for i in rng.permutation(len(batches))][skip:]
 
     def __len__(self) -> int:
         return len(self.batches)

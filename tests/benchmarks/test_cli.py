@@ -139,7 +139,7 @@ def test_json_of_a_run_is_one_document(shards, tmp_path, capsys):
         (["--fold", "two"], "valid integer"),
         ([], "--fold"),
         (["--fold", "2", "--nonsense"], "nonsense"),
-        (["--fold", "2", "--task", "tg80-multitask", "--data", "."], "no .h5md shard"),
+        (["--fold", "2", "--task", "tg80-multitask", "--data", "."], "no .h5md file"),
         (["--fold", "2", "--data", "/nowhere"], "/nowhere: no such file"),
     ],
 )

@@ -155,9 +155,11 @@ def test_training_windows_need_a_block_of_the_horizon():
 @settings(max_examples=25)
 @given(size=st.integers(1, 50), batch=st.integers(1, 8), skip=st.integers(0, 10))
 def test_a_resumed_epoch_goes_on_in_the_same_order(size, batch, skip):
-    whole = list(EpochOrder(size, batch, seed=3, epoch=2))
+    sizes = np.random.default_rng(size).integers(3, 20, size).tolist()
+    whole = list(EpochOrder(sizes, batch, seed=3, epoch=2))
+    assert len(whole) == -(-size // batch)
     assert sorted(i for indices in whole for i in indices) == list(range(size))
-    assert list(EpochOrder(size, batch, seed=3, epoch=2, skip=skip)) == whole[skip:]
+    assert list(EpochOrder(sizes, batch, seed=3, epoch=2, skip=skip)) == whole[skip:]
 
 
 def test_rotations_are_proper_and_uniform():
@@ -179,3 +181,10 @@ def test_a_shard_is_read_whole(ethanol_shard):
     assert found.relaxed_positions.shape == (9, 3)
     assert found.heavy_atoms().n_atoms == 3
     assert found.heavy_atoms().relaxed_positions.shape == (3, 3)
+
+
+def test_batches_hold_molecules_of_like_size():
+    sizes = [5, 20] * 64
+    batches = list(EpochOrder(sizes, 16, seed=0, epoch=0))
+    assert sum(len({sizes[i] for i in batch}) == 1 for batch in batches) >= len(batches) - 1
+    assert batches != list(EpochOrder(sizes, 16, seed=0, epoch=1))
