@@ -13,6 +13,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -197,8 +198,9 @@ class Trainer:
     def _average(self) -> None:
         # Young averages forget faster, else the random start would weigh on short runs.
         decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
-        averaged = list(self.averaged.parameters())
-        torch._foreach_lerp_(averaged, list(self.module.parameters()), 1 - decay)
+        pairs = zip(self.averaged.parameters(), self.module.parameters(), strict=True)
+        for mine, theirs in pairs:
+            mine.lerp_(theirs, 1 - decay)
         for mine, theirs in zip(self.averaged.buffers(), self.module.buffers(), strict=True):
             mine.copy_(theirs)
 
@@ -344,14 +346,8 @@ def make_optimizers(module: nn.Module, settings: TrainingSettings) -> list[torch
 
 def batch_to(batch: WindowBatch, device: torch.device) -> WindowBatch:
     """The batch with its tensors on a device."""
-    tensors = (
-        batch.positions,
-        batch.velocities,
-        batch.atomic_numbers,
-        batch.lags_fs,
-        batch.targets,
-    )
-    return WindowBatch(*(t.to(device) for t in tensors), batch.molecule, batch.start_id)
+    names = ("positions", "velocities", "atomic_numbers", "lags_fs", "targets")
+    return replace(batch, **{name: getattr(batch, name).to(device) for name in names})
 
 
 def pick_device(name: str) -> torch.device:

@@ -113,7 +113,9 @@ def _in_memory(shard: Shard) -> Trajectory:
     )
 
 
-def lag_frames(lags_fs: Sequence[float], frame_fs: float) -> tuple[np.ndarray, np.ndarray]:
+def lag_frames(
+    lags_fs: Sequence[float] | np.ndarray, frame_fs: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Lags as stored frames, and the lags these frames really are.
 
     Rounded half up, at least one frame; a lag that falls on a frame already taken is dropped and
@@ -229,7 +231,10 @@ class WindowBatch:
 
 
 def cut_window(
-    trajectory: Trajectory, start: int, lags_fs: Sequence[float], rotation: np.ndarray | None = None
+    trajectory: Trajectory,
+    start: int,
+    lags_fs: Sequence[float] | np.ndarray,
+    rotation: np.ndarray | None = None,
 ) -> Window:
     """The window of `trajectory` that begins at frame `start`, turned by `rotation` (3, 3)."""
     frames, real = lag_frames(lags_fs, trajectory.frame_fs)
@@ -263,9 +268,14 @@ def collate(windows: Sequence[Window]) -> WindowBatch:
         numbers[i, :n] = window.atomic_numbers
         lags[i, :p] = window.lags_fs
         targets[i, :p, :n] = window.targets
-    tensors = map(torch.from_numpy, (positions, velocities, numbers, lags, targets))
     return WindowBatch(
-        *tensors, tuple(w.molecule for w in windows), tuple(w.start_id for w in windows)
+        positions=torch.from_numpy(positions),
+        velocities=torch.from_numpy(velocities),
+        atomic_numbers=torch.from_numpy(numbers),
+        lags_fs=torch.from_numpy(lags),
+        targets=torch.from_numpy(targets),
+        molecule=tuple(w.molecule for w in windows),
+        start_id=tuple(w.start_id for w in windows),
     )
 
 

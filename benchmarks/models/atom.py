@@ -31,7 +31,7 @@ class AtomSettings(BaseModel):
 
     preset: Literal["mini", "public", "paper"] = "mini"
     model: dict[str, Any] = Field(default_factory=dict, description="fields of ATOMConfig")
-    training: TrainingSettings = TrainingSettings()
+    training: TrainingSettings = Field(default_factory=lambda: TrainingSettings.model_validate({}))
     device: str = "cpu"
 
 
@@ -157,5 +157,5 @@ class AtomJoint:
 class AtomStart(AtomJoint):
     """ATOM whose steps attend to the start state and themselves only."""
 
-    id = "atom-start"
-    time_attention = "start"
+    id: ClassVar[str] = "atom-start"
+    time_attention: ClassVar[str] = "start"

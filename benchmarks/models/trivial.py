@@ -75,7 +75,7 @@ class _Trivial:
 class Persistence(_Trivial):
     """Nothing moves: x(t + lag) = x(t)."""
 
-    id = "persistence"
+    id: ClassVar[str] = "persistence"
 
     def _predict(self, states: StartStates, lags_fs: torch.Tensor) -> torch.Tensor:
         return _every_step(states.positions.double(), lags_fs)
@@ -84,7 +84,7 @@ class Persistence(_Trivial):
 class Ballistic(_Trivial):
     """Every atom flies on: x(t + lag) = x(t) + lag v(t)."""
 
-    id = "ballistic"
+    id: ClassVar[str] = "ballistic"
 
     def _predict(self, states: StartStates, lags_fs: torch.Tensor) -> torch.Tensor:
         flight = lags_fs[:, :, None, None] * states.velocities.double()[:, None]
@@ -94,7 +94,7 @@ class Ballistic(_Trivial):
 class Centroid(_Trivial):
     """Every atom sits at the molecule's centroid: what is left if orientation is lost entirely."""
 
-    id = "centroid"
+    id: ClassVar[str] = "centroid"
 
     def _predict(self, states: StartStates, lags_fs: torch.Tensor) -> torch.Tensor:
         weights = states.atom_mask.double()[..., None]
@@ -122,8 +122,8 @@ class _Structure(_Trivial):
 class MeanStructure(_Structure):
     """Mean structure of the molecule's own train block, superposed on the start state."""
 
-    id = "mean-structure"
-    seen_only = True
+    id: ClassVar[str] = "mean-structure"
+    seen_only: ClassVar[bool] = True
 
     def fit(self, data: TrainingData, **_: Any) -> FitReport:
         self.structures = mean_structures(data.trajectories)
@@ -133,7 +133,7 @@ class MeanStructure(_Structure):
 class RelaxedStructure(_Structure):
     """Structure relaxed with GFN2-xTB, superposed on the start state: legal for any molecule."""
 
-    id = "relaxed-structure"
+    id: ClassVar[str] = "relaxed-structure"
 
     def fit(self, data: TrainingData, **_: Any) -> FitReport:
         self.structures = data.relaxed_positions
@@ -149,7 +149,7 @@ class Blend(_Trivial):
     linearly between.
     """
 
-    id = "blend"
+    id: ClassVar[str] = "blend"
 
     def __init__(self) -> None:
         self.structures: dict[str, np.ndarray] = {}
