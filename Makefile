@@ -30,11 +30,12 @@ demo: setup
 	$(BIN)/atom-bench run --fold 2 --preset mini --budget-cpu-minutes 1.5 --out demo/results
 	$(BIN)/atom-bench leaderboard demo/results
 
+# Two processes, a file each at a time: the tests themselves are single-threaded.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup
-	$(BIN)/python -m pytest -m "slow or not slow" --timeout 3600
+	$(BIN)/python -m pytest --slow --timeout 3600
 
 # The model room alone, against the other e3nn it promises to work with.
 test-e3nn06: .venv-e3nn06/.ready

@@ -86,12 +86,14 @@ def do_piece(
     return Report(stage, time.perf_counter() - began, stage.worked_fs)
 
 
-class _IgnoreInterrupts(WorkerPlugin):
-    """Ctrl-C reaches the whole process group; only the process that schedules acts on it."""
+class _QuietWorker(WorkerPlugin):
+    """Leaves Ctrl-C, which reaches the whole process group, and the telling of errors to the
+    process that schedules."""
 
-    name = "ignore-interrupts"
+    name = "quiet-worker"
 
     def setup(self, worker) -> None:
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -119,7 +121,7 @@ def local_client(n_workers: int) -> Iterator[Client]:
         ) as cluster,
         Client(cluster) as client,
     ):
-        client.register_plugin(_IgnoreInterrupts())
+        client.register_plugin(_QuietWorker())
         yield client
 
 

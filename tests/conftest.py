@@ -4,6 +4,20 @@ that `tests/atom` runs where only the model's own dependencies are installed."""
 import pytest
 
 
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the tests that take minutes, too")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Skips, and says so, what takes minutes and was not asked for."""
+    if config.getoption("--slow") or config.getoption("-m"):
+        return
+    skip = pytest.mark.skip(reason="takes minutes: make test-slow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
 @pytest.fixture
 def shard_factory(tmp_path):
     """`make_shard(molecule_or_name, folder=..., **settings) -> Path`, see tests/factories.py."""
