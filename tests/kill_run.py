@@ -44,25 +44,54 @@ def command(folder: Path, level: str, workers: int) -> list[str]:
 
 
 def run_to_the_end(folder: Path, level: str, workers: int) -> float:
-    """Runs without a kill; the wall time it took, s."""
-    began = time.monotonic()
-    done = subprocess.run(command(folder, level, workers), capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"exit code {done.returncode}: {done.stderr[-2000:]}")
+    """Runs without a kill; the wall time from its first committed file to its end, s."""
+    with subprocess.Popen(
+        command(folder, level, workers),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        wait_for_progress(process, folder, newest_commit(folder))
+        began = time.monotonic()
+        _, error = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"exit code {process.returncode}: {error[-2000:]}")
     return time.monotonic() - began
 
 
+def newest_commit(folder: Path) -> int:
+    """When the newest committed file of a run was written, ns; 0 if there is none."""
+    times = [0]
+    for path in [*folder.glob("work/*/*.npz"), *folder.glob("work/*/*/checkpoint-*.npz")]:
+        try:
+            times.append(path.stat().st_mtime_ns)
+        except FileNotFoundError:
+            continue  # an old checkpoint that was just forgotten
+    return max(times)
+
+
+def wait_for_progress(process: subprocess.Popen, folder: Path, before: int) -> None:
+    """Returns when the process commits its first file, or ends."""
+    while process.poll() is None and newest_commit(folder) == before:
+        time.sleep(0.005)
+
+
 def kill_at_random(folder: Path, level: str, workers: int, n_kills: int, rng, span_s: float) -> int:
-    """Starts the run and kills it after a random time, `n_kills` times; how many hit it running."""
+    """Starts the run and kills it `n_kills` times; how many kills hit it running.
+
+    A kill comes up to `span_s` after the process has committed its first file, and one in five at
+    any moment of its start.
+    """
     hits = 0
     for number in range(n_kills):
         with subprocess.Popen(
             command(folder, level, workers),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         ) as process:  # fmt: skip
-            try:
-                process.wait(timeout=rng.uniform(0.3, 1.0) * span_s)
-            except subprocess.TimeoutExpired:
+            if rng.random() < 0.2:
+                time.sleep(rng.uniform(0.0, 3.0))
+            else:
+                wait_for_progress(process, folder, newest_commit(folder))
+                time.sleep(rng.uniform(0.0, span_s))
+            if process.poll() is None:
                 hits += 1
                 kill = os.killpg if number % 2 else os.kill
                 kill(process.pid, signal.SIGKILL)
@@ -105,8 +134,8 @@ def kill_and_compare(
     (folder / "molecules.smi").write_text(MOLECULES)
     rng = random.Random(seed)
     whole_s = run_to_the_end(folder / "whole", level, workers)
-    # Every start pays for imports and workers, so a kill may come within the whole time of a run.
-    hits = kill_at_random(folder / "killed", level, workers, n_kills, rng, span_s=whole_s * 0.8)
+    span_s = whole_s / n_kills  # on average half of the work is left after the last kill
+    hits = kill_at_random(folder / "killed", level, workers, n_kills, rng, span_s)
     run_to_the_end(folder / "killed", level, workers)
     return hits, differences(folder / "killed", folder / "whole")
 
