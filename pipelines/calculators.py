@@ -1,6 +1,6 @@
 """Engines by level of theory, the GFN2-xTB engine, and an ASE calculator around any engine."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
@@ -72,8 +72,8 @@ class XtbEngine:
         self._charge = charge
         self._masses = masses_of(self._numbers)
         self._threads = ThreadLimit(threads)
-        self._calculator: TbliteCalculator | None = None
-        self._result: TbliteResult | None = None
+        self._calculator: Any = None  # tblite calculator and result; None for a fresh start
+        self._result: Any = None
 
     def evaluate(self, positions: np.ndarray) -> Evaluation:
         """Energy and forces at positions (n_atoms, 3) A.
@@ -129,6 +129,7 @@ class XtbEngine:
             )
         except (TBLiteRuntimeError, TBLiteValueError) as error:
             raise RunFailed(f"{self._molecule()}: tblite refuses the structure: {error}") from None
+        assert self._settings.electronic_temperature_k is not None
         temperature = self._settings.electronic_temperature_k * BOLTZMANN_EV_PER_K
         calculator.set("verbosity", 0)
         calculator.set("accuracy", self._settings.accuracy)
@@ -202,6 +203,7 @@ class EngineCalculator(Calculator):
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         """Fill `results` for the atoms; units are ASE's own (eV, A, e)."""
         super().calculate(atoms, list(properties), system_changes)
+        assert self.atoms is not None  # the base class has just set it
         evaluation = self.engine.evaluate(self.atoms.get_positions())
         self.results = {
             "energy": evaluation.energy,

@@ -156,7 +156,8 @@ class Stretch:
 
     def _load(self, progress: Progress) -> tuple[State, np.random.Generator, "_Frames"]:
         arrays = progress.arrays
-        state = State(*(arrays[name].copy() for name in _STATE_ARRAYS))
+        positions, velocities, forces, inner = (arrays[name].copy() for name in _STATE_ARRAYS)
+        state = State(positions, velocities, forces, inner)
         state.thermostat_energy = progress.header["thermostat_energy"]
         engine_state = {
             name.removeprefix("engine:"): array

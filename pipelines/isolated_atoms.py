@@ -10,6 +10,7 @@ import argparse
 import json
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyscf
@@ -48,6 +49,7 @@ def _xtb_atom(level: Level, symbol: str) -> float:
         np.zeros((1, 3)),
         uhf=UNPAIRED_ELECTRONS[symbol],
     )
+    assert level.electronic_temperature_k is not None
     temperature = level.electronic_temperature_k * BOLTZMANN_EV_PER_K / EV_PER_HARTREE
     calculator.set("verbosity", 0)
     calculator.set("accuracy", level.accuracy)
@@ -57,7 +59,7 @@ def _xtb_atom(level: Level, symbol: str) -> float:
 
 def _kohn_sham_atom(level: Level, symbol: str) -> float:
     atom = gto.M(atom=symbol, basis=level.basis, spin=UNPAIRED_ELECTRONS[symbol], verbose=0)
-    mean_field = dft.UKS(atom, xc=level.functional)
+    mean_field: Any = dft.UKS(atom, xc=level.functional)
     mean_field.grids.level = level.grid_level
     mean_field.small_rho_cutoff = level.small_rho_cutoff
     if level.auxiliary_basis is not None:

@@ -5,6 +5,7 @@ in hartree and bohr. What depends on the geometry alone is computed once in `mov
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -71,13 +72,14 @@ class KohnShamHamiltonian:
         self.n_occupied = self.molecule.nelectron // 2
         self._core = np.empty(0)
         self._nuclear_repulsion = 0.0
-        self._three_centre: np.ndarray | None = None
-        self._auxiliary_metric = None
-        self.mean_field = self._make_mean_field()
+        self._three_centre: Any = None  # (n_pairs, n_auxiliary), or None if not kept
+        self._auxiliary_metric: Any = None
+        self.mean_field: Any = self._make_mean_field()
         self._functional = GridFunctional(self.molecule, level.functional, _MAX_CACHE_BYTES)
 
-    def _make_mean_field(self):
-        mean_field = dft.RKS(self.molecule, xc=self.level.functional)
+    def _make_mean_field(self) -> Any:
+        # PySCF mixes classes at run time, so that no static type describes its objects.
+        mean_field: Any = dft.RKS(self.molecule, xc=self.level.functional)
         mean_field.grids.level = self.level.grid_level
         mean_field.small_rho_cutoff = self.level.small_rho_cutoff
         mean_field.chkfile = None

@@ -67,7 +67,7 @@ class Recipe(BaseModel):
     """which relaxed conformer starts: the lowest, or one drawn by Boltzmann weights"""
     seed: int = Field(0, ge=0)
     """master seed"""
-    quality: QualityThresholds = QualityThresholds()
+    quality: QualityThresholds = Field(default_factory=lambda: QualityThresholds.model_validate({}))
     """thresholds of the quality checks"""
 
     @model_validator(mode="before")

@@ -5,6 +5,7 @@ self-consistency (self_consistency.py) and the predictor of its start (extrapola
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from pyscf import lib
@@ -86,7 +87,7 @@ class KohnShamEngine:
         Raises:
             RunFailed: the state is not of such an engine or of another molecule.
         """
-        shape = np.shape(state.get("orbitals"))
+        shape = np.shape(state["orbitals"]) if "orbitals" in state else ()
         n_basis, n_occupied = self._hamiltonian.molecule.nao, self._hamiltonian.n_occupied
         if len(shape) == 3 and shape[0] and shape[1:] != (n_basis, n_occupied):
             raise RunFailed(
@@ -139,7 +140,7 @@ class KohnShamEngine:
         """PySCF's co-iterative augmented Hessian from a fresh guess, polished by a few cycles."""
         hamiltonian = self._hamiltonian
         level = hamiltonian.level
-        newton = hamiltonian.mean_field.newton()
+        newton: Any = hamiltonian.mean_field.newton()
         newton.verbose = 0
         newton.max_cycle = level.max_cycles
         newton.conv_tol = level.energy_threshold_hartree

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import dask
+from dask import config as dask_config
 from distributed import Client, Future, LocalCluster, WorkerPlugin, as_completed
 from filelock import FileLock
 
@@ -104,7 +105,7 @@ def local_client(n_workers: int) -> Iterator[Client]:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
     with (
-        dask.config.set(
+        dask_config.set(
             {
                 "distributed.scheduler.allowed-failures": ALLOWED_FAILURES,
                 # Its samples take the interpreter's lock 100 times a second.
@@ -115,7 +116,7 @@ def local_client(n_workers: int) -> Iterator[Client]:
             n_workers=n_workers,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address=None,  # pyright: ignore[reportArgumentType]
             memory_limit=0,
             silence_logs=logging.ERROR,
         ) as cluster,
@@ -188,7 +189,8 @@ class Schedule:
 
         A molecule under way goes before one that waits, and a stop has nothing to call back.
         """
-        self.n_slots = max(1, sum(self._client.nthreads().values()))
+        threads: Any = self._client.nthreads()  # a dictionary, as the client is synchronous
+        self.n_slots = max(1, sum(threads.values()))
         while self._ready and len(self._flights) < self.n_slots and not self.stopping:
             self._ready.sort(key=lambda item: (item[0].order, item[0].replica))
             lane, prepare = self._ready.pop(0)
@@ -223,7 +225,7 @@ class Schedule:
 
     def _landed(self, future: Future) -> None:
         lane, prepare = self._flights.pop(future)
-        error = future.exception()
+        error: Any = future.exception()
         if error is not None:
             self._failed(lane, error)
             return

@@ -92,6 +92,8 @@ def solve(
         The converged solution, or where the last cycle ended with `converged` False.
     """
     level = hamiltonian.level
+    energy_limit, gradient_limit = level.energy_threshold_hartree, level.gradient_threshold
+    assert energy_limit is not None and gradient_limit is not None, "not a Kohn-Sham level"
     limit = level.max_cycles if max_cycles is None else max_cycles
     root, inverse_root = hamiltonian.overlap_root, hamiltonian.overlap_inverse_root
     orbitals = root @ occupied
@@ -103,7 +105,7 @@ def solve(
         fock = inverse_root @ build.matrix @ inverse_root
         norm = gradient_norm(fock, orbitals)
         change = build.energy - last_energy
-        converged = abs(change) < level.energy_threshold_hartree and norm < level.gradient_threshold
+        converged = abs(change) < energy_limit and norm < gradient_limit
         if converged or cycle == limit:
             return Solution(build, occupied, cycle, norm, change, converged)
         last_energy = build.energy

@@ -1,7 +1,7 @@
 """What both command-line programs share: how errors reach the user, and exit codes."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -35,7 +35,7 @@ def run_app(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
         return 130
 
 
-def _report(error: Exception, prog: str) -> int:
+def _report(error: Any, prog: str) -> int:
     # Typer carries its own copy of click in newer releases, so its errors are told by their
     # attributes and not by their class.
     if hasattr(error, "format_message"):

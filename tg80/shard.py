@@ -51,7 +51,7 @@ def to_disk(field: Field, values: np.ndarray) -> np.ndarray:
 
 
 def _keep_bits(values: np.ndarray, n_bits: int) -> np.ndarray:
-    """float32 values rounded to `n_bits` of the 23 of their mantissa; not finite ones as they are."""
+    """float32 values rounded to `n_bits` of the 23 of their mantissa; not finite ones stay."""
     n_dropped = 23 - n_bits
     bits = values.view(np.uint32)
     half, mask = np.uint32(1 << (n_dropped - 1)), np.uint32(0xFFFFFFFF << n_dropped & 0xFFFFFFFF)
