@@ -100,6 +100,11 @@ def run(
         raise UserError(f"model {model} takes neither --set nor --preset")
     make_model(model, **given)  # Wrong settings are told before any data is read.
     benchmark = load_benchmark(chosen_task, fold, data, split)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"--out {out}: cannot be made ({reason}); choose another") from None
     with _progress() as progress:
         records = run_model(
             model, benchmark, seeds=chosen_seeds, budget=budget, settings=given, out=out,

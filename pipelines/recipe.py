@@ -25,7 +25,9 @@ DEFAULT_SEGMENT_FS = {"rks": 50.0, "xtb": 1000.0}
 class Recipe(BaseModel):
     """Settings of the pipeline. Times in fs, temperatures in K."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     level: str = "pbe-def2svp"
     """level of theory (see the table of levels)"""
@@ -65,7 +67,7 @@ class Recipe(BaseModel):
     """conformers relaxed with GFN2-xTB"""
     conformers: Literal["lowest", "boltzmann"] = "lowest"
     """which relaxed conformer starts: the lowest, or one drawn by Boltzmann weights"""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """master seed"""
     quality: QualityThresholds = Field(default_factory=lambda: QualityThresholds.model_validate({}))
     """thresholds of the quality checks"""

@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipelines.recipe import Recipe, load_recipe, recipe_to_toml
-from tg80.errors import UserError
+from tg80.errors import CorruptFile, UserError
 from tg80.files import remove_temporary_files, write_atomically
 from tg80.molecules import Molecule, molecule_from_smiles
 
@@ -84,8 +84,14 @@ def read_molecules(folder: Path) -> dict[str, tuple[str, str]]:
     path = folder / MOLECULES
     if not path.exists():
         return {}
-    rows = csv.DictReader(io.StringIO(path.read_text()))
-    return {row["name"]: (row["smiles"], row["inchikey"]) for row in rows}
+    try:
+        rows = csv.DictReader(io.StringIO(path.read_text()))
+        return {row["name"]: (row["smiles"], row["inchikey"]) for row in rows}
+    except (UnicodeDecodeError, KeyError, csv.Error):
+        raise CorruptFile(
+            f"{path}: altered or cut short; restore it, or move it away and run the same "
+            "`tg80 generate` again"
+        ) from None
 
 
 def _check_recipe(folder: Path, recipe: Recipe) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tg80.clusters import ClusteringSettings, FingerprintSettings, UmapSettings
-from tg80.errors import CorruptFile, UserError
+from tg80.errors import UserError
 from tg80.molecules import Molecule
 
 FORMAT = "tg80-split/1"
@@ -266,8 +266,7 @@ def load_split(source: str | Path) -> Split:
     """A split by its version (`tg80-v1`) or from a file.
 
     Raises:
-        UserError: there is no such version and no such file.
-        CorruptFile: the file is not a split.
+        UserError: there is no such version and no such file, or the file is not a split.
     """
     if str(source) in frozen_names():
         path = resources.files("tg80") / "data" / "splits" / f"{source}.json"
@@ -289,7 +288,7 @@ def _parse(data: bytes, label: str) -> Split:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"]) or "the file"
-        raise CorruptFile(f"{label}: not a split file: {where}: {first['msg']}") from None
+        raise UserError(f"{label}: not a split file: {where}: {first['msg']}") from None
     if split.format != FORMAT:
-        raise CorruptFile(f"{label}: format {split.format!r}; this version reads {FORMAT!r}")
+        raise UserError(f"{label}: format {split.format!r}; this version reads {FORMAT!r}")
     return split

@@ -1,6 +1,7 @@
 """`tg80 info`: what is in these files?"""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,8 +30,11 @@ def info(
     if json_output:
         print(json.dumps(rows, indent=2))
     else:
-        _print_table(rows)
-    if any("unreadable" in row for row in rows):
+        _print_table([row for row in rows if "unreadable" not in row])
+    unreadable = [row for row in rows if "unreadable" in row]
+    for row in unreadable:
+        print(f"error: {row['file']}: {row['unreadable']}", file=sys.stderr)
+    if unreadable:
         raise typer.Exit(1)
 
 
@@ -84,18 +88,17 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     for column in columns:
         left = column in ("molecule", "level", "ensemble", "flags")
         table.add_column(column, justify="left" if left else "right", no_wrap=column != "flags")
+    if not rows:
+        return
     for row in rows:
-        if "unreadable" not in row:
-            table.add_row(*_cells(row))
+        table.add_row(*_cells(row))
     console = Console()
     if not console.is_terminal:  # a pipe or a file has no width to fit into
         console = Console(width=160)
     console.print(table)
     console.print("drift in meV/atom/ps; +- is one standard error, ? is unknown", style="dim")
     for row in rows:
-        if "unreadable" in row:
-            console.print(f"{row['file']}: {row['unreadable']}", highlight=False, markup=False)
-        elif row["end"] != "complete":
+        if row["end"] != "complete":
             ended = f"{row['name']}-r{row['replica']} ended early: {row['end']}"
             console.print(ended, highlight=False, markup=False)
 

@@ -20,6 +20,8 @@ from tg80.theory import LEVELS, Level, atomic_number_of, get_level, symbols_of
 # Below this distance, in A, atoms are taken for a mistake: H2 is 0.74 A long.
 _COINCIDENT_A = 0.3
 
+LARGEST_COORDINATE = 1000.0  # angstrom; no molecule that is accepted reaches so far
+
 
 def singlepoint(
     file: Annotated[Path, typer.Argument(help="Structure in XYZ format, angstrom.")],
@@ -112,6 +114,10 @@ def _atom(path: Path, line_number: int, line: str) -> tuple[int, list[float]]:
         raise UserError(f"{place}: coordinates must be three numbers in angstrom") from None
     if not np.isfinite(position).all():
         raise UserError(f"{place}: coordinates are not finite")
+    if np.abs(position).max() > LARGEST_COORDINATE:
+        raise UserError(
+            f"{place}: a coordinate beyond {LARGEST_COORDINATE:g} angstrom; check units"
+        )
     return number, position
 
 

@@ -186,3 +186,13 @@ def test_help_has_an_example(capsys):
     for name in ("generate", "collect"):
         assert run([name, "--help"]) == 0
         assert f"Example: tg80 {name}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_damaged_list_of_molecules_is_named(smiles, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(arguments(smiles, out, "--set=length_fs=20")) == 0
+    (out / "molecules.csv").write_bytes(b"\xff,\0")
+    capsys.readouterr()
+    assert run(["collect", str(out)]) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and "molecules.csv" in error

@@ -61,6 +61,9 @@ def test_a_theory_override_renames_the_level():
     [
         ({"level": "b3lyp"}, [], "b3lyp"),
         ({"length_fs": -5}, [], "length_fs"),
+        ({"length_fs": float("inf")}, [], "length_fs"),
+        ({"temperature_k": float("nan")}, [], "temperature_k"),
+        ({"seed": 2**63}, [], "seed"),
         ({"temperature_k": 0}, [], "temperature_k"),
         ({"thermostat": "nose"}, [], "thermostat"),
         ({"level": "gfn2-xtb", "integrator": "mts"}, [], "verlet"),

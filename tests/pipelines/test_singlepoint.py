@@ -81,6 +81,7 @@ _BAD = {
     "columns": ("2\n\nO 0 0\nH 0 0 1\n", "three coordinates"),
     "words": ("2\n\nO a b c\nH 0 0 1\n", "three numbers"),
     "nan": ("2\n\nO nan 0 0\nH 0 0 1\n", "not finite"),
+    "far": ("2\n\nH 0 0 0\nH 0 0 1e300\n", "beyond 1000"),
     "coincident": ("3\n\nO 0 0 0\nH 0 0 1\nH 0 0 1\n", "atoms 2 and 3"),
     "odd": ("2\n\nO 0 0 0\nH 0 0 0.97\n", "even"),
 }

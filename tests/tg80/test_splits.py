@@ -12,7 +12,7 @@ from rdkit import Chem
 from tg80.certificate import check_rules, check_split
 from tg80.clusters import ClusteringSettings
 from tg80.deal import clustering_settings, deal_folds, make_split
-from tg80.errors import CorruptFile, UserError
+from tg80.errors import UserError
 from tg80.molecules import molecule_from_smiles, tg80_molecules
 from tg80.splits import (
     HELD_PARTS,
@@ -329,12 +329,12 @@ def test_a_split_file_round_trips(tmp_path):
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        (b"", CorruptFile),
-        (b"{}", CorruptFile),
-        (b"\xff\x00", CorruptFile),
-        (FROZEN.to_json()[:500].encode(), CorruptFile),
-        (FROZEN.to_json().replace("tg80-split/1", "tg80-split/9").encode(), CorruptFile),
-        (FROZEN.to_json().replace('"umap_seed"', '"seed"').encode(), CorruptFile),
+        (b"", UserError),
+        (b"{}", UserError),
+        (b"\xff\x00", UserError),
+        (FROZEN.to_json()[:500].encode(), UserError),
+        (FROZEN.to_json().replace("tg80-split/1", "tg80-split/9").encode(), UserError),
+        (FROZEN.to_json().replace('"umap_seed"', '"seed"').encode(), UserError),
     ],
 )
 def test_damaged_files_are_named_in_one_line(tmp_path, content, error):
