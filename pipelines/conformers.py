@@ -15,7 +15,7 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 from pipelines.calculators import EngineCalculator, make_engine
 from pipelines.engine import Engine
 from tg80.bonds import graph_changes
-from tg80.constants import BOLTZMANN_EV_PER_K
+from tg80.constants import BOLTZMANN_EV_PER_K, EV_PER_KCAL_PER_MOL
 from tg80.errors import RunFailed
 from tg80.mechanics import centre_of_mass
 from tg80.molecules import Molecule
@@ -123,8 +123,7 @@ def _clean_up(mol: Chem.Mol) -> list[float]:
         results = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol, numThreads=1, maxIters=1000)
     else:
         results = rdForceFieldHelpers.UFFOptimizeMoleculeConfs(mol, numThreads=1, maxIters=1000)
-    ev_per_kcal_per_mol = 0.0433641
-    return [float(energy) * ev_per_kcal_per_mol for _, energy in results]
+    return [float(energy) * EV_PER_KCAL_PER_MOL for _, energy in results]
 
 
 def relax(

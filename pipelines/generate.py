@@ -9,7 +9,7 @@ from rich.table import Table
 
 from pipelines.progress import RunProgress, n_frames
 from pipelines.recipe import Recipe
-from pipelines.run_folder import locked, open_run, read_run
+from pipelines.run_folder import locked, open_run, read_run, work_folder
 from pipelines.schedule import Schedule, local_client
 from pipelines.trajectory import Trajectory
 from tg80.errors import UserError
@@ -133,7 +133,7 @@ def collect_run(folder: Path) -> list[tuple[Path, float]]:
     written = []
     with locked(folder):
         for molecule in molecules:
-            for work in sorted((folder / "work" / molecule.name).glob("r[0-9]*")):
+            for work in sorted(work_folder(folder, molecule.name).glob("r[0-9]*")):
                 trajectory = Trajectory(folder, molecule, recipe, int(work.name[1:]))
                 if trajectory.write_shard(trajectory.shard_path, end="collected before its end"):
                     with Shard(trajectory.shard_path) as shard:

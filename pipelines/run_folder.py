@@ -1,9 +1,9 @@
 """The output folder of a run: who may write in it, and which run it belongs to.
 
-DIR/recipe.toml            the settings
-DIR/molecules.csv          name, SMILES, InChIKey of every molecule of the run
-DIR/NAME-rK.h5md           finished trajectories, each with NAME-rK.h5md.sha256
-DIR/work/NAME/...          parts and checkpoints of what is not finished
+recipe.toml            the settings
+molecules.csv          name, SMILES, InChIKey of every molecule of the run
+NAME-rK.h5md           finished trajectories, each with NAME-rK.h5md.sha256
+work, then NAME          parts and checkpoints of what is not finished
 """
 
 import csv
@@ -77,6 +77,11 @@ def read_run(folder: Path) -> tuple[Recipe, list[Molecule]]:
         molecule_from_smiles(smiles, name) for name, (smiles, _) in read_molecules(folder).items()
     ]
     return load_recipe(folder / RECIPE), molecules
+
+
+def work_folder(folder: Path, name: str) -> Path:
+    """Where the unfinished work on one molecule lies."""
+    return folder / WORK / name
 
 
 def read_molecules(folder: Path) -> dict[str, tuple[str, str]]:

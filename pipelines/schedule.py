@@ -21,7 +21,7 @@ from distributed import Client, Future, LocalCluster, WorkerPlugin, as_completed
 from filelock import FileLock
 
 from pipelines.recipe import Recipe
-from pipelines.run_folder import WORK
+from pipelines.run_folder import work_folder
 from pipelines.trajectory import Stage, Trajectory
 from tg80.errors import CorruptFile, RunFailed, Tg80Error
 from tg80.molecules import Molecule
@@ -79,7 +79,7 @@ def do_piece(
     its files.
     """
     began = time.perf_counter()
-    work = Path(folder) / WORK / molecule.name
+    work = work_folder(Path(folder), molecule.name)
     work.mkdir(parents=True, exist_ok=True)
     with FileLock(work / ".lock"):
         trajectory = Trajectory(Path(folder), molecule, recipe, replica)

@@ -23,6 +23,7 @@ from pipelines.dynamics import Stretch, StretchPlan, read_progress
 from pipelines.integrators import Body, Stepper, make_thermostat, thermal_velocities
 from pipelines.mean_energy import mean_energy_start
 from pipelines.recipe import Recipe
+from pipelines.run_folder import work_folder
 from tg80.errors import RunFailed
 from tg80.mechanics import degrees_of_freedom, is_linear
 from tg80.molecules import Molecule
@@ -76,7 +77,7 @@ class Trajectory:
         self.replica = replica
         self.threads = threads
         self.level = recipe.resolved_level()
-        self.work = folder / "work" / molecule.name
+        self.work = work_folder(folder, molecule.name)
 
     @property
     def shard_path(self) -> Path:

@@ -18,6 +18,7 @@ EV_PER_HARTREE = float(_units["Hartree"])
 ANGSTROM_PER_BOHR = float(_units["Bohr"])
 EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR = EV_PER_HARTREE / ANGSTROM_PER_BOHR
 EV_PER_KJ_PER_MOL = float(_units["kJ"] / _units["mol"])
+EV_PER_KCAL_PER_MOL = float(_units["kcal"] / _units["mol"])
 BOLTZMANN_EV_PER_K = float(_units["kB"])
 # Acceleration in A/fs^2 of 1 u under 1 eV/A: ASE's time unit is sqrt(u A^2 / eV).
 ACCELERATION = float((_units["fs"]) ** 2)
