@@ -3,7 +3,7 @@
 recipe.toml            the settings
 molecules.csv          name, SMILES, InChIKey of every molecule of the run
 NAME-rK.h5md           finished trajectories, each with NAME-rK.h5md.sha256
-work, then NAME          parts and checkpoints of what is not finished
+work/NAME              parts and checkpoints of what is not finished
 """
 
 import csv
