@@ -8,7 +8,7 @@ from tblite.exceptions import TBLiteRuntimeError, TBLiteValueError
 from tblite.interface import Calculator as TbliteCalculator
 from tblite.interface import Result as TbliteResult
 
-from pipelines.engine import Engine, Evaluation
+from pipelines.engine import Engine, Evaluation, Resources
 from pipelines.threads import ThreadLimit
 from tg80.constants import (
     ANGSTROM_PER_BOHR,
@@ -17,7 +17,7 @@ from tg80.constants import (
     EV_PER_HARTREE,
     masses_of,
 )
-from tg80.errors import RunFailed, UserError
+from tg80.errors import RunFailed
 from tg80.theory import Level, get_level, symbols_of
 
 # Attempts after a failed restart: (what it is called, mixer damping, factor on the iterations).
@@ -30,14 +30,16 @@ _XTB_ATTEMPTS = (
 )
 
 
-def make_engine(level: str | Level, atomic_numbers, charge: int = 0, *, threads: int = 1) -> Engine:
+def make_engine(
+    level: str | Level, atomic_numbers, charge: int = 0, resources: Resources | None = None
+) -> Engine:
     """The engine of one molecule at one level of theory.
 
     Args:
         level: a level or its name.
         atomic_numbers: (n_atoms,) int.
         charge: total charge, e.
-        threads: CPU threads an evaluation may use.
+        resources: threads, memory and device; one CPU thread if None.
 
     Raises:
         UserError: unknown level, uncovered element, or not a closed shell.
@@ -45,14 +47,14 @@ def make_engine(level: str | Level, atomic_numbers, charge: int = 0, *, threads:
     level = get_level(level) if isinstance(level, str) else level
     numbers = np.asarray(atomic_numbers, dtype=int)
     level.check_molecule(numbers, charge)
-    if threads < 1:
-        raise UserError(f"{threads} threads: give 1 or more")
+    resources = resources or Resources()
+    resources.check()
     if level.method == "xtb":
-        return XtbEngine(level, numbers, charge, threads=threads)
+        return XtbEngine(level, numbers, charge, threads=resources.threads)
     # PySCF takes a second to import and the xTB tier never needs it.
     from pipelines.scf import KohnShamEngine
 
-    return KohnShamEngine(level, numbers, charge, threads=threads)
+    return KohnShamEngine(level, numbers, charge, resources)
 
 
 class XtbEngine:

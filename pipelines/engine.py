@@ -1,9 +1,11 @@
 """What the dynamics asks of a method that gives energies and forces."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
+
+from tg80.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,32 @@ class Evaluation:
     scf_cycles: int
     converged: bool
     gap: float
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What an evaluation may use; nothing here decides which energy a geometry gets.
+
+    Attributes:
+        threads: CPU threads.
+        memory_gb: memory for what is kept of a geometry, 1e9 bytes; more is evaluated anew.
+        device: where the Kohn-Sham levels are evaluated.
+    """
+
+    threads: int = 1
+    memory_gb: float = 2.0
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    def check(self) -> None:
+        """Refuse what no machine has.
+
+        Raises:
+            UserError: no thread, no memory.
+        """
+        if self.threads < 1:
+            raise UserError(f"{self.threads} threads: give 1 or more")
+        if not self.memory_gb > 0:
+            raise UserError(f"{self.memory_gb:g} GB of memory: give more than 0")
 
 
 class Engine(Protocol):

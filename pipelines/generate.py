@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.engine import Resources
 from pipelines.progress import RunProgress, n_frames
 from pipelines.recipe import Recipe
 from pipelines.run_folder import locked, open_run, read_run, work_folder
@@ -78,6 +79,7 @@ def run_generation(
     n_replicas: int,
     n_workers: int,
     console: Console,
+    resources: Resources | None = None,
 ) -> Summary:
     """Makes the trajectories of all molecules, resuming what is there.
 
@@ -85,13 +87,15 @@ def run_generation(
         UserError: the folder belongs to another run, or another process works in it.
         Tg80Error: something stopped the run for all molecules, such as a full disk.
     """
+    resources = resources or Resources()
+    resources.check()
     level = recipe.resolved_level()
     for molecule in molecules:
         level.check_molecule(molecule.atomic_numbers, molecule.charge)
     _make_folder(folder)
     with locked(folder), RunProgress(console) as progress:
         open_run(folder, recipe, molecules)
-        schedule = Schedule(folder, recipe, molecules, n_replicas, progress.update)
+        schedule = Schedule(folder, recipe, molecules, n_replicas, resources, progress.update)
         if schedule.enter():
             with local_client(min(n_workers, len(schedule.lanes))) as client:
                 schedule.run(client)

@@ -11,7 +11,7 @@ import numpy as np
 from pyscf import lib
 
 from pipelines.calculators import checked_positions, formula
-from pipelines.engine import Evaluation
+from pipelines.engine import Evaluation, Resources
 from pipelines.extrapolation import OrbitalExtrapolation
 from pipelines.kohn_sham import KohnShamHamiltonian
 from pipelines.self_consistency import Solution, solve
@@ -38,15 +38,22 @@ class KohnShamEngine:
         last_attempt: what led to it: "the predicted orbitals", or a step of the failure ladder.
     """
 
-    def __init__(self, level: Level, atomic_numbers, charge: int = 0, *, threads: int = 1):
+    def __init__(
+        self,
+        level: Level,
+        atomic_numbers,
+        charge: int = 0,
+        resources: Resources | None = None,
+    ):
+        resources = resources or Resources()
         self.level = level.name
         self.last_solution: Solution | None = None
         self.last_attempt = ""
         self._numbers = np.asarray(atomic_numbers, dtype=int)
         self._charge = charge
         self._masses = masses_of(self._numbers)
-        self._n_threads = threads
-        self._threads = ThreadLimit(threads)
+        self._n_threads = resources.threads
+        self._threads = ThreadLimit(resources.threads)
         self._extrapolation = OrbitalExtrapolation()
         self._hamiltonian = KohnShamHamiltonian(level, self._numbers, charge)
 

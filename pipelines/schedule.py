@@ -20,6 +20,7 @@ from dask import config as dask_config
 from distributed import Client, Future, LocalCluster, WorkerPlugin, as_completed
 from filelock import FileLock
 
+from pipelines.engine import Resources
 from pipelines.recipe import Recipe
 from pipelines.run_folder import work_folder
 from pipelines.trajectory import Stage, Trajectory
@@ -71,7 +72,12 @@ class Report:
 
 
 def do_piece(
-    folder: str, molecule: Molecule, recipe: Recipe, replica: int, prepare: bool
+    folder: str,
+    molecule: Molecule,
+    recipe: Recipe,
+    replica: int,
+    prepare: bool,
+    resources: Resources,
 ) -> Report:
     """The task: one piece of preparation or one segment of production, found on disk.
 
@@ -82,7 +88,7 @@ def do_piece(
     work = work_folder(Path(folder), molecule.name)
     work.mkdir(parents=True, exist_ok=True)
     with FileLock(work / ".lock"):
-        trajectory = Trajectory(Path(folder), molecule, recipe, replica)
+        trajectory = Trajectory(Path(folder), molecule, recipe, replica, resources)
         stage = trajectory.prepare() if prepare else trajectory.produce()
     return Report(stage, time.perf_counter() - began, stage.worked_fs)
 
@@ -134,6 +140,7 @@ class Schedule:
         recipe: settings.
         molecules: compounds, in the order they are to be done.
         n_replicas: trajectories a compound.
+        resources: what each task may use.
         on_change: called whenever something was finished.
     """
 
@@ -143,10 +150,12 @@ class Schedule:
         recipe: Recipe,
         molecules: list[Molecule],
         n_replicas: int,
+        resources: Resources,
         on_change: Callable[["Schedule"], None] = lambda schedule: None,
     ):
         self.folder = folder
         self.recipe = recipe
+        self.resources = resources
         self.on_change = on_change
         self.stopping = False
         self.n_slots = 1
@@ -201,6 +210,7 @@ class Schedule:
                 self.recipe,
                 lane.replica,
                 prepare,
+                self.resources,
                 pure=False,
             )
             self._flights[future] = (lane, prepare)

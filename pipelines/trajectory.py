@@ -20,6 +20,7 @@ from pipelines.calculators import make_engine
 from pipelines.checkpoint import read_arrays, write_arrays
 from pipelines.conformers import start_geometry
 from pipelines.dynamics import Stretch, StretchPlan, read_progress
+from pipelines.engine import Resources
 from pipelines.integrators import Body, Stepper, make_thermostat, thermal_velocities
 from pipelines.mean_energy import mean_energy_start
 from pipelines.recipe import Recipe
@@ -65,17 +66,22 @@ class Trajectory:
         molecule: the compound.
         recipe: the settings.
         replica: 0, 1, ...
-        threads: CPU threads an evaluation may use.
+        resources: what an evaluation at the level may use.
     """
 
     def __init__(
-        self, folder: Path, molecule: Molecule, recipe: Recipe, replica: int, threads: int = 1
+        self,
+        folder: Path,
+        molecule: Molecule,
+        recipe: Recipe,
+        replica: int,
+        resources: Resources | None = None,
     ):
         self.folder = folder
         self.molecule = molecule
         self.recipe = recipe
         self.replica = replica
-        self.threads = threads
+        self.resources = resources or Resources()
         self.level = recipe.resolved_level()
         self.work = work_folder(folder, molecule.name)
 
@@ -334,7 +340,7 @@ class Trajectory:
         if self.level.method == "xtb":
             return self._xtb_stepper()
         numbers, charge = self.molecule.atomic_numbers, self.molecule.charge
-        engine = make_engine(self.level, numbers, charge, threads=self.threads)
+        engine = make_engine(self.level, numbers, charge, self.resources)
         if recipe.integrator == "verlet":
             return Stepper(self.body, engine, recipe.verlet_step_fs)
         inner = make_engine("gfn2-xtb", numbers, charge)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.calculators import formula, make_engine
-from pipelines.engine import Evaluation
+from pipelines.engine import Evaluation, Resources
 from tg80.cli_support import JsonOption
 from tg80.constants import EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR, EV_PER_HARTREE
 from tg80.errors import UserError
@@ -39,7 +39,7 @@ def singlepoint(
     chosen = get_level(level)
     numbers, positions = read_xyz(file)
     try:
-        engine = make_engine(chosen, numbers, charge, threads=threads)
+        engine = make_engine(chosen, numbers, charge, Resources(threads=threads))
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     evaluation = engine.evaluate(positions)

@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from pipelines import kohn_sham
 from pipelines.calculators import make_engine
+from pipelines.engine import Resources
 from tests.pipelines.structures import (
     directional_derivatives,
     displaced,
@@ -219,14 +220,14 @@ def test_unfit_molecules_are_refused():
     with pytest.raises(UserError, match="even"):
         make_engine("pbe-def2svp", [8, 1])
     with pytest.raises(UserError, match="threads"):
-        make_engine("pbe-def2svp", [8, 1, 1], threads=0)
+        make_engine("pbe-def2svp", [8, 1, 1], resources=Resources(threads=0))
 
 
 @pytest.mark.slow
 def test_two_threads_agree_with_one():
     numbers, positions = structure("water")
     one = make_engine("pbe-def2svp", numbers).evaluate(positions)
-    two = make_engine("pbe-def2svp", numbers, threads=2).evaluate(positions)
+    two = make_engine("pbe-def2svp", numbers, resources=Resources(threads=2)).evaluate(positions)
     assert two.energy == pytest.approx(one.energy, abs=1e-7)
     assert np.abs(two.forces - one.forces).max() < 1e-5
 
