@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from pipelines import assembly
-from pipelines.calculators import make_engine
 from pipelines.checkpoint import read_arrays, write_arrays
 from pipelines.conformers import start_geometry
 from pipelines.dynamics import Stretch, StretchPlan, read_progress
@@ -25,6 +24,7 @@ from pipelines.integrators import Body, Stepper, make_thermostat, thermal_veloci
 from pipelines.mean_energy import mean_energy_start
 from pipelines.recipe import Recipe
 from pipelines.run_folder import work_folder
+from pipelines.steppers import level_stepper, xtb_stepper
 from tg80.errors import RunFailed
 from tg80.mechanics import degrees_of_freedom, is_linear
 from tg80.molecules import Molecule
@@ -82,7 +82,6 @@ class Trajectory:
         self.recipe = recipe
         self.replica = replica
         self.resources = resources or Resources()
-        self.level = recipe.resolved_level()
         self.work = work_folder(folder, molecule.name)
 
     @property
@@ -336,19 +335,10 @@ class Trajectory:
     # --- small parts --------------------------------------------------------------------------
 
     def _level_stepper(self) -> Stepper:
-        recipe = self.recipe
-        if self.level.method == "xtb":
-            return self._xtb_stepper()
-        numbers, charge = self.molecule.atomic_numbers, self.molecule.charge
-        engine = make_engine(self.level, numbers, charge, self.resources)
-        if recipe.integrator == "verlet":
-            return Stepper(self.body, engine, recipe.verlet_step_fs)
-        inner = make_engine("gfn2-xtb", numbers, charge)
-        return Stepper(self.body, engine, recipe.outer_step_fs, inner, recipe.inner_step_fs)
+        return level_stepper(self.recipe, self.molecule, self.body, self.resources)
 
     def _xtb_stepper(self) -> Stepper:
-        engine = make_engine("gfn2-xtb", self.molecule.atomic_numbers, self.molecule.charge)
-        return Stepper(self.body, engine, self.recipe.verlet_step_fs)
+        return xtb_stepper(self.recipe, self.molecule, self.body)
 
     def _identity(self, name: str) -> str:
         return f"{self.molecule.name} {name} {self.molecule.inchikey} {self.recipe.sha256[:16]}"
