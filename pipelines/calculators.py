@@ -42,7 +42,8 @@ def make_engine(
         resources: threads, memory and device; one CPU thread if None.
 
     Raises:
-        UserError: unknown level, uncovered element, or not a closed shell.
+        UserError: unknown level, uncovered element, not a closed shell, or no usable GPU where
+            one is asked for.
     """
     level = get_level(level) if isinstance(level, str) else level
     numbers = np.asarray(atomic_numbers, dtype=int)
@@ -51,6 +52,11 @@ def make_engine(
     resources.check()
     if level.method == "xtb":
         return XtbEngine(level, numbers, charge, threads=resources.threads)
+    if resources.device == "cuda":
+        # GFN2-xTB stays on the CPU: this line comes after it.
+        from pipelines.gpu_scf import GpuKohnShamEngine
+
+        return GpuKohnShamEngine(level, numbers, charge, resources)
     # PySCF takes a second to import and the xTB tier never needs it.
     from pipelines.scf import KohnShamEngine
 

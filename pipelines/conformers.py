@@ -82,6 +82,15 @@ def start_geometry(
     return StartGeometry(positions, energy, hessian(engine, positions), len(relaxed))
 
 
+def embed_one(molecule: Molecule, seed: int = 0) -> np.ndarray:
+    """A plausible geometry, positions (n_atoms, 3) A, by force field alone and in milliseconds.
+
+    Raises:
+        RunFailed: nothing could be embedded.
+    """
+    return _embed(molecule, 1, 1, seed)[0]
+
+
 def _reacted(molecule: Molecule, before: np.ndarray, after: np.ndarray) -> bool:
     """Whether relaxing broke a bond, moved a hydrogen or turned a double bond."""
     numbers = np.asarray(molecule.atomic_numbers)
