@@ -10,6 +10,7 @@ from pipelines.commands.generate import collect, generate
 from pipelines.commands.info import info
 from pipelines.commands.singlepoint import singlepoint
 from pipelines.commands.split import split
+from pipelines.commands.twin import twin
 from pipelines.commands.validate import validate
 from tg80.cli_support import run_app
 
@@ -32,7 +33,7 @@ def _options(
         raise typer.Exit()
 
 
-for command in (generate, collect, singlepoint, validate, info, split):
+for command in (generate, collect, singlepoint, validate, info, split, twin):
     app.command()(command)
 
 

@@ -1,0 +1,128 @@
+"""`tg80 twin`."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tg80.cli_support import JsonOption, console
+from tg80.errors import UserError
+
+
+def twin(
+    data: Annotated[
+        Path, typer.Option("--data", metavar="DIR", help="Shards: a folder or a file.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder.")] = Path(
+        "twins"
+    ),
+    perturbation: Annotated[
+        float,
+        typer.Option(
+            help="Displacement of each coordinate, A (standard deviation); 0 moves the start "
+            "within the float32 rounding of the stored frame only.",
+        ),
+    ] = 1e-3,
+    noise: Annotated[
+        bool, typer.Option("--noise", help="Other thermostat noise for every twin.")
+    ] = False,
+    resample_hydrogens: Annotated[
+        bool,
+        typer.Option("--resample-hydrogens", help="Hydrogen velocities drawn anew for every twin."),
+    ] = False,
+    starts: Annotated[int, typer.Option(min=1, max=16, help="Start states a shard.")] = 2,
+    twins: Annotated[int, typer.Option(min=2, help="Twins a start state.")] = 4,
+    length_fs: Annotated[
+        float | None,
+        typer.Option(help="Length of a twin. Default: 960 at gfn2-xtb, 3000 at the DFT levels."),
+    ] = None,
+    store_every_fs: Annotated[float, typer.Option(help="Distance of stored frames.")] = 10.0,
+    molecules: Annotated[
+        str | None, typer.Option(help="Only these, names separated by commas.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Master seed.")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Single-thread workers. Default: all cores.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Rerun stretches of stored trajectories from nearby starts: the predictability floor.
+
+    The twins are made exactly as the shards were: level of theory, integrator, time step. They
+    start where the windows of the test_time block do. The same command run again goes on where it
+    stopped; what is finished is not done again.
+
+    Example: tg80 twin --data tg80/data/mini-xtb --perturbation 1e-3 --out twins
+    """
+    from pydantic import ValidationError
+
+    from pipelines.twin_schedule import run_twins
+    from pipelines.twins import TwinRun, TwinSource, default_length_fs
+    from tg80.twins import TwinSettings
+
+    sources = [TwinSource(path) for path in _chosen(data, molecules)]
+    try:
+        runs = [
+            TwinRun(
+                out,
+                source,
+                TwinSettings(
+                    perturbation_angstrom=perturbation,
+                    noise=noise,
+                    resample_hydrogens=resample_hydrogens,
+                    n_starts=starts,
+                    n_twins=twins,
+                    length_fs=length_fs or default_length_fs(source.recipe),
+                    store_every_fs=store_every_fs,
+                    seed=seed,
+                ),
+            )
+            for source in sources
+        ]
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    rows, exit_code = run_twins(out, runs, workers or os.cpu_count() or 1, console)
+    if as_json:
+        print(json.dumps({"folder": str(out), "twins": rows}, indent=2))
+    else:
+        _show(rows, exit_code)
+    raise typer.Exit(exit_code)
+
+
+def _chosen(data: Path, molecules: str | None) -> list[Path]:
+    """The shards of the molecules asked for, in the order of their names."""
+    from tg80.shard import find_shards
+
+    paths = find_shards(data)
+    if molecules is None:
+        return paths
+    wanted = [name.strip() for name in molecules.split(",") if name.strip()]
+    names = {path: path.name.rpartition("-r")[0] for path in paths}
+    missing = sorted(set(wanted) - set(names.values()))
+    if missing or not wanted:
+        raise UserError(f"{data}: no shard of {', '.join(missing) or 'no molecule'}")
+    return [path for path in paths if names[path] in wanted]
+
+
+def _show(rows: list[dict], exit_code: int) -> None:
+    from rich.table import Table
+
+    table = Table("shard", "starts", "twins", "fs", "floor, A^2 x 1e-2")
+    for row in rows:
+        if row["path"] is not None:
+            table.add_row(
+                row["shard"],
+                str(len(row["start_ids"])),
+                str(row["n_twins"]),
+                f"{row['length_fs']:g}",
+                f"{100 * row['floor_a2']:.4f}",
+            )
+    console.print(table)
+    for row in rows:
+        if row["failure"]:
+            console.print(f"failed: {row['shard']}: {row['failure']}", highlight=False)
+    if exit_code == 130:
+        console.print("stopped; the same command goes on from here")
