@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.speed.commands import app as speed_app
 from tg80.cli_support import JsonOption, run_app
 from tg80.errors import UserError
 
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(speed_app, name="speed")
 
 
 def parse_seeds(text: str) -> list[int]:

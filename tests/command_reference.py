@@ -30,9 +30,12 @@ def programs():
 
 
 def command_names(app: typer.Typer) -> list[str]:
-    """Names of all commands of an app, in the order of its help."""
-    group = typer.main.get_command(app)
-    return list(getattr(group, "commands", {}))
+    """All commands of an app in the order of its help; one of a group as `group command`."""
+    names = []
+    for name, command in getattr(typer.main.get_command(app), "commands", {}).items():
+        inner = getattr(command, "commands", None)
+        names += [name] if inner is None else [f"{name} {each}" for each in inner]
+    return names
 
 
 def help_text(run, arguments: list[str]) -> str:
@@ -50,7 +53,9 @@ def reference() -> str:
     sections = [_INTRODUCTION]
     for name, app, run in programs():
         for command in command_names(app):
-            sections.append(f"## {name} {command}\n\n```text\n{help_text(run, [command])}\n```\n")
+            sections.append(
+                f"## {name} {command}\n\n```text\n{help_text(run, command.split())}\n```\n"
+            )
     return "\n".join(sections)
 
 

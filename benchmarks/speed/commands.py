@@ -1,0 +1,130 @@
+"""`atom-bench speed`: side-by-side timings, run by hand on a quiet machine."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel, ValidationError
+from rich.console import Console
+
+from tg80.cli_support import JsonOption
+from tg80.errors import UserError
+
+app = typer.Typer(
+    help="Time our engine side by side with stock PySCF, integrators with each other, "
+    "processes with each other.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+MoleculesOption = Annotated[
+    str, typer.Option(help="Names of TG80's compounds or SMILES, separated by commas.")
+]
+ThreadsOption = Annotated[int, typer.Option(min=1, help="CPU threads, the same on both sides.")]
+LevelOption = Annotated[str, typer.Option(help="Level of theory.")]
+MarkdownOption = Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(help="Results file, written after every part; the same command goes on from it."),
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the starts.")]
+
+
+@app.command()
+def aimd(
+    molecules: MoleculesOption = "ethanol,benzene,uracil",
+    level: LevelOption = "pbe-def2svp",
+    threads: ThreadsOption = 1,
+    step_fs: Annotated[float, typer.Option(help="Velocity Verlet step of both sides, fs.")] = 0.5,
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps in a stretch.")] = 10,
+    repeats: Annotated[int, typer.Option(min=1, help="Stretches of the trajectory.")] = 3,
+    outer_fs: Annotated[
+        str, typer.Option(help="Outer steps of multiple time stepping to time too; '' for none.")
+    ] = "1.0,2.0",
+    checks: Annotated[
+        int, typer.Option(min=0, help="Geometries compared with the tightly converged level.")
+    ] = 4,
+    references: Annotated[
+        int, typer.Option(min=0, help="How many of these are compared with exact J as well.")
+    ] = 2,
+    equilibration_fs: Annotated[
+        float, typer.Option(min=0, help="GFN2-xTB dynamics before the trajectory, fs.")
+    ] = 500.0,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    as_markdown: MarkdownOption = False,
+) -> None:
+    """Time stock PySCF and our engine in turns along one 300 K trajectory, and compare forces.
+
+    Example: atom-bench speed aimd --molecules ethanol,benzene --threads 1 --json
+    """
+    from benchmarks.speed.aimd import AimdSettings, measure
+    from benchmarks.speed.results_file import ResultsFile
+    from benchmarks.speed.starts import find_molecules
+    from benchmarks.speed.tables import aimd_sheets
+    from tg80.theory import get_level
+
+    if get_level(level).method != "rks":
+        raise UserError(f"--level {level}: stock PySCF has no such method; choose a PBE level")
+    settings = checked(
+        AimdSettings, level=level, threads=threads, step_fs=step_fs, steps=steps,
+        repeats=repeats, outer_fs=numbers(outer_fs, "--outer-fs"), checks=checks,
+        references=references, equilibration_fs=equilibration_fs, seed=seed,
+    )  # fmt: skip
+    chosen = find_molecules(molecules)
+    store = ResultsFile(out, "aimd", settings.model_dump(mode="json"))
+    for molecule in chosen:
+        store.get(molecule.name, lambda molecule=molecule: measure(molecule, settings, say))
+    finish(store.document, aimd_sheets, as_json=as_json, as_markdown=as_markdown)
+
+
+def checked(model: type[BaseModel], **values: Any) -> Any:
+    """The settings, or a user's error that names the first that can't be."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "--" + "-".join(str(first["loc"][0]).split("_")) if first["loc"] else "settings"
+        raise UserError(f"{name}: {first['msg']}") from None
+
+
+def numbers(text: str, option: str) -> tuple[float, ...]:
+    """Positive numbers of a comma-separated list.
+
+    Raises:
+        UserError: something in it is none.
+    """
+    try:
+        found = tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        found = (-1.0,)
+    if any(not 0 < value < 1e6 for value in found):
+        raise UserError(f"{option} wants positive numbers such as 1.0,2.0, not {text!r}")
+    return found
+
+
+def finish(
+    document: dict[str, Any],
+    sheets: Callable[[dict[str, Any]], Sequence[Any]],
+    *,
+    as_json: bool,
+    as_markdown: bool,
+) -> None:
+    """Prints a result as JSON, as Markdown or for a terminal."""
+    from benchmarks.speed.tables import machine_line, print_sheets
+
+    if as_json:
+        print(json.dumps(document))
+        return
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    print_sheets(sheets(document), as_markdown=as_markdown, console=console)
+    console.print(machine_line(document["machine"]), soft_wrap=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """Tells on standard error what is being done; long measurements are silent otherwise."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,94 @@
+"""The molecules that are timed and where their trajectories start."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from pipelines.calculators import make_engine
+from pipelines.conformers import start_geometry
+from pipelines.engine import Engine
+from pipelines.integrators import Body, Stepper, make_thermostat, thermal_velocities
+from tg80.errors import UserError
+from tg80.mechanics import degrees_of_freedom, is_linear
+from tg80.molecules import Molecule, molecule_from_smiles, tg80_molecules
+
+TEMPERATURE_K = 300.0
+XTB_STEP_FS = 0.5
+THERMOSTAT_FS = 100.0
+_SMALL = {"water": "O", "ammonia": "N", "methane": "C"}
+
+
+def find_molecules(names: str) -> list[Molecule]:
+    """The molecules of a comma-separated list: names of the 80 compounds, or SMILES.
+
+    Raises:
+        UserError: the list is empty, or something in it is neither.
+    """
+    known = {molecule.name: molecule for molecule in tg80_molecules()}
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if not wanted:
+        raise UserError("--molecules names none: give names or SMILES, such as ethanol,benzene")
+    found = []
+    for name in wanted:
+        if name in known:
+            found.append(known[name])
+            continue
+        try:
+            found.append(molecule_from_smiles(_SMALL.get(name, name), _name(name)))
+        except UserError as error:
+            raise UserError(
+                f"--molecules: {name!r} is no compound of TG80 and no usable SMILES ({error})"
+            ) from None
+    return found
+
+
+def _name(name: str) -> str | None:
+    return name if name in _SMALL else None
+
+
+@dataclass(frozen=True)
+class Start:
+    """A thermal state of a molecule, made with GFN2-xTB.
+
+    Attributes:
+        molecule: the compound.
+        positions: (n_atoms, 3) A.
+        velocities: (n_atoms, 3) A/fs, without rigid motion.
+    """
+
+    molecule: Molecule
+    positions: np.ndarray
+    velocities: np.ndarray
+
+    @cached_property
+    def body(self) -> Body:
+        """Masses and degrees of freedom."""
+        masses = self.molecule.masses
+        return Body(
+            masses, degrees_of_freedom(masses, self.positions), is_linear(masses, self.positions)
+        )
+
+    def engine(self, level, resources=None) -> Engine:
+        """A new engine for the molecule."""
+        return make_engine(level, self.molecule.atomic_numbers, self.molecule.charge, resources)
+
+
+def thermal_start(molecule: Molecule, *, equilibration_fs: float = 500.0, seed: int = 0) -> Start:
+    """The relaxed molecule after some GFN2-xTB dynamics at 300 K (NVT, then as it stands)."""
+    geometry = start_geometry(
+        molecule, n_conformers=10, n_relaxed=3, choice="lowest",
+        temperature_k=TEMPERATURE_K, seed=seed,
+    )  # fmt: skip
+    rng = np.random.default_rng(np.random.SeedSequence([seed, molecule.n_atoms]))
+    cold = Start(molecule, geometry.positions, np.zeros_like(geometry.positions))
+    body = cold.body
+    stepper = Stepper(body, cold.engine("gfn2-xtb"), XTB_STEP_FS)
+    thermostat = make_thermostat("bussi", body, TEMPERATURE_K, THERMOSTAT_FS)
+    assert thermostat is not None
+    velocities = thermal_velocities(body, geometry.positions, TEMPERATURE_K, rng)
+    state = stepper.begin(geometry.positions, velocities)
+    for _ in range(round(equilibration_fs / XTB_STEP_FS)):
+        stepper.step(state)
+        thermostat.apply(state, XTB_STEP_FS, rng)
+    return Start(molecule, state.positions, state.velocities)

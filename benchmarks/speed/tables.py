@@ -1,0 +1,125 @@
+"""Tables of speed figures, for a terminal or as Markdown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table: a title, column heads, and rows of text; the first column names the row."""
+
+    title: str
+    heading: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def print_sheets(sheets: Sequence[Sheet], *, as_markdown: bool, console: Console) -> None:
+    """Prints tables one after another."""
+    for sheet in sheets:
+        if as_markdown:
+            print(markdown(sheet))
+            continue
+        table = Table(title=sheet.title, title_justify="left")
+        for i, head in enumerate(sheet.heading):
+            table.add_column(head, justify="left" if i == 0 else "right")
+        for row in sheet.rows:
+            table.add_row(*row)
+        console.print(table)
+
+
+def markdown(sheet: Sheet) -> str:
+    """A table as Markdown, its title above it."""
+    rule = ["---", *["--:"] * (len(sheet.heading) - 1)]
+    lines = ["| " + " | ".join(row) + " |" for row in (sheet.heading, rule, *sheet.rows)]
+    return f"{sheet.title}\n\n" + "\n".join(lines) + "\n"
+
+
+def machine_line(machine: dict[str, Any]) -> str:
+    """The machine in one line."""
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    return (
+        f"{machine['processor']} ({machine['vector_units']}), {machine['cores']} cores, "
+        f"load {machine['load_before']:.1f} at the start; {versions}"
+    )
+
+
+def aimd_sheets(document: dict[str, Any]) -> list[Sheet]:
+    """The tables of `atom-bench speed aimd`."""
+    settings, molecules = document["settings"], list(document["results"].values())
+    threads = f"{settings['threads']} thread{'s' if settings['threads'] > 1 else ''}"
+    sheets = [
+        Sheet(
+            f"Seconds per energy + forces, {settings['level']}, {threads}, "
+            f"{settings['step_fs']:g} fs steps (medians)",
+            ("molecule", "stock s (cycles)", "ours s (builds)", "stock / ours", "quartiles",
+             "by repeat", "by CPU time"),
+            [_speed_row(one) for one in molecules],
+        ),
+        Sheet(
+            f"Seconds per simulated fs, {threads}: stock, Verlet {settings['step_fs']:g} fs, over "
+            "ours with multiple time steps",
+            ("molecule", "outer / inner fs", "stock s/fs", "ours s/fs", "builds per call",
+             "stock / ours", "by CPU time"),
+            [_per_fs_row(one["molecule"], row) for one in molecules for row in one["per_fs"]],
+        ),
+        Sheet(
+            "Differences, hartree and hartree/bohr (largest; RMS)",
+            ("molecule", "of", "from", "energy", "force max", "force RMS", "geometries"),
+            [row for one in molecules for row in _accuracy_rows(one)],
+        ),
+    ]  # fmt: skip
+    if any(one["ours_parts_s"] for one in molecules):
+        sheets.append(_parts_sheet(molecules))
+    return [sheet for sheet in sheets if sheet.rows]
+
+
+def _speed_row(one: dict[str, Any]) -> list[str]:
+    spread = one["ratio_spread"]
+    return [
+        one["molecule"],
+        f"{one['stock_s_per_step']['median']:.3f} ({one['stock_cycles']:.1f})",
+        f"{one['ours_s_per_step']['median']:.3f} ({one['fock_builds']:.1f})",
+        f"{one['ratio']:.1f}",
+        f"{spread['quartile_1']:.1f}-{spread['quartile_3']:.1f}",
+        " ".join(f"{ratio:.1f}" for ratio in one["ratio_of_repeats"]),
+        f"{one['ratio_cpu']:.1f}",
+    ]
+
+
+def _per_fs_row(name: str, row: dict[str, float]) -> list[str]:
+    return [
+        name, f"{row['outer_fs']:g} / {row['inner_fs']:g}", f"{row['stock_s_per_fs']:.3f}",
+        f"{row['ours_s_per_fs']:.3f}", f"{row['fock_builds']:.1f}", f"{row['ratio']:.1f}",
+        f"{row['ratio_cpu']:.1f}",
+    ]  # fmt: skip
+
+
+def _accuracy_rows(one: dict[str, Any]) -> list[list[str]]:
+    name, accuracy = one["molecule"], one["accuracy"]
+    rows = [_difference_row(name, "ours", "stock", one["against_stock"], len(one["steps"]))]
+    for key, better in (("scf_noise", "same level, tight"), ("against_exact", "exact J, grid 5")):
+        for side in ("ours", "stock"):
+            if side in accuracy[key]:
+                n = accuracy[key]["n"]
+                rows.append(_difference_row(name, side, better, accuracy[key][side], n))
+    return rows
+
+
+def _difference_row(name: str, of: str, better: str, figures: dict, n: int) -> list[str]:
+    names = ("energy_max", "force_max", "force_rms")
+    return [name, of, better, *(f"{figures[key]:.1e}" for key in names), str(n)]
+
+
+def _parts_sheet(molecules: list[dict[str, Any]]) -> Sheet:
+    names = list(dict.fromkeys(name for one in molecules for name in one["ours_parts_s"]))
+    rows = []
+    for one in molecules:
+        parts = one["ours_parts_s"]
+        rest = one["ours_s_per_step"]["mean"] - sum(parts.values())
+        figures = [f"{parts.get(name, 0.0):.3f}" for name in names]
+        rows.append([one["molecule"], *figures, f"{rest:.3f}"])
+    return Sheet("Where ours goes, seconds per step (means)", ("molecule", *names, "rest"), rows)
