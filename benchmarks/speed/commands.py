@@ -82,6 +82,41 @@ def aimd(
     finish(store.document, aimd_sheets, as_json=as_json, as_markdown=as_markdown)
 
 
+@app.command()
+def gpu(
+    molecules: MoleculesOption = "ethanol,naphthalene",
+    level: LevelOption = "pbe-def2svp",
+    trajectories: Annotated[
+        str, typer.Option(help="How many side by side; on the CPU at most one a core.")
+    ] = "1,4,8,16",
+    devices: Annotated[str, typer.Option(help="cpu, cuda, or both.")] = "cpu,cuda",
+    seconds: Annotated[float, typer.Option(min=1, help="Wall time of each count.")] = 30.0,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    as_markdown: MarkdownOption = False,
+) -> None:
+    """Count the steps of trajectories side by side on one GPU, and on the CPU's cores.
+
+    Example: atom-bench speed gpu --molecules ethanol --trajectories 1,8 --json
+    """
+    from benchmarks.speed import gpu as timing
+    from benchmarks.speed.results_file import ResultsFile
+    from benchmarks.speed.starts import find_molecules
+    from tg80.theory import get_level
+
+    settings = checked(
+        timing.GpuSettings, level=get_level(level).name, seed=seed, seconds=seconds,
+        trajectories=timing.parse_counts(trajectories), devices=timing.parse_devices(devices),
+    )  # fmt: skip
+    chosen = find_molecules(molecules)
+    store = ResultsFile(out, "gpu", settings.model_dump(mode="json"))
+    timing.prepare(chosen, settings, say)
+    for molecule in chosen:
+        store.get(molecule.name, lambda molecule=molecule: timing.measure(molecule, settings, say))
+    finish(store.document, timing.gpu_sheets, as_json=as_json, as_markdown=as_markdown)
+
+
 def checked(model: type[BaseModel], **values: Any) -> Any:
     """The settings, or a user's error that names the first that can't be."""
     try:

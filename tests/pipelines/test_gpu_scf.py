@@ -18,13 +18,13 @@ from tg80.constants import EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR as FORCE
 from tg80.constants import EV_PER_HARTREE
 from tg80.errors import RunFailed
 from tg80.molecules import molecule_from_smiles
-from tg80.theory import get_level
+from tg80.theory import Level, get_level
 
 ENERGY_TOLERANCE = 1e-6 * EV_PER_HARTREE
 FORCE_TOLERANCE = 1e-5 * FORCE
 
 
-def twin(level="pbe-def2svp", numbers=(8, 1, 1), charge=0, **library):
+def twin(level: str | Level = "pbe-def2svp", numbers=(8, 1, 1), charge=0, **library):
     """The GPU engine on PySCF's classes."""
     level = get_level(level) if isinstance(level, str) else level
     return GpuKohnShamEngine(level, numbers, charge, library=replace(pyscf_library(), **library))

@@ -1,0 +1,269 @@
+"""Trajectories side by side on one GPU against the same on CPU cores, in steps per second.
+
+Small molecules leave a GPU idle between its short kernels: one trajectory can't fill it, several
+processes can. Every trajectory is a process of its own with one CPU thread. All are warmed up,
+start together, and run for the same wall time; their steps are counted.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import IO, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from benchmarks.speed.starts import Start, thermal_start
+from benchmarks.speed.tables import Sheet
+from benchmarks.speed.timing import timed
+from pipelines.engine import Resources
+from pipelines.gpu_scf import prepare_run
+from pipelines.integrators import Stepper
+from tg80.errors import RunFailed, UserError
+from tg80.molecules import Molecule, molecule_from_smiles
+
+Say = Callable[[str], None]
+
+
+class GpuSettings(BaseModel):
+    """What is timed.
+
+    Attributes:
+        level: level of theory.
+        devices: `cpu`, `cuda`, or both.
+        trajectories: how many run side by side, one after the other; on `cpu` only as many as
+            there are cores.
+        step_fs: velocity Verlet step, fs.
+        warm_up: steps before the clock starts, which also fill the memory of geometries.
+        seconds: wall time for which steps are counted.
+        equilibration_fs: GFN2-xTB dynamics before the start.
+        seed: of the start.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    level: str = "pbe-def2svp"
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    trajectories: tuple[int, ...] = (1, 4, 8, 16)
+    step_fs: float = Field(default=0.5, gt=0, le=2)
+    warm_up: int = Field(default=12, ge=1)
+    seconds: float = Field(default=30.0, gt=0)
+    equilibration_fs: float = Field(default=500.0, ge=0)
+    seed: int = Field(default=0, ge=0)
+
+
+def prepare(molecules: list[Molecule], settings: GpuSettings, say: Say) -> None:
+    """Hold the GPU against the CPU before anything is timed.
+
+    Raises:
+        UserError: no usable GPU where `cuda` is among the devices.
+        RunFailed: the GPU differs from the CPU.
+    """
+    if "cuda" in settings.devices:
+        say("energy and forces of the GPU against the CPU's")
+        prepare_run(settings.level, molecules)
+
+
+def measure(molecule: Molecule, settings: GpuSettings, say: Say = lambda text: None) -> dict:
+    """Steps per second of a molecule by device and number of trajectories, JSON-able.
+
+    Raises:
+        RunFailed: a trajectory broke off.
+    """
+    say(f"{molecule.name}: start")
+    start = thermal_start(molecule, equilibration_fs=settings.equilibration_fs, seed=settings.seed)
+    rows = [row for device in settings.devices for row in _rows_of(start, device, settings, say)]
+    gpu = _gpu_name() if "cuda" in settings.devices else None
+    return {"molecule": molecule.name, "n_atoms": molecule.n_atoms, "gpu": gpu, "rows": rows}
+
+
+def _rows_of(start: Start, device: str, settings: GpuSettings, say: Say) -> list[dict]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    counts = settings.trajectories
+    if device == "cpu":
+        counts = tuple(sorted({min(count, cores or 1) for count in counts}))
+    rows = []
+    for count in counts:
+        say(f"{start.molecule.name}: {count} on {device}")
+        rates, builds = side_by_side(start, device, count, settings)
+        rows.append(
+            {
+                "device": device,
+                "trajectories": count,
+                "steps_per_s": float(sum(rates)),
+                "slowest_steps_per_s": float(min(rates)),
+                "fock_builds": float(np.mean(builds)),
+            }
+        )
+    return rows
+
+
+def side_by_side(
+    start: Start, device: str, count: int, settings: GpuSettings
+) -> tuple[list[float], list[float]]:
+    """Steps per second and Fock builds per step of `count` trajectories that run together.
+
+    Raises:
+        RunFailed: one of them broke off.
+    """
+    order = {
+        "smiles": start.molecule.smiles, "name": start.molecule.name, "device": device,
+        "positions": start.positions.tolist(), "velocities": start.velocities.tolist(),
+        "settings": settings.model_dump(mode="json"),
+    }  # fmt: skip
+    with ExitStack() as stack:
+        workers = [stack.enter_context(_worker(order)) for _ in range(count)]
+        for worker in workers:
+            worker.wait_for("ready")
+        for worker in workers:
+            worker.tell("go")
+        results = [json.loads(worker.wait_for("done")) for worker in workers]
+    rates = [result["steps"] / result["seconds"] for result in results]
+    return rates, [result["fock_builds"] for result in results]
+
+
+class _Worker:
+    """A process with one trajectory; it is spoken to in lines of text."""
+
+    def __init__(self, process: subprocess.Popen, errors: IO[str]):
+        self._process = process
+        self._errors = errors
+
+    def tell(self, word: str) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(word + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the next wait_for says why
+
+    def wait_for(self, word: str) -> str:
+        """What follows the word on the line that begins with it."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith(word):
+                return line[len(word) :].strip()
+        self._process.wait()
+        self._errors.seek(0)
+        reason = (self._errors.read().strip().splitlines() or ["no reason given"])[-1]
+        raise RunFailed(f"a trajectory broke off: {reason}")
+
+
+@contextmanager
+def _worker(order: dict) -> Iterator[_Worker]:
+    environment = dict(os.environ)
+    # One GPU is what is measured, also where there are several.
+    visible = environment.get("CUDA_VISIBLE_DEVICES") or "0"
+    environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        environment[name] = "1"
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.speed.gpu"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+            text=True, env=environment,
+        )  # fmt: skip
+        worker = _Worker(process, errors)
+        try:
+            worker.tell(json.dumps(order))
+            yield worker
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def run_trajectory(commands: IO[str], answers: IO[str]) -> None:
+    """The other end of a `_Worker`: warm up, wait for the start, count steps."""
+    order = json.loads(commands.readline())
+    settings = GpuSettings.model_validate(order["settings"])
+    molecule = molecule_from_smiles(order["smiles"], order["name"])
+    start = Start(molecule, np.array(order["positions"]), np.array(order["velocities"]))
+    resources = Resources(threads=1, device=order["device"])
+    stepper = Stepper(start.body, start.engine(settings.level, resources), settings.step_fs)
+    state = stepper.begin(start.positions, start.velocities)
+    for _ in range(settings.warm_up):
+        stepper.step(state)
+    print("ready", file=answers, flush=True)
+    commands.readline()
+    steps, builds = 0, []
+    with timed() as clock:
+        end = time.perf_counter() + settings.seconds
+        while time.perf_counter() < end:
+            stepper.step(state)
+            steps += 1
+            assert state.evaluation is not None
+            builds.append(state.evaluation.scf_cycles)
+    result = {"steps": steps, "seconds": clock.wall_s, "fock_builds": float(np.mean(builds))}
+    print("done", json.dumps(result), file=answers, flush=True)
+
+
+def _gpu_name() -> str:
+    question = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(question, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return "unknown"
+    return answer.splitlines()[0] if answer else "unknown"
+
+
+def gpu_sheets(document: dict[str, Any]) -> list[Sheet]:
+    """The table of `atom-bench speed gpu`: each row beside the best that the CPU cores did."""
+    settings, molecules = document["settings"], list(document["results"].values())
+    names = sorted({one["gpu"] for one in molecules if one["gpu"]})
+    on = f" on {', '.join(names)}" if names else ""
+    return [
+        Sheet(
+            f"Steps per second of all trajectories together, {settings['level']}, "
+            f"{settings['step_fs']:g} fs steps{on}",
+            ("molecule", "device", "side by side", "steps/s", "slowest", "builds", "over best CPU"),
+            [_row(one, row) for one in molecules for row in one["rows"]],
+        )
+    ]
+
+
+def _row(one: dict[str, Any], row: dict[str, Any]) -> list[str]:
+    best = max((r["steps_per_s"] for r in one["rows"] if r["device"] == "cpu"), default=None)
+    ratio = f"{row['steps_per_s'] / best:.2f}" if best else "-"
+    return [
+        one["molecule"], row["device"], str(row["trajectories"]), f"{row['steps_per_s']:.2f}",
+        f"{row['slowest_steps_per_s']:.2f}", f"{row['fock_builds']:.1f}", ratio,
+    ]  # fmt: skip
+
+
+def parse_counts(text: str) -> tuple[int, ...]:
+    """Numbers of trajectories such as "1,4,8".
+
+    Raises:
+        UserError: something else.
+    """
+    try:
+        counts = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        counts = ()
+    if not counts or min(counts) < 1:
+        raise UserError(f"--trajectories wants counts such as 1,4,8, not {text!r}")
+    return counts
+
+
+def parse_devices(text: str) -> tuple[str, ...]:
+    """Devices such as "cpu,cuda".
+
+    Raises:
+        UserError: something else.
+    """
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    if not set(names) <= {"cpu", "cuda"}:
+        raise UserError(f"--devices wants cpu, cuda or cpu,cuda, not {text!r}")
+    return names
+
+
+if __name__ == "__main__":
+    try:
+        run_trajectory(sys.stdin, sys.stdout)
+    except (RunFailed, UserError) as error:
+        sys.exit(str(error))
