@@ -24,8 +24,8 @@ __all__ = ["GpuKohnShamEngine", "find_gpus", "prepare_run"]
 class GpuKohnShamEngine(KohnShamEngine):
     """Energies, forces and properties of one molecule at a Kohn-Sham level, on one GPU.
 
-    A GPU sums in no fixed order: the same geometries give the same energies to about 1e-9
-    hartree, not to the bit.
+    A GPU sums in no fixed order: the same geometries give the same energies to 1e-8 hartree, not
+    to the bit.
 
     Args:
         level: a Kohn-Sham level.

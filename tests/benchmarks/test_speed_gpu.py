@@ -16,11 +16,17 @@ from benchmarks.speed.starts import Start, find_molecules
 from pipelines.gpu_devices import find_gpus
 from tg80.errors import RunFailed, UserError
 
-BRIEF = {"warm_up": 1, "seconds": 0.5, "equilibration_fs": 5.0, "level": "gfn2-xtb"}
+
+def brief(**changes) -> GpuSettings:
+    """Settings that time half a second of the cheap level on the CPU."""
+    settings = GpuSettings(
+        devices=("cpu",), level="gfn2-xtb", warm_up=1, seconds=0.5, equilibration_fs=5.0
+    )
+    return settings.model_copy(update=changes)
 
 
 def test_trajectories_side_by_side_on_the_cpu():
-    settings = GpuSettings(devices=("cpu",), trajectories=(1, 64), **BRIEF)
+    settings = brief(trajectories=(1, 64))
     molecule = find_molecules("water")[0]
     result = measure(molecule, settings)
     counts = [row["trajectories"] for row in result["rows"]]
@@ -36,9 +42,8 @@ def test_trajectories_side_by_side_on_the_cpu():
 def test_a_trajectory_that_breaks_off_says_why():
     molecule = find_molecules("water")[0]
     start = Start(molecule, np.eye(3), np.zeros((3, 3)))
-    settings = GpuSettings(devices=("cpu",), **(BRIEF | {"level": "lda"}))
     with pytest.raises(RunFailed, match="a trajectory broke off: no level of theory 'lda'"):
-        side_by_side(start, "cpu", 1, settings)
+        side_by_side(start, "cpu", 1, brief(level="lda"))
 
 
 def test_without_a_gpu_nothing_is_timed():
