@@ -8,8 +8,10 @@ import typer
 import tg80
 from pipelines.commands.generate import collect, generate
 from pipelines.commands.info import info
+from pipelines.commands.plan import plan
 from pipelines.commands.singlepoint import singlepoint
 from pipelines.commands.split import split
+from pipelines.commands.status import status
 from pipelines.commands.twin import twin
 from pipelines.commands.validate import validate
 from tg80.cli_support import run_app
@@ -33,7 +35,7 @@ def _options(
         raise typer.Exit()
 
 
-for command in (generate, collect, singlepoint, validate, info, split, twin):
+for command in (generate, status, collect, singlepoint, validate, info, split, twin, plan):
     app.command()(command)
 
 

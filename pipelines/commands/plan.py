@@ -1,0 +1,157 @@
+"""`tg80 plan`."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.generate import ListOption
+from tg80.cli_support import JsonOption, console
+
+
+def plan(
+    molecule_list: ListOption = "tg80",
+    level: Annotated[
+        str | None, typer.Option(help="Level of theory: pbe-def2svp, gfn2-xtb, ...")
+    ] = None,
+    length_fs: Annotated[
+        float | None, typer.Option(help="Production length. Default 32000.")
+    ] = None,
+    equilibration_fs: Annotated[
+        float | None, typer.Option(help="NVT at the level before production. Default 2500.")
+    ] = None,
+    integrator: Annotated[
+        str | None, typer.Option(help="mts (default at the DFT levels) or verlet.")
+    ] = None,
+    store_every_fs: Annotated[
+        float | None, typer.Option(help="Distance of stored frames. Default 1.")
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="Trajectories a molecule.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Single-thread workers. Default: all cores.")
+    ] = None,
+    memory_gb: Annotated[
+        float | None, typer.Option(help="Memory a worker may use. Default: the engine's.")
+    ] = None,
+    probes: Annotated[int, typer.Option(min=1, help="Molecules to time.")] = 4,
+    steps: Annotated[int, typer.Option(min=1, help="Steps to time of each.")] = 8,
+    recipe: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, e.g. seed=7."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a run will cost here: time, memory and disk, from a few timed steps.
+
+    A few molecules of the list, the smallest and the largest among them, are timed on real
+    dynamics; a power law through them prices the others.
+
+    Example: tg80 plan --molecule-list smiles.txt --length-fs 1000 --workers 16
+    """
+    # Heavy imports wait until the options are known to be good.
+    from pipelines.engine import Resources
+    from pipelines.plan import make_plan, plan_of_tg80
+    from pipelines.recipe import load_recipe
+    from tg80.molecules import read_molecule_list
+
+    options = {
+        "level": level,
+        "length_fs": length_fs,
+        "equilibration_fs": equilibration_fs,
+        "integrator": integrator,
+        "store_every_fs": store_every_fs,
+    }
+    settings = load_recipe(recipe, options, overrides)
+    molecules = read_molecule_list(molecule_list)
+    resources = Resources() if memory_gb is None else Resources(memory_gb=memory_gb)
+    with console.status("timing") as status:
+        made = make_plan(
+            molecules,
+            settings,
+            replicas,
+            workers or os.cpu_count() or 1,
+            resources=resources,
+            n_probes=probes,
+            n_steps=steps,
+            on_probe=lambda name: status.update(f"timing {name}"),
+        )
+    dataset = plan_of_tg80(made)
+    if as_json:
+        print(json.dumps(made.as_dict() | {"tg80": dataset and dataset.totals()}, indent=2))
+    else:
+        _show(made, dataset)
+
+
+def _show(made, dataset) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipelines.progress import format_duration
+
+    method = made.recipe.resolved_level().method
+    size = "atoms" if method == "xtb" else "basis"
+    columns = ["molecule", "atoms", "basis", "s/step", "time", "MB memory", "MB disk"]
+    if method == "xtb":
+        columns.remove("basis")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "molecule" else "right", no_wrap=True)
+    for cost in made.costs:
+        cells = {
+            "molecule": cost.name,
+            "atoms": str(cost.n_atoms),
+            "basis": str(cost.size),
+            "s/step": f"{cost.step_s:.3g}{'*' if cost.measured else ' '}",
+            "time": format_duration(cost.total_s),
+            "MB memory": f"{cost.memory_bytes / 1e6:.0f}",
+            "MB disk": f"{(cost.shard_bytes + cost.work_bytes) / 1e6:.1f}",
+        }
+        table.add_row(*(cells[column] for column in columns))
+    out = Console()
+    if not out.is_terminal:  # a pipe or a file has no width to fit into
+        out = Console(width=160)
+    out.print(table)
+    law = made.law
+    scatter = "" if law.scatter is None else f", scatter {100 * law.scatter:.0f} %"
+    lines = [
+        f"* timed here; the others by s/step = {law(1.0):.3g} x ({size})^"
+        f"{law.exponent:.2f}{scatter}",
+        *_totals(made, format_duration),
+    ]
+    if made.busy > 0.1:
+        lines.append(
+            f"other programs had {100 * made.busy:.0f} % of the core during the timings; all times "
+            "are those of a core of one's own"
+        )
+    if dataset is None:
+        lines.append("TG80: not told by timings of one size; use --molecule-list tg80")
+    else:
+        lines.append(
+            f"TG80 ({len(dataset.costs)} compounds, {dataset.recipe.length_fs / 1000:g} ps each) "
+            f"at this level: {_span(dataset, format_duration)}"
+        )
+    for line in lines:
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _span(made, duration) -> str:
+    """Worker time with its error, and wall time."""
+    error = "" if made.relative_error is None else f" +- {100 * made.relative_error:.0f} %"
+    return (
+        f"{duration(made.worker_s)}{error} of one worker, {duration(made.wall_s)} with "
+        f"{made.n_workers}"
+    )
+
+
+def _totals(made, duration) -> list[str]:
+    mega, giga = 1e6, 1e9
+    return [
+        f"total: {_span(made, duration)} ({duration(made.longest_first_s)} with the list sorted "
+        f"longest first); never less than the longest trajectory, {duration(made.longest_s)}",
+        f"memory: {made.memory_per_worker_bytes / mega:.0f} MB a worker, "
+        f"{made.memory_bytes / giga:.1f} GB for {made.n_workers}; "
+        f"disk: {made.disk_bytes / giga:.2f} GB, {made.peak_disk_bytes / giga:.2f} GB on the way",
+    ]
