@@ -41,6 +41,9 @@ def aimd(
     step_fs: Annotated[float, typer.Option(help="Velocity Verlet step of both sides, fs.")] = 0.5,
     steps: Annotated[int, typer.Option(min=1, help="Timed steps in a stretch.")] = 10,
     repeats: Annotated[int, typer.Option(min=1, help="Stretches of the trajectory.")] = 3,
+    warm_up: Annotated[
+        int, typer.Option(min=1, help="Steps of ours before a stretch, to fill its memory.")
+    ] = 12,
     outer_fs: Annotated[
         str, typer.Option(help="Outer steps of multiple time stepping to time too; '' for none.")
     ] = "1.0,2.0",
@@ -72,7 +75,7 @@ def aimd(
         raise UserError(f"--level {level}: stock PySCF has no such method; choose a PBE level")
     settings = checked(
         AimdSettings, level=level, threads=threads, step_fs=step_fs, steps=steps,
-        repeats=repeats, outer_fs=numbers(outer_fs, "--outer-fs"), checks=checks,
+        repeats=repeats, warm_up=warm_up, outer_fs=numbers(outer_fs, "--outer-fs"), checks=checks,
         references=references, equilibration_fs=equilibration_fs, seed=seed,
     )  # fmt: skip
     chosen = find_molecules(molecules)
@@ -115,6 +118,114 @@ def gpu(
     for molecule in chosen:
         store.get(molecule.name, lambda molecule=molecule: timing.measure(molecule, settings, say))
     finish(store.document, timing.gpu_sheets, as_json=as_json, as_markdown=as_markdown)
+
+
+@app.command()
+def memory(
+    molecules: MoleculesOption = "ethanol,naphthalene",
+    level: LevelOption = "pbe-def2svp",
+    memory_gb: Annotated[
+        str, typer.Option(help="Memory budgets, GB; each gets a process of its own.")
+    ] = "2,1000",
+    steps: Annotated[int, typer.Option(min=1, help="Outer steps of dynamics.")] = 15,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+    as_markdown: MarkdownOption = False,
+) -> None:
+    """Measure the peak memory of a worker that runs real dynamics.
+
+    Example: atom-bench speed memory --molecules naphthalene --memory-gb 2,1000
+    """
+    from benchmarks.speed.memory import MemorySettings, measure
+    from benchmarks.speed.results_file import ResultsFile
+    from benchmarks.speed.starts import find_molecules
+    from benchmarks.speed.tables import memory_sheets
+
+    settings = checked(
+        MemorySettings, level=level, memory_gb=numbers(memory_gb, "--memory-gb"), steps=steps,
+        seed=seed,
+    )  # fmt: skip
+    chosen = find_molecules(molecules)
+    store = ResultsFile(None, "memory", settings.model_dump(mode="json"))
+    for molecule in chosen:
+        store.get(molecule.name, lambda molecule=molecule: measure(molecule, settings, say))
+    finish(store.document, memory_sheets, as_json=as_json, as_markdown=as_markdown)
+
+
+@app.command()
+def throughput(
+    molecules: MoleculesOption = "ethanol",
+    level: LevelOption = "pbe-def2svp",
+    steps: Annotated[int, typer.Option(min=1, help="Outer steps in one piece of work.")] = 40,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats.")] = 5,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+    as_markdown: MarkdownOption = False,
+) -> None:
+    """Time two single-thread workers against one, as plain processes and through Dask.
+
+    Example: atom-bench speed throughput --molecules ethanol --repeats 5 --json
+    """
+    from benchmarks.speed.results_file import ResultsFile
+    from benchmarks.speed.starts import find_molecules
+    from benchmarks.speed.tables import throughput_sheets
+    from benchmarks.speed.throughput import ThroughputSettings, measure
+
+    settings = checked(ThroughputSettings, level=level, steps=steps, repeats=repeats, seed=seed)
+    chosen = find_molecules(molecules)
+    store = ResultsFile(None, "throughput", settings.model_dump(mode="json"))
+    for molecule in chosen:
+        store.get(molecule.name, lambda molecule=molecule: measure(molecule, settings, say))
+    finish(store.document, throughput_sheets, as_json=as_json, as_markdown=as_markdown)
+
+
+@app.command()
+def mts(
+    molecules: MoleculesOption = "methanol,ethanol,ethanethiol,formaldehyde",
+    integrators: Annotated[
+        str, typer.Option(help="verlet:STEP or mts:OUTER, fs, separated by commas.")
+    ] = "verlet:0.5,verlet:1.0,mts:1.0,mts:1.5,mts:2.0,mts:2.5",
+    level: LevelOption = "pbe-def2svp",
+    threads: ThreadsOption = 1,
+    inner_fs: Annotated[
+        float, typer.Option(help="Inner step, and Verlet step of the reference, fs.")
+    ] = 0.25,
+    length_fs: Annotated[float, typer.Option(help="Length of what is compared, fs.")] = 100.0,
+    drift_fs: Annotated[
+        float, typer.Option(min=0, help="Length of the trajectories for the drift, fs; 0: none.")
+    ] = 0.0,
+    equilibration_fs: Annotated[
+        float, typer.Option(min=0, help="GFN2-xTB dynamics before the start, fs.")
+    ] = 500.0,
+    seed: SeedOption = 0,
+    aimd: Annotated[
+        Path | None, typer.Option(help="JSON of `speed aimd`, for the ratio to stock PySCF.")
+    ] = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    as_markdown: MarkdownOption = False,
+) -> None:
+    """Compare integrators: distance from an accurate trajectory, energy, cost per fs.
+
+    Example: atom-bench speed mts --molecules methanol --out mts.json --aimd aimd.json
+    """
+    from benchmarks.speed.mts import MtsSettings, measure, parse_integrators, summarise
+    from benchmarks.speed.results_file import ResultsFile, read_document
+    from benchmarks.speed.starts import find_molecules
+    from benchmarks.speed.tables import mts_sheets
+
+    settings = checked(
+        MtsSettings, level=level, threads=threads, inner_fs=inner_fs, length_fs=length_fs,
+        equilibration_fs=equilibration_fs, seed=seed,
+    )  # fmt: skip
+    wanted = parse_integrators(integrators, inner_fs)
+    stock = None if aimd is None else read_document(aimd, "aimd")
+    chosen = find_molecules(molecules)
+    store = ResultsFile(out, "mts", settings.model_dump(mode="json"))
+    for molecule in chosen:
+        measure(molecule, wanted, settings, drift_fs, store, say)
+    document = store.document | {"rows": summarise(store.document, stock)}
+    finish(document, mts_sheets, as_json=as_json, as_markdown=as_markdown)
 
 
 def checked(model: type[BaseModel], **values: Any) -> Any:

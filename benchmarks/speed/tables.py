@@ -123,3 +123,72 @@ def _parts_sheet(molecules: list[dict[str, Any]]) -> Sheet:
         figures = [f"{parts.get(name, 0.0):.3f}" for name in names]
         rows.append([one["molecule"], *figures, f"{rest:.3f}"])
     return Sheet("Where ours goes, seconds per step (means)", ("molecule", *names, "rest"), rows)
+
+
+def memory_sheets(document: dict[str, Any]) -> list[Sheet]:
+    """The table of `atom-bench speed memory`."""
+    rows = []
+    for one in document["results"].values():
+        for row in one["budgets"]:
+            rows.append(
+                [
+                    one["molecule"], f"{row['memory_gb']:g}", f"{row['peak_bytes'] / 1e9:.2f}",
+                    f"{row['imported_bytes'] / 1e9:.2f}", f"{row['s_per_step']:.2f}",
+                    f"{row['energy_difference']:.1e}", f"{row['force_difference']:.1e}",
+                ]
+            )  # fmt: skip
+    heading = (
+        "molecule", "budget, GB", "peak, GB", "of it imports", "s per outer step",
+        "energy apart", "force apart",
+    )  # fmt: skip
+    title = "Peak resident memory of a worker, 1e9 bytes; differences in hartree (per bohr)"
+    return [Sheet(title, heading, rows)]
+
+
+def throughput_sheets(document: dict[str, Any]) -> list[Sheet]:
+    """The table of `atom-bench speed throughput`."""
+    rows = []
+    for one in document["results"].values():
+        for kind in ("plain", "dask"):
+            figures = one[kind]
+            spread = figures["ratio"]
+            rows.append(
+                [
+                    one["molecule"], kind, f"{figures['steps_per_s_one']:.2f}",
+                    f"{figures['steps_per_s_two']:.2f}", f"{spread['median']:.2f}",
+                    f"{spread['lowest']:.2f}-{spread['highest']:.2f}",
+                ]
+            )  # fmt: skip
+    heading = ("molecule", "workers", "one, steps/s", "two, steps/s", "two / one", "range")
+    return [Sheet("Throughput of two single-thread workers over that of one", heading, rows)]
+
+
+def mts_sheets(document: dict[str, Any]) -> list[Sheet]:
+    """The table of `atom-bench speed mts`."""
+    marks = sorted({d["mark_fs"] for row in document["rows"] for d in row["distances"]})
+    times = " / ".join(f"{mark:g}" for mark in marks)
+    heading = (
+        "molecule", "integrator, fs", "calls/fs", "builds/fs", "s/fs", f"RMSD at {times} fs, A",
+        "Verlet 0.5's RMSD over it", "energy std, meV/atom", "drift, meV/atom/ps", "stock / ours",
+    )  # fmt: skip
+    title = (
+        f"Integrators against velocity Verlet {document['settings']['inner_fs']:g} fs, "
+        f"{document['settings']['level']}, NVE; stock / ours: per simulated fs, stock with Verlet "
+        "0.5 fs"
+    )
+    return [Sheet(title, heading, [_mts_row(row) for row in document["rows"]])]
+
+
+def _mts_row(row: dict[str, Any]) -> list[str]:
+    error = row["drift_error"]
+    drift = "" if error is None else f"{row['drift']:+.3f} ± {error:.3f}"
+    return [
+        row["molecule"], row["integrator"], f"{row['calls_per_fs']:.2f}",
+        f"{row['builds_per_fs']:.2f}", f"{row['s_per_fs']:.3f}",
+        " / ".join(f"{one['rmsd']:.1e}" for one in row["distances"]),
+        _ratio(row["rmsd_ratio"]), f"{row['energy_std']:.2f}", drift, _ratio(row["stock_ratio"]),
+    ]  # fmt: skip
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"

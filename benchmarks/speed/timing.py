@@ -43,7 +43,7 @@ def timed() -> Iterator[Clock]:
         clock.cpu_s = time.process_time() - cpu
 
 
-def summary(values: Sequence[float]) -> dict[str, float]:
+def summary(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     """Median, quartiles and range of some values, with their number."""
     array = np.asarray(values, dtype=float)
     low, middle, high = np.percentile(array, [25, 50, 75])
