@@ -1,23 +1,35 @@
 """A whole run: open the folder, work through all molecules, say what came of it."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from distributed import Client
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.cluster import Order, ThisMachine
 from pipelines.engine import Resources
 from pipelines.progress import RunProgress, n_frames
 from pipelines.recipe import Recipe
-from pipelines.run_folder import locked, open_run, read_run, work_folder
-from pipelines.schedule import Schedule, local_client
+from pipelines.run_folder import begin_session, locked, open_run, read_run, work_folder
+from pipelines.schedule import Schedule
+from pipelines.segments import Ticket, installed_versions
 from pipelines.trajectory import Trajectory
 from tg80.errors import UserError
 from tg80.molecules import Molecule
 from tg80.shard import Shard
 
 STOPPED = 130
+
+
+class Place(Protocol):
+    """Where the workers are; see `pipelines.cluster`."""
+
+    def open(self, order: Order) -> AbstractContextManager[Client]: ...
+
+    def tend(self, n_tasks: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -80,25 +92,43 @@ def run_generation(
     n_workers: int,
     console: Console,
     resources: Resources | None = None,
+    place: Place | None = None,
 ) -> Summary:
     """Makes the trajectories of all molecules, resuming what is there.
 
+    Args:
+        folder: output folder.
+        recipe: settings.
+        molecules: compounds, in the order they are to be done.
+        n_replicas: trajectories a compound.
+        n_workers: single-thread processes on this machine, if no `place` is given.
+        console: where progress is shown.
+        resources: what each evaluation may use.
+        place: where the workers are.
+
     Raises:
         UserError: the folder belongs to another run, or another process works in it.
-        Tg80Error: something stopped the run for all molecules, such as a full disk.
+        Tg80Error: something stopped the run for all molecules, such as a full disk or a lost
+            scheduler.
     """
     resources = resources or Resources()
     resources.check()
+    place = place or ThisMachine(n_workers)
     level = recipe.resolved_level()
     for molecule in molecules:
         level.check_molecule(molecule.atomic_numbers, molecule.charge)
     _make_folder(folder)
     with locked(folder), RunProgress(console) as progress:
         open_run(folder, recipe, molecules)
-        schedule = Schedule(folder, recipe, molecules, n_replicas, resources, progress.update)
+        ticket = Ticket(begin_session(folder, n_replicas), installed_versions())
+        schedule = Schedule(
+            folder, recipe, molecules, n_replicas, resources, ticket, progress.update, progress.say
+        )
         if schedule.enter():
-            with local_client(min(n_workers, len(schedule.lanes))) as client:
-                schedule.run(client)
+            n_tasks = len(schedule.lanes)
+            order = Order(folder, ticket, n_tasks, level, molecules, resources.device, progress.say)
+            with place.open(order) as client:
+                schedule.run(client, place.tend)
     rows = [
         {
             "name": lane.molecule.name,

@@ -34,6 +34,10 @@ class RunProgress:
         if self._live is not None:
             self._live.stop()
 
+    def say(self, line: str) -> None:
+        """Shows a line that stays."""
+        self._console.print(line, highlight=False, soft_wrap=True)
+
     def update(self, schedule: Schedule) -> None:
         """Shows how the schedule stands now."""
         if self._live is not None:

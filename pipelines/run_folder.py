@@ -3,14 +3,22 @@
 recipe.toml            the settings
 molecules.csv          name, SMILES, InChIKey of every molecule of the run
 NAME-rK.h5md           finished trajectories, each with NAME-rK.h5md.sha256
-work/NAME              parts and checkpoints of what is not finished
+work/NAME              parts and checkpoints of what is not finished; why it failed, if it did
+session.json           the last run in this folder: where it runs or ran, and since when
 """
 
 import csv
+import fcntl
 import io
+import json
+import os
+import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -21,6 +29,8 @@ from tg80.molecules import Molecule, molecule_from_smiles
 
 RECIPE = "recipe.toml"
 MOLECULES = "molecules.csv"
+SESSION = "session.json"
+LOCK = ".lock"
 WORK = "work"
 _COLUMNS = ("name", "smiles", "inchikey")
 
@@ -32,9 +42,10 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another run is writing there.
     """
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        # Whoever only asks whether a run is going on holds the lock for an instant.
+        lock.acquire(timeout=0.5)
     except Timeout:
         raise UserError(
             f"{folder}: another run is writing here; wait for it, or choose another --out"
@@ -56,7 +67,7 @@ def open_run(folder: Path, recipe: Recipe, molecules: list[Molecule]) -> None:
     remove_temporary_files(folder)
     if (folder / RECIPE).exists():
         _check_recipe(folder, recipe)
-    elif foreign := [p.name for p in folder.iterdir() if p.name != ".lock"]:
+    elif foreign := [p.name for p in folder.iterdir() if p.name != LOCK]:
         raise UserError(
             f"{folder}: holds other files ({foreign[0]}) and no recipe; choose an empty --out"
         )
@@ -82,6 +93,54 @@ def read_run(folder: Path) -> tuple[Recipe, list[Molecule]]:
 def work_folder(folder: Path, name: str) -> Path:
     """Where the unfinished work on one molecule lies."""
     return folder / WORK / name
+
+
+def failure_path(folder: Path, name: str, replica: int) -> Path:
+    """Where the reason lies why a trajectory could not go on when last tried."""
+    return work_folder(folder, name) / f"failed-r{replica}.txt"
+
+
+def begin_session(folder: Path, n_replicas: int) -> str:
+    """Writes who works in this folder from now on; tasks of earlier runs refuse to.
+
+    The folder must be locked.
+
+    Returns:
+        The session's name.
+    """
+    session = secrets.token_hex(8)
+    facts = {
+        "session": session,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "n_replicas": n_replicas,
+    }
+    write_atomically(folder / SESSION, json.dumps(facts, indent=2).encode())
+    return session
+
+
+def read_session(folder: Path) -> dict[str, Any]:
+    """What `begin_session` wrote; empty if nothing of that is there."""
+    try:
+        facts = json.loads((folder / SESSION).read_text())
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def is_locked(folder: Path) -> bool | None:
+    """Whether a run holds this folder; never waits. None: this file system does not tell."""
+    try:
+        with open(folder / LOCK, "rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    return False
 
 
 def read_molecules(folder: Path) -> dict[str, tuple[str, str]]:

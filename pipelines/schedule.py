@@ -1,34 +1,33 @@
 """Hands segments to Dask workers, one task a segment, and keeps going until all is done.
 
-Workers are single-threaded processes side by side. A task is told by (molecule, replica) and finds
-on disk what comes next, so that a task lost with its worker is simply done again. No array travels
-to the scheduler.
+A task is told by (molecule, replica) and finds on disk what comes next, so that a task lost with
+its worker is simply done again. No array travels to the scheduler.
 """
 
-import logging
-import os
+import queue
 import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dask import config as dask_config
-from distributed import Client, Future, LocalCluster, WorkerPlugin, as_completed
-from filelock import FileLock
+from distributed import Client, Future, KilledWorker
 
+from pipelines.cluster import lost_scheduler, refuse_threads, scheduler_address, worker_threads
 from pipelines.engine import Resources
 from pipelines.recipe import Recipe
-from pipelines.run_folder import work_folder
+from pipelines.run_folder import failure_path
+from pipelines.segments import Report, Ticket, do_piece
 from pipelines.trajectory import Stage, Trajectory
 from tg80.errors import CorruptFile, RunFailed, Tg80Error
+from tg80.files import write_atomically
 from tg80.molecules import Molecule
 
-# A worker that dies takes its task along; the task is only to blame after this many deaths.
-ALLOWED_FAILURES = 10
+# A scheduler gives up on a task after some deaths of its workers (3 by default); it is handed in
+# again this often before the molecule is taken to be the cause.
+MAX_RESUBMISSIONS = 5
+_POLL_S = 1.0
 
 
 @dataclass
@@ -42,6 +41,8 @@ class Lane:
         done_fs: simulated time done in this session, per stage name.
         busy_s: worker seconds in this session, per stage name.
         failure: why it ended early, or None.
+        warnings: lines about what was mended on the way.
+        deaths: how often its task was given up in a row because workers died.
     """
 
     molecule: Molecule
@@ -52,84 +53,15 @@ class Lane:
     busy_s: dict[str, float] = field(default_factory=dict)
     failure: str | None = None
     warnings: list[str] = field(default_factory=list)
+    deaths: int = 0
 
-    def record(self, report: "Report") -> None:
+    def record(self, report: Report) -> None:
         """Notes what a task did."""
         name = report.stage.name
         self.done_fs[name] = self.done_fs.get(name, 0.0) + report.worked_fs
         self.busy_s[name] = self.busy_s.get(name, 0.0) + report.seconds
         self.warnings.extend(w for w in report.stage.warnings if w not in self.warnings)
         self.stage = report.stage
-
-
-@dataclass(frozen=True)
-class Report:
-    """What one task did: the stage it led to, worker seconds, simulated fs."""
-
-    stage: Stage
-    seconds: float
-    worked_fs: float
-
-
-def do_piece(
-    folder: str,
-    molecule: Molecule,
-    recipe: Recipe,
-    replica: int,
-    prepare: bool,
-    resources: Resources,
-) -> Report:
-    """The task: one piece of preparation or one segment of production, found on disk.
-
-    Safe to repeat and safe against a twin: the molecule's lock lets one process at a time work on
-    its files.
-    """
-    began = time.perf_counter()
-    work = work_folder(Path(folder), molecule.name)
-    work.mkdir(parents=True, exist_ok=True)
-    with FileLock(work / ".lock"):
-        trajectory = Trajectory(Path(folder), molecule, recipe, replica, resources)
-        stage = trajectory.prepare() if prepare else trajectory.produce()
-    return Report(stage, time.perf_counter() - began, stage.worked_fs)
-
-
-class _QuietWorker(WorkerPlugin):
-    """Leaves Ctrl-C, which reaches the whole process group, and the telling of errors to the
-    process that schedules."""
-
-    name = "quiet-worker"
-
-    def setup(self, worker) -> None:
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def local_client(n_workers: int) -> Iterator[Client]:
-    """A Dask cluster of single-thread worker processes on this machine."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
-    with (
-        dask_config.set(
-            {
-                "distributed.scheduler.allowed-failures": ALLOWED_FAILURES,
-                # Its samples take the interpreter's lock 100 times a second.
-                "distributed.worker.profile.enabled": False,
-            }
-        ),
-        LocalCluster(
-            n_workers=n_workers,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address=None,  # pyright: ignore[reportArgumentType]
-            memory_limit=0,
-            silence_logs=logging.ERROR,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        client.register_plugin(_QuietWorker())
-        yield client
 
 
 class Schedule:
@@ -141,7 +73,9 @@ class Schedule:
         molecules: compounds, in the order they are to be done.
         n_replicas: trajectories a compound.
         resources: what each task may use.
+        ticket: goes with each task.
         on_change: called whenever something was finished.
+        say: shows a line.
     """
 
     def __init__(
@@ -151,17 +85,22 @@ class Schedule:
         molecules: list[Molecule],
         n_replicas: int,
         resources: Resources,
+        ticket: Ticket,
         on_change: Callable[["Schedule"], None] = lambda schedule: None,
+        say: Callable[[str], None] = lambda line: None,
     ):
         self.folder = folder
         self.recipe = recipe
         self.resources = resources
+        self.ticket = ticket
         self.on_change = on_change
+        self.say = say
         self.stopping = False
         self.n_slots = 1
         self.fatal: Tg80Error | None = None
         self._ready: list[tuple[Lane, bool]] = []
         self._flights: dict[Future, tuple[Lane, bool]] = {}
+        self._landings: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self.lanes = [
             Lane(molecule, replica, order, Stage("waiting", replica, 0.0, recipe.length_fs))
             for order, molecule in enumerate(molecules)
@@ -175,8 +114,17 @@ class Schedule:
                 self._enter(lane)
         return bool(self._ready)
 
-    def run(self, client: Client) -> None:
+    @property
+    def n_unfinished(self) -> int:
+        """Trajectories that can still use a worker."""
+        return len(self._ready) + len(self._flights)
+
+    def run(self, client: Client, tend: Callable[[int], None] = lambda n_tasks: None) -> None:
         """Works until every trajectory is done, has failed, or a stop was asked for.
+
+        Args:
+            client: of the cluster that does the work.
+            tend: called every second or so with the number of tasks that want a worker.
 
         Raises:
             Tg80Error: something that meets every molecule alike, such as a full disk.
@@ -184,37 +132,51 @@ class Schedule:
         self._client = client
         with self._graceful_interrupt():
             self.on_change(self)
-            self._queue = as_completed(loop=client.loop)
-            self._fill()
-            for future in self._queue:
-                self._landed(future)
+            while self.n_unfinished and not (self.stopping and not self._flights):
                 self._fill()
+                with suppress(queue.Empty):
+                    self._landed(self._landings.get(timeout=_POLL_S))
+                tend(self.n_unfinished)
                 self.on_change(self)
         if self.fatal is not None:
             raise self.fatal
 
     def _fill(self) -> None:
-        """Keeps as many tasks in flight as there are worker threads, none waiting behind them.
+        """Keeps as many tasks in flight as there are workers, none waiting behind them.
 
         A molecule under way goes before one that waits, and a stop has nothing to call back.
         """
-        threads: Any = self._client.nthreads()  # a dictionary, as the client is synchronous
-        self.n_slots = max(1, sum(threads.values()))
+        if self._client.status != "running":
+            self._give_up(lost_scheduler(self._client))
+            return
+        threads = worker_threads(self._client)
+        try:
+            refuse_threads(threads)
+        except Tg80Error as error:
+            self._stop_for(error)
+        if not threads and self.stopping:
+            self._flights.clear()  # nobody is left to finish them
+        if not threads and self.n_slots and not self.stopping:
+            self.say(f"no worker left at {scheduler_address(self._client)}; waiting for one")
+        self.n_slots = len(threads)
         while self._ready and len(self._flights) < self.n_slots and not self.stopping:
             self._ready.sort(key=lambda item: (item[0].order, item[0].replica))
-            lane, prepare = self._ready.pop(0)
-            future = self._client.submit(
-                do_piece,
-                str(self.folder),
-                lane.molecule,
-                self.recipe,
-                lane.replica,
-                prepare,
-                self.resources,
-                pure=False,
-            )
-            self._flights[future] = (lane, prepare)
-            self._queue.add(future)
+            self._submit(*self._ready.pop(0))
+
+    def _submit(self, lane: Lane, prepare: bool) -> None:
+        future = self._client.submit(
+            do_piece,
+            str(self.folder.resolve()),
+            lane.molecule,
+            self.recipe,
+            lane.replica,
+            prepare,
+            self.resources,
+            self.ticket,
+            pure=False,
+        )
+        self._flights[future] = (lane, prepare)
+        future.add_done_callback(self._landings.put)
 
     def _enter(self, lane: Lane) -> None:
         """Starts a lane; one that is done already is checked and makes way for the next replica."""
@@ -234,13 +196,22 @@ class Schedule:
                 self._enter(other)
 
     def _landed(self, future: Future) -> None:
+        if future not in self._flights:
+            return
         lane, prepare = self._flights.pop(future)
+        if future.status in ("cancelled", "lost"):
+            self._give_up(lost_scheduler(self._client))
+            return
         error: Any = future.exception()
+        if isinstance(error, KilledWorker):
+            self._workers_died(lane, prepare, error)
+            return
         if error is not None:
             self._failed(lane, error)
             return
         report: Report = future.result()
         lane.record(report)
+        lane.deaths = 0
         if report.stage.name == "prepared":
             self._ready.append((lane, False))
             self._enter_next_replica(lane)
@@ -248,15 +219,38 @@ class Schedule:
             self._ready.append((lane, prepare))
         lane.failure = report.stage.failure
 
+    def _workers_died(self, lane: Lane, prepare: bool, error: KilledWorker) -> None:
+        """Lost workers are the machines' fault, until it is always the same task's workers."""
+        lane.deaths += 1
+        if lane.deaths <= MAX_RESUBMISSIONS:
+            self._ready.append((lane, prepare))
+            return
+        deaths = lane.deaths * (error.allowed_failures + 1)
+        lane.failure = (
+            f"{lane.molecule.name}-r{lane.replica}: {deaths} workers in a row died of the same "
+            "segment; look into their logs (too little memory?) and run the same command again"
+        )
+        note = failure_path(self.folder, lane.molecule.name, lane.replica)
+        write_atomically(note, f"{lane.failure}\n".encode())
+
     def _failed(self, lane: Lane, error: BaseException) -> None:
         lane.failure = str(error) or type(error).__name__
         if isinstance(error, RunFailed | CorruptFile):
             return
         # A full disk or a bug meets every molecule alike: stop, keeping what is committed.
+        if not isinstance(error, Tg80Error):
+            error = Tg80Error(f"{lane.molecule.name}: {type(error).__name__}: {lane.failure}")
+        self._stop_for(error)
+
+    def _stop_for(self, error: Tg80Error) -> None:
+        """Lets the segments in flight end and commit, then ends the run with this error."""
         self.stopping = True
-        if self.fatal is None:
-            kind = "" if isinstance(error, Tg80Error) else f"{type(error).__name__}: "
-            self.fatal = Tg80Error(f"{lane.molecule.name}: {kind}{lane.failure}")
+        self.fatal = self.fatal or error
+
+    def _give_up(self, error: Tg80Error) -> None:
+        """Ends the run at once: no segment in flight can be heard of any more."""
+        self._stop_for(error)
+        self._flights.clear()
 
     @contextmanager
     def _graceful_interrupt(self) -> Iterator[None]:

@@ -6,6 +6,9 @@ By hand, with as many kills as wanted, on real DFT:
 
 Every other kill takes the whole process group (workers too), as a power cut would; the others the
 main process alone, as an impatient queueing system would.
+
+With `--scheduler` the run joins a scheduler and two workers that were started by hand, and each
+kill takes a worker, the scheduler or the run itself.
 """
 
 import argparse
@@ -21,6 +24,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from tests.hand_cluster import HandCluster
+
 SETTINGS = {
     "gfn2-xtb": [
         "--length-fs=400", "--equilibration-fs=100", "--set=pre_equilibration_fs=100",
@@ -34,19 +39,19 @@ SETTINGS = {
 MOLECULES = "C=O formaldehyde\nCO methanol\n"
 
 
-def command(folder: Path, level: str, workers: int) -> list[str]:
+def command(folder: Path, level: str, *place: str) -> list[str]:
     """The command line of the run, the same before and after every kill."""
     return [
         sys.executable, "-m", "pipelines.cli", "generate",
         "--molecule-list", str(folder.parent / "molecules.smi"), "--out", str(folder),
-        "--level", level, "--workers", str(workers), "--seed", "11", *SETTINGS[level],
+        "--level", level, "--seed", "11", *SETTINGS[level], *place,
     ]  # fmt: skip
 
 
-def run_to_the_end(folder: Path, level: str, workers: int) -> float:
+def run_to_the_end(folder: Path, level: str, *place: str) -> float:
     """Runs without a kill; the wall time from its first committed file to its end, s."""
     with subprocess.Popen(
-        command(folder, level, workers),
+        command(folder, level, *place),
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         wait_for_progress(process, folder, newest_commit(folder))
@@ -83,7 +88,7 @@ def kill_at_random(folder: Path, level: str, workers: int, n_kills: int, rng, sp
     hits = 0
     for number in range(n_kills):
         with subprocess.Popen(
-            command(folder, level, workers),
+            command(folder, level, "--workers", str(workers)),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         ) as process:  # fmt: skip
             if rng.random() < 0.2:
@@ -133,10 +138,83 @@ def kill_and_compare(
     """The whole experiment; kills that hit a running process, and differing data sets."""
     (folder / "molecules.smi").write_text(MOLECULES)
     rng = random.Random(seed)
-    whole_s = run_to_the_end(folder / "whole", level, workers)
+    place = ("--workers", str(workers))
+    whole_s = run_to_the_end(folder / "whole", level, *place)
     span_s = whole_s / n_kills  # on average half of the work is left after the last kill
     hits = kill_at_random(folder / "killed", level, workers, n_kills, rng, span_s)
-    run_to_the_end(folder / "killed", level, workers)
+    run_to_the_end(folder / "killed", level, *place)
+    return hits, differences(folder / "killed", folder / "whole")
+
+
+def kill_cluster_at_random(
+    folder: Path, level: str, targets: list[str], rng: random.Random, span_s: float
+) -> int:
+    """Runs at a scheduler started by hand, and kills one target after the other, then to the end.
+
+    Args:
+        folder: output folder of the run.
+        level: level of theory.
+        targets: `worker`, `scheduler` or `client`, in the order they are killed.
+        rng: draws the moments.
+        span_s: a kill comes up to this long after the run has committed a file.
+
+    Returns:
+        Kills that hit the run at work.
+
+    Raises:
+        RuntimeError: the run did not say in one line with exit code 1 that its scheduler is lost.
+    """
+    hits = 0
+    client = None
+    with HandCluster(folder.parent) as cluster:
+        place = ("--scheduler", str(cluster.scheduler_file))
+        for target in targets:
+            if client is None or client.poll() is not None:
+                client = subprocess.Popen(
+                    command(folder, level, *place),
+                    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                )  # fmt: skip
+            wait_for_progress(client, folder, newest_commit(folder))
+            time.sleep(rng.uniform(0.0, span_s))
+            hits += client.poll() is None
+            if target == "worker":
+                cluster.kill_worker(rng.randrange(len(cluster.workers)))
+            elif target == "scheduler":
+                cluster.kill_scheduler()
+                check_lost_scheduler(client)
+                cluster.restart()
+            else:
+                client.kill()
+                client.communicate()
+        if client is not None and client.poll() is None:
+            _, error = client.communicate()
+            if client.returncode:
+                raise RuntimeError(f"exit code {client.returncode}: {error[-2000:]}")
+        run_to_the_end(folder, level, *place)
+    return hits
+
+
+def check_lost_scheduler(client: subprocess.Popen) -> None:
+    """Waits for a run whose scheduler was killed; it must say so in one line, with exit code 1."""
+    _, error = client.communicate(timeout=120)
+    last = error.strip().splitlines()[-1]
+    if client.returncode == 0:
+        return  # it was done just before
+    if client.returncode != 1 or not last.startswith("error: lost the scheduler"):
+        raise RuntimeError(f"exit code {client.returncode}: {error[-2000:]}")
+    if "Traceback" in error:
+        raise RuntimeError(error[-2000:])
+
+
+def kill_cluster_and_compare(
+    folder: Path, level: str, targets: list[str], seed: int
+) -> tuple[int, list[str]]:
+    """The experiment with a cluster; kills that hit the run at work, and differing data sets."""
+    (folder / "molecules.smi").write_text(MOLECULES)
+    whole_s = run_to_the_end(folder / "whole", level, "--workers", "2")
+    span_s = whole_s / (2 * len(targets))
+    rng = random.Random(seed)
+    hits = kill_cluster_at_random(folder / "killed", level, targets, rng, span_s)
     return hits, differences(folder / "killed", folder / "whole")
 
 
@@ -145,9 +223,17 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--level", choices=sorted(SETTINGS), default="gfn2-xtb")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scheduler", action="store_true", help="kill parts of a Dask cluster")
     options = parser.parse_args()
+    level, seed = options.level, options.seed
     with tempfile.TemporaryDirectory() as folder:
-        hits, found = kill_and_compare(Path(folder), options.level, options.kills, options.seed)
+        if options.scheduler:
+            draw = random.Random(seed)
+            targets = draw.choices(["worker", "scheduler", "client"], k=options.kills)
+            print("killing", ", ".join(targets), flush=True)
+            hits, found = kill_cluster_and_compare(Path(folder), level, targets, seed)
+        else:
+            hits, found = kill_and_compare(Path(folder), level, options.kills, seed)
     print(
         f"{options.kills} kills, {hits} of them hit a running process; differing: {found or 'none'}"
     )

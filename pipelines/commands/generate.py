@@ -1,7 +1,6 @@
 """`tg80 generate` and `tg80 collect`."""
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -50,7 +49,32 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="Master seed. Default 0.")] = None,
     replicas: Annotated[int, typer.Option(min=1, help="Trajectories a molecule.")] = 1,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Single-thread workers. Default: all cores.")
+        int | None,
+        typer.Option(min=1, help="Single-thread workers on this machine. Default: all cores."),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Join a running Dask scheduler: tcp://HOST:PORT, or its scheduler file.",
+        ),
+    ] = None,
+    cluster: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="TOML profile of a batch queue (Slurm, PBS, ...) to submit to."
+        ),
+    ] = None,
+    memory_gb: Annotated[
+        float | None,
+        typer.Option(help="Memory a worker keeps integrals and grids in. Default 2."),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="Where the DFT levels are evaluated: cpu (default) or cuda.")
+    ] = "cpu",
+    gpu_trajectories: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --device cuda: trajectories on each GPU. Default 1."),
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
     overrides: Annotated[
@@ -67,6 +91,7 @@ def generate(
     """
     # Heavy imports wait until the options are known to be good.
     from pipelines.generate import run_generation
+    from pipelines.places import choose_place
     from pipelines.recipe import load_recipe
     from tg80.molecules import read_molecule_list
 
@@ -83,8 +108,16 @@ def generate(
     }
     settings = load_recipe(recipe, options, overrides)
     molecules = read_molecule_list(molecule_list)
+    resources, place = choose_place(
+        workers=workers,
+        scheduler=scheduler,
+        profile=cluster,
+        memory_gb=memory_gb,
+        device=device,
+        gpu_trajectories=gpu_trajectories,
+    )
     summary = run_generation(
-        out, settings, molecules, replicas, workers or os.cpu_count() or 1, console
+        out, settings, molecules, replicas, 1, console, resources=resources, place=place
     )
     if as_json:
         print(json.dumps(summary.as_dict(), indent=2))

@@ -1,0 +1,315 @@
+"""Workers in the jobs of a batch queue (Slurm, PBS, ...), through dask-jobqueue.
+
+A profile says what one job is and how many there are. Jobs that end, by their walltime or
+otherwise, are submitted again for as long as there is work; jobs that no work is left for are given
+back. (dask-jobqueue's own `adapt` counts the tasks that wait. Here none ever does: a task is handed
+out when a worker is free.)
+
+References:
+    https://jobqueue.dask.org
+"""
+
+import re
+import shlex
+import shutil
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from dask import config as dask_config
+from dask.utils import parse_bytes
+from distributed import Client
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipelines.cluster import SETTINGS, Order, check_workers, quiet_logs
+from tg80.errors import Tg80Error, UserError
+
+Kind = Literal["slurm", "pbs", "sge", "lsf", "oar", "htcondor", "local"]
+_CLASSES = {
+    "slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster",
+    "oar": "OARCluster", "htcondor": "HTCondorCluster", "local": "local.LocalCluster",
+}  # fmt: skip
+_ACCOUNT_IS_PROJECT = ("sge", "lsf", "oar")
+_SINGLE_THREAD = "export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1"
+_TEND_EVERY_S = 10.0
+# A worker that closes by itself has its nanny end before the job does.
+_GONE_AFTER_S = 20.0
+
+
+class JobProfile(BaseModel):
+    """One batch job with its workers, and how many jobs. Read from TOML."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: Kind
+    """the queue: slurm, pbs, sge, lsf, oar, htcondor; local starts the jobs on this machine"""
+    jobs: int = Field(ge=1)
+    """jobs at a time"""
+    cores: int = Field(1, ge=1)
+    """CPU cores of a job"""
+    processes: int | None = Field(None, ge=1)
+    """single-thread workers in a job; as many as cores by default, on a GPU node the trajectories
+    that share the GPU"""
+    memory: str
+    """memory of a job, e.g. "32 GB"; a worker above its share of it is ended"""
+    walltime: str | None = None
+    """time limit of a job: HH:MM:SS, or D-HH:MM:SS (LSF: HH:MM)"""
+    lifetime_s: int | None = Field(None, ge=60)
+    """when a worker ends by itself; below the walltime by default"""
+    lifetime_stagger_s: int | None = Field(None, ge=0)
+    """random part of it, so that jobs don't all end at once"""
+    queue: str | None = None
+    """queue or partition"""
+    account: str | None = None
+    """account or project the time is booked on"""
+    directives: list[str] | dict[str, str] = []
+    """more lines of the job's header, e.g. "--gres=gpu:1"; a table for htcondor"""
+    prologue: list[str] = []
+    """shell lines before the workers start, e.g. "module load cuda\""""
+    log_directory: str | None = None
+    """where the jobs' output goes"""
+    interface: str | None = None
+    """network interface, e.g. "ib0\""""
+    options: dict[str, Any] = {}
+    """more arguments of the dask-jobqueue class, by name"""
+
+    @field_validator("memory")
+    @classmethod
+    def _bytes(cls, value: str) -> str:
+        parse_bytes(value)
+        return value
+
+    @field_validator("walltime")
+    @classmethod
+    def _time(cls, value: str | None) -> str | None:
+        if value is not None:
+            walltime_seconds(value)
+        return value
+
+    @model_validator(mode="after")
+    def _ends_in_time(self) -> "JobProfile":
+        if self.walltime is not None and self.lifetime_s is not None:
+            limit = walltime_seconds(self.walltime, self.kind)
+            if self.lifetime_s + (self.lifetime_stagger_s or 0) >= limit:
+                raise ValueError(
+                    f"lifetime_s + lifetime_stagger_s must end before the walltime, {limit} s"
+                )
+        if self.kind == "htcondor" and (self.queue or self.account):
+            raise ValueError("htcondor has no queue and account; use [directives] or [options]")
+        return self
+
+    @property
+    def n_processes(self) -> int:
+        """Workers in a job."""
+        return self.processes or self.cores
+
+    def lifetime(self) -> tuple[int, int] | None:
+        """Seconds after which a worker ends by itself, and their random part +-; None: never.
+
+        With a margin for the start of the job and for the segment in hand to be handed on:
+        walltime - margin - stagger, where the margin is a twelfth of the walltime (5 minutes at
+        most) and the stagger a fifteenth of it (10 minutes at most).
+        """
+        if self.lifetime_s is not None:
+            return self.lifetime_s, self.lifetime_stagger_s or 0
+        if self.walltime is None:
+            return None
+        limit = walltime_seconds(self.walltime, self.kind)
+        stagger = self.lifetime_stagger_s
+        stagger = min(600, limit // 15) if stagger is None else stagger
+        return max(60, limit - min(300, limit // 12) - stagger), stagger
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the dask-jobqueue class."""
+        workers = []
+        if self.n_processes != self.cores:
+            workers += ["--nthreads", "1"]  # the last one counts
+        if lifetime := self.lifetime():
+            workers += ["--lifetime", f"{lifetime[0]}s", "--lifetime-stagger", f"{lifetime[1]}s"]
+        found: dict[str, Any] = {
+            "cores": self.cores,
+            "processes": self.n_processes,
+            "memory": self.memory,
+            "worker_extra_args": workers,
+            "job_name": "tg80",
+            "log_directory": self.log_directory,
+            "interface": self.interface,
+            "job_extra_directives": self.directives,
+        }
+        if self.kind != "local":  # it runs the worker's command alone, without a shell
+            found["job_script_prologue"] = [_SINGLE_THREAD, *self.prologue]
+        if self.kind != "htcondor":
+            found["queue"] = self.queue
+            found["walltime"] = self.walltime
+            found["project" if self.kind in _ACCOUNT_IS_PROJECT else "account"] = self.account
+        if self.kind == "local":
+            found = {name: value for name, value in found.items() if name != "account"}
+        found["scheduler_options"] = {"dashboard_address": ":0"}
+        return {name: value for name, value in found.items() if value is not None} | self.options
+
+
+def walltime_seconds(text: str, kind: str = "slurm") -> int:
+    """Seconds of `D-HH:MM:SS`, `HH:MM:SS`, `MM:SS` (LSF: `HH:MM`) or whole minutes.
+
+    Raises:
+        ValueError: none of these.
+    """
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
+    if found is None:
+        raise ValueError(f"{text}: write a walltime as HH:MM:SS")
+    days, parts = int(found[1] or 0), [int(part) for part in found.groups()[1:] if part]
+    if days or len(parts) == 3 or (len(parts) == 2 and kind == "lsf"):
+        parts += [0] * (3 - len(parts))
+    elif len(parts) == 2:
+        parts.insert(0, 0)
+    else:
+        parts = [0, parts[0], 0]
+    return 86400 * days + 3600 * parts[0] + 60 * parts[1] + parts[2]
+
+
+def load_profile(path: Path) -> JobProfile:
+    """Reads a profile.
+
+    Raises:
+        UserError: the file can't be read, or a setting is unknown or out of range.
+    """
+    try:
+        return JobProfile(**tomllib.loads(path.read_text(encoding="utf-8-sig")))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a profile") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a TOML file ({error})") from None
+    except ValidationError as error:
+        raise UserError(
+            "; ".join(
+                f"{path}: {'.'.join(map(str, item['loc'])) or 'profile'}: "
+                f"{item['msg'].removeprefix('Value error, ')}"
+                for item in error.errors()
+            )
+        ) from None
+
+
+def make_cluster(profile: JobProfile) -> Any:
+    """The dask-jobqueue cluster of a profile, with a scheduler here and no job yet.
+
+    Raises:
+        UserError: dask-jobqueue is not installed, or the profile does not suit its class.
+    """
+    try:
+        import dask_jobqueue
+        import dask_jobqueue.local
+    except ImportError:
+        raise UserError("--cluster needs dask-jobqueue: pip install 'tg80[hpc]'") from None
+    factory: Any = dask_jobqueue
+    for name in _CLASSES[profile.kind].split("."):
+        factory = getattr(factory, name)
+    try:
+        return factory(silence_logs="critical", **profile.arguments())
+    except (ValueError, TypeError) as error:
+        raise UserError(f"profile of kind {profile.kind}: {str(error).splitlines()[0]}") from None
+
+
+class JobQueue:
+    """Workers in the jobs of a batch queue.
+
+    Args:
+        profile: what a job is.
+    """
+
+    def __init__(self, profile: JobProfile):
+        self.profile = profile
+        self._cluster: Any = None
+        self._seen: set[str] = set()
+        self._gone_since: dict[str, float] = {}
+        self._last_look = 0.0
+
+    @contextmanager
+    def open(self, order: Order) -> Iterator[Client]:
+        """A client of a scheduler here, once the first workers have joined it.
+
+        Raises:
+            UserError: no dask-jobqueue, or no such queue on this machine.
+            Tg80Error: a job could not be submitted, or its workers don't suit this run.
+        """
+        with quiet_logs(), dask_config.set(SETTINGS), make_cluster(self.profile) as cluster:
+            self._cluster = cluster
+            self._check_queue()
+            wanted = -(-order.n_tasks // self.profile.n_processes)
+            self._submit(min(self.profile.jobs, wanted))
+            with Client(cluster, set_as_default=False) as client:
+                check_workers(client, order)
+                yield client
+
+    def tend(self, n_tasks: int) -> None:
+        """Submits jobs that have ended again, and gives back idle ones that no task is left for.
+
+        Args:
+            n_tasks: tasks that want a worker.
+        """
+        now = time.monotonic()
+        if now - self._last_look < _TEND_EVERY_S:
+            return
+        self._last_look = now
+        alive = {str(worker["name"]) for worker in self._workers().values()}
+        for job in list(self._cluster.worker_spec):
+            if any(name in alive for name in self._members(job)):
+                self._seen.add(job)
+                self._gone_since.pop(job, None)
+            elif job in self._seen and now - self._gone_since.setdefault(job, now) > _GONE_AFTER_S:
+                self._forget(job)
+        wanted = min(self.profile.jobs, -(-n_tasks // self.profile.n_processes))
+        for job in self._idle_jobs()[: max(0, len(self._cluster.worker_spec) - wanted)]:
+            self._forget(job)
+        self._submit(max(wanted, len(self._cluster.worker_spec)))
+
+    def _check_queue(self) -> None:
+        command = getattr(self._cluster.job_cls, "submit_command", None)
+        if command and shutil.which(shlex.split(command)[0]) is None:
+            raise UserError(
+                f"kind {self.profile.kind}: no {shlex.split(command)[0]} on this machine; run this "
+                "where jobs can be submitted"
+            )
+
+    def _submit(self, n_jobs: int) -> None:
+        """Brings the number of jobs, pending ones included, to this.
+
+        Raises:
+            Tg80Error: the queue refused one; its own words are in the message.
+        """
+
+        async def settle() -> None:
+            await self._cluster
+
+        self._cluster.scale(jobs=n_jobs)
+        try:
+            self._cluster.sync(settle)
+        except (RuntimeError, OSError, ValueError) as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise Tg80Error(
+                f"a job could not be submitted: {lines[-1] if lines else type(error).__name__}"
+            ) from None
+
+    def _workers(self) -> dict[str, Any]:
+        return dict(self._cluster.scheduler_info["workers"])
+
+    def _members(self, job: str) -> list[str]:
+        return [str(job) + end for end in self._cluster.worker_spec[job].get("group", [""])]
+
+    def _forget(self, job: str) -> None:
+        del self._cluster.worker_spec[job]
+        self._seen.discard(job)
+        self._gone_since.pop(job, None)
+
+    def _idle_jobs(self) -> list[str]:
+        """Jobs without a task, those that have not even started first."""
+        busy = {
+            str(worker.name)
+            for worker in self._cluster.scheduler.workers.values()
+            if worker.processing
+        }
+        jobs = list(self._cluster.worker_spec)
+        idle = [job for job in jobs if not any(name in busy for name in self._members(job))]
+        return sorted(idle, key=lambda job: job in self._seen)
