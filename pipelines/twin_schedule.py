@@ -9,18 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from distributed import Client, Future, as_completed
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipelines.cluster import local_client
 from pipelines.engine import Resources
 from pipelines.generate import STOPPED
 from pipelines.run_folder import locked
-from pipelines.schedule import local_client
 from pipelines.twins import TwinRun, TwinTask, do_segment, remove_empty_work, twin_progress
 from tg80.errors import CorruptFile, RunFailed, Tg80Error, UserError
 from tg80.files import remove_temporary_files
-from tg80.twins import floor, read_twins
+from tg80.twins import floor, persistence, read_twins
 
 LINE_EVERY_S = 30.0
 
@@ -232,22 +233,43 @@ def run_twins(
 
 
 def describe(lane: Lane) -> dict[str, Any]:
-    """One row of the summary: shard, file, starts, twins, floor of the heavy atoms at the end."""
-    row: dict[str, Any] = {
-        "shard": lane.run.source.stem,
-        "path": None,
-        "failure": lane.failure,
-    }
+    """One row of the summary: shard, file, starts, twins, and the curve of the floor."""
+    row: dict[str, Any] = {"shard": lane.run.source.stem, "path": None, "failure": lane.failure}
     if not lane.run.path.exists() or lane.failure:
         return row
     twins = read_twins(lane.run.path)
     score = "heavy" if (twins.atomic_numbers > 1).any() else "all"
-    lags, values = floor(twins, score)
+    lags = _summary_lags(twins.times_fs)
     return row | {
         "path": str(lane.run.path),
         "start_ids": list(twins.start_ids),
         "n_twins": twins.n_twins,
-        "length_fs": float(lags[-1]),
         "score": score,
-        "floor_a2": float(values[:, -1].mean()),
+        "lags_fs": lags,
+        "floor_a2": floor(twins, score, lags)[1].mean(axis=0).tolist(),
+        "persistence_a2": persistence(twins, score, lags)[1].mean(axis=0).tolist(),
     }
+
+
+def _summary_lags(times_fs: np.ndarray) -> list[float]:
+    """The lags that the benchmark's error curve has: four short ones and eight up to the end."""
+    length = float(times_fs[-1])
+    wanted = [*(10.0, 20.0, 50.0, 100.0), *(length * i / 8 for i in range(1, 9))]
+    stored = {round(float(time), 6) for time in times_fs[1:]}
+    return sorted({round(lag, 6) for lag in wanted} & stored)
+
+
+def median_curve(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """Floor and persistence at each lag that all shards have: medians over the shards."""
+    whole = [row for row in rows if row["path"] is not None]
+    if not whole:
+        return []
+    lags = set.intersection(*(set(row["lags_fs"]) for row in whole))
+    return [
+        {"lag_fs": lag}
+        | {
+            name: float(np.median([row[name][row["lags_fs"].index(lag)] for row in whole]))
+            for name in ("floor_a2", "persistence_a2")
+        }
+        for lag in sorted(lags)
+    ]

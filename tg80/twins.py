@@ -175,16 +175,35 @@ def floor(
     Raises:
         UserError: a lag that is not stored, or no atom to score.
     """
+    times, positions = _scored(twins, score, lags_fs)
+    return times[1:], positions[:, :, 1:].var(axis=1, ddof=1).mean(axis=(-2, -1))
+
+
+def persistence(
+    twins: Twins, score: Literal["heavy", "all"] = "heavy", lags_fs: Sequence[float] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What predicting the start state for all times errs by, to set the floor against.
+
+    Args and returns as of `floor`; the mean over the twins of each start.
+    """
+    times, positions = _scored(twins, score, lags_fs)
+    moved = positions[:, :, 1:] - positions[:, :, :1]
+    return times[1:], (moved**2).mean(axis=(1, 3, 4))
+
+
+def _scored(
+    twins: Twins, score: str, lags_fs: Sequence[float] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Times (1 + n_lags,) from 0, and float64 positions of the scored atoms at them."""
     times = twins.times_fs
     if lags_fs is None:
-        frames = np.arange(1, len(times))
+        frames = np.arange(len(times))
     else:
-        frames = np.array([_stored_frame(times, lag, twins) for lag in lags_fs], dtype=int)
+        frames = np.array([0, *(_stored_frame(times, lag, twins) for lag in lags_fs)], dtype=int)
     scored = twins.atomic_numbers > (1 if score == "heavy" else 0)
     if not scored.any():
         raise UserError(f"{twins.metadata.source}: no heavy atom to score; score all atoms")
-    positions = twins.positions[:, :, frames][..., scored, :].astype(np.float64)
-    return times[frames], positions.var(axis=1, ddof=1).mean(axis=(-2, -1))
+    return times[frames], twins.positions[:, :, frames][..., scored, :].astype(np.float64)
 
 
 def _stored_frame(times: np.ndarray, lag_fs: float, twins: Twins) -> int:

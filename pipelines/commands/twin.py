@@ -58,7 +58,7 @@ def twin(
     """
     from pydantic import ValidationError
 
-    from pipelines.twin_schedule import run_twins
+    from pipelines.twin_schedule import median_curve, run_twins
     from pipelines.twins import TwinRun, TwinSource, default_length_fs
     from tg80.twins import TwinSettings
 
@@ -86,9 +86,10 @@ def twin(
         raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     rows, exit_code = run_twins(out, runs, workers or os.cpu_count() or 1, console)
     if as_json:
-        print(json.dumps({"folder": str(out), "twins": rows}, indent=2))
+        curve = median_curve(rows)
+        print(json.dumps({"folder": str(out), "median": curve, "twins": rows}, indent=2))
     else:
-        _show(rows, exit_code)
+        _show(rows, median_curve(rows), exit_code)
     raise typer.Exit(exit_code)
 
 
@@ -107,20 +108,24 @@ def _chosen(data: Path, molecules: str | None) -> list[Path]:
     return [path for path in paths if names[path] in wanted]
 
 
-def _show(rows: list[dict], exit_code: int) -> None:
+def _show(rows: list[dict], curve: list[dict], exit_code: int) -> None:
+    """Floors of the shards at the end of their twins, and the median curve."""
     from rich.table import Table
 
-    table = Table("shard", "starts", "twins", "fs", "floor, A^2 x 1e-2")
+    table = Table("shard", "starts", "twins", "fs", "floor", "persistence", box=None)
     for row in rows:
         if row["path"] is not None:
-            table.add_row(
-                row["shard"],
-                str(len(row["start_ids"])),
-                str(row["n_twins"]),
-                f"{row['length_fs']:g}",
-                f"{100 * row['floor_a2']:.4f}",
-            )
+            counts = (str(len(row["start_ids"])), str(row["n_twins"]), f"{row['lags_fs'][-1]:g}")
+            errors = (row["floor_a2"][-1], row["persistence_a2"][-1])
+            table.add_row(row["shard"], *counts, *(f"{100 * error:.3g}" for error in errors))
+    medians = Table("lag / fs", "floor", "persistence", box=None)
+    for point in curve:
+        errors = (point["floor_a2"], point["persistence_a2"])
+        medians.add_row(f"{point['lag_fs']:g}", *(f"{100 * error:.3g}" for error in errors))
     console.print(table)
+    if curve:
+        console.print("\nmedian over the shards; all errors in A^2 x 1e-2, heavy atoms")
+        console.print(medians)
     for row in rows:
         if row["failure"]:
             console.print(f"failed: {row['shard']}: {row['failure']}", highlight=False)
