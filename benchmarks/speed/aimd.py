@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from benchmarks.speed.starts import Start, thermal_start
-from benchmarks.speed.stock import StockPySCF, StockResult
+from benchmarks.speed.stock import Integrals, StockPySCF, StockResult
 from benchmarks.speed.timing import summary, timed
 from pipelines.engine import Engine, Resources
 from pipelines.integrators import State, Stepper
@@ -42,6 +42,7 @@ class AimdSettings(BaseModel):
         checks: geometries compared with the tightly converged level.
         references: how many of these are compared with the reference level as well.
         equilibration_fs: GFN2-xTB dynamics before the trajectory.
+        stock_integrals: how stock PySCF comes by its three-centre integrals (see `StockPySCF`).
         seed: of the start.
     """
 
@@ -58,6 +59,7 @@ class AimdSettings(BaseModel):
     checks: int = Field(default=4, ge=0)
     references: int = Field(default=2, ge=0)
     equilibration_fs: float = Field(default=500.0, ge=0)
+    stock_integrals: Integrals = "memory"
     seed: int = Field(default=0, ge=0)
 
 
@@ -86,7 +88,7 @@ class _SideBySide:
         self.ours = _Timed(start.engine(self.level, self.resources))
         self.stock = StockPySCF(
             self.level, start.molecule.atomic_numbers, start.molecule.charge,
-            n_threads=settings.threads,
+            n_threads=settings.threads, integrals=settings.stock_integrals,
         )  # fmt: skip
         self.stepper = Stepper(start.body, self.ours, settings.step_fs)
         self.state: State | None = None

@@ -56,6 +56,10 @@ def aimd(
     equilibration_fs: Annotated[
         float, typer.Option(min=0, help="GFN2-xTB dynamics before the trajectory, fs.")
     ] = 500.0,
+    stock_integrals: Annotated[
+        str,
+        typer.Option(help="Stock's RI-J integrals: memory (faster) or every-cycle (its default)."),
+    ] = "memory",
     seed: SeedOption = 0,
     out: OutOption = None,
     as_json: JsonOption = False,
@@ -76,7 +80,8 @@ def aimd(
     settings = checked(
         AimdSettings, level=level, threads=threads, step_fs=step_fs, steps=steps,
         repeats=repeats, warm_up=warm_up, outer_fs=numbers(outer_fs, "--outer-fs"), checks=checks,
-        references=references, equilibration_fs=equilibration_fs, seed=seed,
+        references=references, equilibration_fs=equilibration_fs,
+        stock_integrals=stock_integrals, seed=seed,
     )  # fmt: skip
     chosen = find_molecules(molecules)
     store = ResultsFile(out, "aimd", settings.model_dump(mode="json"))

@@ -1,7 +1,7 @@
 """Stock PySCF at a level of theory, used as its manual says: what our engine is timed against."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pyscf import df, dft, gto
@@ -13,6 +13,8 @@ from tg80.theory import EVEN_TEMPERED, Level, symbols_of
 
 # Larger three-centre integrals are left to PySCF, which then evaluates them in every cycle.
 _MAX_INTEGRAL_BYTES = 2e9
+
+Integrals = Literal["memory", "every-cycle"]
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,18 @@ class StockPySCF:
     """One molecule in PySCF's own objects, kept from geometry to geometry.
 
     In its favour: the objects are reused (`set_geom_`, `reset`), the last density starts the next
-    self-consistency, a fitted Coulomb energy takes its integrals from memory once they are built
-    for the geometry (by default PySCF evaluates them in every cycle, which is slower here), and the
-    convergence is PySCF's own for `energy_threshold`, with an orbital gradient of its square root,
-    looser than ours.
+    self-consistency, and convergence is PySCF's own for `energy_threshold`, with its square root
+    for the orbital gradient, which is looser than ours.
+
+    Args:
+        level: level of theory.
+        atomic_numbers: (n_atoms,) int.
+        charge: total charge, e.
+        n_threads: CPU threads.
+        energy_threshold, gradient_threshold: hartree; PySCF's `conv_tol` and `conv_tol_grad`.
+        integrals: of a fitted Coulomb energy: `memory` builds them once a geometry, by one call of
+            the user's (`with_df.build()`), which is the faster way; `every-cycle` is what PySCF
+            does unasked.
     """
 
     def __init__(
@@ -43,7 +53,9 @@ class StockPySCF:
         n_threads: int = 1,
         energy_threshold: float = 1e-8,
         gradient_threshold: float | None = None,
+        integrals: Integrals = "memory",
     ):
+        self._integrals = integrals
         self._threads = SameThreads(n_threads)
         self._density: Any = None
         with self._threads:
@@ -90,7 +102,7 @@ class StockPySCF:
 
     def _keep_integrals(self) -> None:
         fit = getattr(self._field, "with_df", None)
-        if fit is None:
+        if fit is None or self._integrals == "every-cycle":
             return
         n_basis = self._molecule.nao
         n_auxiliary = df.addons.make_auxmol(self._molecule, fit.auxbasis).nao

@@ -54,7 +54,8 @@ def aimd_sheets(document: dict[str, Any]) -> list[Sheet]:
     sheets = [
         Sheet(
             f"Seconds per energy + forces, {settings['level']}, {threads}, "
-            f"{settings['step_fs']:g} fs steps (medians)",
+            f"{settings['step_fs']:g} fs steps (medians; stock's integrals: "
+            f"{settings['stock_integrals']})",
             ("molecule", "stock s (cycles)", "ours s (builds)", "stock / ours", "quartiles",
              "by repeat", "by CPU time"),
             [_speed_row(one) for one in molecules],

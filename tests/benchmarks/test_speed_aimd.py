@@ -77,6 +77,7 @@ def test_results_of_other_settings_are_refused(results, capsys):
         ("--molecules", "xyzzy", "xyzzy"),
         ("--molecules", ",", "names none"),
         ("--level", "gfn2-xtb", "PBE level"),
+        ("--stock-integrals", "disk", "--stock-integrals"),
         ("--step-fs", "9", "--step-fs"),
         ("--outer-fs", "1,x", "--outer-fs"),
     ],
@@ -121,6 +122,19 @@ def test_stock_forces_are_the_slope_of_its_energy():
     middle = stock.evaluate(start.positions)
     slope = (up.energy - down.energy) / (2 * step) * 0.529177210903
     assert -np.vdot(moved, middle.forces) == pytest.approx(slope, abs=2e-4)
+
+
+def test_stock_gives_the_same_with_integrals_in_memory_or_anew():
+    (water,) = find_molecules("water")
+    start = thermal_start(water, equilibration_fs=0.0)
+    level = get_level("pbe-def2svp")
+    ways = [
+        StockPySCF(level, water.atomic_numbers, energy_threshold=1e-10, integrals=way)
+        for way in ("memory", "every-cycle")
+    ]
+    kept, anew = (way.evaluate(start.positions) for way in ways)
+    assert kept.energy == pytest.approx(anew.energy, abs=1e-8)
+    np.testing.assert_allclose(kept.forces, anew.forces, atol=1e-6)
 
 
 def test_clocks_and_summaries():
