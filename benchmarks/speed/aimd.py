@@ -56,7 +56,7 @@ class AimdSettings(BaseModel):
     warm_up: int = Field(default=12, ge=1)
     outer_fs: tuple[float, ...] = (1.0, 2.0)
     inner_fs: float = Field(default=0.25, gt=0)
-    checks: int = Field(default=4, ge=0)
+    checks: int = Field(default=6, ge=0)
     references: int = Field(default=2, ge=0)
     equilibration_fs: float = Field(default=500.0, ge=0)
     stock_integrals: Integrals = "memory"

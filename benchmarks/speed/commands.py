@@ -49,7 +49,7 @@ def aimd(
     ] = "1.0,2.0",
     checks: Annotated[
         int, typer.Option(min=0, help="Geometries compared with the tightly converged level.")
-    ] = 4,
+    ] = 6,
     references: Annotated[
         int, typer.Option(min=0, help="How many of these are compared with exact J as well.")
     ] = 2,
