@@ -234,6 +234,13 @@ def check_workers(client: Client, order: Order) -> None:
         Tg80Error: packages differ, a worker has several threads, the folder is not shared, or a
             GPU is not there or not to be trusted.
     """
+    try:
+        _check_workers(client, order)
+    except OSError:
+        raise lost_scheduler(client) from None
+
+
+def _check_workers(client: Client, order: Order) -> None:
     where = scheduler_address(client)
     told = False
     while not worker_threads(client):

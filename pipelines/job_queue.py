@@ -14,14 +14,14 @@ import shlex
 import shutil
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from dask import config as dask_config
 from dask.utils import parse_bytes
-from distributed import Client
+from distributed import Client, SchedulerPlugin, Status
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipelines.cluster import SETTINGS, Order, check_workers, quiet_logs
@@ -212,6 +212,18 @@ def make_cluster(profile: JobProfile) -> Any:
         raise UserError(f"profile of kind {profile.kind}: {str(error).splitlines()[0]}") from None
 
 
+class _Arrivals(SchedulerPlugin):
+    """Names of all workers that have ever joined, however short they lived."""
+
+    name = "tg80-arrivals"
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def add_worker(self, scheduler: Any, worker: str) -> None:
+        self.names.add(str(scheduler.workers[worker].name))
+
+
 class JobQueue:
     """Workers in the jobs of a batch queue.
 
@@ -222,9 +234,11 @@ class JobQueue:
     def __init__(self, profile: JobProfile):
         self.profile = profile
         self._cluster: Any = None
-        self._seen: set[str] = set()
+        self._arrivals = _Arrivals()
         self._gone_since: dict[str, float] = {}
         self._last_look = 0.0
+        self._said: set[str] = set()
+        self._say: Callable[[str], None] = print
 
     @contextmanager
     def open(self, order: Order) -> Iterator[Client]:
@@ -235,8 +249,9 @@ class JobQueue:
             Tg80Error: a job could not be submitted, or its workers don't suit this run.
         """
         with quiet_logs(), dask_config.set(SETTINGS), make_cluster(self.profile) as cluster:
-            self._cluster = cluster
+            self._cluster, self._say = cluster, order.say
             self._check_queue()
+            cluster.scheduler.add_plugin(self._arrivals)
             wanted = -(-order.n_tasks // self.profile.n_processes)
             self._submit(min(self.profile.jobs, wanted))
             with Client(cluster, set_as_default=False) as client:
@@ -256,14 +271,22 @@ class JobQueue:
         alive = {str(worker["name"]) for worker in self._workers().values()}
         for job in list(self._cluster.worker_spec):
             if any(name in alive for name in self._members(job)):
-                self._seen.add(job)
                 self._gone_since.pop(job, None)
-            elif job in self._seen and now - self._gone_since.setdefault(job, now) > _GONE_AFTER_S:
+            elif (
+                self._has_started(job)
+                and now - self._gone_since.setdefault(job, now) > _GONE_AFTER_S
+            ):
                 self._forget(job)
         wanted = min(self.profile.jobs, -(-n_tasks // self.profile.n_processes))
         for job in self._idle_jobs()[: max(0, len(self._cluster.worker_spec) - wanted)]:
             self._forget(job)
-        self._submit(max(wanted, len(self._cluster.worker_spec)))
+        try:
+            self._submit(max(wanted, len(self._cluster.worker_spec)))
+        except Tg80Error as error:  # a queue may be out of reach for a while
+            if str(error) not in self._said:
+                self._say(f"{error}; trying again")
+            self._said.add(str(error))
+            self._forget_unsubmitted()
 
     def _check_queue(self) -> None:
         command = getattr(self._cluster.job_cls, "submit_command", None)
@@ -283,10 +306,15 @@ class JobQueue:
         async def settle() -> None:
             await self._cluster
 
-        self._cluster.scale(jobs=n_jobs)
+        # Not by `scale`: it submits in the background, where a refusal goes unheard.
+        while len(self._cluster.worker_spec) < n_jobs:
+            self._cluster.worker_spec.update(self._cluster.new_worker_spec())
         try:
             self._cluster.sync(settle)
         except (RuntimeError, OSError, ValueError) as error:
+            for job in self._cluster.workers.values():
+                if job.job_id is None:
+                    job.status = Status.failed  # so that the cluster can be closed
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             raise Tg80Error(
                 f"a job could not be submitted: {lines[-1] if lines else type(error).__name__}"
@@ -299,9 +327,14 @@ class JobQueue:
         return [str(job) + end for end in self._cluster.worker_spec[job].get("group", [""])]
 
     def _forget(self, job: str) -> None:
+        self._arrivals.names.difference_update(self._members(job))
         del self._cluster.worker_spec[job]
-        self._seen.discard(job)
         self._gone_since.pop(job, None)
+
+    def _forget_unsubmitted(self) -> None:
+        for name, job in self._cluster.workers.items():
+            if job.job_id is None and name in self._cluster.worker_spec:
+                self._forget(name)
 
     def _idle_jobs(self) -> list[str]:
         """Jobs without a task, those that have not even started first."""
@@ -312,4 +345,7 @@ class JobQueue:
         }
         jobs = list(self._cluster.worker_spec)
         idle = [job for job in jobs if not any(name in busy for name in self._members(job))]
-        return sorted(idle, key=lambda job: job in self._seen)
+        return sorted(idle, key=self._has_started)
+
+    def _has_started(self, job: str) -> bool:
+        return any(name in self._arrivals.names for name in self._members(job))

@@ -7,6 +7,7 @@ its worker is simply done again. No array travels to the scheduler.
 import queue
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,7 +162,12 @@ class Schedule:
         self.n_slots = len(threads)
         while self._ready and len(self._flights) < self.n_slots and not self.stopping:
             self._ready.sort(key=lambda item: (item[0].order, item[0].replica))
-            self._submit(*self._ready.pop(0))
+            try:
+                self._submit(*self._ready.pop(0))
+            except Exception:
+                if self._client.status == "running":
+                    raise
+                self._give_up(lost_scheduler(self._client))
 
     def _submit(self, lane: Lane, prepare: bool) -> None:
         future = self._client.submit(
@@ -202,14 +208,21 @@ class Schedule:
         if future.status in ("cancelled", "lost"):
             self._give_up(lost_scheduler(self._client))
             return
-        error: Any = future.exception()
+        try:
+            error: Any = future.exception()
+            report: Any = future.result() if error is None else None
+        except (OSError, TimeoutError, CancelledError):
+            # The way to the result is broken; whether the scheduler is, shows next.
+            self._ready.append((lane, prepare))
+            return
         if isinstance(error, KilledWorker):
             self._workers_died(lane, prepare, error)
-            return
-        if error is not None:
+        elif error is not None:
             self._failed(lane, error)
-            return
-        report: Report = future.result()
+        else:
+            self._advanced(lane, prepare, report)
+
+    def _advanced(self, lane: Lane, prepare: bool, report: Report) -> None:
         lane.record(report)
         lane.deaths = 0
         if report.stage.name == "prepared":

@@ -81,9 +81,9 @@ def differing_versions(here: dict[str, str], there: dict[str, str]) -> str:
     )
 
 
-def sees_session(folder: Path, session: str, patience_s: float = _PATIENCE_S) -> bool:
+def sees_session(folder: Path, session: str) -> bool:
     """Whether this process sees the run's folder as the client left it."""
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + _PATIENCE_S
     while read_session(folder).get("session") != session:
         if time.monotonic() > deadline:
             return False

@@ -12,6 +12,7 @@ import pytest
 from distributed import KilledWorker
 from distributed.scheduler import WorkerState
 
+from pipelines import segments
 from pipelines.cli import run
 from pipelines.cluster import Order, check_workers, connected, refuse_threads
 from pipelines.engine import Resources
@@ -91,10 +92,11 @@ def test_workers_are_checked_before_they_get_work(cluster, tmp_path):
             check_workers(client, order(tmp_path, "another session"))
 
 
-def test_a_task_refuses_to_work_for_a_run_that_is_over(tmp_path):
+def test_a_task_refuses_to_work_for_a_run_that_is_over(tmp_path, monkeypatch):
     begin_session(tmp_path, 1)
     recipe = Recipe.model_validate({"level": "gfn2-xtb"})
     ticket = Ticket("the run before", installed_versions())
+    monkeypatch.setattr(segments, "_PATIENCE_S", 0.1)
     with pytest.raises(Tg80Error, match="does not see what this run wrote"):
         do_piece(str(tmp_path), METHANOL, recipe, 0, True, Resources(), ticket)
     assert not work_folder(tmp_path, "methanol").exists()

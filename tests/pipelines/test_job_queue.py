@@ -2,12 +2,16 @@
 
 import json
 import os
+import signal
 import stat
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from pipelines import job_queue
 from pipelines.cli import run
 from pipelines.job_queue import JobProfile, load_profile, make_cluster, walltime_seconds
 from tg80.errors import UserError
@@ -169,6 +173,24 @@ SLURM = 'kind = "slurm"\njobs = 2\nmemory = "4 GB"\nwalltime = "01:00:00"\n'
 
 def test_jobs_are_submitted_and_given_back(smiles, tmp_path, queue):
     assert generate(smiles, tmp_path, SLURM) == 0
+    check_shards(tmp_path / "out")
+    assert len(queue.read_text().split()) == 2
+
+
+def test_a_job_that_ends_early_is_submitted_again(smiles, tmp_path, queue, monkeypatch):
+    """With one job at a time the run could not end if its place were not taken."""
+    monkeypatch.setattr(job_queue, "_TEND_EVERY_S", 0.2)
+    monkeypatch.setattr(job_queue, "_GONE_AFTER_S", 0.5)
+
+    def kill_the_first_job():
+        while not list(tmp_path.glob("out/work/*/geometry.npz")):
+            time.sleep(0.02)
+        os.killpg(int(queue.read_text().split()[0]), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_the_first_job)
+    killer.start()
+    assert generate(smiles, tmp_path, SLURM.replace("jobs = 2", "jobs = 1")) == 0
+    killer.join()
     check_shards(tmp_path / "out")
     assert len(queue.read_text().split()) == 2
 
