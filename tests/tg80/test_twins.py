@@ -2,20 +2,24 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+import tg80
 from tg80.errors import CorruptFile, UserError
 from tg80.files import checksum_path, file_sha256
-from tg80.shard import find_shards
+from tg80.shard import Shard, find_shards
 from tg80.twins import (
+    TWIN_FIELDS,
     TwinMetadata,
     Twins,
     TwinSettings,
     find_twins,
     floor,
+    persistence,
     read_twins,
     shipped_twins,
     write_twins,
@@ -135,3 +139,60 @@ def test_a_folder_of_twins_holds_no_shard(twins, tmp_path):
     write_twins(tmp_path / "formaldehyde-r0-twins.h5", twins)
     with pytest.raises(UserError, match=r"no \.h5md file"):
         find_shards(tmp_path)
+
+
+def test_the_page_names_every_dataset():
+    page = (Path(tg80.__file__).parents[1] / "docs" / "twins.md").read_text()
+    for field in TWIN_FIELDS:
+        shape = ", ".join(str(size) for size in field.shape)
+        row = f"| `{field.path.removeprefix('twins/')}` | {shape} | {field.dtype} |"
+        assert f"{row} {field.disk_unit + ' ' if field.disk_unit else ''}|" in page
+
+
+# --- what ships -------------------------------------------------------------------------------
+
+DATA = Path(tg80.__file__).parent / "data"
+
+
+@pytest.fixture(scope="module")
+def shipped() -> list[Twins]:
+    return [read_twins(path) for path in find_twins(shipped_twins("mini-xtb"))]
+
+
+def test_twins_of_every_mini_molecule_ship(shipped):
+    shards = {path.name: path for path in find_shards(DATA / "mini-xtb")}
+    assert {twins.metadata.source for twins in shipped} == shards.keys()
+    for twins in shipped:
+        facts = twins.metadata
+        assert facts.source_sha256 == file_sha256(shards[facts.source])
+        assert (twins.n_starts, twins.n_twins) == (2, 4)
+        assert facts.settings.perturbation_angstrom == 1e-3
+        assert twins.times_fs[-1] == 960.0
+    folder = shipped_twins("mini-xtb")
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 5_000_000
+
+
+def test_shipped_twins_start_next_to_their_shard(shipped):
+    for twins in shipped:
+        with Shard(DATA / "mini-xtb" / twins.metadata.source) as shard:
+            assert np.array_equal(twins.atomic_numbers, shard.atomic_numbers)
+            for i, frame in enumerate(twins.start_frames):
+                apart = twins.positions[i, :, 0] - shard.read("positions", frame, frame + 1)
+                assert 3e-4 < np.sqrt((apart**2).mean()) < 2e-3
+
+
+def test_shipped_floor_grows_and_lies_below_persistence(shipped):
+    lags = [10.0, 100.0, 480.0, 960.0]
+    floors = np.median([floor(t, lags_fs=lags)[1].mean(axis=0) for t in shipped], axis=0)
+    moved = np.median([persistence(t, lags_fs=lags)[1].mean(axis=0) for t in shipped], axis=0)
+    assert floors[1] < floors[2] < floors[3]
+    assert (floors < 0.05 * moved).all()
+    # Displacements of 1e-3 A, of which the projection leaves most.
+    assert 1e-7 < floors[0] < 2e-6
+
+
+def test_persistence_is_the_mean_squared_way_from_the_start(twins):
+    lags, values = persistence(twins, "all", [30.0])
+    way = twins.positions[:, :, 3].astype(float) - twins.positions[:, :, 0]
+    assert np.array_equal(lags, [30.0])
+    assert np.allclose(values[:, 0], (way**2).mean(axis=(1, 2, 3)))
