@@ -273,7 +273,8 @@ class JobQueue:
             if any(name in alive for name in self._members(job)):
                 self._gone_since.pop(job, None)
             elif self._has_started(job):
-                if now - self._gone_since.setdefault(job, now) > _GONE_AFTER_S:
+                gone_since = self._gone_since.setdefault(job, now)
+                if now - gone_since > _GONE_AFTER_S:
                     self._forget(job)
         wanted = min(self.profile.jobs, -(-n_tasks // self.profile.n_processes))
         for job in self._idle_jobs()[: max(0, len(self._cluster.worker_spec) - wanted)]:

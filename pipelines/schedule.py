@@ -29,6 +29,7 @@ from tg80.molecules import Molecule
 # again this often before the molecule is taken to be the cause.
 MAX_RESUBMISSIONS = 5
 _POLL_S = 1.0
+_RESULT_TIMEOUT_S = 10.0
 
 
 @dataclass
@@ -209,10 +210,11 @@ class Schedule:
             self._give_up(lost_scheduler(self._client))
             return
         try:
-            error: Any = future.exception()
-            report: Any = future.result() if error is None else None
+            error: Any = future.exception(timeout=_RESULT_TIMEOUT_S)
+            report: Any = future.result(timeout=_RESULT_TIMEOUT_S) if error is None else None
         except (OSError, TimeoutError, CancelledError):
-            # The way to the result is broken; whether the scheduler is, shows next.
+            # The worker died with its report, or the scheduler did, which shows next. What was
+            # committed is found on disk.
             self._ready.append((lane, prepare))
             return
         if isinstance(error, KilledWorker):

@@ -36,6 +36,7 @@ SETTINGS = {
         "--set=segment_fs=1", "--set=n_conformers=3",
     ],
 }  # fmt: skip
+TARGETS = ("worker", "scheduler", "client")
 MOLECULES = "C=O formaldehyde\nCO methanol\n"
 
 
@@ -132,17 +133,20 @@ def datasets(file: h5py.File) -> dict[str, np.ndarray]:
     return found
 
 
-def kill_and_compare(
-    folder: Path, level: str, n_kills: int, seed: int, workers: int = 2
-) -> tuple[int, list[str]]:
-    """The whole experiment; kills that hit a running process, and differing data sets."""
+def make_whole(folder: Path, level: str, workers: int = 2) -> float:
+    """The run left alone, in `folder/whole`; its wall time in s."""
     (folder / "molecules.smi").write_text(MOLECULES)
+    return run_to_the_end(folder / "whole", level, "--workers", str(workers))
+
+
+def kill_and_compare(
+    folder: Path, level: str, n_kills: int, seed: int, whole_s: float, workers: int = 2
+) -> tuple[int, list[str]]:
+    """Kills the run; kills that hit a running process, and data sets that differ from `whole`."""
     rng = random.Random(seed)
-    place = ("--workers", str(workers))
-    whole_s = run_to_the_end(folder / "whole", level, *place)
     span_s = whole_s / n_kills  # on average half of the work is left after the last kill
     hits = kill_at_random(folder / "killed", level, workers, n_kills, rng, span_s)
-    run_to_the_end(folder / "killed", level, *place)
+    run_to_the_end(folder / "killed", level, "--workers", str(workers))
     return hits, differences(folder / "killed", folder / "whole")
 
 
@@ -207,15 +211,13 @@ def check_lost_scheduler(client: subprocess.Popen) -> None:
 
 
 def kill_cluster_and_compare(
-    folder: Path, level: str, targets: list[str], seed: int
+    folder: Path, level: str, targets: list[str], seed: int, whole_s: float
 ) -> tuple[int, list[str]]:
-    """The experiment with a cluster; kills that hit the run at work, and differing data sets."""
-    (folder / "molecules.smi").write_text(MOLECULES)
-    whole_s = run_to_the_end(folder / "whole", level, "--workers", "2")
+    """Kills parts of a cluster; kills that hit the run at work, and differing data sets."""
     span_s = whole_s / (2 * len(targets))
     rng = random.Random(seed)
-    hits = kill_cluster_at_random(folder / "killed", level, targets, rng, span_s)
-    return hits, differences(folder / "killed", folder / "whole")
+    hits = kill_cluster_at_random(folder / "lost", level, targets, rng, span_s)
+    return hits, differences(folder / "lost", folder / "whole")
 
 
 def main() -> int:
@@ -226,14 +228,15 @@ def main() -> int:
     parser.add_argument("--scheduler", action="store_true", help="kill parts of a Dask cluster")
     options = parser.parse_args()
     level, seed = options.level, options.seed
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        whole_s = make_whole(folder, level)
         if options.scheduler:
-            draw = random.Random(seed)
-            targets = draw.choices(["worker", "scheduler", "client"], k=options.kills)
+            targets = random.Random(seed).choices(TARGETS, k=options.kills)
             print("killing", ", ".join(targets), flush=True)
-            hits, found = kill_cluster_and_compare(Path(folder), level, targets, seed)
+            hits, found = kill_cluster_and_compare(folder, level, targets, seed, whole_s)
         else:
-            hits, found = kill_and_compare(Path(folder), level, options.kills, seed)
+            hits, found = kill_and_compare(folder, level, options.kills, seed, whole_s)
     print(
         f"{options.kills} kills, {hits} of them hit a running process; differing: {found or 'none'}"
     )

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 from distributed import KilledWorker
@@ -187,36 +186,3 @@ def test_kill_leaves_no_lock_and_asking_does_not_wait(tmp_path):
     assert is_locked(tmp_path) is False
     with locked(tmp_path):
         assert is_locked(tmp_path) is True
-
-
-def test_a_lost_worker_and_a_lost_scheduler(cluster, smiles, tmp_path):
-    """The worker's death goes unnoticed by the run; the scheduler's ends it with one line."""
-    out = tmp_path / "out"
-    long = ["--set=length_fs=20000", "--scheduler", str(cluster.scheduler_file)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", *arguments(smiles, out, *long)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    wait_for_commit(out)
-    cluster.kill_worker(0)
-    before = newest(out)
-    wait_for_commit(out, before)
-    assert process.poll() is None
-    cluster.kill_scheduler()
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 1
-    lines = error.strip().splitlines()
-    assert lines[-1].startswith("error: lost the scheduler at tcp://")
-    assert "Traceback" not in error
-    assert is_locked(out) is False
-
-
-def newest(out):
-    return max((path.name for path in out.glob("work/*/r0/checkpoint-*.npz")), default="")
-
-
-def wait_for_commit(out, before=""):
-    deadline = time.monotonic() + 120
-    while newest(out) <= before:
-        assert time.monotonic() < deadline, "no commit"
-        time.sleep(0.02)

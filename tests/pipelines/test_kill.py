@@ -2,33 +2,47 @@
 
 import pytest
 
-from tests.kill_run import kill_and_compare, kill_cluster_and_compare
+from tests.kill_run import TARGETS, kill_and_compare, kill_cluster_and_compare, make_whole
 
 
-def test_kills_leave_the_same_bits(tmp_path):
-    hits, differing = kill_and_compare(tmp_path, "gfn2-xtb", n_kills=4, seed=7)
+@pytest.fixture(scope="module")
+def xtb(tmp_path_factory):
+    """Folder with a run at GFN2-xTB that was left alone, and its wall time."""
+    folder = tmp_path_factory.mktemp("kills")
+    return folder, make_whole(folder, "gfn2-xtb")
+
+
+def test_kills_of_the_run_leave_the_same_bits(xtb):
+    folder, whole_s = xtb
+    hits, differing = kill_and_compare(folder, "gfn2-xtb", 3, 7, whole_s)
     assert differing == []
-    assert hits == 4
+    assert hits == 3
+
+
+def test_a_lost_worker_and_a_lost_scheduler_leave_the_same_bits(xtb):
+    """The worker's death goes unnoticed by the run; the scheduler's ends it with one line."""
+    folder, whole_s = xtb
+    targets = ["worker", "scheduler"]
+    hits, differing = kill_cluster_and_compare(folder, "gfn2-xtb", targets, 3, whole_s)
+    assert differing == []
+    assert hits == 2
 
 
 @pytest.mark.slow
 def test_many_kills_leave_the_same_bits(tmp_path):
-    hits, differing = kill_and_compare(tmp_path, "gfn2-xtb", n_kills=30, seed=7)
+    whole_s = make_whole(tmp_path, "gfn2-xtb")
+    hits, differing = kill_and_compare(tmp_path, "gfn2-xtb", 30, 7, whole_s)
     assert differing == []
     assert hits == 30
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("level", ["gfn2-xtb", "pbe-def2svp"])
-def test_kills_of_worker_scheduler_and_run_leave_the_same_bits(tmp_path, level):
-    targets = ["worker", "scheduler", "client", "worker", "scheduler", "worker", "client"]
-    hits, differing = kill_cluster_and_compare(tmp_path, level, targets, seed=5)
-    assert differing == []
-    assert hits >= len(targets) - 1
-
-
-@pytest.mark.slow
 def test_kills_of_a_dft_run_leave_the_same_bits(tmp_path):
-    hits, differing = kill_and_compare(tmp_path, "pbe-def2svp", n_kills=6, seed=8)
+    whole_s = make_whole(tmp_path, "pbe-def2svp")
+    hits, differing = kill_and_compare(tmp_path, "pbe-def2svp", 6, 8, whole_s)
     assert differing == []
     assert hits == 6
+    targets = [*TARGETS, "worker"]
+    hits, differing = kill_cluster_and_compare(tmp_path, "pbe-def2svp", targets, 5, whole_s)
+    assert differing == []
+    assert hits >= 3
