@@ -121,6 +121,8 @@ def _totals(found: "RunStatus") -> str:
     )
     if found.seconds_left is not None:
         return text + format_duration(found.seconds_left)
+    if found.worker_seconds_left == 0:
+        return text + "none"
     if found.worker_seconds_left is not None:
         return text + f"{format_duration(found.worker_seconds_left)} for one worker"
     return text + "?"

@@ -11,6 +11,7 @@ import pytest
 from distributed import KilledWorker
 from distributed.scheduler import WorkerState
 
+from pipelines import cluster as cluster_module
 from pipelines import segments
 from pipelines.cli import run
 from pipelines.cluster import Order, check_workers, connected, refuse_threads
@@ -118,14 +119,16 @@ def test_a_worker_with_several_threads_is_refused():
      ("tcp://127.0.0.1:1", 1, "no Dask scheduler answers")],
 )  # fmt: skip
 def test_an_address_without_a_scheduler_gives_one_line(
-    smiles, tmp_path, capsys, address, code, says
+    smiles, tmp_path, capsys, monkeypatch, address, code, says
 ):
+    monkeypatch.setattr(cluster_module, "CONNECT_TIMEOUT_S", 1.0)
     assert run(arguments(smiles, tmp_path / "out", "--scheduler", address)) == code
     error = capsys.readouterr().err.strip()
     assert says in error and address in error and len(error.splitlines()) == 1
 
 
-def test_something_else_at_the_address_gives_one_line(smiles, tmp_path, capsys):
+def test_something_else_at_the_address_gives_one_line(smiles, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cluster_module, "CONNECT_TIMEOUT_S", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
         assert run(arguments(smiles, tmp_path / "out", "--scheduler", address)) == 1

@@ -131,7 +131,7 @@ def test_ctrl_c_stops_at_a_checkpoint_collect_reads_it_and_the_run_goes_on(
     smiles, tmp_path, capsys
 ):
     out = tmp_path / "out"
-    long = ["--set=length_fs=2000", "--json", "--workers", "2"]
+    long = ["--set=length_fs=800", "--json", "--workers", "2"]
     process = start(smiles, out, *long, start_new_session=True)
     wait_for(lambda: committed_segments(out))
     os.killpg(process.pid, signal.SIGINT)
@@ -142,13 +142,13 @@ def test_ctrl_c_stops_at_a_checkpoint_collect_reads_it_and_the_run_goes_on(
 
     assert run(["collect", str(out), "--json"]) == 0
     collected = json.loads(capsys.readouterr().out)["shards"]
-    assert collected and 0 < collected[0]["length_fs"] < 2000
+    assert collected and 0 < collected[0]["length_fs"] < 800
     with Shard(collected[0]["path"]) as shard:
         assert shard.metadata.end == "collected before its end"
 
     assert run(arguments(smiles, out, *long)) == 0
     with Shard(out / "methanol-r0.h5md") as shard:
-        assert shard.metadata.end == "complete" and shard.times_fs[-1] == 2000
+        assert shard.metadata.end == "complete" and shard.times_fs[-1] == 800
 
 
 def test_two_runs_in_one_folder_exclude_each_other(smiles, tmp_path, capsys):

@@ -177,6 +177,7 @@ def test_jobs_are_submitted_and_given_back(smiles, tmp_path, queue):
     assert len(queue.read_text().split()) == 2
 
 
+@pytest.mark.slow
 def test_a_job_that_ends_early_is_submitted_again(smiles, tmp_path, queue, monkeypatch):
     """With one job at a time the run could not end if its place were not taken."""
     monkeypatch.setattr(job_queue, "_TEND_EVERY_S", 0.2)
