@@ -1,24 +1,28 @@
 """Exchange-correlation energy, potential and gradient of a pure GGA on a numerical grid.
 
-Basis functions are evaluated once per geometry and kept, in blocks small enough for the processor's
-cache; the density comes from the occupied orbitals (n_occupied rows, not n_basis), and the gradient
-is contracted straight to atoms.
+Basis functions are evaluated once per geometry, on blocks of neighbouring points and only where
+they matter; the density comes from the occupied orbitals, the gradient goes straight to atoms, and
+its potential is that of the last Fock matrix. The functional itself is libxc's.
 
 References:
     Pople, Gill, Johnson, doi:10.1016/0009-2614(92)85009-Y (GGA potential and gradient).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
-from pyscf import dft, gto
+from pyscf import dft, gto, lib
+from pyscf.dft.gen_grid import arg_group_grids
 
+from pipelines import grid_kernels as kernels
+from pipelines.basis import gaussian_basis
+from pipelines.grid_kernels import BLOCK_POINTS, Blocks
 from tg80.errors import UserError
 
-_BLOCK_POINTS = 1024
-# Component of the basis functions' second derivative along (first, second) direction, in the order
-# of PySCF's GTOval_sph_deriv2: value, x, y, z, xx, xy, xz, yy, yz, zz.
-_SECOND = ((4, 5, 6), (5, 7, 8), (6, 8, 9))
+# Blocks handled at once: few enough for the last-level cache, many enough for libxc.
+_CHUNK_BLOCKS = 16
 
 
 def check_functional(functional: str) -> None:
@@ -36,6 +40,14 @@ def check_functional(functional: str) -> None:
         raise UserError(f"functional {functional!r} is no pure GGA, such as PBE")
 
 
+def grid_order(molecule: gto.Mole, coordinates: np.ndarray) -> np.ndarray:
+    """Permutation (n_points,) that puts neighbouring grid points side by side.
+
+    It costs more than the grid itself; atoms that move a little may keep it.
+    """
+    return np.asarray(arg_group_grids(molecule, coordinates))
+
+
 class GridFunctional:
     """A pure GGA on the grid of the present geometry.
 
@@ -43,98 +55,139 @@ class GridFunctional:
         molecule: PySCF molecule, moved by its owner.
         functional: libxc name.
         max_bytes: memory for basis functions on the grid; what doesn't fit is evaluated anew.
+        threads: blocks worked on side by side.
     """
 
-    def __init__(self, molecule: gto.Mole, functional: str, max_bytes: float):
+    def __init__(self, molecule: gto.Mole, functional: str, max_bytes: float, threads: int = 1):
         check_functional(functional)
         self._molecule = molecule
         self._functional = functional
         self._max_bytes = max_bytes
         self._library = dft.numint.NumInt()
-        self._coordinates = np.empty((0, 3))
-        self._weights = np.empty(0)
-        self._blocks: list[slice] = []
-        self._values: list[np.ndarray] = []
-        self._kept = -1
+        self._basis = gaussian_basis(molecule)
+        self._blocks = Blocks(*[np.empty(0)] * 4)
+        self._weights = np.empty((0, BLOCK_POINTS))
+        self._chunks: list[tuple[int, int]] = []
+        self._n_kept = 0
+        self._kept = np.empty(0)
+        self._last: tuple[np.ndarray, list[np.ndarray]] | None = None
+        self._pool: Any = None
+        if threads > 1:
+            # PySCF's own loops inside a block stay single-threaded.
+            self._pool = ThreadPoolExecutor(threads, initializer=lib.num_threads, initargs=(1,))
 
     def move(self, coordinates: np.ndarray, weights: np.ndarray) -> None:
-        """Take the grid of a new geometry: coordinates (n_points, 3) bohr, weights (n_points,)."""
-        if len(weights) != len(self._weights):
-            starts = range(0, len(weights), _BLOCK_POINTS)
-            self._blocks = [slice(i, min(i + _BLOCK_POINTS, len(weights))) for i in starts]
-            self._values = []
-        self._coordinates, self._weights = coordinates, weights
-        self._kept = self._derivatives_that_fit()
-        if self._kept < 0:
-            return
-        # The memory of the last geometry is written over: fresh pages would cost as much time as
-        # the functions themselves.
-        old = self._values or [None] * len(self._blocks)
-        pairs = zip(self._blocks, old, strict=True)
-        self._values = [self._evaluate(block, self._kept, out) for block, out in pairs]
+        """Take the grid of a new geometry: (n_points, 3) bohr, (n_points,) bohr^3."""
+        centres = np.ascontiguousarray(self._molecule.atom_coords())
+        self._basis = self._basis._replace(centres=centres)
+        self._last = None
+        n_blocks = -(-len(weights) // BLOCK_POINTS)
+        missing = n_blocks * BLOCK_POINTS - len(weights)
+        # The last block is filled up with copies of the last point that weigh nothing.
+        points = np.concatenate([coordinates, np.repeat(coordinates[-1:], missing, axis=0)])
+        self._weights = np.concatenate([weights, np.zeros(missing)]).reshape(n_blocks, BLOCK_POINTS)
+        points = np.ascontiguousarray(points.reshape(n_blocks, BLOCK_POINTS, 3).transpose(0, 2, 1))
+        self._chunks = [
+            (first, min(first + _CHUNK_BLOCKS, n_blocks))
+            for first in range(0, n_blocks, _CHUNK_BLOCKS)
+        ]
+        self._find_rows(points)
+        self._fill()
 
-    def _derivatives_that_fit(self) -> int:
-        """Highest derivative of the basis functions that fits in memory: 2, 1 or -1 (nothing)."""
-        one = 8.0 * self._molecule.nao * len(self._weights)
-        if 10 * one <= self._max_bytes:
-            return 2
-        return 1 if 4 * one <= self._max_bytes else -1
+    def _find_rows(self, points: np.ndarray) -> None:
+        basis = self._basis
+        present = np.empty((len(points), len(basis.shells)), dtype=np.bool_)
+        self._map(lambda i, j: kernels.find_present(basis, points[i:j], present[i:j]))
+        sizes = 2 * basis.shells[:, 1] + 1
+        by_function = np.repeat(present, sizes, axis=1)
+        row_starts = np.concatenate([[0], np.cumsum(by_function.sum(axis=1))])
+        rows = np.nonzero(by_function)[1]
+        self._blocks = Blocks(points, present, row_starts, rows)
 
-    def _evaluate(self, block: slice, derivatives: int, out: np.ndarray | None = None):
-        """Basis functions and derivatives (n_components, n_basis, n_points) on a block."""
-        name = f"GTOval_sph_deriv{derivatives}"
-        values = self._molecule.eval_gto(name, self._coordinates[block], out=out)
-        return values.transpose(0, 2, 1)
+    def _fill(self) -> None:
+        """Evaluates the basis functions of as many chunks as memory allows."""
+        sizes = [self._size(*chunk) for chunk in self._chunks]
+        self._n_kept = int(np.searchsorted(np.cumsum(sizes), self._max_bytes / 8, side="right"))
+        needed = sum(sizes[: self._n_kept])
+        if not needed <= len(self._kept) <= 1.2 * needed:
+            self._kept = np.empty(0)  # freed before the new one is allocated
+            self._kept = np.empty(int(1.02 * needed))
+        kept = self._chunks[: self._n_kept]
+        self._map(lambda i, j: self._evaluate(i, j, self._view(i, j)), kept)
 
-    def _loop(self, derivatives: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for i, block in enumerate(self._blocks):
-            if self._kept >= derivatives:
-                yield self._values[i], self._weights[block]
-            else:
-                yield self._evaluate(block, derivatives), self._weights[block]
+    def _size(self, first: int, last: int) -> int:
+        """Numbers in the values of blocks first ... last - 1."""
+        starts = self._blocks.row_starts
+        return 4 * BLOCK_POINTS * int(starts[last] - starts[first])
 
-    def _density(self, transposed: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Orbitals (4, n_occupied, n_points) with first derivatives; density (4, n_points)."""
-        orbitals = transposed @ values[:4]
-        density = 4.0 * np.einsum("ip,xip->xp", orbitals[0], orbitals)
-        density[0] *= 0.5
-        return orbitals, density
+    def _view(self, first: int, last: int) -> np.ndarray:
+        start = self._size(0, first)
+        return self._kept[start : start + self._size(first, last)]
 
-    def _potential(self, density: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
-        """Energy of a block and the weighted potential (4, n_points) of density and gradient."""
-        energy, potential = self._library.eval_xc_eff(
-            self._functional, density, deriv=1, xctype="GGA", spin=0
-        )[:2]
-        return float(np.dot(weights * density[0], energy)), potential * weights
+    def _evaluate(self, first: int, last: int, out: np.ndarray) -> np.ndarray:
+        kernels.basis_values(self._basis, self._blocks, first, last, out)
+        return out
+
+    def _values(self, first: int, last: int) -> np.ndarray:
+        """Basis functions on a chunk, kept or evaluated now."""
+        if self._n_kept and last <= self._chunks[self._n_kept - 1][1]:
+            return self._view(first, last)
+        return self._evaluate(first, last, np.empty(self._size(first, last)))
+
+    def _map(self, work: Callable, chunks: list[tuple[int, int]] | None = None) -> list[Any]:
+        """Results of work(first, last) on the chunks, in their order whatever the threads."""
+        chunks = self._chunks if chunks is None else chunks
+        if self._pool is None:
+            return [work(*chunk) for chunk in chunks]
+        return list(self._pool.map(work, *zip(*chunks, strict=True))) if chunks else []
 
     def fock(self, occupied: np.ndarray) -> tuple[float, np.ndarray]:
         """Energy (hartree) and potential matrix of occupied orbitals (n_basis, n_occupied)."""
-        transposed = np.ascontiguousarray(occupied.T)
+        occupied = np.ascontiguousarray(occupied)
+        parts = self._map(lambda i, j: self._chunk_fock(i, j, occupied))
+        self._last = (occupied, [potential for _, _, potential in parts])
         matrix = np.zeros((len(occupied), len(occupied)))
-        energy = 0.0
-        for values, weights in self._loop(1):
-            _, density = self._density(transposed, values)
-            part, potential = self._potential(density, weights)
-            energy += part
-            potential[0] *= 0.5  # the transpose is added at the end
-            weighted = np.einsum("xp,xmp->mp", potential, values[:4])
-            matrix += values[0] @ weighted.T
-        return energy, matrix + matrix.T
+        for _, part, _ in parts:
+            matrix += part
+        return float(sum(energy for energy, _, _ in parts)), matrix + matrix.T
+
+    def _chunk_fock(self, first: int, last: int, occupied: np.ndarray):
+        values = self._values(first, last)
+        weights = self._weights[first:last].ravel()
+        rho = np.empty((4, len(weights)))
+        kernels.density(self._blocks, first, last, values, occupied, rho)
+        energy, potential = self._potential(rho, weights)
+        matrix = np.zeros((len(occupied), len(occupied)))
+        kernels.add_potential(self._blocks, first, last, values, potential, matrix)
+        return energy, matrix, potential
+
+    def _potential(self, rho: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
+        """Energy and weighted potential (4, n_points) of a density and its gradient."""
+        energy, derivatives = self._library.eval_xc(self._functional, rho, spin=0, deriv=1)[:2]
+        potential = np.empty_like(rho)
+        potential[0] = weights * derivatives[0]
+        potential[1:] = (2.0 * weights * derivatives[1]) * rho[1:]
+        return float(np.dot(weights * rho[0], energy)), potential
 
     def gradient(self, occupied: np.ndarray) -> np.ndarray:
-        """Gradient (n_atoms, 3), hartree/bohr; the grid's own movement is left out, as usual."""
-        transposed = np.ascontiguousarray(occupied.T)
-        by_function = np.zeros((3, len(occupied)))
-        for values, weights in self._loop(2):
-            orbitals, density = self._density(transposed, values)
-            _, potential = self._potential(density, weights)
-            # Density matrix times functions, times potential: 2 C (v C^T phi).
-            plain = occupied @ orbitals[0]
-            mixed = occupied @ np.einsum("xp,xip->ip", potential, orbitals)
-            directed = potential[1:, None, :] * plain
-            for x in range(3):
-                by_function[x] += np.einsum("mp,mp->m", values[1 + x], mixed)
-                for y in range(3):
-                    by_function[x] += np.einsum("mp,mp->m", values[_SECOND[x][y]], directed[y])
-        ranges = self._molecule.aoslice_by_atom()[:, 2:]
-        return np.array([-4.0 * by_function[:, start:stop].sum(axis=1) for start, stop in ranges])
+        """Gradient (n_atoms, 3), hartree/bohr; the grid's own movement is left out, as usual.
+
+        Args:
+            occupied: (n_basis, n_occupied); those of the last `fock` cost least.
+        """
+        occupied = np.ascontiguousarray(occupied)
+        if self._last is None or not np.array_equal(self._last[0], occupied):
+            self.fock(occupied)
+        assert self._last is not None
+        potentials = self._last[1]
+
+        def work(first: int, last: int) -> np.ndarray:
+            values = self._values(first, last)
+            gradient = np.zeros((len(self._basis.centres), 3))
+            kernels.add_gradient(
+                self._basis, self._blocks, first, last, values,
+                potentials[first // _CHUNK_BLOCKS], occupied, gradient,
+            )  # fmt: skip
+            return gradient
+
+        return np.sum(self._map(work), axis=0)

@@ -23,11 +23,10 @@ import numpy as np
 from tg80.errors import RunFailed
 
 _ASPC_ORDER = 3
-_DEPTH = 10
-# Weight of the Tikhonov term, in units of overlap matrix elements: without it ten nearly dependent
-# geometries get weights of hundreds, which multiply what self-consistency left undone. 1e-4 was
-# the best of 0, 1e-4, 1e-3, 1e-2 for methanol and ethanol.
-_TIKHONOV = 1e-4
+_DEPTH = 20
+# Weight of the Tikhonov term, in units of overlap matrix elements: without it twenty nearly
+# dependent geometries get weights of hundreds, which multiply what self-consistency left undone.
+_TIKHONOV = 1e-5
 # A prediction whose orbitals are this far from orthonormal reached across a jump of the geometry.
 _SMOOTH = 0.05
 

@@ -27,6 +27,7 @@ from pyscf.scf import hf
 from pipelines.exchange_correlation import check_functional
 from pipelines.gpu_devices import find_gpus, take_gpu
 from pipelines.kohn_sham import FockBuild
+from pipelines.timing import Stopwatch
 from tg80.theory import EVEN_TEMPERED, Level, symbols_of
 
 
@@ -121,11 +122,14 @@ class LibraryHamiltonian:
         n_occupied: doubly occupied orbitals.
         overlap: (n_basis, n_basis) at the present geometry.
         overlap_root, overlap_inverse_root: S^1/2 and S^-1/2.
+        stopwatch: seconds by part of the work; the parts are not told apart here.
+        grid_geometry: of no use here, see KohnShamHamiltonian.
     """
 
     def __init__(self, level: Level, atomic_numbers, charge: int, library: KohnShamLibrary):
         check_functional(level.functional)
         self.level = level
+        self.stopwatch = Stopwatch()
         self._library = library
         # Placed on a line for the build alone: every geometry comes through `move`.
         atoms = [
@@ -139,6 +143,8 @@ class LibraryHamiltonian:
         self._device: Any = make_mean_field(library.rks, level, self.molecule)
         self._core = np.empty(0)
         self._nuclear_repulsion = 0.0
+        # The library orders its grid itself; the attribute keeps checkpoints of one form.
+        self.grid_geometry: np.ndarray | None = None
 
     @property
     def mean_field(self) -> Any:

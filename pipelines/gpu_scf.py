@@ -52,9 +52,9 @@ class GpuKohnShamEngine(KohnShamEngine):
         self._library = library or gpu4pyscf_library()
         self._held_bytes = 1e9 * resources.memory_gb
         super().__init__(level, atomic_numbers, charge, resources)
-        self._hamiltonian: Any = LibraryHamiltonian(
-            level, self._numbers, self._charge, self._library
-        )
+
+    def _make_hamiltonian(self, level: Level, resources: Resources) -> Any:
+        return LibraryHamiltonian(level, self._numbers, self._charge, self._library)
 
     def evaluate(self, positions: np.ndarray) -> Evaluation:
         """Energy and forces at positions (n_atoms, 3) A.

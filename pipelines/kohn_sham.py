@@ -10,31 +10,18 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 from pyscf import df, dft, gto
-from pyscf.df.grad.rks import Gradients as FittedGradients
-from pyscf.grad.rks import Gradients as ExactGradients
-from pyscf.lib import pack_tril, tag_array, unpack_tril
+from pyscf.grad.rks import Gradients
 
-from pipelines.exchange_correlation import GridFunctional
+from pipelines.coulomb import FittedCoulomb
+from pipelines.exchange_correlation import GridFunctional, grid_order
+from pipelines.timing import Stopwatch
 from tg80.theory import EVEN_TEMPERED, Level, symbols_of
 
-# Larger sets of three-centre integrals, or of basis functions on the grid, are not kept for a
-# geometry but evaluated anew whenever they are needed.
-_MAX_CACHE_BYTES = 1_000_000_000
-
-
-class _FittedCoulombGradient(FittedGradients):
-    """PySCF's gradient with the fitted Coulomb term alone; exchange-correlation is added to it."""
-
-    def get_veff(self, mol=None, dm=None):
-        coulomb = self.get_j(mol, dm)
-        return tag_array(coulomb, aux=coulomb.aux.sum((0, 1)))
-
-
-class _ExactCoulombGradient(ExactGradients):
-    """The same with the exact Coulomb term."""
-
-    def get_veff(self, mol=None, dm=None):
-        return self.get_j(mol, dm)
+# What a worker needs besides what it keeps of a geometry: libraries and passing arrays, bytes.
+_BASE_BYTES = 0.6e9
+_LEAST_CACHE_BYTES = 0.05e9
+# The order of the grid points is found anew once an atom has moved this far, bohr.
+_GRID_REACH = 2.0
 
 
 @dataclass(frozen=True)
@@ -53,14 +40,28 @@ class FockBuild:
 class KohnShamHamiltonian:
     """One molecule at a Kohn-Sham level, moved from geometry to geometry.
 
+    Args:
+        level: a Kohn-Sham level.
+        atomic_numbers: (n_atoms,) int.
+        charge: total charge, e.
+        memory_gb: memory the whole process may take, 1e9 bytes; what of a geometry doesn't fit is
+            evaluated anew whenever it is needed.
+        threads: CPU threads.
+
     Attributes:
         n_occupied: doubly occupied orbitals.
         overlap: (n_basis, n_basis) at the present geometry.
         overlap_root, overlap_inverse_root: S^1/2 and S^-1/2.
+        grid_geometry: (n_atoms, 3) bohr, for which the grid's points were put in order; None
+            before the first geometry. Sums run in that order, so it belongs to an engine's state.
+        stopwatch: seconds by part of the work.
     """
 
-    def __init__(self, level: Level, atomic_numbers, charge: int):
+    def __init__(
+        self, level: Level, atomic_numbers, charge: int, memory_gb: float = 2.0, threads: int = 1
+    ):
         self.level = level
+        self.stopwatch = Stopwatch()
         # Placed on a line for the build alone: every geometry comes through `move`.
         atoms = [
             (symbol, (0.0, 0.0, 3.0 * i)) for i, symbol in enumerate(symbols_of(atomic_numbers))
@@ -70,12 +71,21 @@ class KohnShamHamiltonian:
             symmetry=False, parse_arg=False, dump_input=False,
         )  # fmt: skip
         self.n_occupied = self.molecule.nelectron // 2
+        self.grid_geometry: np.ndarray | None = None
+        self._ordered_for: np.ndarray | None = None
+        self._order = np.empty(0, dtype=int)
         self._core = np.empty(0)
         self._nuclear_repulsion = 0.0
-        self._three_centre: Any = None  # (n_pairs, n_auxiliary), or None if not kept
-        self._auxiliary_metric: Any = None
+        budget = max(1e9 * memory_gb - _BASE_BYTES, _LEAST_CACHE_BYTES)
+        self._coulomb_fit: FittedCoulomb | None = None
+        if level.auxiliary_basis is not None:
+            auxiliary: Any = level.auxiliary_basis
+            if auxiliary == EVEN_TEMPERED:
+                auxiliary = df.aug_etb(self.molecule, beta=level.even_tempered_beta)
+            self._coulomb_fit = FittedCoulomb(self.molecule, auxiliary, 0.6 * budget)
+            budget -= self._coulomb_fit.kept_bytes
         self.mean_field: Any = self._make_mean_field()
-        self._functional = GridFunctional(self.molecule, level.functional, _MAX_CACHE_BYTES)
+        self._functional = GridFunctional(self.molecule, level.functional, budget, threads)
 
     def _make_mean_field(self) -> Any:
         # PySCF mixes classes at run time, so that no static type describes its objects.
@@ -95,28 +105,34 @@ class KohnShamHamiltonian:
         """Take a new geometry (n_atoms, 3), bohr; forget all integrals of the last one."""
         self.molecule.set_geom_(np.asarray(positions_bohr), unit="Bohr")
         self.mean_field.reset(self.molecule)
-        grid = self.mean_field.grids.build(sort_grids=False)
-        self._functional.move(grid.coords, grid.weights)
-        self.overlap = self.mean_field.get_ovlp()
-        values, vectors = np.linalg.eigh(self.overlap)
-        self.overlap_root = (vectors * np.sqrt(values)) @ vectors.T
-        self.overlap_inverse_root = (vectors / np.sqrt(values)) @ vectors.T
-        self._core = self.mean_field.get_hcore()
-        self._nuclear_repulsion = float(self.molecule.energy_nuc())
-        self._fit_coulomb()
+        with self.stopwatch("grid"):
+            grid = self.mean_field.grids.build(sort_grids=False)
+            order = self._grid_order(positions_bohr)
+        with self.stopwatch("basis functions on the grid"):
+            self._functional.move(grid.coords[order], grid.weights[order])
+        with self.stopwatch("one-electron integrals"):
+            self.overlap = self.mean_field.get_ovlp()
+            values, vectors = np.linalg.eigh(self.overlap)
+            self.overlap_root = (vectors * np.sqrt(values)) @ vectors.T
+            self.overlap_inverse_root = (vectors / np.sqrt(values)) @ vectors.T
+            self._core = self.mean_field.get_hcore()
+            self._nuclear_repulsion = float(self.molecule.energy_nuc())
+        if self._coulomb_fit is not None:
+            with self.stopwatch("three-centre integrals"):
+                self._coulomb_fit.move()
 
-    def _fit_coulomb(self) -> None:
-        self._three_centre = self._auxiliary_metric = None
-        if self.level.auxiliary_basis is None:
-            return
-        fit = self.mean_field.with_df
-        fit.auxmol = df.addons.make_auxmol(self.molecule, fit.auxbasis)
-        n_pairs = self.molecule.nao * (self.molecule.nao + 1) // 2
-        if 8 * n_pairs * fit.auxmol.nao > _MAX_CACHE_BYTES:
-            return
-        integrals = df.incore.aux_e2(self.molecule, fit.auxmol, "int3c2e", aosym="s2ij")
-        self._three_centre = integrals
-        self._auxiliary_metric = scipy.linalg.cho_factor(fit.auxmol.intor("int2c2e"), lower=True)
+    def _grid_order(self, positions: np.ndarray) -> np.ndarray:
+        """The order that belongs to `grid_geometry`, which is brought up to date if need be."""
+        known = self.grid_geometry
+        if known is None or np.abs(known - positions).max() > _GRID_REACH:
+            self.grid_geometry = known = np.array(positions, dtype=np.float64)
+        if self._ordered_for is None or not np.array_equal(self._ordered_for, known):
+            reference: Any = self.molecule.set_geom_(known, unit="Bohr", inplace=False)
+            grid: Any = dft.Grids(reference)
+            grid.level = self.level.grid_level
+            self._order = grid_order(reference, grid.build(sort_grids=False).coords)
+            self._ordered_for = known.copy()
+        return self._order
 
     def guess(self) -> np.ndarray:
         """Occupied orbitals (n_basis, n_occupied) from atomic densities, without any history."""
@@ -133,8 +149,10 @@ class KohnShamHamiltonian:
     def fock(self, occupied: np.ndarray) -> FockBuild:
         """Energy and Fock matrix of orthonormal occupied orbitals (n_basis, n_occupied)."""
         density = self.density(occupied)
-        coulomb = self._coulomb(density)
-        exchange_energy, exchange = self._functional.fock(occupied)
+        with self.stopwatch("Fock: Coulomb"):
+            coulomb = self._coulomb(density)
+        with self.stopwatch("Fock: exchange-correlation"):
+            exchange_energy, exchange = self._functional.fock(occupied)
         energy = (
             np.vdot(self._core, density)
             + 0.5 * np.vdot(coulomb, density)
@@ -144,17 +162,9 @@ class KohnShamHamiltonian:
         return FockBuild(float(energy), self._core + coulomb + exchange)
 
     def _coulomb(self, density: np.ndarray) -> np.ndarray:
-        """Coulomb matrix: fitted from the integrals in memory, else by PySCF.
-
-        References:
-            RI-J: Eichkorn et al., doi:10.1016/0009-2614(95)00621-A.
-        """
-        if self._three_centre is None:
-            return np.asarray(self.mean_field.get_j(self.molecule, density, hermi=1))
-        # Off-diagonal pairs are stored once and count twice.
-        packed = pack_tril(2.0 * density - np.diag(np.diag(density)))
-        fitted = scipy.linalg.cho_solve(self._auxiliary_metric, packed @ self._three_centre)
-        return unpack_tril(self._three_centre @ fitted)
+        if self._coulomb_fit is not None:
+            return self._coulomb_fit.matrix(density)
+        return np.asarray(self.mean_field.get_j(self.molecule, density, hermi=1))
 
     def gradient(self, fock: np.ndarray, occupied: np.ndarray) -> np.ndarray:
         """Nuclear gradient (n_atoms, 3), hartree/bohr, with the auxiliary basis's response.
@@ -163,14 +173,36 @@ class KohnShamHamiltonian:
             fock: Fock matrix of these very orbitals.
             occupied: (n_basis, n_occupied), orthonormal.
         """
-        # Canonical within the occupied space: the energy-weighted density is then that of the
-        # orbitals the energy belongs to, not of the next iterate.
-        energies, rotation = np.linalg.eigh(occupied.T @ fock @ occupied)
-        orbitals = np.ascontiguousarray(occupied @ rotation)
-        fitted = self.level.auxiliary_basis is not None
-        method = (_FittedCoulombGradient if fitted else _ExactCoulombGradient)(self.mean_field)
-        coulomb = method.kernel(energies, orbitals, np.full(self.n_occupied, 2.0))
-        return coulomb + self._functional.gradient(orbitals)
+        density = self.density(occupied)
+        with self.stopwatch("gradient: exchange-correlation"):
+            gradient = self._functional.gradient(occupied)
+        with self.stopwatch("gradient: Coulomb"):
+            gradient = gradient + self._coulomb_gradient(density)
+        with self.stopwatch("gradient: one-electron"):
+            return gradient + self._one_electron_gradient(fock, occupied, density)
+
+    def _coulomb_gradient(self, density: np.ndarray) -> np.ndarray:
+        if self._coulomb_fit is not None:
+            return self._coulomb_fit.gradient(density)
+        potential = Gradients(self.mean_field).get_j(self.molecule, density)
+        ranges = self.molecule.aoslice_by_atom()[:, 2:]
+        pulls = np.einsum("xij,ij->xi", potential, density)
+        return 2.0 * np.array([pulls[:, i:j].sum(axis=1) for i, j in ranges])
+
+    def _one_electron_gradient(
+        self, fock: np.ndarray, occupied: np.ndarray, density: np.ndarray
+    ) -> np.ndarray:
+        """Nuclear repulsion, kinetic energy, attraction, and orbitals kept orthonormal."""
+        method = Gradients(self.mean_field)
+        core_derivative = method.hcore_generator(self.molecule)
+        # The energy-weighted density of the very orbitals the energy belongs to.
+        weighted = 2.0 * occupied @ (occupied.T @ fock @ occupied) @ occupied.T
+        pulls = -2.0 * np.einsum("xij,ij->xi", method.get_ovlp(self.molecule), weighted)
+        gradient = np.array(method.grad_nuc(self.molecule))
+        for atom, (start, stop) in enumerate(self.molecule.aoslice_by_atom()[:, 2:]):
+            gradient[atom] += np.einsum("xij,ij->x", core_derivative(atom), density)
+            gradient[atom] += pulls[:, start:stop].sum(axis=1)
+        return gradient
 
     def mulliken_charges(self, occupied: np.ndarray) -> np.ndarray:
         """Mulliken charges (n_atoms,), e."""

@@ -5,6 +5,7 @@ self-consistency (self_consistency.py) and the predictor of its start (extrapola
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from pipelines.calculators import checked_positions, formula
 from pipelines.engine import Evaluation, Resources
 from pipelines.extrapolation import OrbitalExtrapolation
 from pipelines.kohn_sham import KohnShamHamiltonian
+from pipelines.secant_pairs import SecantPairs
 from pipelines.self_consistency import Solution, solve
 from pipelines.threads import ThreadLimit
 from tg80.constants import (
@@ -53,9 +55,16 @@ class KohnShamEngine:
         self._charge = charge
         self._masses = masses_of(self._numbers)
         self._n_threads = resources.threads
-        self._threads = ThreadLimit(resources.threads)
+        self._threads = ThreadLimit(1)
         self._extrapolation = OrbitalExtrapolation()
-        self._hamiltonian = KohnShamHamiltonian(level, self._numbers, charge)
+        self._pairs = SecantPairs()
+        self._hamiltonian: Any = self._make_hamiltonian(level, resources)
+
+    def _make_hamiltonian(self, level: Level, resources: Resources) -> Any:
+        """The Hamiltonian of this engine: `KohnShamHamiltonian`, or one with its interface."""
+        return KohnShamHamiltonian(
+            level, self._numbers, self._charge, resources.memory_gb, resources.threads
+        )
 
     def evaluate(self, positions: np.ndarray) -> Evaluation:
         """Energy and forces at positions (n_atoms, 3) A.
@@ -64,7 +73,12 @@ class KohnShamEngine:
             RunFailed: positions that are not finite, or no self-consistency by any means.
         """
         positions = checked_positions(positions, len(self._numbers), self.level)
-        with self._threads, lib.with_omp_threads(self._n_threads):
+        # Blocks of the grid go to threads of our own, so that BLAS inside them has one.
+        with (
+            self._hamiltonian.stopwatch("total"),
+            self._threads,
+            lib.with_omp_threads(self._n_threads),
+        ):
             self._hamiltonian.move(positions / ANGSTROM_PER_BOHR)
             solution = self._converge()
             self.last_solution = solution
@@ -84,9 +98,21 @@ class KohnShamEngine:
             gap=gap * EV_PER_HARTREE,
         )
 
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds spent so far, by part of the work, and in all under `total`."""
+        return dict(self._hamiltonian.stopwatch.seconds)
+
     def state(self) -> dict[str, np.ndarray]:
-        """The memory between geometries: the extrapolation's history of orbitals."""
-        return self._extrapolation.state()
+        """The memory between geometries: past orbitals, secant pairs, the order of the grid."""
+        grid_geometry = self._hamiltonian.grid_geometry
+        if grid_geometry is None:
+            grid_geometry = np.zeros((0, 3))
+        return (
+            self._extrapolation.state()
+            | self._pairs.state()
+            | {"grid_geometry": grid_geometry.copy()}
+        )
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         """Go on from a `state`, of this process or another.
@@ -101,11 +127,18 @@ class KohnShamEngine:
                 f"{self._name()}: the checkpoint's orbitals have shape {shape}, "
                 f"expected (n, {n_basis}, {n_occupied}): it belongs to another run"
             )
-        self._extrapolation.load_state(state)
+        if set(state) != set(self.state()):
+            raise RunFailed(f"{self._name()}: the checkpoint is not of a Kohn-Sham engine")
+        self._extrapolation.load_state({name: state[name] for name in ("orbitals", "overlaps")})
+        self._pairs.load_state(state)
+        geometry = np.array(state["grid_geometry"], dtype=np.float64)
+        self._hamiltonian.grid_geometry = geometry if len(geometry) else None
 
     def reset(self) -> None:
         """Forget all geometries: the next evaluation starts from atomic densities."""
         self._extrapolation.clear()
+        self._pairs.clear()
+        self._hamiltonian.grid_geometry = None
 
     def _name(self) -> str:
         return f"{formula(self._numbers)} at {self.level}"
@@ -119,10 +152,11 @@ class KohnShamEngine:
             cycles += solution.cycles
             if solution.converged:
                 self.last_attempt = name
-                return _with_cycles(solution, cycles)
+                return replace(solution, cycles=cycles)
             tried.append(f"{name} ({solution.cycles} cycles to {solution.gradient_norm:.1e})")
             # What failed here must not shape the next geometry's start.
             self._extrapolation.clear()
+            self._pairs.clear()
         raise RunFailed(
             f"{self._name()}: no self-consistency after {', '.join(tried)}; "
             f"orbital gradient wanted {self._hamiltonian.level.gradient_threshold:.1e} hartree"
@@ -131,7 +165,7 @@ class KohnShamEngine:
     def _attempts(self) -> list[tuple[str, Callable[[], Solution]]]:
         hamiltonian = self._hamiltonian
         attempts: list[tuple[str, Callable[[], Solution]]] = [
-            ("a fresh guess", lambda: solve(hamiltonian, hamiltonian.guess())),
+            ("a fresh guess", lambda: solve(hamiltonian, hamiltonian.guess(), self._pairs)),
             (
                 "level shift and damping",
                 lambda: solve(hamiltonian, hamiltonian.guess(), level_shift=0.5, damping=0.5),
@@ -140,7 +174,9 @@ class KohnShamEngine:
         ]
         start = self._extrapolation.predict(hamiltonian.overlap)
         if start is not None:
-            attempts.insert(0, ("the predicted orbitals", lambda: solve(hamiltonian, start)))
+            attempts.insert(
+                0, ("the predicted orbitals", lambda: solve(hamiltonian, start, self._pairs))
+            )
         return attempts
 
     def _second_order(self) -> Solution:
@@ -160,23 +196,13 @@ class KohnShamEngine:
     def _remember(self, solution: Solution) -> float:
         """Put the orbitals into the history; the HOMO-LUMO gap in hartree.
 
-        The eigenvectors of the converged Fock matrix are one iteration better than the orbitals
-        it was built from, at no further Fock build: they are what the predictor gets.
+        The eigenvectors of the Fock matrix improved once more are one iteration better than the
+        orbitals it was built from, at no further Fock build: they are what the predictor gets.
         """
         hamiltonian = self._hamiltonian
         inverse_root = hamiltonian.overlap_inverse_root
-        energies, orbitals = np.linalg.eigh(inverse_root @ solution.build.matrix @ inverse_root)
+        improved = self._pairs.improve(solution.fock, solution.error)
+        energies, orbitals = np.linalg.eigh(improved)
         n = hamiltonian.n_occupied
         self._extrapolation.append(inverse_root @ orbitals[:, :n], hamiltonian.overlap)
         return float(energies[n] - energies[n - 1]) if n < len(energies) else float("nan")
-
-
-def _with_cycles(solution: Solution, cycles: int) -> Solution:
-    return Solution(
-        solution.build,
-        solution.occupied,
-        cycles,
-        solution.gradient_norm,
-        solution.energy_change,
-        True,
-    )

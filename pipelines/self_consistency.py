@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.kohn_sham import FockBuild, KohnShamHamiltonian
-
-_DIIS_SPACE = 8
+from pipelines.secant_pairs import SecantPairs
 
 
 @dataclass(frozen=True)
@@ -20,6 +19,7 @@ class Solution:
         gradient_norm: norm of the orbital gradient, hartree.
         energy_change: of the last cycle, hartree.
         converged: energy change and gradient both below their thresholds.
+        fock, error: Fock matrix and orbital gradient in the Loewdin basis, (n_basis, n_basis).
     """
 
     build: FockBuild
@@ -28,33 +28,8 @@ class Solution:
     gradient_norm: float
     energy_change: float
     converged: bool
-
-
-class _Diis:
-    """Direct inversion in the iterative subspace on Fock matrices in the Loewdin basis.
-
-    References:
-        Pulay, doi:10.1002/jcc.540030413.
-    """
-
-    def __init__(self):
-        self._focks: list[np.ndarray] = []
-        self._errors: list[np.ndarray] = []
-
-    def extrapolate(self, fock: np.ndarray, error: np.ndarray) -> np.ndarray:
-        self._focks = [*self._focks, fock][-_DIIS_SPACE:]
-        self._errors = [*self._errors, error.ravel()][-_DIIS_SPACE:]
-        n = len(self._errors)
-        errors = np.stack(self._errors)
-        system = np.zeros((n + 1, n + 1))
-        system[:n, :n] = errors @ errors.T
-        # Scaled to order one: near convergence the raw products vanish below the constraint row.
-        system[:n, :n] /= max(float(np.diag(system)[:n].max()), 1e-300)
-        system[n, :n] = system[:n, n] = 1.0
-        right = np.zeros(n + 1)
-        right[n] = 1.0
-        weights = np.linalg.lstsq(system, right, rcond=1e-14)[0][:n]
-        return np.tensordot(weights, np.stack(self._focks), axes=1)
+    fock: np.ndarray
+    error: np.ndarray
 
 
 def orbital_gradient(fock: np.ndarray, occupied: np.ndarray) -> np.ndarray:
@@ -66,14 +41,10 @@ def orbital_gradient(fock: np.ndarray, occupied: np.ndarray) -> np.ndarray:
     return product - product.T
 
 
-def gradient_norm(fock: np.ndarray, occupied: np.ndarray) -> float:
-    """Norm of the orbital gradient as PySCF defines it, 2 |F_vo|, orthonormal basis, hartree."""
-    return float(np.sqrt(2.0) * np.linalg.norm(orbital_gradient(fock, occupied)))
-
-
 def solve(
     hamiltonian: KohnShamHamiltonian,
     occupied: np.ndarray,
+    pairs: SecantPairs | None = None,
     *,
     max_cycles: int | None = None,
     level_shift: float = 0.0,
@@ -84,6 +55,7 @@ def solve(
     Args:
         hamiltonian: at the geometry wanted; its level holds the thresholds.
         occupied: (n_basis, n_occupied) orthonormal start.
+        pairs: what earlier geometries taught; this one's cycles are added.
         max_cycles: Fock builds allowed; the level's number if None.
         level_shift: raises the virtual orbitals, hartree.
         damping: share of the last Fock matrix that is kept.
@@ -97,19 +69,23 @@ def solve(
     limit = level.max_cycles if max_cycles is None else max_cycles
     root, inverse_root = hamiltonian.overlap_root, hamiltonian.overlap_inverse_root
     orbitals = root @ occupied
-    diis = _Diis()
-    last_energy, last_fock = np.inf, None
+    pairs = SecantPairs() if pairs is None else pairs
+    last_energy, last_fock, last = np.inf, None, None
     for cycle in range(1, limit + 1):
         occupied = inverse_root @ orbitals
         build = hamiltonian.fock(occupied)
         fock = inverse_root @ build.matrix @ inverse_root
-        norm = gradient_norm(fock, orbitals)
+        error = orbital_gradient(fock, orbitals)
+        norm = float(np.sqrt(2.0) * np.linalg.norm(error))  # PySCF's definition, 2 |F_vo|
+        if last is not None:
+            pairs.append(fock - last[0], error - last[1])
+        last = fock, error
         change = build.energy - last_energy
         converged = abs(change) < energy_limit and norm < gradient_limit
         if converged or cycle == limit:
-            return Solution(build, occupied, cycle, norm, change, converged)
+            return Solution(build, occupied, cycle, norm, change, converged, fock, error)
         last_energy = build.energy
-        mixed = diis.extrapolate(fock, orbital_gradient(fock, orbitals))
+        mixed = pairs.improve(fock, error)
         if damping and last_fock is not None:
             mixed = (1.0 - damping) * mixed + damping * last_fock
         last_fock = mixed
