@@ -36,12 +36,6 @@ class FittedCoulomb:
         self._metric: Any = None
         self._ranges = _ranges(self._auxiliary)
 
-    @property
-    def kept_bytes(self) -> int:
-        """Memory the kept integrals take, bytes."""
-        n_pairs = self._molecule.nao * (self._molecule.nao + 1) // 2
-        return 8 * n_pairs * self._auxiliary.nao if self._keep else 0
-
     def move(self) -> None:
         """Follow the molecule to its new geometry."""
         self._auxiliary.set_geom_(self._molecule.atom_coords(), unit="Bohr")

@@ -37,7 +37,8 @@ class Resources:
 
     Attributes:
         threads: CPU threads.
-        memory_gb: memory for what is kept of a geometry, 1e9 bytes; more is evaluated anew.
+        memory_gb: memory a process may take, 1e9 bytes; integrals that don't fit are evaluated
+            anew.
         device: where the Kohn-Sham levels are evaluated.
     """
 

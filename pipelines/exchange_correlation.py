@@ -1,13 +1,17 @@
 """Exchange-correlation energy, potential and gradient of a pure GGA on a numerical grid.
 
-Basis functions are evaluated once per geometry, on blocks of neighbouring points and only where
-they matter; the density comes from the occupied orbitals, the gradient goes straight to atoms, and
-its potential is that of the last Fock matrix. The functional itself is libxc's.
+Points stand in blocks of neighbours, and basis functions are evaluated only where they matter. The
+density comes from the occupied orbitals, the gradient goes straight to atoms, and its potential is
+that of the last Fock matrix. The functional itself is libxc's.
+
+Basis functions are evaluated for every Fock matrix, chunk by chunk: that takes as long as reading
+them back from memory, which workers side by side would have to share.
 
 References:
     Pople, Gill, Johnson, doi:10.1016/0009-2614(92)85009-Y (GGA potential and gradient).
 """
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,8 +25,8 @@ from pipelines.basis import gaussian_basis
 from pipelines.grid_kernels import BLOCK_POINTS, Blocks
 from tg80.errors import UserError
 
-# Blocks handled at once: few enough for the last-level cache, many enough for libxc.
-_CHUNK_BLOCKS = 16
+# Blocks handled at once: few enough for the processor's cache, many enough for libxc.
+_CHUNK_BLOCKS = 8
 
 
 def check_functional(functional: str) -> None:
@@ -54,24 +58,21 @@ class GridFunctional:
     Args:
         molecule: PySCF molecule, moved by its owner.
         functional: libxc name.
-        max_bytes: memory for basis functions on the grid; what doesn't fit is evaluated anew.
         threads: blocks worked on side by side.
     """
 
-    def __init__(self, molecule: gto.Mole, functional: str, max_bytes: float, threads: int = 1):
+    def __init__(self, molecule: gto.Mole, functional: str, threads: int = 1):
         check_functional(functional)
         self._molecule = molecule
         self._functional = functional
-        self._max_bytes = max_bytes
         self._library = dft.numint.NumInt()
         self._basis = gaussian_basis(molecule)
         self._blocks = Blocks(*[np.empty(0)] * 4)
         self._weights = np.empty((0, BLOCK_POINTS))
         self._chunks: list[tuple[int, int]] = []
-        self._n_kept = 0
-        self._kept = np.empty(0)
         self._last: tuple[np.ndarray, list[np.ndarray]] | None = None
         self._pool: Any = None
+        self._scratch = threading.local()
         if threads > 1:
             # PySCF's own loops inside a block stay single-threaded.
             self._pool = ThreadPoolExecutor(threads, initializer=lib.num_threads, initargs=(1,))
@@ -92,7 +93,6 @@ class GridFunctional:
             for first in range(0, n_blocks, _CHUNK_BLOCKS)
         ]
         self._find_rows(points)
-        self._fill()
 
     def _find_rows(self, points: np.ndarray) -> None:
         basis = self._basis
@@ -104,42 +104,21 @@ class GridFunctional:
         rows = np.nonzero(by_function)[1]
         self._blocks = Blocks(points, present, row_starts, rows)
 
-    def _fill(self) -> None:
-        """Evaluates the basis functions of as many chunks as memory allows."""
-        sizes = [self._size(*chunk) for chunk in self._chunks]
-        self._n_kept = int(np.searchsorted(np.cumsum(sizes), self._max_bytes / 8, side="right"))
-        needed = sum(sizes[: self._n_kept])
-        if not needed <= len(self._kept) <= 1.2 * needed:
-            self._kept = np.empty(0)  # freed before the new one is allocated
-            self._kept = np.empty(int(1.02 * needed))
-        kept = self._chunks[: self._n_kept]
-        self._map(lambda i, j: self._evaluate(i, j, self._view(i, j)), kept)
-
-    def _size(self, first: int, last: int) -> int:
-        """Numbers in the values of blocks first ... last - 1."""
-        starts = self._blocks.row_starts
-        return 4 * BLOCK_POINTS * int(starts[last] - starts[first])
-
-    def _view(self, first: int, last: int) -> np.ndarray:
-        start = self._size(0, first)
-        return self._kept[start : start + self._size(first, last)]
-
-    def _evaluate(self, first: int, last: int, out: np.ndarray) -> np.ndarray:
-        kernels.basis_values(self._basis, self._blocks, first, last, out)
-        return out
-
     def _values(self, first: int, last: int) -> np.ndarray:
-        """Basis functions on a chunk, kept or evaluated now."""
-        if self._n_kept and last <= self._chunks[self._n_kept - 1][1]:
-            return self._view(first, last)
-        return self._evaluate(first, last, np.empty(self._size(first, last)))
+        """Basis functions on a chunk, in this thread's scratch: valid until the next call."""
+        starts = self._blocks.row_starts
+        size = 4 * BLOCK_POINTS * int(starts[last] - starts[first])
+        scratch = getattr(self._scratch, "values", np.empty(0))
+        if len(scratch) < size:
+            self._scratch.values = scratch = np.empty(int(1.2 * size))
+        kernels.basis_values(self._basis, self._blocks, first, last, scratch)
+        return scratch
 
-    def _map(self, work: Callable, chunks: list[tuple[int, int]] | None = None) -> list[Any]:
+    def _map(self, work: Callable[[int, int], Any]) -> list[Any]:
         """Results of work(first, last) on the chunks, in their order whatever the threads."""
-        chunks = self._chunks if chunks is None else chunks
         if self._pool is None:
-            return [work(*chunk) for chunk in chunks]
-        return list(self._pool.map(work, *zip(*chunks, strict=True))) if chunks else []
+            return [work(*chunk) for chunk in self._chunks]
+        return list(self._pool.map(work, *zip(*self._chunks, strict=True)))
 
     def fock(self, occupied: np.ndarray) -> tuple[float, np.ndarray]:
         """Energy (hartree) and potential matrix of occupied orbitals (n_basis, n_occupied)."""

@@ -59,7 +59,7 @@ def _block_values(basis, points, present, values):
     d, squares = np.empty((3, n_points)), np.empty(n_points)
     powers = np.empty((3, l_max + 1, n_points))
     harmonics = np.empty((l_max + 1, 4, 2 * l_max + 1, n_points))
-    radial = np.empty((2, n_points))
+    radial, slope = np.empty((2, n_points)), np.empty(n_points)
     atom, known, row = -1, -1, 0
     for shell in range(len(basis.shells)):
         if not present[shell]:
@@ -80,12 +80,17 @@ def _block_values(basis, points, present, values):
                 harmonics[degree, 2, m], harmonics[degree, 3, m],
             )  # fmt: skip
             v, vx, vy, vz = values[0, row], values[1, row], values[2, row], values[3, row]
+            # One loop a result: with several, the compiler can't prove them apart and vectorise.
             for p in range(n_points):
-                slope = 2.0 * s[p] * radial[1, p]
                 v[p] = s[p] * radial[0, p]
-                vx[p] = sx[p] * radial[0, p] + d[0, p] * slope
-                vy[p] = sy[p] * radial[0, p] + d[1, p] * slope
-                vz[p] = sz[p] * radial[0, p] + d[2, p] * slope
+            for p in range(n_points):
+                slope[p] = 2.0 * s[p] * radial[1, p]
+            for p in range(n_points):
+                vx[p] = sx[p] * radial[0, p] + d[0, p] * slope[p]
+            for p in range(n_points):
+                vy[p] = sy[p] * radial[0, p] + d[1, p] * slope[p]
+            for p in range(n_points):
+                vz[p] = sz[p] * radial[0, p] + d[2, p] * slope[p]
             row += 1
 
 
@@ -132,14 +137,14 @@ def density(blocks, first, last, values, occupied, rho):
         here = occupied[_rows(blocks, block)]
         projected = np.dot(here, np.dot(here.T.copy(), part[0]))
         start = (block - first) * n_points
-        out = rho[:, start : start + n_points]
-        out[:] = 0.0
-        for m in range(part.shape[1]):
-            for p in range(n_points):
-                out[0, p] += 2.0 * part[0, m, p] * projected[m, p]
-                out[1, p] += 4.0 * part[1, m, p] * projected[m, p]
-                out[2, p] += 4.0 * part[2, m, p] * projected[m, p]
-                out[3, p] += 4.0 * part[3, m, p] * projected[m, p]
+        for x in range(4):
+            out = rho[x, start : start + n_points]
+            out[:] = 0.0
+            factor = 2.0 if x == 0 else 4.0
+            for m in range(part.shape[1]):
+                row, weights = part[x, m], projected[m]
+                for p in range(n_points):
+                    out[p] += factor * row[p] * weights[p]
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
@@ -159,11 +164,11 @@ def add_potential(blocks, first, last, values, potential, matrix):
         u = potential[:, start : start + n_points]
         weighted = np.empty((len(rows), n_points))
         for m in range(len(rows)):
+            out = weighted[m]
             for p in range(n_points):
-                weighted[m, p] = (
-                    0.5 * u[0, p] * part[0, m, p] + u[1, p] * part[1, m, p]
-                    + u[2, p] * part[2, m, p] + u[3, p] * part[3, m, p]
-                )  # fmt: skip
+                out[p] = 0.5 * u[0, p] * part[0, m, p] + u[1, p] * part[1, m, p]
+            for p in range(n_points):
+                out[p] += u[2, p] * part[2, m, p] + u[3, p] * part[3, m, p]
         product = np.dot(part[0], weighted.T)
         for i in range(len(rows)):
             for j in range(len(rows)):

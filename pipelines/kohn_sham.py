@@ -44,8 +44,8 @@ class KohnShamHamiltonian:
         level: a Kohn-Sham level.
         atomic_numbers: (n_atoms,) int.
         charge: total charge, e.
-        memory_gb: memory the whole process may take, 1e9 bytes; what of a geometry doesn't fit is
-            evaluated anew whenever it is needed.
+        memory_gb: memory the whole process may take, 1e9 bytes; three-centre integrals that don't
+            fit are evaluated anew whenever they are needed.
         threads: CPU threads.
 
     Attributes:
@@ -82,10 +82,9 @@ class KohnShamHamiltonian:
             auxiliary: Any = level.auxiliary_basis
             if auxiliary == EVEN_TEMPERED:
                 auxiliary = df.aug_etb(self.molecule, beta=level.even_tempered_beta)
-            self._coulomb_fit = FittedCoulomb(self.molecule, auxiliary, 0.6 * budget)
-            budget -= self._coulomb_fit.kept_bytes
+            self._coulomb_fit = FittedCoulomb(self.molecule, auxiliary, budget)
         self.mean_field: Any = self._make_mean_field()
-        self._functional = GridFunctional(self.molecule, level.functional, budget, threads)
+        self._functional = GridFunctional(self.molecule, level.functional, threads)
 
     def _make_mean_field(self) -> Any:
         # PySCF mixes classes at run time, so that no static type describes its objects.
@@ -108,7 +107,7 @@ class KohnShamHamiltonian:
         with self.stopwatch("grid"):
             grid = self.mean_field.grids.build(sort_grids=False)
             order = self._grid_order(positions_bohr)
-        with self.stopwatch("basis functions on the grid"):
+        with self.stopwatch("grid"):
             self._functional.move(grid.coords[order], grid.weights[order])
         with self.stopwatch("one-electron integrals"):
             self.overlap = self.mean_field.get_ovlp()

@@ -74,11 +74,7 @@ class KohnShamEngine:
         """
         positions = checked_positions(positions, len(self._numbers), self.level)
         # Blocks of the grid go to threads of our own, so that BLAS inside them has one.
-        with (
-            self._hamiltonian.stopwatch("total"),
-            self._threads,
-            lib.with_omp_threads(self._n_threads),
-        ):
+        with self._threads, lib.with_omp_threads(self._n_threads):
             self._hamiltonian.move(positions / ANGSTROM_PER_BOHR)
             solution = self._converge()
             self.last_solution = solution
@@ -100,7 +96,7 @@ class KohnShamEngine:
 
     @property
     def timings(self) -> dict[str, float]:
-        """Seconds spent so far, by part of the work, and in all under `total`."""
+        """Seconds spent so far, by part of the work."""
         return dict(self._hamiltonian.stopwatch.seconds)
 
     def state(self) -> dict[str, np.ndarray]:
