@@ -35,6 +35,11 @@ def gaussian_basis(molecule: gto.Mole) -> Basis:
     )
 
 
+def moved(basis: Basis, molecule: gto.Mole) -> Basis:
+    """The same functions at the molecule's present atoms."""
+    return basis._replace(centres=np.ascontiguousarray(molecule.atom_coords()))
+
+
 def _reach(degree: int, exponents: np.ndarray, weights: np.ndarray) -> float:
     """Distance, bohr, beyond which r^l |R| stays below the smallest value that counts."""
     r = np.linspace(0.0, _MAX_REACH, 6001)

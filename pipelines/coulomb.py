@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
-from numba import njit
 from pyscf import df, gto
 from pyscf.lib import pack_tril, unpack_tril
 
-# Auxiliary functions whose derivative integrals are held at once: few enough for the cache.
+from pipelines.basis import gaussian_basis, moved
+from pipelines.pair_forces import PairForces
+
+# Auxiliary functions whose integrals are held at once where not all are kept.
 _AUXILIARY_AT_ONCE = 24
 
 
@@ -26,15 +28,21 @@ class FittedCoulomb:
         molecule: PySCF molecule, moved by its owner.
         auxiliary_basis: name of the auxiliary basis, or PySCF's dictionary of one.
         max_bytes: memory for the integrals.
+        threads: CPU threads of the gradient.
     """
 
-    def __init__(self, molecule: gto.Mole, auxiliary_basis: Any, max_bytes: float):
+    def __init__(
+        self, molecule: gto.Mole, auxiliary_basis: Any, max_bytes: float, threads: int = 1
+    ):
         self._molecule = molecule
         self._auxiliary: Any = df.addons.make_auxmol(molecule, auxiliary_basis)
         self._keep = 8 * molecule.nao * (molecule.nao + 1) // 2 * self._auxiliary.nao <= max_bytes
         self._kept = np.empty((0, 0))
         self._metric: Any = None
         self._ranges = _ranges(self._auxiliary)
+        self._orbital_basis = gaussian_basis(molecule)
+        self._auxiliary_basis = gaussian_basis(self._auxiliary)
+        self._engine = PairForces(self._orbital_basis, self._auxiliary_basis, threads)
 
     def move(self) -> None:
         """Follow the molecule to its new geometry."""
@@ -73,50 +81,13 @@ class FittedCoulomb:
         return unpack_tril(packed)
 
     def gradient(self, density: np.ndarray) -> np.ndarray:
-        """Gradient (n_atoms, 3), hartree/bohr, of the Coulomb energy at a fixed density matrix.
-
-        Derivatives by the auxiliary functions' centres follow from those by the basis functions',
-        as the integrals don't change when everything moves together.
-        """
+        """Gradient (n_atoms, 3), hartree/bohr, of the Coulomb energy at a fixed density matrix."""
         fitted = self.fit(density)
-        by_function = np.zeros((3, self._molecule.nao))
         by_auxiliary = np.einsum("xpq,q->xp", self._auxiliary.intor("int2c2e_ip1"), fitted)
-        both = self._molecule + self._auxiliary
-        n = self._molecule.nbas
-        largest = max(functions.stop - functions.start for *_, functions in self._ranges)
-        buffer = np.empty(3 * self._molecule.nao**2 * largest)
-        for first, last, functions in self._ranges:
-            integrals = both.intor(
-                "int3c2e_ip1", comp=3, aosym="s1", out=buffer,
-                shls_slice=(0, n, 0, n, n + first, n + last),
-            )  # fmt: skip
-            _add_pulls(
-                integrals.transpose(0, 3, 2, 1), density, fitted[functions],
-                by_function, by_auxiliary[:, functions],
-            )  # fmt: skip
-        gradient = -2.0 * _by_atom(self._molecule, by_function)
-        return gradient + _by_atom(self._auxiliary, by_auxiliary * fitted)
-
-
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
-def _add_pulls(integrals, density, fitted, by_function, by_auxiliary):
-    """Contracts derivative integrals (3, n_auxiliary, n_basis, n_basis) with the density.
-
-    Adds the derivative along each direction by basis function, weighted with `fitted`, to
-    by_function (3, n_basis), and twice that by auxiliary function, not weighted, to by_auxiliary.
-    """
-    n_basis = len(density)
-    for x in range(3):
-        pulls = by_function[x]
-        for p in range(len(fitted)):
-            weight, total = fitted[p], 0.0
-            for j in range(n_basis):
-                row, weights = integrals[x, p, j], density[j]
-                for i in range(n_basis):
-                    pull = row[i] * weights[i]
-                    total += pull
-                    pulls[i] += weight * pull
-            by_auxiliary[x, p] += 2.0 * total
+        metric = _by_atom(self._auxiliary, by_auxiliary * fitted)
+        orbital_basis = moved(self._orbital_basis, self._molecule)
+        auxiliary_basis = moved(self._auxiliary_basis, self._auxiliary)
+        return metric + self._engine.gradient(orbital_basis, density, auxiliary_basis, fitted)
 
 
 def _by_atom(molecule: Any, by_function: np.ndarray) -> np.ndarray:

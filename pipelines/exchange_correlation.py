@@ -21,7 +21,7 @@ from pyscf import dft, gto, lib
 from pyscf.dft.gen_grid import arg_group_grids
 
 from pipelines import grid_kernels as kernels
-from pipelines.basis import gaussian_basis
+from pipelines.basis import gaussian_basis, moved
 from pipelines.grid_kernels import BLOCK_POINTS, Blocks
 from tg80.errors import UserError
 
@@ -79,8 +79,7 @@ class GridFunctional:
 
     def move(self, coordinates: np.ndarray, weights: np.ndarray) -> None:
         """Take the grid of a new geometry: (n_points, 3) bohr, (n_points,) bohr^3."""
-        centres = np.ascontiguousarray(self._molecule.atom_coords())
-        self._basis = self._basis._replace(centres=centres)
+        self._basis = moved(self._basis, self._molecule)
         self._last = None
         n_blocks = -(-len(weights) // BLOCK_POINTS)
         missing = n_blocks * BLOCK_POINTS - len(weights)

@@ -82,7 +82,7 @@ class KohnShamHamiltonian:
             auxiliary: Any = level.auxiliary_basis
             if auxiliary == EVEN_TEMPERED:
                 auxiliary = df.aug_etb(self.molecule, beta=level.even_tempered_beta)
-            self._coulomb_fit = FittedCoulomb(self.molecule, auxiliary, budget)
+            self._coulomb_fit = FittedCoulomb(self.molecule, auxiliary, budget, threads)
         self.mean_field: Any = self._make_mean_field()
         self._functional = GridFunctional(self.molecule, level.functional, threads)
 
