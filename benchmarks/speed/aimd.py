@@ -59,7 +59,7 @@ class AimdSettings(BaseModel):
     checks: int = Field(default=6, ge=0)
     references: int = Field(default=2, ge=0)
     equilibration_fs: float = Field(default=500.0, ge=0)
-    stock_integrals: Integrals = "memory"
+    stock_integrals: Integrals = "every-cycle"
     seed: int = Field(default=0, ge=0)
 
 

@@ -58,8 +58,10 @@ def aimd(
     ] = 500.0,
     stock_integrals: Annotated[
         str,
-        typer.Option(help="Stock's RI-J integrals: memory (faster) or every-cycle (its default)."),
-    ] = "memory",
+        typer.Option(
+            help="Stock's RI-J integrals: every-cycle (PySCF as it comes) or memory (faster)."
+        ),
+    ] = "every-cycle",
     seed: SeedOption = 0,
     out: OutOption = None,
     as_json: JsonOption = False,

@@ -53,7 +53,7 @@ class StockPySCF:
         n_threads: int = 1,
         energy_threshold: float = 1e-8,
         gradient_threshold: float | None = None,
-        integrals: Integrals = "memory",
+        integrals: Integrals = "every-cycle",
     ):
         self._integrals = integrals
         self._threads = SameThreads(n_threads)
