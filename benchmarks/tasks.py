@@ -90,6 +90,13 @@ TASKS: dict[str, TaskSpec] = {
             description="30 small compounds at GFN2-xTB, 12 ps each, 120 to 960 fs; ships along",
         ),
         TaskSpec(
+            id="mini-dft-v1",
+            level="pbe-def2svp",
+            lags_fs=uniform_lags(100.0),
+            curve_lags_fs=(2.0, 5.0, 10.0, 20.0),
+            description="up to 30 small compounds at PBE/def2-SVP, 1 ps each, 13 to 100 fs; ships along",
+        ),
+        TaskSpec(
             id="tg80-multitask",
             level="pbe-def2svp",
             lags_fs=uniform_lags(3000.0),

@@ -6,6 +6,7 @@ from benchmarks.states import score_mask_of
 from benchmarks.tasks import TASKS, Track, get_task, window_rotation
 from tests.benchmarks import toys
 from tg80.errors import UserError
+from tg80.windows import lag_frames
 
 
 def test_the_frozen_tasks_are_what_was_published():
@@ -14,6 +15,11 @@ def test_the_frozen_tasks_are_what_was_published():
     assert mini.curve_lags_fs == (10, 20, 50, 100)
     assert (mini.split, mini.level, mini.starts) == ("tg80-v1", "gfn2-xtb", 16)
     assert get_task("tg80-multitask").horizon_fs == 3000
+    dft = get_task("mini-dft-v1")
+    assert (dft.split, dft.level, dft.horizon_fs) == ("tg80-v1", "pbe-def2svp", 100)
+    # Stored every 1 fs: 12.5 fs is a tie, and rounds up.
+    frames, real_lags_fs = lag_frames(dft.lags_fs, 1.0)
+    assert frames.tolist() == [13, 25, 38, 50, 63, 75, 88, 100] == real_lags_fs.tolist()
     assert all(len(task.lags_fs) == 8 for task in TASKS.values())
 
 
