@@ -94,7 +94,7 @@ TASKS: dict[str, TaskSpec] = {
             level="pbe-def2svp",
             lags_fs=uniform_lags(100.0),
             curve_lags_fs=(2.0, 5.0, 10.0, 20.0),
-            description="up to 30 small compounds at PBE/def2-SVP, 1 ps each, 13 to 100 fs; ships along",
+            description="small compounds at PBE/def2-SVP, 1 ps each, 13 to 100 fs; ships along",
         ),
         TaskSpec(
             id="tg80-multitask",
