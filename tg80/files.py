@@ -1,11 +1,15 @@
-"""Writing a file so that a crash or a full disk never leaves half of it; checksums beside files."""
+"""Files of a data set: found in a tree, written whole or not at all, with checksums beside them."""
 
 import hashlib
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from tg80.errors import Tg80Error
+from tg80.errors import Tg80Error, UserError
+
+UNFINISHED = "work"
+"""The folder in which a run keeps the parts of what is not finished."""
 
 
 def write_atomically(path: Path | str, content: bytes) -> None:
@@ -55,3 +59,43 @@ def file_sha256(path: Path | str) -> str:
 def checksum_path(path: Path | str) -> Path:
     """The checksum file beside a shard: `NAME.h5md.sha256`, one line as `sha256sum` writes it."""
     return Path(f"{path}.sha256")
+
+
+def data_folders(folder: Path) -> Iterator[Path]:
+    """A folder and all below it, sorted; hidden ones and those of unfinished work left out."""
+    for path, names, _ in os.walk(folder):
+        names[:] = sorted(n for n in names if not n.startswith(".") and n != UNFINISHED)
+        yield Path(path)
+
+
+def find_files(path: Path | str, suffixes: tuple[str, ...]) -> list[Path]:
+    """The file at `path`, or the files of a folder whose names end so, sorted.
+
+    A folder that holds none itself is a tree: then all files below it are found.
+
+    Args:
+        path: a file or a folder.
+        suffixes: ends of the names.
+
+    Raises:
+        UserError: there is no such path, or no such file in the tree.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file or folder")
+    found = _files_in(path, suffixes)
+    if not found:
+        found = sorted(f for folder in data_folders(path) for f in _files_in(folder, suffixes))
+    if not found:
+        raise UserError(f"{path}: no {' or '.join(suffixes)} file in this folder or below it")
+    return found
+
+
+def _files_in(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    return sorted(
+        entry
+        for entry in folder.iterdir()
+        if entry.name.endswith(suffixes) and not entry.name.startswith(".") and entry.is_file()
+    )

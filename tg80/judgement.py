@@ -49,6 +49,15 @@ class QualityThresholds(BaseModel):
     net_torque_ev: float = Field(0.15, gt=0)
 
 
+def thresholds_of(recipe: Mapping[str, Any]) -> QualityThresholds:
+    """The limits a recipe sets; those it does not name are the default ones.
+
+    Raises:
+        ValidationError: what it says are no limits.
+    """
+    return QualityThresholds.model_validate(recipe.get("quality", {}))
+
+
 def find_changes(
     frames: Frames,
     atomic_numbers: np.ndarray,
@@ -92,7 +101,7 @@ def judge(
     kelvin = np.asarray(mechanics.temperature(frames["kinetic_energy"], degrees_of_freedom))
     judged = temperature_is_set and times[-1] - times[0] >= thresholds.temperature_length_fs
     return {
-        "drift": _judge_drift(times, conserved, thresholds),
+        "drift": judge_drift(times, conserved, thresholds),
         "drift_total": _judge_total_drift(times, conserved, thresholds),
         "temperature": _judge_temperature(kelvin, temperature_k, judged, thresholds),
         "gap": _judge_gap(frames["homo_lumo_gap"], thresholds),
@@ -127,9 +136,16 @@ def _check(
     }
 
 
-def _judge_drift(
+def judge_drift(
     times: np.ndarray, conserved: np.ndarray, thresholds: QualityThresholds
 ) -> dict[str, Any]:
+    """The drift of the conserved quantity: value, error, threshold, verdict, message.
+
+    Args:
+        times: (n_frames,) fs.
+        conserved: (n_frames,) meV per atom.
+        thresholds: limits.
+    """
     slope, error = drift_with_error(times, conserved)
     limit, unit = thresholds.drift_mev_per_atom_ps, "meV/atom/ps"
     if math.isinf(error):

@@ -33,7 +33,7 @@ from tg80.fields import (
     TRAJECTORY,
     Field,
 )
-from tg80.files import checksum_path, write_atomically
+from tg80.files import checksum_path, find_files, write_atomically
 from tg80.metadata import ShardMetadata, metadata_from_attributes
 
 SUFFIX = ".h5md"
@@ -357,17 +357,12 @@ _AXES = {field.name: field for field in AXIS_FIELDS}
 
 
 def find_shards(path: Path | str) -> list[Path]:
-    """The shard at `path`, or the shards in that folder (not below it), sorted by name.
+    """The shard at `path`, or the shards in that folder, sorted.
+
+    A folder that holds none itself is a tree, such as a published version with a folder for each
+    level: then all shards below it. Hidden folders and those of unfinished work are left out.
 
     Raises:
-        UserError: there is no such path, or the folder holds no shard.
+        UserError: there is no such path, or the tree holds no shard.
     """
-    path = Path(path)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise UserError(f"{path}: no such file or folder")
-    shards = sorted(entry for entry in path.glob(f"*{SUFFIX}") if entry.is_file())
-    if not shards:
-        raise UserError(f"{path}: no {SUFFIX} file in this folder")
-    return shards
+    return find_files(path, (SUFFIX,))

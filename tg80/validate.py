@@ -12,7 +12,7 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
-from tg80.errors import CorruptFile
+from tg80.errors import CorruptFile, UserError
 from tg80.fields import (
     AXIS_FIELDS,
     FRAME_FIELDS,
@@ -22,8 +22,10 @@ from tg80.fields import (
     TRAJECTORY,
     Field,
 )
-from tg80.files import checksum_path, file_sha256
-from tg80.shard import SUFFIX, Shard, expected_shape, find_shards, named_errors
+from tg80.files import checksum_path, data_folders, file_sha256, find_files
+from tg80.shard import SUFFIX, Shard, expected_shape, named_errors
+from tg80.twins import SUFFIX as TWINS_SUFFIX
+from tg80.twins import read_twins
 
 ProblemLevel = Literal["error", "warning"]
 
@@ -65,40 +67,82 @@ class Findings:
         return any(problem.level == "error" for problem in self.problems)
 
 
+def files_to_check(path: Path | str) -> list[Path]:
+    """The shards and files of twins that `validate` looks at.
+
+    Raises:
+        UserError: there is no such path, or none of them in the tree.
+    """
+    return find_files(path, (SUFFIX, TWINS_SUFFIX))
+
+
 def validate(path: Path | str) -> list[Problem]:
-    """Check one shard, or every shard of a folder and what lies beside them.
+    """Check one file, or every shard and file of twins in a folder and what lies beside them.
 
     Args:
-        path: an `.h5md` file or a folder.
+        path: an `.h5md` or `-twins.h5` file, a folder, or a tree that holds them further down.
 
     Returns:
         Problems in the order found; `error` means the data are not to be used.
 
     Raises:
-        UserError: there is no such file or folder, or no shard in the folder.
+        UserError: there is no such file or folder, or nothing to check in it.
     """
     path = Path(path)
-    shards = find_shards(path)
-    problems = _leftovers(path) if path.is_dir() else []
-    for shard in shards:
-        problems += _validate_file(shard)
+    files = files_to_check(path)
+    problems = []
+    if path.is_dir():
+        is_tree = all(file.parent != path for file in files)
+        for folder in data_folders(path) if is_tree else [path]:
+            problems += _leftovers(folder)
+    for file in files:
+        is_twins = file.name.endswith(TWINS_SUFFIX)
+        problems += _validate_twins(file) if is_twins else _validate_file(file)
     return problems
 
 
 def _leftovers(folder: Path) -> list[Problem]:
-    """Files an interrupted run left: temporary ones, parts, checksums without their shard."""
+    """Files an interrupted run left: temporary ones, parts, checksums without their file."""
     problems = []
     for entry in sorted(folder.iterdir()):
         message = None
-        if entry.suffix == ".tmp" and SUFFIX in entry.name:
+        if entry.suffix == ".tmp" and (SUFFIX in entry.name or TWINS_SUFFIX in entry.name):
             message = "half-written file of an interrupted run; remove it"
         elif entry.name.startswith("part-") and entry.suffix == ".npz":
             message = "part file of an unfinished trajectory; run `tg80 collect`"
-        elif entry.name.endswith(f"{SUFFIX}.sha256") and not entry.with_suffix("").exists():
+        elif entry.name.endswith(_CHECKSUM_SUFFIXES) and not entry.with_suffix("").exists():
             message = "checksum of a file that is not there; download it again or remove this"
         if message:
             problems.append(Problem("warning", str(entry), "leftovers", message))
     return problems
+
+
+_CHECKSUM_SUFFIXES = (f"{SUFFIX}.sha256", f"{TWINS_SUFFIX}.sha256")
+
+
+def _validate_twins(path: Path) -> list[Problem]:
+    """Twins carry their checksum, shapes and metadata; what is left is that the numbers are some.
+
+    They have no drift of their own to judge: they are reruns of a shard that was judged.
+    """
+    found = Findings(path)
+    _check_checksum(found)
+    if found.has_errors:
+        return found.problems
+    try:
+        twins = read_twins(path)
+    except (CorruptFile, UserError) as error:
+        found.error("readable", str(error).removeprefix(f"{path}: "))
+        return found.problems
+    stem = f"{twins.metadata.name}-r{twins.metadata.replica}"
+    if path.name != f"{stem}{TWINS_SUFFIX}":
+        found.warning("name", f"the file holds twins of {stem}, but is called {path.name}")
+    for name in ("positions", "times_fs", "start_velocities", "start_energies"):
+        if not np.all(np.isfinite(getattr(twins, name))):
+            found.error("finite", f"{name} holds values that are no finite numbers")
+    if np.any(np.diff(twins.times_fs) <= 0):
+        found.error("times", "the times of the frames do not grow")
+    return found.problems
 
 
 def _validate_file(path: Path) -> list[Problem]:

@@ -15,7 +15,7 @@ from tg80 import mechanics
 from tg80.constants import ACCELERATION, masses_of
 from tg80.errors import UserError
 from tg80.fields import AXIS_FIELDS, FRAME_FIELDS, QUALITY_FLAGS
-from tg80.judgement import Frames, QualityThresholds, find_changes, judge
+from tg80.judgement import Frames, find_changes, judge, thresholds_of
 from tg80.metadata import ShardMetadata
 from tg80.molecules import molecule_from_smiles
 from tg80.shard import Shard
@@ -228,8 +228,8 @@ def _check_quality(
     frames: Frames, shard: Shard, metadata: ShardMetadata, found: "Findings"
 ) -> None:
     try:
-        thresholds = QualityThresholds(**metadata.recipe.get("quality", {}))
-    except (ValidationError, TypeError):
+        thresholds = thresholds_of(metadata.recipe)
+    except ValidationError:
         found.error("recipe", "its quality thresholds cannot be read")
         return
     changes = find_changes(

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -14,15 +15,19 @@ from tg80 import mechanics
 from tg80.cli_support import JsonOption
 from tg80.errors import CorruptFile
 from tg80.fields import QUALITY_FLAGS
+from tg80.judgement import judge_drift, thresholds_of
 from tg80.shard import Shard, find_shards
-from tg80.statistics import block_mean, drift_with_error
+from tg80.statistics import block_mean
 
 
 def info(
-    path: Annotated[Path, typer.Argument(help="A shard (.h5md), or a folder with shards in it.")],
+    path: Annotated[Path, typer.Argument(help="A shard (.h5md), or a folder with shards.")],
     json_output: JsonOption = False,
 ) -> None:
     """Show what shards hold: molecule, level of theory, length, temperature, drift, flags.
+
+    The drift of the conserved quantity stands with its limit and the verdict on it. A folder that
+    holds no shard itself is searched all the way down.
 
     Example: tg80 info runs/
     """
@@ -48,6 +53,8 @@ def describe(path: Path) -> dict[str, Any]:
             return {"file": str(path), **_facts(shard), "size_bytes": path.stat().st_size}
     except CorruptFile as error:
         return {"file": str(path), "unreadable": str(error).removeprefix(f"{path}: ")}
+    except ValidationError:
+        return {"file": str(path), "unreadable": "the quality limits of its recipe are none"}
 
 
 def _facts(shard: Shard) -> dict[str, Any]:
@@ -55,7 +62,7 @@ def _facts(shard: Shard) -> dict[str, Any]:
     kelvin = mechanics.temperature(shard.read("kinetic_energy"), metadata.degrees_of_freedom)
     mean, mean_error = block_mean(np.asarray(kelvin))
     conserved = 1000 * shard.read("conserved_quantity") / shard.n_atoms
-    drift, drift_error = drift_with_error(shard.times_fs, conserved)
+    drift = judge_drift(shard.times_fs, conserved, thresholds_of(metadata.recipe))
     flags = shard.read("quality_flags")
     return {
         "name": metadata.name,
@@ -71,22 +78,25 @@ def _facts(shard: Shard) -> dict[str, Any]:
         "frame_fs": shard.frame_fs,
         "length_fs": metadata.length_fs,
         "temperature_k": mean,
-        "temperature_error_k": _or_none(mean_error),
-        "drift_mev_per_atom_ps": drift,
-        "drift_error_mev_per_atom_ps": _or_none(drift_error),
+        "temperature_error_k": mean_error if np.isfinite(mean_error) else None,
+        "drift_mev_per_atom_ps": drift["value"],
+        "drift_error_mev_per_atom_ps": drift["error"],
+        "drift_limit_mev_per_atom_ps": drift["threshold"],
+        "drift_verdict": drift["verdict"],
         "n_flagged": {n: int(np.sum((flags & b) != 0)) for n, b in QUALITY_FLAGS.items()},
     }
 
 
-def _or_none(error: float) -> float | None:
-    return error if np.isfinite(error) else None
+_COLUMNS = (
+    "molecule", "level", "ensemble", "frames", "fs", "T / K", "drift", "limit", "verdict", "flags",
+    "MB",
+)  # fmt: skip
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    columns = ("molecule", "level", "ensemble", "frames", "fs", "T / K", "drift", "flags", "MB")
-    for column in columns:
-        left = column in ("molecule", "level", "ensemble", "flags")
+    for column in _COLUMNS:
+        left = column in ("molecule", "level", "ensemble", "verdict", "flags")
         table.add_column(column, justify="left" if left else "right", no_wrap=column != "flags")
     if not rows:
         return
@@ -97,10 +107,15 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         console = Console(width=160)
     console.print(table)
     console.print("drift in meV/atom/ps; +- is one standard error, ? is unknown", style="dim")
+    kept = sum(row["drift_verdict"] == "ok" for row in rows)
+    console.print(f"drift under its limit: {kept} of {len(rows)}", highlight=False)
     for row in rows:
         if row["end"] != "complete":
             ended = f"{row['name']}-r{row['replica']} ended early: {row['end']}"
             console.print(ended, highlight=False, markup=False)
+
+
+_VERDICTS = {"ok": "ok", "warning": "unproven", "error": "too large"}
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -114,6 +129,8 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['length_fs']:g}",
         f"{row['temperature_k']:.1f}+-{_error(temperature_error, '.1f')}",
         f"{row['drift_mev_per_atom_ps']:.3f}+-{_error(drift_error, '.3f')}",
+        f"{row['drift_limit_mev_per_atom_ps']:g}",
+        _VERDICTS[row["drift_verdict"]],
         flags or "none",
         f"{row['size_bytes'] / 1e6:.1f}",
     )

@@ -98,14 +98,20 @@ def _chosen(data: Path, molecules: str | None) -> list[Path]:
     from tg80.shard import find_shards
 
     paths = find_shards(data)
+    names = [path.name for path in paths]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        # In a tree of several levels of theory; their twins would overwrite each other.
+        raise UserError(
+            f"{data}: several shards are called {twice[0]}; name the folder of one level"
+        )
     if molecules is None:
         return paths
     wanted = [name.strip() for name in molecules.split(",") if name.strip()]
-    names = {path: path.name.rpartition("-r")[0] for path in paths}
-    missing = sorted(set(wanted) - set(names.values()))
+    molecule_of = {path: path.name.rpartition("-r")[0] for path in paths}
+    missing = sorted(set(wanted) - set(molecule_of.values()))
     if missing or not wanted:
         raise UserError(f"{data}: no shard of {', '.join(missing) or 'no molecule'}")
-    return [path for path in paths if names[path] in wanted]
+    return [path for path in paths if molecule_of[path] in wanted]
 
 
 def _show(rows: list[dict], curve: list[dict], exit_code: int) -> None:

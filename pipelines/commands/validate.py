@@ -7,24 +7,27 @@ from typing import Annotated
 import typer
 
 from tg80.cli_support import JsonOption, console
-from tg80.shard import find_shards
+from tg80.validate import files_to_check
 from tg80.validate import validate as validate_path
 
 
 def validate(
     paths: Annotated[
-        list[Path], typer.Argument(help="Shards (.h5md), or folders with shards in them.")
+        list[Path], typer.Argument(help="Shards (.h5md), files of twins, or folders with them.")
     ],
     json_output: JsonOption = False,
 ) -> None:
     """Check shards: checksum, structure, units, metadata, physics.
 
+    A folder that holds none itself is searched all the way down. Files of twins are checked, too.
     Prints one line for each problem. Exit code 0 if there is no error (warnings are allowed),
-    1 if there is one, 2 if a path is no shard and no folder with shards.
+    1 if there is one, 2 if a path is neither a file nor a folder with something to check.
 
     Example: tg80 validate runs/ethanol-r0.h5md
     """
-    n_files = sum(len(find_shards(path)) for path in paths)  # a bad path stops it before any work
+    n_files = sum(
+        len(files_to_check(path)) for path in paths
+    )  # a bad path stops it before any work
     problems = [problem for path in paths for problem in validate_path(path)]
     n_errors = sum(problem.level == "error" for problem in problems)
     if json_output:

@@ -284,6 +284,15 @@ def test_bad_settings_are_refused_in_one_line(words, reason, tmp_path, capsys):
     assert "\n" not in error
 
 
+def test_one_name_at_two_levels_is_refused(tmp_path, capsys):
+    """In a tree of levels: the twins of one would take the file of the other's."""
+    for level in ("gfn2-xtb", "pbe-def2svp"):
+        (tmp_path / level).mkdir()
+        (tmp_path / level / "ethanol-r0.h5md").write_bytes(b"")
+    assert run(["twin", "--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "several shards are called ethanol-r0.h5md" in capsys.readouterr().err
+
+
 def test_a_shard_without_its_recipe_is_refused(shard_factory):
     with pytest.raises(UserError, match="does not hold the recipe"):
         TwinSource(shard_factory("formaldehyde"))

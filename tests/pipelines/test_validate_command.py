@@ -71,6 +71,27 @@ def test_info_shows_what_is_inside(folder, capsys):
     assert "gfn2-xtb" in text
 
 
+def test_info_sets_the_drift_against_its_limit(folder, capsys):
+    assert run(["info", str(folder), "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["ethanol"]["drift_verdict"] == "ok"
+    assert abs(rows["ethanol"]["drift_mev_per_atom_ps"]) < 0.05
+    assert rows["ethanol"]["drift_limit_mev_per_atom_ps"] == 0.05
+    assert rows["formic-acid"]["drift_verdict"] == "warning"  # too short to tell
+    assert run(["info", str(folder)]) == 0
+    text = capsys.readouterr().out
+    assert "unproven" in text and "drift under its limit: 1 of 2" in text
+
+
+def test_info_of_a_tree_tells_levels_apart(folder, tmp_path, capsys):
+    tree = tmp_path / "tree"
+    factories.make_shard(tree / "pbe", "formic-acid", n_frames=20, level="pbe-def2svp")
+    factories.make_shard(tree / "xtb", "formic-acid", n_frames=20)
+    assert run(["info", str(tree), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["level"] for row in rows] == ["pbe-def2svp", "gfn2-xtb"]
+
+
 def test_info_as_json_is_computed_from_the_frames(folder, capsys):
     from tg80.shard import Shard
 

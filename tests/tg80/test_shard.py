@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -227,6 +228,20 @@ def test_find_shards(ethanol_shard, tmp_path):
         find_shards(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"no \.h5md file"):
         find_shards(tmp_path)
+
+
+def test_a_folder_without_shards_is_a_tree(ethanol_shard, tmp_path):
+    """As a published version: a folder a level. What is unfinished or hidden is none of it."""
+    below = [tmp_path / "site" / level / "ethanol-r0.h5md" for level in ("gfn2-xtb", "pbe/def2")]
+    left_out = [tmp_path / "site" / name / "ethanol-r0.h5md" for name in ("work", ".new", "b/work")]
+    for path in (*below, *left_out):
+        path.parent.mkdir(parents=True)
+        shutil.copy(ethanol_shard, path)
+    assert find_shards(tmp_path) == find_shards(tmp_path / "site") == below
+    own = tmp_path / "site" / "ethanol-r1.h5md"
+    shutil.copy(ethanol_shard, own)
+    assert find_shards(tmp_path / "site") == [own]
+    assert find_shards(tmp_path / "site" / "work") == [left_out[0]]
 
 
 # --- damage --------------------------------------------------------------------------------------

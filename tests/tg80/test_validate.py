@@ -3,16 +3,19 @@
 import os
 import random
 import shutil
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+import tg80
 from tests import factories
 from tg80.errors import UserError
 from tg80.files import checksum_path, file_sha256
 from tg80.molecules import molecule_from_smiles
-from tg80.validate import validate
+from tg80.twins import find_twins, shipped_twins
+from tg80.validate import files_to_check, validate
 
 WATER = molecule_from_smiles("O", "water")
 
@@ -384,3 +387,51 @@ def test_temperature_is_judged_only_where_it_was_set(start, expected, tmp_path):
         tmp_path, WATER, n_frames=5200, temperature_k=350.0, start=start, time_step_fs=0.5
     )
     assert (("error", "temperature") in checks_of(path)) is expected
+
+
+# --- trees and twins -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(copy, tmp_path):
+    """A folder of shards and one of twins below a folder that holds neither."""
+    (tmp_path / "tree" / "gfn2-xtb").mkdir(parents=True)
+    (tmp_path / "tree" / "twins").mkdir()
+    twins = find_twins(shipped_twins("mini-xtb"))[0]
+    for source, folder in ((copy, "gfn2-xtb"), (twins, "twins")):
+        for path in (source, checksum_path(source)):
+            shutil.copy(path, tmp_path / "tree" / folder)
+    return tmp_path / "tree"
+
+
+def test_a_tree_is_checked_all_the_way_down(tree):
+    assert [path.parent.name for path in files_to_check(tree)] == ["gfn2-xtb", "twins"]
+    assert errors_of(tree) == set()
+    shard, twins = files_to_check(tree)
+    (shard.parent / f"{shard.name}.sha256").unlink()
+    (twins.parent / "water-r0.h5md.sha256").write_text("")
+    assert {("warning", "checksum"), ("warning", "leftovers")} <= checks_of(tree)
+
+
+def test_twins_are_checked(tree):
+    twins = files_to_check(tree)[1]
+    assert validate(twins) == []
+    other = twins.with_name("water-r0-twins.h5")
+    shutil.copy(twins, other)
+    refresh_checksum(other)
+    assert checks_of(other) == {("warning", "name")}
+    with h5py.File(other, "r+") as file:
+        file["twins/position"][0, 0, 0, 0, 0] = np.nan
+    assert errors_of(other) == {"checksum"}
+    refresh_checksum(other)
+    assert errors_of(other) == {"finite"}
+    with h5py.File(other, "r+") as file:
+        del file["twins/species"]
+    refresh_checksum(other)
+    assert errors_of(other) == {"readable"}
+
+
+def test_all_that_ships_has_no_error():
+    data = Path(tg80.__file__).parent / "data"
+    assert len(files_to_check(data)) >= 60
+    assert errors_of(data) == set()
