@@ -59,8 +59,8 @@ class TrainingData:
     Attributes:
         trajectories: the train blocks of the training molecules.
         validation: windows of unseen molecules for early stopping, None if the fold has none.
-        relaxed_positions: molecule -> (n_atoms, 3) A, GFN2-xTB, of every molecule: no trajectory
-            is needed to know these.
+        relaxed_positions: molecule -> (n_atoms, 3) A, GFN2-xTB, of every molecule that has them:
+            no trajectory is needed to know these. Public sets have none.
     """
 
     task: TaskSpec
@@ -149,7 +149,9 @@ def cut(
         task=task,
         trajectories=tuple(t.block(*time_blocks(t.length_fs)["train"]) for t in blocks),
         validation=parts.get("val"),
-        relaxed_positions={t.name: t.relaxed_positions for t in trajectories},
+        relaxed_positions={
+            t.name: t.relaxed_positions for t in trajectories if t.relaxed_positions is not None
+        },
     )
     return BenchmarkData(task, fold, training, parts, manifest, split.sha256)
 

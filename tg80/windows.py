@@ -35,7 +35,7 @@ class Trajectory:
         name: molecule id. `replica`: number of the trajectory of that molecule.
         positions: (n_frames, n_atoms, 3) float32 A; velocities: likewise, A/fs.
         atomic_numbers: (n_atoms,). relaxed_positions: (n_atoms, 3) A, the molecule relaxed with
-            GFN2-xTB.
+            GFN2-xTB; None where that is not known (public sets).
         frame_fs: time between stored frames.
         first_frame: number of the first frame here, counted in the whole trajectory.
     """
@@ -45,7 +45,7 @@ class Trajectory:
     positions: np.ndarray
     velocities: np.ndarray
     atomic_numbers: np.ndarray
-    relaxed_positions: np.ndarray
+    relaxed_positions: np.ndarray | None
     frame_fs: float
     first_frame: int = 0
 
@@ -76,12 +76,13 @@ class Trajectory:
     def heavy_atoms(self) -> Trajectory:
         """The trajectory without its hydrogens."""
         heavy = self.atomic_numbers > 1
+        relaxed = self.relaxed_positions
         return replace(
             self,
             positions=self.positions[:, heavy],
             velocities=self.velocities[:, heavy],
             atomic_numbers=self.atomic_numbers[heavy],
-            relaxed_positions=self.relaxed_positions[heavy],
+            relaxed_positions=None if relaxed is None else relaxed[heavy],
         )
 
     def start_id(self, frame: int) -> str:

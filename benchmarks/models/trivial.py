@@ -16,6 +16,7 @@ from benchmarks.geometry import superpose
 from benchmarks.protocol import Budget, FitReport
 from benchmarks.states import StartStates, score_mask_of
 from tg80.constants import masses_of
+from tg80.errors import UserError
 from tg80.windows import Trajectory, lag_frames
 
 FILE = "trivial.json"
@@ -136,6 +137,12 @@ class RelaxedStructure(_Structure):
     id: ClassVar[str] = "relaxed-structure"
 
     def fit(self, data: TrainingData, **_: Any) -> FitReport:
+        missing = sorted(set(data.molecules) - set(data.relaxed_positions))
+        if missing:
+            raise UserError(
+                f"{self.id} needs structures relaxed with GFN2-xTB, which this data does not have "
+                f"({', '.join(missing[:5])}); leave that model out"
+            )
         self.structures = data.relaxed_positions
         return FitReport()
 
@@ -146,7 +153,8 @@ class Blend(_Trivial):
     Molecules of the training set: their mean structure, with weights of their own fitted by least
     squares in their train block. Others: the relaxed structure, with weights fitted over all
     training molecules. Weights are fitted on a grid of lags that holds the task's and read off
-    linearly between.
+    linearly between. Data without relaxed structures (public sets) serves for training molecules
+    only.
     """
 
     id: ClassVar[str] = "blend"
@@ -168,8 +176,9 @@ class Blend(_Trivial):
             sums[trajectory.name] += _normal_equations(
                 trajectory, means[trajectory.name], self.lags_fs, score
             )
-            relaxed = data.relaxed_positions[trajectory.name]
-            unseen += _normal_equations(trajectory, relaxed, self.lags_fs, score)
+            relaxed = data.relaxed_positions.get(trajectory.name)
+            if relaxed is not None:
+                unseen += _normal_equations(trajectory, relaxed, self.lags_fs, score)
         self.weights = {name: _quotient(pair) for name, pair in sums.items()}
         self.weights_unseen = _quotient(unseen)
         return FitReport(n_parameters=self.lags_fs.size * (1 + len(self.weights)))
@@ -200,7 +209,17 @@ class Blend(_Trivial):
 
 
 def superposed_structures(structures: dict[str, np.ndarray], states: StartStates) -> torch.Tensor:
-    """Each molecule's structure superposed by mass on its start state, (B, N, 3) float64 A."""
+    """Each molecule's structure superposed by mass on its start state, (B, N, 3) float64 A.
+
+    Raises:
+        UserError: there is no structure of a molecule.
+    """
+    missing = sorted(set(states.molecule) - set(structures))
+    if missing:
+        raise UserError(
+            f"no rest structure of {', '.join(missing[:5])}: neither relaxed with GFN2-xTB nor "
+            "in the training set"
+        )
     mobile = torch.zeros(states.positions.shape, dtype=torch.float64)
     for row, name in enumerate(states.molecule):
         structure = torch.from_numpy(structures[name])

@@ -205,3 +205,32 @@ def test_settings_are_checked():
 def test_a_budget_is_one_positive_number(wrong):
     with pytest.raises(UserError):
         Budget(**wrong)
+
+
+def without_relaxed_structures():
+    """The toys as a public set would give them."""
+    return [replace(t, relaxed_positions=None) for t in toys.toy_trajectories()]
+
+
+def test_relaxed_structures_that_are_not_known_are_named():
+    data = toys.toy_data(trajectories=without_relaxed_structures())
+    assert data.training.relaxed_positions == {}
+    with pytest.raises(UserError, match="relaxed-structure needs structures relaxed with GFN2-xTB"):
+        make_model("relaxed-structure").fit(
+            data.training, budget=Budget(epochs=1), seed=0, out=None
+        )
+
+
+def test_a_blend_without_relaxed_structures_serves_for_training_molecules_only(data):
+    bare = toys.toy_data(trajectories=without_relaxed_structures())
+    model, whole = make_model("blend"), make_model("blend")
+    for blend, source in ((model, bare), (whole, data)):
+        blend.fit(source.training, budget=Budget(epochs=1), seed=0, out=None)
+    windows = bare.parts["test_time"].windows
+    np.testing.assert_array_equal(
+        model.predict(windows.states, windows.lags_fs)[0],
+        whole.predict(windows.states, windows.lags_fs)[0],
+    )
+    unseen = bare.parts["test_id"].windows
+    with pytest.raises(UserError, match="no rest structure of"):
+        model.predict(unseen.states, unseen.lags_fs)

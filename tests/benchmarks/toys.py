@@ -59,10 +59,11 @@ def toy_data(
 
 def permuted(trajectory: Trajectory, order: np.ndarray) -> Trajectory:
     """The same molecule with its atoms in another order."""
+    relaxed = trajectory.relaxed_positions
     return replace(
         trajectory,
         positions=trajectory.positions[:, order],
         velocities=trajectory.velocities[:, order],
         atomic_numbers=trajectory.atomic_numbers[order],
-        relaxed_positions=trajectory.relaxed_positions[order],
+        relaxed_positions=None if relaxed is None else relaxed[order],
     )
