@@ -18,9 +18,11 @@ import torch
 from benchmarks.states import StartStates, start_states
 from benchmarks.tasks import TaskSpec, window_rotation
 from tg80.errors import Tg80Error, UserError
+from tg80.lags import scored_starts
 from tg80.shard import Shard, find_shards
 from tg80.splits import Fold, Split, load_split, time_blocks
-from tg80.windows import Trajectory, collate, cut_window, read_trajectory, scored_starts
+from tg80.trajectories import Trajectory, read_trajectory
+from tg80.windows import collate, cut_window
 
 N_FOLDS = 5
 # Parts of molecules that the training set holds: their own train block may be used as a reference.

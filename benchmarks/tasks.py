@@ -10,7 +10,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from tg80.errors import UserError
-from tg80.windows import MAX_STARTS, uniform_rotations
+from tg80.lags import MAX_STARTS
+from tg80.windows import uniform_rotations
 
 
 class Track(StrEnum):

@@ -28,9 +28,11 @@ from pipelines.steppers import level_stepper
 from pipelines.twin_starts import perturbed_start, resampled_hydrogens
 from tg80.errors import CorruptFile, UserError
 from tg80.files import file_sha256
+from tg80.lags import scored_starts
 from tg80.molecules import Molecule, molecule_from_smiles
 from tg80.shard import Shard, read_part
 from tg80.splits import time_blocks
+from tg80.trajectories import read_trajectory
 from tg80.twins import SUFFIX, TwinMetadata, Twins, TwinSettings, read_twins, write_twins
 
 # The block of a trajectory whose windows the benchmark scores for molecules it has trained on.
@@ -112,9 +114,6 @@ class TwinSource:
         Raises:
             UserError: the block is shorter than the twins.
         """
-        # It imports torch, which the workers have no use for.
-        from tg80.windows import read_trajectory, scored_starts
-
         whole = read_trajectory(self.path)
         block = whole.block(*time_blocks(whole.length_fs)[STARTS_IN])
         scored = block.first_frame + scored_starts(block, settings.length_fs, STARTS_IN)

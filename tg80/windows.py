@@ -1,185 +1,21 @@
 """Windows for learning and scoring: a start state and the states P lags later.
 
-Trajectories are read into memory once. Lags count from the start state and are rounded to stored
-frames; the lag that was really used travels with the window, so that no model is asked for one
-time and scored at another. What a training window looks like depends on (seed, epoch, index)
-alone: a resumed run sees the same data in the same order, with any number of loader workers.
+What a training window looks like depends on (seed, epoch, index) alone: a resumed run sees the same
+data in the same order, with any number of loader workers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
 from tg80.errors import UserError
-
-if TYPE_CHECKING:
-    from tg80.shard import Shard
-
-MAX_STARTS = 16
-# Times are stored as float64 multiples of the time step: a hundredth of a frame is rounding.
-_FRAME_TOLERANCE = 1e-2
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """One trajectory, or a time block of one, in memory.
-
-    Attributes:
-        name: molecule id. `replica`: number of the trajectory of that molecule.
-        positions: (n_frames, n_atoms, 3) float32 A; velocities: likewise, A/fs.
-        atomic_numbers: (n_atoms,). relaxed_positions: (n_atoms, 3) A, the molecule relaxed with
-            GFN2-xTB; None where that is not known (public sets).
-        frame_fs: time between stored frames.
-        first_frame: number of the first frame here, counted in the whole trajectory.
-    """
-
-    name: str
-    replica: int
-    positions: np.ndarray
-    velocities: np.ndarray
-    atomic_numbers: np.ndarray
-    relaxed_positions: np.ndarray | None
-    frame_fs: float
-    first_frame: int = 0
-
-    @property
-    def n_frames(self) -> int:
-        return len(self.positions)
-
-    @property
-    def n_atoms(self) -> int:
-        return len(self.atomic_numbers)
-
-    @property
-    def length_fs(self) -> float:
-        """Time from the first to the last frame."""
-        return (self.n_frames - 1) * self.frame_fs
-
-    def block(self, begin_fs: float, end_fs: float) -> Trajectory:
-        """The frames with begin_fs <= time <= end_fs, times counted from the first frame."""
-        first = int(np.ceil(begin_fs / self.frame_fs - _FRAME_TOLERANCE))
-        last = int(np.floor(end_fs / self.frame_fs + _FRAME_TOLERANCE))
-        return replace(
-            self,
-            positions=self.positions[first : last + 1],
-            velocities=self.velocities[first : last + 1],
-            first_frame=self.first_frame + first,
-        )
-
-    def heavy_atoms(self) -> Trajectory:
-        """The trajectory without its hydrogens."""
-        heavy = self.atomic_numbers > 1
-        relaxed = self.relaxed_positions
-        return replace(
-            self,
-            positions=self.positions[:, heavy],
-            velocities=self.velocities[:, heavy],
-            atomic_numbers=self.atomic_numbers[heavy],
-            relaxed_positions=None if relaxed is None else relaxed[heavy],
-        )
-
-    def start_id(self, frame: int) -> str:
-        """Name of the window that starts at `frame` of this block, unique in a dataset."""
-        return f"{self.name}-r{self.replica}@{self.first_frame + frame}"
-
-
-def read_trajectory(path: str | Path) -> Trajectory:
-    """Read what windows need of one shard into memory.
-
-    Raises:
-        tg80.errors.CorruptFile: the shard cannot be read.
-    """
-    from tg80.shard import Shard
-
-    with Shard(path) as shard:
-        return _in_memory(shard)
-
-
-def _in_memory(shard: Shard) -> Trajectory:
-    return Trajectory(
-        name=shard.metadata.name,
-        replica=shard.metadata.replica,
-        positions=np.asarray(shard.read("positions"), dtype=np.float32),
-        velocities=np.asarray(shard.read("velocities"), dtype=np.float32),
-        atomic_numbers=np.asarray(shard.atomic_numbers, dtype=np.int64),
-        relaxed_positions=np.asarray(shard.static("relaxed_positions"), dtype=np.float64),
-        frame_fs=float(shard.frame_fs),
-    )
-
-
-def lag_frames(
-    lags_fs: Sequence[float] | np.ndarray, frame_fs: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Lags as stored frames, and the lags these frames really are.
-
-    Rounded half up, at least one frame; a lag that falls on a frame already taken is dropped and
-    the end padded.
-
-    Args:
-        lags_fs: (P,) fs, counted from the start state, increasing.
-        frame_fs: time between stored frames.
-
-    Returns:
-        frames: (P,) int, 0 where padded. real_lags_fs: (P,) fs, NaN where padded.
-
-    Raises:
-        UserError: no lag, or lags that are not positive and increasing.
-    """
-    lags = np.asarray(lags_fs, dtype=float)
-    if lags.size == 0 or not np.all(lags > 0) or not np.all(np.diff(lags) > 0):
-        raise UserError(f"lags must be positive and increasing, not {list(lags_fs)}")
-    # 1e-9: a quotient such as 2.4999999999 for 2.5 is a tie and goes up like one.
-    kept = np.unique(np.maximum(1, np.floor(lags / frame_fs + 0.5 + 1e-9).astype(np.int64)))
-    frames = np.zeros(lags.size, dtype=np.int64)
-    frames[: kept.size] = kept
-    real = np.full(lags.size, np.nan)
-    real[: kept.size] = kept * frame_fs
-    return frames, real
-
-
-def start_frames(n_frames: int, horizon_frames: int, max_starts: int = MAX_STARTS) -> np.ndarray:
-    """Starts of scored windows in a block: as many as fit more than a horizon apart, at most 16.
-
-    They are spread evenly from the first frame to the last one whose window ends in the block.
-
-    Args:
-        n_frames: frames of the block. horizon_frames: the longest lag, in frames.
-
-    Returns:
-        (n_starts,) increasing; empty if the horizon is longer than the block.
-    """
-    slack = n_frames - 1 - horizon_frames
-    if slack < 0:
-        return np.zeros(0, dtype=np.int64)
-    count = min(max_starts, slack // (horizon_frames + 1) + 1)
-    if count == 1:
-        return np.zeros(1, dtype=np.int64)
-    return np.arange(count, dtype=np.int64) * slack // (count - 1)
-
-
-def scored_starts(
-    trajectory: Trajectory, horizon_fs: float, part: str, max_starts: int = MAX_STARTS
-) -> np.ndarray:
-    """`start_frames` of one trajectory or block.
-
-    Raises:
-        UserError: the horizon is longer than the block; it is never shortened silently.
-    """
-    frames, _ = lag_frames([horizon_fs], trajectory.frame_fs)
-    starts = start_frames(trajectory.n_frames, int(frames[0]), max_starts)
-    if starts.size == 0:
-        raise UserError(
-            f"horizon {horizon_fs:g} fs is longer than the {part} block of {trajectory.name} "
-            f"({max(trajectory.length_fs, 0):g} fs); choose a shorter horizon or longer data"
-        )
-    return starts
+from tg80.lags import LagSampling, lag_frames, scored_starts
+from tg80.trajectories import Trajectory
 
 
 def uniform_rotations(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -278,29 +114,6 @@ def collate(windows: Sequence[Window]) -> WindowBatch:
         molecule=tuple(w.molecule for w in windows),
         start_id=tuple(w.start_id for w in windows),
     )
-
-
-@dataclass(frozen=True)
-class LagSampling:
-    """Which lags training windows have.
-
-    With probability `fixed_fraction` the fixed lags, else `n_lags` uniform lags to a horizon drawn
-    log-uniformly from max(8 fs, one stored frame) to `longest_fs` (the block's length if None).
-    """
-
-    fixed_lags_fs: tuple[float, ...]
-    fixed_fraction: float = 0.5
-    longest_fs: float | None = None
-
-    def draw(self, rng: np.random.Generator, frame_fs: float, length_fs: float) -> np.ndarray:
-        """Lags (n_lags,) in fs for one window of a block `length_fs` long."""
-        fixed = np.asarray(self.fixed_lags_fs, dtype=float)
-        if rng.random() < self.fixed_fraction:
-            return fixed
-        shortest = max(8.0, frame_fs)
-        longest = min(self.longest_fs or length_fs, length_fs)
-        horizon = np.exp(rng.uniform(np.log(shortest), np.log(max(longest, shortest))))
-        return horizon * np.arange(1, fixed.size + 1) / fixed.size
 
 
 class TrainingWindows(Dataset):

@@ -19,7 +19,8 @@ from benchmarks.settings import parse_settings
 from benchmarks.states import StartStates, score_mask_of
 from benchmarks.training import Trainer, TrainingSettings, pick_device
 from tg80.errors import UserError
-from tg80.windows import LagSampling, TrainingWindows, WindowBatch
+from tg80.lags import LagSampling
+from tg80.windows import TrainingWindows, WindowBatch
 
 WEIGHTS, SETTINGS = "atom.safetensors", "atom.json"
 

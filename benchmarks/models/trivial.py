@@ -17,7 +17,8 @@ from benchmarks.protocol import Budget, FitReport
 from benchmarks.states import StartStates, score_mask_of
 from tg80.constants import masses_of
 from tg80.errors import UserError
-from tg80.windows import Trajectory, lag_frames
+from tg80.lags import lag_frames
+from tg80.trajectories import Trajectory
 
 FILE = "trivial.json"
 

@@ -14,7 +14,8 @@ from benchmarks.training import (
 )
 from tests.benchmarks import toys
 from tg80.errors import CorruptFile, RunFailed, UserError
-from tg80.windows import LagSampling, TrainingWindows
+from tg80.lags import LagSampling
+from tg80.windows import TrainingWindows
 
 BUDGET = Budget(epochs=2)
 SETTINGS = TrainingSettings(

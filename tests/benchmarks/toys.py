@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.data import BenchmarkData, cut
 from benchmarks.tasks import TaskSpec
 from tg80.splits import load_split
-from tg80.windows import Trajectory
+from tg80.trajectories import Trajectory
 
 # Names of each part of fold 2 of tg80-v1; their atoms here are made up.
 TRAIN = ("1-butanol", "acetonitrile", "chlorobenzene", "ethylene")

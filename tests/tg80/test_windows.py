@@ -5,17 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tg80.errors import UserError
+from tg80.lags import LagSampling, lag_frames, scored_starts, start_frames
+from tg80.trajectories import Trajectory, read_trajectory
 from tg80.windows import (
     EpochOrder,
-    LagSampling,
     TrainingWindows,
-    Trajectory,
     collate,
     cut_window,
-    lag_frames,
-    read_trajectory,
-    scored_starts,
-    start_frames,
     uniform_rotations,
 )
 
