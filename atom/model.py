@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ from atom.initial import SCALAR, channel_layout, channel_order, scalar_columns
 from atom.lifting import Lifting, o3
 from atom.loss import masked_loss
 from atom.rope import time_rotation
+from atom.simulate import predict
 from atom.walk import bonded_pairs, random_walk_encoding
 
 # Initial scale of the output weights: an untrained model then moves atoms by hundredths of an
@@ -196,6 +199,10 @@ class ATOM(nn.Module):
         predicted = self(clean, velocities, atomic_numbers, lags_fs, walk_encoding, bonds)
         scored = real if score_mask is None else real & score_mask.bool()
         return masked_loss(predicted, targets, scored, ~lags_fs.isnan(), lag_weights)
+
+    def predict(self, atoms: Any, lags_fs: Sequence[float]) -> list[Any]:
+        """Structures of ASE at each lag (fs); see :func:`atom.simulate.predict`."""
+        return predict(self, atoms, lags_fs)
 
     def save(self, path: str | Path) -> None:
         """Write settings and parameters to one safetensors file, atomically."""
