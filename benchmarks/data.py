@@ -78,12 +78,17 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class BenchmarkData:
-    """One fold of one task on one data set."""
+    """One fold of one task on one data set.
+
+    Attributes:
+        blocks: the trajectories, or time blocks of them, that each part is scored on.
+    """
 
     task: TaskSpec
     fold: int
     training: TrainingData
     parts: dict[str, Part]
+    blocks: dict[str, tuple[Trajectory, ...]]
     manifest_sha256: str
     split_sha256: str
 
@@ -142,11 +147,9 @@ def cut(
     blocks = [t for t in trajectories if t.name in chosen.train]
     if not blocks:
         raise UserError(f"fold {fold} of split {split.version} has no training molecule here")
-    parts = {
-        name: part
-        for name in SCORED_PARTS
-        if (part := _part(name, trajectories, chosen, task)) is not None
-    }
+    scored = {name: _blocks(name, trajectories, chosen) for name in SCORED_PARTS}
+    scored = {name: members for name, members in scored.items() if members}
+    parts = {name: _part(name, members, task) for name, members in scored.items()}
     training = TrainingData(
         task=task,
         trajectories=tuple(t.block(*time_blocks(t.length_fs)["train"]) for t in blocks),
@@ -155,7 +158,20 @@ def cut(
             t.name: t.relaxed_positions for t in trajectories if t.relaxed_positions is not None
         },
     )
-    return BenchmarkData(task, fold, training, parts, manifest, split.sha256)
+    return BenchmarkData(task, fold, training, parts, scored, manifest, split.sha256)
+
+
+def windows_at(data: BenchmarkData, part: str, lags_fs: Sequence[float]) -> Windows:
+    """The windows of a part at other lags than the task's, increasing.
+
+    Starts and orientations follow the task's rules: as many starts as fit more than the longest
+    of these lags apart.
+
+    Raises:
+        UserError: the longest lag is longer than a block.
+    """
+    starts = _starts(data.blocks[part], max(lags_fs), part, data.task)
+    return _windows(starts, lags_fs, data.task, True)
 
 
 def _read(path: Path, task: TaskSpec) -> Trajectory:
@@ -170,19 +186,15 @@ def _read(path: Path, task: TaskSpec) -> Trajectory:
     return trajectory
 
 
-def _part(name: str, trajectories: Sequence[Trajectory], fold: Fold, task: TaskSpec) -> Part | None:
+def _blocks(name: str, trajectories: Sequence[Trajectory], fold: Fold) -> tuple[Trajectory, ...]:
     seen = name in SEEN_PARTS
     members = set(fold.train if seen else getattr(fold, name))
     chosen = [t for t in trajectories if t.name in members]
-    if not chosen:
-        return None
-    if seen:
-        chosen = [t.block(*time_blocks(t.length_fs)[name]) for t in chosen]
-    starts = [
-        (t, int(start))
-        for t in chosen
-        for start in scored_starts(t, task.horizon_fs, name, task.starts)
-    ]
+    return tuple(t.block(*time_blocks(t.length_fs)[name]) if seen else t for t in chosen)
+
+
+def _part(name: str, blocks: Sequence[Trajectory], task: TaskSpec) -> Part:
+    starts = _starts(blocks, task.horizon_fs, name, task)
     curve = _windows(starts, task.curve_lags_fs, task, True) if task.curve_lags_fs else None
     return Part(
         name=name,
@@ -190,6 +202,14 @@ def _part(name: str, trajectories: Sequence[Trajectory], fold: Fold, task: TaskS
         curve=curve,
         stored_frame=_windows(starts, task.lags_fs, task, False),
     )
+
+
+def _starts(
+    blocks: Sequence[Trajectory], horizon_fs: float, part: str, task: TaskSpec
+) -> list[tuple[Trajectory, int]]:
+    return [
+        (t, int(start)) for t in blocks for start in scored_starts(t, horizon_fs, part, task.starts)
+    ]
 
 
 def _windows(
