@@ -3,8 +3,9 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from tg80.errors import Tg80Error, UserError
 
@@ -18,22 +19,34 @@ def write_atomically(path: Path | str, content: bytes) -> None:
     Raises:
         Tg80Error: the disk is full or the folder cannot be written; nothing is left behind.
     """
+    with writing_atomically(path) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def writing_atomically(path: Path | str) -> Iterator[BinaryIO]:
+    """A stream whose content takes the file's name when the block ends, and never if it fails.
+
+    Raises:
+        Tg80Error: the disk is full or the folder cannot be written; nothing is left behind.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as stream:
-            stream.write(content)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         reason = error.strerror or error
         raise Tg80Error(
             f"{path}: cannot be written: {reason}; free space or check rights"
         ) from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def remove_temporary_files(folder: Path) -> None:
