@@ -1,12 +1,14 @@
-"""Trajectories as learning needs them: positions and velocities in memory, cut into time blocks."""
+"""Trajectories as learning needs them: positions and velocities, cut into time blocks."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from tg80.mapped import map_arrays, mapped_arrays
 from tg80.shard import Shard
 
 # Times are stored as float64 multiples of the time step: a hundredth of a frame is rounding.
@@ -15,7 +17,7 @@ _FRAME_TOLERANCE = 1e-2
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One trajectory, or a time block of one, in memory.
+    """One trajectory, or a time block of one: in memory, or mapped from a file.
 
     Attributes:
         name: molecule id. `replica`: number of the trajectory of that molecule.
@@ -62,13 +64,16 @@ class Trajectory:
     def heavy_atoms(self) -> Trajectory:
         """The trajectory without its hydrogens."""
         heavy = self.atomic_numbers > 1
+        n_heavy = int(heavy.sum())
+        # Our shards list heavy atoms first, and a slice of a mapped array stays in its file.
+        chosen = slice(n_heavy) if heavy[:n_heavy].all() else heavy
         relaxed = self.relaxed_positions
         return replace(
             self,
-            positions=self.positions[:, heavy],
-            velocities=self.velocities[:, heavy],
-            atomic_numbers=self.atomic_numbers[heavy],
-            relaxed_positions=None if relaxed is None else relaxed[heavy],
+            positions=self.positions[:, chosen],
+            velocities=self.velocities[:, chosen],
+            atomic_numbers=self.atomic_numbers[chosen],
+            relaxed_positions=None if relaxed is None else relaxed[chosen],
         )
 
     def start_id(self, frame: int) -> str:
@@ -76,23 +81,49 @@ class Trajectory:
         return f"{self.name}-r{self.replica}@{self.first_frame + frame}"
 
 
-def read_trajectory(path: str | Path) -> Trajectory:
-    """Read what windows need of one shard into memory.
+def read_trajectory(source: str | Path | Shard, cache: Path | None = None) -> Trajectory:
+    """Read what windows need of one shard.
+
+    Args:
+        source: the shard, or its path.
+        cache: None: read into memory. A folder: an uncompressed copy is written there once, and
+            mapped: frames are read as they are used, and the operating system keeps the last ones.
 
     Raises:
         tg80.errors.CorruptFile: the shard cannot be read.
+        tg80.errors.Tg80Error: the copy cannot be written.
     """
-    with Shard(path) as shard:
-        return _in_memory(shard)
+    with source if isinstance(source, Shard) else Shard(source) as shard:
+        if cache is None:
+            positions, velocities = _arrays(shard)
+        else:
+            positions, velocities = _mapped(shard, cache)
+        return Trajectory(
+            name=shard.metadata.name,
+            replica=shard.metadata.replica,
+            positions=positions,
+            velocities=velocities,
+            atomic_numbers=np.asarray(shard.atomic_numbers, dtype=np.int64),
+            relaxed_positions=np.asarray(shard.static("relaxed_positions"), dtype=np.float64),
+            frame_fs=float(shard.frame_fs),
+        )
 
 
-def _in_memory(shard: Shard) -> Trajectory:
-    return Trajectory(
-        name=shard.metadata.name,
-        replica=shard.metadata.replica,
-        positions=np.asarray(shard.read("positions"), dtype=np.float32),
-        velocities=np.asarray(shard.read("velocities"), dtype=np.float32),
-        atomic_numbers=np.asarray(shard.atomic_numbers, dtype=np.int64),
-        relaxed_positions=np.asarray(shard.static("relaxed_positions"), dtype=np.float64),
-        frame_fs=float(shard.frame_fs),
-    )
+def _arrays(shard: Shard) -> list[np.ndarray]:
+    return [np.asarray(shard.read(key), dtype="f4") for key in ("positions", "velocities")]
+
+
+def _mapped(shard: Shard, cache: Path) -> list[np.ndarray]:
+    facts, metadata = shard.path.stat(), shard.metadata
+    # Another file under the same name gets another copy.
+    identity = f"{facts.st_size} {facts.st_mtime_ns} {metadata.checksum()}"
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    path = cache / f"{metadata.name}-r{metadata.replica}-{digest}.f4"
+    shapes = [(shard.n_frames, shard.n_atoms, 3)] * 2
+    found = mapped_arrays(path, shapes)
+    if found is None:
+        cache.mkdir(parents=True, exist_ok=True)
+        map_arrays(path, _arrays(shard))
+        found = mapped_arrays(path, shapes)
+    assert found is not None
+    return list(found)
