@@ -7,7 +7,15 @@ References:
 from atom.checkpoint import CheckpointError
 from atom.config import PRESETS, ATOMConfig
 from atom.model import ATOM
-from atom.symmetry import EquivarianceError, quasi_equivariance, random_rotations
+from atom.symmetry import (
+    EquivarianceError,
+    layer_equivariance,
+    permutation_error,
+    quasi_equivariance,
+    random_orders,
+    random_rotations,
+    translation_error,
+)
 from atom.walk import bonded_pairs, random_walk_encoding
 
 __all__ = [
@@ -17,7 +25,11 @@ __all__ = [
     "CheckpointError",
     "EquivarianceError",
     "bonded_pairs",
+    "layer_equivariance",
+    "permutation_error",
     "quasi_equivariance",
+    "random_orders",
     "random_rotations",
     "random_walk_encoding",
+    "translation_error",
 ]
