@@ -165,8 +165,9 @@ class ATOM(nn.Module):
         score_mask: Tensor | None = None,
         generator: torch.Generator | None = None,
         lag_weights: Tensor | None = None,
+        noise: tuple[Tensor, Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Loss of one batch with label noise; the only place where noise is drawn.
+        """Loss of one batch with label noise; the only place where noise is added.
 
         Bonds and the walk encoding come from the noise-free start.
 
@@ -179,6 +180,9 @@ class ATOM(nn.Module):
             score_mask: (B, N) bool, atoms that count; all real atoms by default.
             generator: of the noise; torch's global one by default.
             lag_weights: (P,) or (B, P) weights of the lags; equal by default.
+            noise: standard normal numbers of the shapes of ``positions``, ``velocities`` and
+                ``targets`` in place of drawn ones: a sample's noise can then be its own,
+                whatever batch it is in.
 
         Returns:
             Scalar, A^2: squared error averaged over lags, atoms and coordinates of each molecule,
@@ -189,13 +193,17 @@ class ATOM(nn.Module):
         bonds = bonded_pairs(clean, atomic_numbers.long(), self.config.bond_factor)
         walk_encoding = random_walk_encoding(bonds, self.config.walk_steps)
         sigma_x, sigma_v = self.config.sigma_positions, self.config.sigma_velocities
+
+        def drawn(which: int, like: Tensor) -> Tensor:
+            return _noise_like(like, generator) if noise is None else noise[which].to(like)
+
         if sigma_x > 0:
-            clean = clean + sigma_x * _noise_like(clean, generator)
+            clean = clean + sigma_x * drawn(0, clean)
         if sigma_v > 0:
             unit = self._thermal_speeds[atomic_numbers.long()][..., None].to(velocities.dtype)
-            velocities = velocities + sigma_v * unit * _noise_like(velocities, generator)
+            velocities = velocities + sigma_v * unit * drawn(1, velocities)
         if sigma_x > 0 and self.config.target_noise:
-            targets = targets + sigma_x * _noise_like(targets, generator)
+            targets = targets + sigma_x * drawn(2, targets)
         predicted = self(clean, velocities, atomic_numbers, lags_fs, walk_encoding, bonds)
         scored = real if score_mask is None else real & score_mask.bool()
         return masked_loss(predicted, targets, scored, ~lags_fs.isnan(), lag_weights)
