@@ -20,15 +20,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.linalg
-from pyscf import df, dft, gto, lib
-from pyscf.scf import hf
+from pyscf import dft, lib
 
 from pipelines.exchange_correlation import check_functional
 from pipelines.gpu_devices import find_gpus, take_gpu
-from pipelines.kohn_sham import FockBuild
-from pipelines.timing import Stopwatch
-from tg80.theory import EVEN_TEMPERED, Level, symbols_of
+from pipelines.hamiltonian import FockBuild, Hamiltonian, make_mean_field
+from tg80.theory import Level
 
 
 @dataclass(frozen=True)
@@ -91,60 +88,24 @@ def gpu4pyscf_library() -> KohnShamLibrary:
     )
 
 
-def make_mean_field(rks: Callable[..., Any], level: Level, molecule: gto.Mole) -> Any:
-    """A mean-field object of the level, of PySCF or of GPU4PySCF.
-
-    PySCF and GPU4PySCF mix classes at run time, so that no static type describes the result.
-    """
-    mean_field: Any = rks(molecule, xc=level.functional)
-    mean_field.grids.level = level.grid_level
-    mean_field.small_rho_cutoff = level.small_rho_cutoff
-    mean_field.chkfile = None
-    if level.auxiliary_basis is None:
-        return mean_field
-    auxiliary = level.auxiliary_basis
-    if auxiliary == EVEN_TEMPERED:
-        auxiliary = df.aug_etb(molecule, beta=level.even_tempered_beta)
-    # A pure functional never asks for exchange, so that this is RI-J. `only_dfj=True` would say
-    # so, but GPU4PySCF 1.9.0 then passes the molecule where the density matrix is expected.
-    return mean_field.density_fit(auxbasis=auxiliary)
-
-
-class LibraryHamiltonian:
-    """One molecule at a Kohn-Sham level, moved from geometry to geometry; as KohnShamHamiltonian.
+class LibraryHamiltonian(Hamiltonian):
+    """A Hamiltonian whose Fock matrices and gradients come from a library's own classes.
 
     The mean-field object is kept and only reset between geometries. All arrays that come in or
-    go out are NumPy arrays, hartree and bohr.
+    go out are NumPy arrays, hartree and bohr. The library puts its grid in order itself, so that
+    `grid_geometry` is never read here: it keeps checkpoints of one form. The stopwatch tells no
+    parts apart.
 
-    Attributes:
-        level: the level of theory.
-        molecule: PySCF's molecule at the present geometry.
-        n_occupied: doubly occupied orbitals.
-        overlap: (n_basis, n_basis) at the present geometry.
-        overlap_root, overlap_inverse_root: S^1/2 and S^-1/2.
-        stopwatch: seconds by part of the work; the parts are not told apart here.
-        grid_geometry: of no use here, see KohnShamHamiltonian.
+    Args:
+        level, atomic_numbers, charge: see `Hamiltonian`.
+        library: whose classes.
     """
 
     def __init__(self, level: Level, atomic_numbers, charge: int, library: KohnShamLibrary):
         check_functional(level.functional)
-        self.level = level
-        self.stopwatch = Stopwatch()
+        super().__init__(level, atomic_numbers, charge)
         self._library = library
-        # Placed on a line for the build alone: every geometry comes through `move`.
-        atoms = [
-            (symbol, (0.0, 0.0, 3.0 * i)) for i, symbol in enumerate(symbols_of(atomic_numbers))
-        ]
-        self.molecule = gto.M(
-            atom=atoms, unit="Bohr", basis=level.basis, charge=charge, spin=0, verbose=0,
-            symmetry=False, parse_arg=False, dump_input=False,
-        )  # fmt: skip
-        self.n_occupied = self.molecule.nelectron // 2
         self._device: Any = make_mean_field(library.rks, level, self.molecule)
-        self._core = np.empty(0)
-        self._nuclear_repulsion = 0.0
-        # The library orders its grid itself; the attribute keeps checkpoints of one form.
-        self.grid_geometry: np.ndarray | None = None
 
     @property
     def mean_field(self) -> Any:
@@ -155,26 +116,11 @@ class LibraryHamiltonian:
         """Take a new geometry (n_atoms, 3), bohr; forget all integrals of the last one."""
         self.molecule.set_geom_(np.asarray(positions_bohr), unit="Bohr")
         self._device.reset(self.molecule)
-        # From the host in both libraries: the history of orbitals refers to this very matrix.
-        self.overlap = self.molecule.intor_symmetric("int1e_ovlp")
-        values, vectors = np.linalg.eigh(self.overlap)
-        self.overlap_root = (vectors * np.sqrt(values)) @ vectors.T
-        self.overlap_inverse_root = (vectors / np.sqrt(values)) @ vectors.T
-        self._core = self._library.to_host(self._device.get_hcore())
-        self._nuclear_repulsion = float(self.molecule.energy_nuc())
+        self._take_one_electron(self._library.to_host(self._device.get_hcore()))
 
-    def guess(self) -> np.ndarray:
-        """Occupied orbitals (n_basis, n_occupied) from atomic densities, without any history."""
-        # PySCF's in both libraries, so that a fresh start is the same start.
-        density = np.asarray(hf.init_guess_by_minao(self.molecule))
+    def _potential(self, density: Any) -> np.ndarray:
         potential = self._device.get_veff(self.molecule, self._library.to_device(density))
-        fock = self._core + self._library.to_host(potential)
-        _, orbitals = scipy.linalg.eigh(fock, self.overlap)
-        return orbitals[:, : self.n_occupied]
-
-    def density(self, occupied: np.ndarray) -> np.ndarray:
-        """Density matrix 2 C C^T of occupied orbitals (n_basis, n_occupied)."""
-        return 2.0 * (occupied @ occupied.T)
+        return self._library.to_host(potential)
 
     def fock(self, occupied: np.ndarray) -> FockBuild:
         """Energy and Fock matrix of orthonormal occupied orbitals (n_basis, n_occupied)."""
@@ -210,16 +156,6 @@ class LibraryHamiltonian:
         method.verbose = 0
         gradient = method.kernel(mean_field.mo_energy, mean_field.mo_coeff, mean_field.mo_occ)
         return self._library.to_host(gradient)
-
-    def mulliken_charges(self, occupied: np.ndarray) -> np.ndarray:
-        """Mulliken charges (n_atoms,), e."""
-        density = self.density(occupied)
-        _, charges = hf.mulliken_pop(self.molecule, density, self.overlap, verbose=0)
-        return np.asarray(charges)
-
-    def dipole(self, occupied: np.ndarray) -> np.ndarray:
-        """Dipole moment (3,) about the origin of the coordinates, e bohr."""
-        return hf.dip_moment(self.molecule, self.density(occupied), unit="AU", verbose=0)
 
     def limit_memory(self, n_bytes: float) -> None:
         """Give the device's unused memory back if this process holds more than n_bytes."""

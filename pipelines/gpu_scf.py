@@ -4,8 +4,6 @@ Extrapolation, self-consistency, failure ladder and state are `scf.KohnShamEngin
 checkpoint written on a CPU goes on on a GPU and back, to within the convergence thresholds.
 """
 
-from typing import Any
-
 import numpy as np
 
 from pipelines.calculators import formula
@@ -40,6 +38,8 @@ class GpuKohnShamEngine(KohnShamEngine):
         UserError: no usable GPU4PySCF or no CUDA device.
     """
 
+    _hamiltonian: LibraryHamiltonian
+
     def __init__(
         self,
         level: Level,
@@ -53,7 +53,7 @@ class GpuKohnShamEngine(KohnShamEngine):
         self._held_bytes = 1e9 * resources.memory_gb
         super().__init__(level, atomic_numbers, charge, resources)
 
-    def _make_hamiltonian(self, level: Level, resources: Resources) -> Any:
+    def _make_hamiltonian(self, level: Level, resources: Resources) -> LibraryHamiltonian:
         return LibraryHamiltonian(level, self._numbers, self._charge, self._library)
 
     def evaluate(self, positions: np.ndarray) -> Evaluation:

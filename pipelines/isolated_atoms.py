@@ -10,18 +10,18 @@ import argparse
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyscf
-from pyscf import df, dft, gto
+from pyscf import dft, gto
 from tblite.interface import Calculator as TbliteCalculator
 
 import tg80
+from pipelines.hamiltonian import make_mean_field
 from pipelines.threads import ThreadLimit
 from tg80.constants import BOLTZMANN_EV_PER_K, EV_PER_HARTREE
 from tg80.errors import RunFailed
-from tg80.theory import EVEN_TEMPERED, LEVELS, UNPAIRED_ELECTRONS, Level, atomic_number_of
+from tg80.theory import LEVELS, UNPAIRED_ELECTRONS, Level, atomic_number_of
 
 DESTINATION = Path(tg80.__file__).parent / "data" / "levels" / "isolated_atoms.json"
 _ABOUT = (
@@ -59,15 +59,7 @@ def _xtb_atom(level: Level, symbol: str) -> float:
 
 def _kohn_sham_atom(level: Level, symbol: str) -> float:
     atom = gto.M(atom=symbol, basis=level.basis, spin=UNPAIRED_ELECTRONS[symbol], verbose=0)
-    mean_field: Any = dft.UKS(atom, xc=level.functional)
-    mean_field.grids.level = level.grid_level
-    mean_field.small_rho_cutoff = level.small_rho_cutoff
-    if level.auxiliary_basis is not None:
-        auxiliary = level.auxiliary_basis
-        if auxiliary == EVEN_TEMPERED:
-            auxiliary = df.aug_etb(atom, beta=level.even_tempered_beta)
-        mean_field = mean_field.density_fit(auxbasis=auxiliary, only_dfj=True)
-    mean_field = mean_field.newton()
+    mean_field = make_mean_field(dft.UKS, level, atom, only_dfj=True).newton()
     mean_field.conv_tol = 1e-10
     mean_field.conv_tol_grad = 1e-5
     mean_field.max_cycle = 200

@@ -1,7 +1,8 @@
 """Kohn-Sham energies and forces for one geometry after another of a molecule.
 
-`KohnShamEngine` joins three parts: the Hamiltonian of a geometry (kohn_sham.py), the loop to
-self-consistency (self_consistency.py) and the predictor of its start (extrapolation.py).
+`KohnShamEngine` joins three parts: the Hamiltonian of a geometry (hamiltonian.py, kohn_sham.py),
+the loop to self-consistency (self_consistency.py) and the predictor of its start
+(extrapolation.py).
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pyscf import lib
 from pipelines.calculators import checked_positions, formula
 from pipelines.engine import Evaluation, Resources
 from pipelines.extrapolation import OrbitalExtrapolation
+from pipelines.hamiltonian import Hamiltonian
 from pipelines.kohn_sham import KohnShamHamiltonian
 from pipelines.secant_pairs import SecantPairs
 from pipelines.self_consistency import Solution, solve
@@ -58,10 +60,10 @@ class KohnShamEngine:
         self._threads = ThreadLimit(1)
         self._extrapolation = OrbitalExtrapolation()
         self._pairs = SecantPairs()
-        self._hamiltonian: Any = self._make_hamiltonian(level, resources)
+        self._hamiltonian = self._make_hamiltonian(level, resources)
 
-    def _make_hamiltonian(self, level: Level, resources: Resources) -> Any:
-        """The Hamiltonian of this engine: `KohnShamHamiltonian`, or one with its interface."""
+    def _make_hamiltonian(self, level: Level, resources: Resources) -> Hamiltonian:
+        """The Hamiltonian of this engine."""
         return KohnShamHamiltonian(
             level, self._numbers, self._charge, resources.memory_gb, resources.threads
         )

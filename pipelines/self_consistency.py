@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.kohn_sham import FockBuild, KohnShamHamiltonian
+from pipelines.hamiltonian import FockBuild, Hamiltonian
 from pipelines.secant_pairs import SecantPairs
 
 
@@ -42,7 +42,7 @@ def orbital_gradient(fock: np.ndarray, occupied: np.ndarray) -> np.ndarray:
 
 
 def solve(
-    hamiltonian: KohnShamHamiltonian,
+    hamiltonian: Hamiltonian,
     occupied: np.ndarray,
     pairs: SecantPairs | None = None,
     *,

@@ -7,9 +7,10 @@ import numpy as np
 from pyscf import df, dft, gto
 
 from benchmarks.speed.timing import SameThreads
+from pipelines.hamiltonian import auxiliary_basis_of
 from tg80.constants import ANGSTROM_PER_BOHR
 from tg80.errors import RunFailed
-from tg80.theory import EVEN_TEMPERED, Level, symbols_of
+from tg80.theory import Level, symbols_of
 
 # Larger three-centre integrals are left to PySCF, which then evaluates them in every cycle.
 _MAX_INTEGRAL_BYTES = 2e9
@@ -75,11 +76,9 @@ class StockPySCF:
         field.grids.level = level.grid_level
         field.small_rho_cutoff = level.small_rho_cutoff
         field.chkfile = None
-        auxiliary = level.auxiliary_basis
+        auxiliary = auxiliary_basis_of(level, self._molecule)
         if auxiliary is None:
             return field
-        if auxiliary == EVEN_TEMPERED:
-            auxiliary = df.aug_etb(self._molecule, beta=level.even_tempered_beta)
         return field.density_fit(auxbasis=auxiliary, only_dfj=True)
 
     def evaluate(self, positions: np.ndarray) -> StockResult:
