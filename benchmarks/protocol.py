@@ -61,6 +61,14 @@ class Model(Protocol):
     oracle: ClassVar[bool]
     seen_only: ClassVar[bool]
 
+    def initialise(self, data: TrainingData, *, seed: int) -> None:
+        """Make the model ready to predict without training.
+
+        A model that trains draws the weights that training with this seed begins with; one that
+        does not is fitted.
+        """
+        ...
+
     def fit(
         self,
         data: TrainingData,

@@ -43,7 +43,7 @@ class AtomJoint:
     trains: ClassVar[bool] = True
     oracle: ClassVar[bool] = False
     seen_only: ClassVar[bool] = False
-    time_attention: ClassVar[str] = "joint"
+    fixed: ClassVar[dict[str, Any]] = {"time_attention": "joint"}
 
     def __init__(self, **settings: Any) -> None:
         """Settings as in `AtomSettings`.
@@ -52,11 +52,11 @@ class AtomJoint:
             UserError: a setting is unknown or out of range.
         """
         self.given = parse_settings(AtomSettings, settings)
-        asked = self.given.model.get("time_attention", self.time_attention)
-        if asked != self.time_attention:
-            raise UserError(f"model {self.id} is time_attention = {self.time_attention!r}")
-        overrides = self.given.model | {"time_attention": self.time_attention}
+        for name, value in self.fixed.items():
+            if self.given.model.get(name, value) != value:
+                raise UserError(f"model {self.id} is {name} = {value!r}")
         preset = ATOMConfig.preset(self.given.preset).model_dump()
+        overrides = self.given.model | self.fixed
         self.config = parse_settings(ATOMConfig, preset | overrides, prefix="model.")
         self.device = pick_device(self.given.device)
         self.module: ATOM | None = None
@@ -70,6 +70,11 @@ class AtomJoint:
             "device": self.device.type,
         }
 
+    def initialise(self, data: TrainingData, *, seed: int) -> None:
+        """Draw the weights that training with this seed begins with."""
+        torch.manual_seed(seed)
+        self.module = ATOM(self.config).to(self.device).eval()
+
     def fit(
         self,
         data: TrainingData,
@@ -82,8 +87,8 @@ class AtomJoint:
         """Train on the train blocks; the weights best on `val` are kept."""
         training = self.given.training
         torch.set_num_threads(training.threads)
-        torch.manual_seed(seed)
-        module = ATOM(self.config).to(self.device)
+        self.initialise(data, seed=seed)
+        module = self._trained()
         lags = LagSampling(
             data.task.lags_fs, training.fixed_lag_fraction, training.longest_horizon_fs
         )
@@ -128,23 +133,24 @@ class AtomJoint:
 
         return validate
 
+    def _trained(self) -> ATOM:
+        if self.module is None:
+            raise UserError(f"model {self.id} has not been trained or loaded")
+        return self.module
+
     @torch.no_grad()
     def predict(
         self, states: StartStates, lags_fs: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Positions (B, P, N, 3) A at lags_fs (B, P), and failures (B,): none of its own."""
-        if self.module is None:
-            raise UserError(f"model {self.id} has not been trained or loaded")
         inputs = (states.positions, states.velocities, states.atomic_numbers, lags_fs)
-        positions = self.module(*(x.to(self.device) for x in inputs))
+        positions = self._trained()(*(x.to(self.device) for x in inputs))
         return positions.float().cpu(), torch.zeros(len(states), dtype=torch.bool)
 
     def save(self, folder: Path) -> None:
         """Write weights and settings."""
-        if self.module is None:
-            raise UserError(f"model {self.id} has not been trained or loaded")
         folder.mkdir(parents=True, exist_ok=True)
-        self.module.save(folder / WEIGHTS)
+        self._trained().save(folder / WEIGHTS)
         (folder / SETTINGS).write_text(json.dumps(self.settings()))
 
     @classmethod
@@ -159,4 +165,4 @@ class AtomStart(AtomJoint):
     """ATOM whose steps attend to the start state and themselves only."""
 
     id: ClassVar[str] = "atom-start"
-    time_attention: ClassVar[str] = "start"
+    fixed: ClassVar[dict[str, Any]] = {"time_attention": "start"}

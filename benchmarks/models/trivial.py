@@ -43,6 +43,10 @@ class _Trivial:
         """Take what is needed from the training data; budget and seed do not matter."""
         return FitReport()
 
+    def initialise(self, data: TrainingData, *, seed: int) -> None:
+        """There is nothing to draw: fit."""
+        self.fit(data, budget=Budget(epochs=1), seed=seed, out=Path())
+
     def predict(
         self, states: StartStates, lags_fs: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -126,6 +126,21 @@ def test_a_saved_model_predicts_the_same(fitted, data, tmp_path):
     assert loaded.settings() == fitted.settings()
 
 
+def test_initial_weights_depend_on_the_seed_alone(fitted, data):
+    def initial(seed):
+        model = make_model(fitted.id, **SETTINGS.get(fitted.id, {}))
+        model.initialise(data.training, seed=seed)
+        return predict(model, start_of(data, model))
+
+    torch.testing.assert_close(initial(0), initial(0), atol=0, rtol=0)
+    reference = predict(fitted, start_of(data, fitted))
+    if fitted.trains:
+        assert not torch.equal(initial(0), initial(1))
+        assert not torch.equal(initial(0), reference)
+    else:
+        torch.testing.assert_close(initial(0), reference, atol=0, rtol=0)
+
+
 def test_trivial_predictions_by_hand(data):
     states = data.parts["test_time"].windows.states.select([0])
     n = int(states.atom_mask.sum())
