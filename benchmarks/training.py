@@ -12,7 +12,7 @@ import copy
 import io
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,12 +21,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from rich.progress import Progress
 from torch import nn
-from torch.utils.data import DataLoader
 
 from benchmarks.protocol import Budget, FitReport
 from tg80.errors import CorruptFile, RunFailed, UserError
 from tg80.files import write_atomically
-from tg80.windows import EpochOrder, TrainingWindows, WindowBatch, collate
+from tg80.windows import TrainingWindows, WindowBatch, window_loader
 
 CHECKPOINT = "checkpoint.pt"
 LossFunction = Callable[[nn.Module, WindowBatch], torch.Tensor]
@@ -103,7 +102,7 @@ class Trainer:
         self.averaged = copy.deepcopy(module).requires_grad_(False)
         self.optimizers = make_optimizers(module, settings)
         self.best = copy.deepcopy(self.averaged.state_dict())
-        self.step = self.epoch = self.batch = 0
+        self.step = 0
         self.seconds = 0.0
         self.best_validation: float | None = None
         self.strikes = self.next_validation = 0
@@ -144,7 +143,7 @@ class Trainer:
             None if progress is None else progress.add_task(f"training, seed {self.seed}", total=1)
         )
         try:
-            for batch in () if stopped_early else self._batches():
+            for batch in () if stopped_early or self.fraction() >= 1 else self._batches():
                 self._train_on(batch)
                 self._after_step()
                 if progress is not None and bar is not None:
@@ -158,20 +157,12 @@ class Trainer:
             self.best = self.averaged.state_dict()
         return self.best, self._report(stopped_early)
 
-    def _batches(self) -> Iterator[WindowBatch]:
+    def _batches(self) -> Iterable[WindowBatch]:
         """Batches from where the run stands, epoch after epoch."""
-        while self.fraction() < 1:
-            self.windows.set_epoch(self.epoch)
-            order = EpochOrder(
-                self.windows.sizes(), self.settings.batch_size,
-                seed=self.seed, epoch=self.epoch, skip=self.batch,
-            )  # fmt: skip
-            # A generator of its own: a loader draws a seed when it is made, and a resumed run
-            # makes one more than an unbroken run.
-            yield from DataLoader(
-                self.windows, batch_sampler=order, collate_fn=collate, generator=torch.Generator()
-            )
-            self.epoch, self.batch = self.epoch + 1, 0
+        epoch, batch = divmod(self.step, self.steps_per_epoch)
+        return window_loader(
+            self.windows, self.settings.batch_size, epochs=None, first_epoch=epoch, skip=batch
+        )
 
     def _train_on(self, batch: WindowBatch) -> None:
         scale = schedule(self.fraction(), self.settings)
@@ -192,7 +183,7 @@ class Trainer:
             optimizer.step()
         self._average()
         self.loss_sum, self.loss_count = self.loss_sum + value, self.loss_count + 1
-        self.step, self.batch = self.step + 1, self.batch + 1
+        self.step += 1
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -300,7 +291,7 @@ class Trainer:
 
 
 _COUNTERS = (
-    "step", "epoch", "batch", "seconds", "best_validation", "strikes", "next_validation",
+    "step", "seconds", "best_validation", "strikes", "next_validation",
     "loss_sum", "loss_count", "history",
 )  # fmt: skip
 

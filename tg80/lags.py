@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from tg80.errors import UserError
 from tg80.trajectories import Trajectory
 
 MAX_STARTS = 16
+SHORTEST_FS = 8.0  # of horizons drawn for training
+Spacing = Literal["uniform", "log-uniform"]
 
 
 def lag_frames(
@@ -38,13 +41,28 @@ def lag_frames(
     lags = np.asarray(lags_fs, dtype=float)
     if lags.size == 0 or not np.all(lags > 0) or not np.all(np.diff(lags) > 0):
         raise UserError(f"lags must be positive and increasing, not {list(lags_fs)}")
+    return frames_of_lags(lags, frame_fs)
+
+
+def frames_of_lags(
+    lags_fs: np.ndarray, frame_fs: float | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`lag_frames` of many windows at once, lags unchecked.
+
+    Args:
+        lags_fs: (..., P) fs, not decreasing. frame_fs: one number, or (..., 1).
+
+    Returns:
+        frames: (..., P) int, 0 where padded. real_lags_fs: (..., P) fs, NaN where padded.
+    """
     # 1e-9: a quotient such as 2.4999999999 for 2.5 is a tie and goes up like one.
-    kept = np.unique(np.maximum(1, np.floor(lags / frame_fs + 0.5 + 1e-9).astype(np.int64)))
-    frames = np.zeros(lags.size, dtype=np.int64)
-    frames[: kept.size] = kept
-    real = np.full(lags.size, np.nan)
-    real[: kept.size] = kept * frame_fs
-    return frames, real
+    frames = np.maximum(1, np.floor(lags_fs / frame_fs + 0.5 + 1e-9).astype(np.int64))
+    repeated = np.zeros(frames.shape, dtype=bool)
+    repeated[..., 1:] = frames[..., 1:] == frames[..., :-1]
+    kept_first = np.argsort(repeated, axis=-1, kind="stable")
+    frames = np.take_along_axis(frames, kept_first, axis=-1)
+    repeated = np.take_along_axis(repeated, kept_first, axis=-1)
+    return np.where(repeated, 0, frames), np.where(repeated, np.nan, frames * frame_fs)
 
 
 def start_frames(n_frames: int, horizon_frames: int, max_starts: int = MAX_STARTS) -> np.ndarray:
@@ -85,24 +103,67 @@ def scored_starts(
     return starts
 
 
+def spaced_lags(
+    horizon_fs: float | np.ndarray,
+    n_lags: int = 8,
+    spacing: Spacing = "uniform",
+    shortest_fs: float | np.ndarray = SHORTEST_FS,
+) -> np.ndarray:
+    """Lags up to a horizon, evenly spaced in time or in the logarithm of time.
+
+    Args:
+        horizon_fs: the last lag; one number, or (...).
+        shortest_fs: the first lag of `log-uniform`; `uniform` begins at horizon_fs / n_lags.
+
+    Returns:
+        (..., n_lags) fs, increasing.
+
+    Raises:
+        UserError: no such spacing.
+    """
+    horizon = np.asarray(horizon_fs, dtype=float)[..., None]
+    if spacing == "uniform":
+        return horizon * np.arange(1, n_lags + 1) / n_lags
+    if spacing == "log-uniform":
+        shortest = np.minimum(np.asarray(shortest_fs, dtype=float)[..., None], horizon)
+        # Down from the horizon, so that a single lag is the horizon.
+        return horizon * (shortest / horizon) ** np.linspace(0, 1, n_lags)[::-1]
+    raise UserError(f"unknown spacing {spacing!r} of lags; choose uniform or log-uniform")
+
+
 @dataclass(frozen=True)
 class LagSampling:
     """Which lags training windows have.
 
-    With probability `fixed_fraction` the fixed lags, else `n_lags` uniform lags to a horizon drawn
-    log-uniformly from max(8 fs, one stored frame) to `longest_fs` (the block's length if None).
+    With probability `fixed_fraction` the fixed lags; else as many lags, spaced as `spacing` says,
+    to a horizon drawn log-uniformly from max(8 fs, one stored frame) to `longest_fs` (the block's
+    length if None).
     """
 
     fixed_lags_fs: tuple[float, ...]
     fixed_fraction: float = 0.5
     longest_fs: float | None = None
+    spacing: Spacing = "uniform"
 
-    def draw(self, rng: np.random.Generator, frame_fs: float, length_fs: float) -> np.ndarray:
-        """Lags (n_lags,) in fs for one window of a block `length_fs` long."""
+    def __post_init__(self) -> None:
+        """Raises UserError for lags or a spacing that can't be."""
+        lag_frames(self.fixed_lags_fs, 1.0)
+        spaced_lags(1.0, spacing=self.spacing)
+
+    def draw(self, uniforms: np.ndarray, frame_fs: np.ndarray, length_fs: np.ndarray) -> np.ndarray:
+        """Lags of many windows.
+
+        Args:
+            uniforms: (B, 2) random numbers in [0, 1).
+            frame_fs: (B,) time between frames. length_fs: (B,) length of the windows' blocks.
+
+        Returns:
+            (B, n_lags) fs, not decreasing; none is longer than its block.
+        """
         fixed = np.asarray(self.fixed_lags_fs, dtype=float)
-        if rng.random() < self.fixed_fraction:
-            return fixed
-        shortest = max(8.0, frame_fs)
-        longest = min(self.longest_fs or length_fs, length_fs)
-        horizon = np.exp(rng.uniform(np.log(shortest), np.log(max(longest, shortest))))
-        return horizon * np.arange(1, fixed.size + 1) / fixed.size
+        longest = length_fs if self.longest_fs is None else np.minimum(self.longest_fs, length_fs)
+        shortest = np.minimum(np.maximum(SHORTEST_FS, frame_fs), length_fs)
+        longest = np.maximum(longest, shortest)
+        horizon = shortest * (longest / shortest) ** uniforms[:, 1]
+        drawn = spaced_lags(horizon, fixed.size, self.spacing, shortest)
+        return np.where(uniforms[:, :1] < self.fixed_fraction, fixed, drawn)

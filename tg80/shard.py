@@ -12,6 +12,7 @@ References:
 import hashlib
 import io
 import json
+import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -253,7 +254,7 @@ def named_errors(path: Path) -> Iterator[None]:
 
 
 class Shard:
-    """Lazy reader of one shard; opens the file when first asked, and again after pickling.
+    """Lazy reader of one shard; opens the file when first asked, and again in another process.
 
     Raises:
         UserError: there is no such file.
@@ -263,6 +264,7 @@ class Shard:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._open: h5py.File | None = None
+        self._opened_by = 0
         self._metadata: ShardMetadata | None = None
 
     def __enter__(self) -> "Shard":
@@ -273,7 +275,7 @@ class Shard:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_open": None, "_metadata": self._metadata}
+        return self.__dict__ | {"_open": None}
 
     def close(self) -> None:
         if self._open is not None:
@@ -283,11 +285,13 @@ class Shard:
     @property
     def file(self) -> h5py.File:
         """The open HDF5 file."""
+        if self._opened_by != os.getpid():
+            self.close()  # a forked handle shares its place in the file with the parent's
         if self._open is None:
             with named_errors(self.path):
                 if not self.path.is_file():
                     raise FileNotFoundError(2, "no such file")
-                self._open = h5py.File(self.path, "r")
+                self._open, self._opened_by = h5py.File(self.path, "r"), os.getpid()
         return self._open
 
     @property

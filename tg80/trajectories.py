@@ -52,12 +52,11 @@ class Trajectory:
 
     def block(self, begin_fs: float, end_fs: float) -> Trajectory:
         """The frames with begin_fs <= time <= end_fs, times counted from the first frame."""
-        first = int(np.ceil(begin_fs / self.frame_fs - _FRAME_TOLERANCE))
-        last = int(np.floor(end_fs / self.frame_fs + _FRAME_TOLERANCE))
+        first, stop = block_frames(begin_fs, end_fs, self.frame_fs)
         return replace(
             self,
-            positions=self.positions[first : last + 1],
-            velocities=self.velocities[first : last + 1],
+            positions=self.positions[first:stop],
+            velocities=self.velocities[first:stop],
             first_frame=self.first_frame + first,
         )
 
@@ -79,6 +78,13 @@ class Trajectory:
     def start_id(self, frame: int) -> str:
         """Name of the window that starts at `frame` of this block, unique in a dataset."""
         return f"{self.name}-r{self.replica}@{self.first_frame + frame}"
+
+
+def block_frames(begin_fs: float, end_fs: float, frame_fs: float) -> tuple[int, int]:
+    """First frame with begin_fs <= time, and the frame after the last with time <= end_fs."""
+    first = int(np.ceil(begin_fs / frame_fs - _FRAME_TOLERANCE))
+    last = int(np.floor(end_fs / frame_fs + _FRAME_TOLERANCE))
+    return first, last + 1
 
 
 def read_trajectory(source: str | Path | Shard, cache: Path | None = None) -> Trajectory:
@@ -126,4 +132,4 @@ def _mapped(shard: Shard, cache: Path) -> list[np.ndarray]:
         map_arrays(path, _arrays(shard))
         found = mapped_arrays(path, shapes)
     assert found is not None
-    return list(found)
+    return found

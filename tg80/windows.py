@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tg80.errors import UserError
-from tg80.lags import LagSampling, lag_frames, scored_starts
+from tg80.lags import LagSampling, frames_of_lags, lag_frames, scored_starts
 from tg80.trajectories import Trajectory
 
 
@@ -25,8 +27,12 @@ def uniform_rotations(rng: np.random.Generator, count: int) -> np.ndarray:
         A normalised 4-dimensional Gaussian is a uniform unit quaternion: Muller (1959),
         doi:10.1145/377939.377946.
     """
-    q = rng.standard_normal((count, 4))
-    w, x, y, z = (q / np.linalg.norm(q, axis=1, keepdims=True)).T
+    return rotations_of(rng.standard_normal((count, 4)))
+
+
+def rotations_of(quaternions: np.ndarray) -> np.ndarray:
+    """The rotations (count, 3, 3) of quaternions (count, 4) of any length but zero."""
+    w, x, y, z = (quaternions / np.linalg.norm(quaternions, axis=1, keepdims=True)).T
     rows = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
         [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
@@ -120,7 +126,9 @@ class TrainingWindows(Dataset):
     """Random windows of training blocks, every molecule equally often.
 
     Item `index` of an epoch is a function of (seed, epoch, index): its start and lags are drawn
-    anew every epoch, and so is the uniform rotation it is turned by.
+    anew every epoch, and so is the uniform rotation it is turned by. Items are numbered through all
+    epochs, `epoch * len(windows) + index`, so that no worker has to be told the epoch. Whole
+    batches are cut at once, to the same values as their items one by one.
 
     Args:
         trajectories: the training blocks; nothing outside them can be drawn.
@@ -150,27 +158,90 @@ class TrainingWindows(Dataset):
         self.seed = seed
         self.windows_per_trajectory = windows_per_trajectory
         self.rotate = rotate
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose windows are drawn."""
-        self.epoch = epoch
+        self._frame_fs = np.array([t.frame_fs for t in trajectories])
+        self._n_frames = np.array([t.n_frames for t in trajectories])
+        self._drawn: tuple[int, np.ndarray, np.ndarray] | None = None
 
     def __len__(self) -> int:
+        """Items of an epoch."""
         return len(self.trajectories) * self.windows_per_trajectory
 
     def sizes(self) -> list[int]:
-        """Number of atoms of each window."""
+        """Number of atoms of each window of an epoch."""
         return [t.n_atoms for t in self.trajectories for _ in range(self.windows_per_trajectory)]
 
-    def __getitem__(self, index: int) -> Window:
-        rng = np.random.default_rng([self.seed, self.epoch, index])
-        trajectory = self.trajectories[index // self.windows_per_trajectory]
-        lags_fs = self.lags.draw(rng, trajectory.frame_fs, trajectory.length_fs)
-        frames, _ = lag_frames(lags_fs, trajectory.frame_fs)
-        start = int(rng.integers(trajectory.n_frames - int(frames.max())))
-        rotation = uniform_rotations(rng, 1)[0] if self.rotate else None
-        return cut_window(trajectory, start, lags_fs, rotation)
+    def __getitem__(self, number: int) -> Window:
+        batch = self.__getitems__([number])
+        return Window(
+            positions=batch.positions[0].numpy(),
+            velocities=batch.velocities[0].numpy(),
+            atomic_numbers=batch.atomic_numbers[0].numpy(),
+            lags_fs=batch.lags_fs[0].numpy(),
+            targets=batch.targets[0].numpy(),
+            molecule=batch.molecule[0],
+            start_id=batch.start_id[0],
+        )
+
+    def __getitems__(self, numbers: Sequence[int]) -> WindowBatch:
+        """The batch of these items; torch's loader asks for it under this name."""
+        epochs, indices = np.divmod(np.asarray(numbers), len(self))
+        uniforms = np.empty((len(indices), 3))
+        quaternions = np.empty((len(indices), 4))
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            table = self._draws(epoch)
+            uniforms[here], quaternions[here] = (part[indices[here]] for part in table)
+        which = indices // self.windows_per_trajectory
+        frame_fs, n_frames = self._frame_fs[which], self._n_frames[which]
+        lags = self.lags.draw(uniforms[:, 1:], frame_fs, (n_frames - 1) * frame_fs)
+        frames, real = frames_of_lags(lags, frame_fs[:, None])
+        starts = (uniforms[:, 0] * (n_frames - frames.max(axis=1))).astype(np.int64)
+        blocks = [self.trajectories[i] for i in which.tolist()]
+        return _cut(blocks, starts, frames, real, quaternions if self.rotate else None)
+
+    def _draws(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Random numbers of every item of an epoch: uniform (n, 3) and normal (n, 4)."""
+        if self._drawn is None or self._drawn[0] != epoch:
+            # 1: the order of the epoch has a stream of its own.
+            rng = np.random.default_rng([self.seed, epoch, 1])
+            self._drawn = epoch, rng.random((len(self), 3)), rng.standard_normal((len(self), 4))
+        return self._drawn[1:]
+
+
+def _cut(
+    blocks: Sequence[Trajectory],
+    starts: np.ndarray,
+    frames: np.ndarray,
+    real_lags_fs: np.ndarray,
+    quaternions: np.ndarray | None,
+) -> WindowBatch:
+    """`cut_window` and `collate` of a whole batch: starts (B,), frames and real_lags_fs (B, P)."""
+    size, n_steps = len(blocks), frames.shape[1] + 1
+    n_atoms = max(block.n_atoms for block in blocks)
+    path = np.zeros((size, n_steps, n_atoms, 3), dtype=np.float32)
+    velocities = np.zeros((size, n_atoms, 3), dtype=np.float32)
+    numbers = np.zeros((size, n_atoms), dtype=np.int64)
+    wanted = starts[:, None] + np.concatenate([np.zeros((size, 1), dtype=np.int64), frames], axis=1)
+    for i, (block, start) in enumerate(zip(blocks, starts.tolist(), strict=True)):
+        n = block.n_atoms
+        # np.asarray: indexing a mapped array as such costs more than the frames.
+        path[i, :, :n] = np.asarray(block.positions)[wanted[i]]
+        velocities[i, :n] = np.asarray(block.velocities)[start]
+        numbers[i, :n] = block.atomic_numbers
+    if quaternions is not None:
+        turns = rotations_of(quaternions).swapaxes(1, 2).astype(np.float32)
+        path = (path.reshape(size, -1, 3) @ turns).reshape(path.shape)
+        velocities = velocities @ turns
+    path[:, 1:][np.isnan(real_lags_fs)] = 0
+    return WindowBatch(
+        positions=torch.from_numpy(path[:, 0].copy()),
+        velocities=torch.from_numpy(velocities),
+        atomic_numbers=torch.from_numpy(numbers),
+        lags_fs=torch.from_numpy(real_lags_fs.astype(np.float32)),
+        targets=torch.from_numpy(path[:, 1:].copy()),
+        molecule=tuple(block.name for block in blocks),
+        start_id=tuple(b.start_id(s) for b, s in zip(blocks, starts.tolist(), strict=True)),
+    )
 
 
 class EpochOrder(Sampler[list[int]]):
@@ -204,3 +275,74 @@ class EpochOrder(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self.batches)
+
+
+def window_loader(
+    windows: TrainingWindows,
+    batch_size: int = 32,
+    *,
+    epochs: int | None = 1,
+    first_epoch: int = 0,
+    skip: int = 0,
+    workers: int = 0,
+    start_method: str | None = None,
+) -> DataLoader:
+    """Batches (`WindowBatch`) of whole epochs, molecules mixed and padded.
+
+    The batches do not depend on the number of workers, and a loader that starts at a later epoch or
+    batch goes on with what an unbroken one would give.
+
+    Args:
+        windows: what to draw from; its seed decides windows and order.
+        epochs: how many; None: without end.
+        first_epoch: number of the first. skip: batches left out at its front.
+        workers: processes that cut windows ahead; 0: this process does it, which is enough for
+            most models.
+        start_method: of the workers: fork, spawn, forkserver; None: the platform's.
+    """
+    return DataLoader(
+        windows,
+        batch_sampler=_Epochs(windows, batch_size, epochs, first_epoch, skip),
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        multiprocessing_context=start_method if workers else None,
+        # A generator of its own: a loader draws a seed when it is made, and a resumed run makes
+        # one more than an unbroken run.
+        generator=torch.Generator(),
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch  # `TrainingWindows` makes whole batches
+
+
+class _Epochs(Sampler[list[int]]):
+    """`EpochOrder` of one epoch after another, items numbered through."""
+
+    def __init__(
+        self,
+        windows: TrainingWindows,
+        batch_size: int,
+        epochs: int | None,
+        first_epoch: int,
+        skip: int,
+    ) -> None:
+        self.windows, self.batch_size = windows, batch_size
+        self.epochs, self.first_epoch, self.skip = epochs, first_epoch, skip
+
+    def __len__(self) -> int:
+        if self.epochs is None:
+            raise TypeError("epochs without end have no number of batches")
+        per_epoch = -(-len(self.windows) // self.batch_size)
+        return max(0, self.epochs * per_epoch - self.skip)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        numbers = count(self.first_epoch)
+        sizes, skip = self.windows.sizes(), self.skip
+        for epoch in numbers if self.epochs is None else islice(numbers, self.epochs):
+            first = epoch * len(self.windows)
+            for batch in EpochOrder(
+                sizes, self.batch_size, seed=self.windows.seed, epoch=epoch, skip=skip
+            ):
+                yield [first + index for index in batch]
+            skip = 0

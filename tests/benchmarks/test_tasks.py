@@ -6,7 +6,7 @@ from benchmarks.states import score_mask_of
 from benchmarks.tasks import TASKS, Track, get_task, window_rotation
 from tests.benchmarks import toys
 from tg80.errors import UserError
-from tg80.windows import lag_frames
+from tg80.lags import lag_frames
 
 
 def test_the_frozen_tasks_are_what_was_published():

@@ -1,87 +1,32 @@
+"""Windows, batches of them, and the loader that gives the same data however it is run."""
+
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.tg80.frames import numbered
 from tg80.errors import UserError
-from tg80.lags import LagSampling, lag_frames, scored_starts, start_frames
+from tg80.lags import LagSampling
 from tg80.trajectories import Trajectory, read_trajectory
 from tg80.windows import (
     EpochOrder,
     TrainingWindows,
     collate,
     cut_window,
+    rotations_of,
     uniform_rotations,
+    window_loader,
 )
 
-
-def trajectory(n_frames=101, n_atoms=3, frame_fs=10.0, name="water"):
-    """Positions hold the frame number, so that a window tells where it was cut."""
-    positions = np.zeros((n_frames, n_atoms, 3), "f4") + np.arange(n_frames)[:, None, None]
-    numbers = np.array([8] + [1] * (n_atoms - 1))
-    return Trajectory(name, 0, positions, -positions, numbers, positions[0], frame_fs)
-
-
-@given(n_frames=st.integers(1, 2000), horizon=st.integers(1, 400), most=st.integers(1, 20))
-def test_starts_fit_lie_apart_and_are_as_many_as_fit(n_frames, horizon, most):
-    starts = start_frames(n_frames, horizon, most)
-    if horizon > n_frames - 1:
-        assert starts.size == 0
-        return
-    assert 1 <= starts.size <= most
-    assert starts[0] == 0
-    assert starts[-1] + horizon <= n_frames - 1
-    assert np.all(np.diff(starts) > horizon)
-    one_more = starts.size * (horizon + 1) + horizon  # last frame if one more were packed in
-    assert starts.size == most or one_more > n_frames - 1
-
-
-def test_a_horizon_longer_than_its_block_is_refused():
-    block = trajectory(n_frames=100)
-    assert scored_starts(block, 990.0, "val_time").tolist() == [0]
-    with pytest.raises(UserError, match=r"horizon 1000 fs is longer than the val_time block"):
-        scored_starts(block, 1000.0, "val_time")
-
-
-@given(
-    lags=st.lists(st.floats(0.1, 5000), min_size=1, max_size=10, unique=True).map(sorted),
-    frame_fs=st.sampled_from([0.5, 1.0, 2.0, 10.0]),
-)
-def test_lags_are_rounded_half_up_to_different_frames(lags, frame_fs):
-    frames, real = lag_frames(lags, frame_fs)
-    kept = frames[~np.isnan(real)]
-    wanted = {max(1, int(np.floor(lag / frame_fs + 0.5 + 1e-9))) for lag in lags}
-    assert kept.tolist() == sorted(wanted)
-    np.testing.assert_allclose(real[: kept.size], kept * frame_fs)
-    assert np.isnan(real[kept.size :]).all()
-
-
-def test_lag_rounding_at_ties_and_below_one_frame():
-    frames, real = lag_frames([1.0, 4.0, 25.0, 26.0, 35.0], 10.0)
-    assert frames.tolist() == [1, 3, 4, 0, 0]
-    np.testing.assert_array_equal(real, [10.0, 30.0, 40.0, np.nan, np.nan])
-
-
-@pytest.mark.parametrize("lags", [[], [0.0, 10.0], [20.0, 10.0], [10.0, 10.0], [-5.0]])
-def test_bad_lags_are_refused(lags):
-    with pytest.raises(UserError, match="positive and increasing"):
-        lag_frames(lags, 10.0)
-
-
-def test_blocks_hold_the_frames_within_their_edges():
-    whole = trajectory(n_frames=1201)
-    assert whole.length_fs == 12000
-    block = whole.block(0.79 * 12000, 12000)
-    assert (block.first_frame, block.n_frames) == (948, 253)
-    assert block.positions[0, 0, 0] == 948
-    assert block.start_id(2) == "water-r0@950"
-    assert whole.block(0.0, 7200.0).n_frames == 721
-    assert whole.block(7201.0, 7299.0).n_frames == 9
+LAGS = LagSampling((100.0, 200.0), fixed_fraction=0.3)
 
 
 def test_a_window_holds_what_it_says():
-    window = cut_window(trajectory(), 7, [10.0, 12.0, 30.0])
+    window = cut_window(numbered(), 7, [10.0, 12.0, 30.0])
     assert window.positions[0, 0] == 7
     assert window.velocities[0, 0] == -7
     assert window.targets[:, 0, 0].tolist() == [8.0, 10.0, 0.0]
@@ -90,7 +35,7 @@ def test_a_window_holds_what_it_says():
 
 def test_a_turned_window_keeps_lengths_and_turns_as_one():
     rng = np.random.default_rng(0)
-    source = trajectory(n_atoms=4)
+    source = numbered(n_atoms=4)
     source = Trajectory(
         "x", 0, rng.normal(size=(50, 4, 3)).astype("f4"), rng.normal(size=(50, 4, 3)).astype("f4"),
         source.atomic_numbers, source.relaxed_positions, 10.0,
@@ -105,7 +50,7 @@ def test_a_turned_window_keeps_lengths_and_turns_as_one():
 
 def test_collate_pads_atoms_and_lags_with_nothing():
     batch = collate(
-        [cut_window(trajectory(n_atoms=2), 1, [10.0]), cut_window(trajectory(), 2, [10.0, 20.0])]
+        [cut_window(numbered(n_atoms=2), 1, [10.0]), cut_window(numbered(), 2, [10.0, 20.0])]
     )
     assert batch.positions.shape == (2, 3, 3)
     assert batch.targets.shape == (2, 2, 3, 3)
@@ -116,34 +61,80 @@ def test_collate_pads_atoms_and_lags_with_nothing():
     assert batch.start_id == ("water-r0@1", "water-r0@2")
 
 
-def test_training_windows_stay_in_the_block_and_depend_on_seed_epoch_index():
-    lags = LagSampling((100.0, 200.0), fixed_fraction=0.3)
-    block = trajectory().block(0, 600)
-    make = lambda seed: TrainingWindows(  # noqa: E731
-        [block, block], lags, seed=seed, windows_per_trajectory=200, rotate=False
+def training_windows(seed=1, rotate=True, n=20, lags=LAGS) -> TrainingWindows:
+    """Three molecules of different sizes, one of them stored at another interval."""
+    rng = np.random.default_rng(0)
+    blocks = []
+    for i, frame_fs in enumerate((10.0, 10.0, 4.0)):
+        block = numbered(n_frames=90, n_atoms=2 + i, frame_fs=frame_fs, name=f"m{i}")
+        noise = rng.normal(size=block.positions.shape).astype("f4")
+        blocks.append(replace(block, positions=noise, velocities=noise[::-1].copy()))
+    return TrainingWindows(blocks, lags, seed=seed, windows_per_trajectory=n, rotate=rotate)
+
+
+def test_training_windows_stay_in_the_block_and_hold_what_they_say():
+    block = numbered().block(0, 600)
+    windows = TrainingWindows(
+        [block, block], LAGS, seed=1, windows_per_trajectory=200, rotate=False
     )
-    windows = make(1)
     assert len(windows) == 400
-    horizons = set()
-    for index in range(len(windows)):
-        window = windows[index]
+    horizons, starts = set(), set()
+    for number in range(len(windows)):
+        window = windows[number]
         start = window.positions[0, 0]
         last = np.nanmax(window.lags_fs)
         horizons.add(float(last))
+        starts.add(float(start))
         valid = ~np.isnan(window.lags_fs)
         np.testing.assert_allclose(window.targets[valid, 0, 0], start + window.lags_fs[valid] / 10)
+        assert (window.targets[~valid] == 0).all()
+        assert window.velocities[0, 0] == -start
         assert start + last / 10 <= 60
     assert min(horizons) == 10 and max(horizons) > 300
-    first = [windows[i].start_id for i in range(20)]
-    assert first == [make(1)[i].start_id for i in range(20)]
-    assert first != [make(2)[i].start_id for i in range(20)]
-    windows.set_epoch(1)
-    assert first != [windows[i].start_id for i in range(20)]
+    assert min(starts) == 0 and max(starts) > 50
+
+
+def test_windows_depend_on_seed_epoch_and_index_alone():
+    numbers = range(20)
+    windows, same, other = training_windows(), training_windows(), training_windows(seed=2)
+    of = lambda found, epoch=0: [found[epoch * len(found) + i].start_id for i in numbers]  # noqa: E731
+    later = of(windows, epoch=3)
+    first = of(windows)
+    assert first == of(same)
+    assert of(windows, epoch=3) == later != first
+    assert of(other) != first
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 239), min_size=1, max_size=12), st.booleans())
+def test_a_batch_is_its_items_one_by_one(numbers, rotate):
+    """Numbers of four epochs, in any order; each item as `cut_window` cuts it."""
+    windows = training_windows(rotate=rotate)
+    batch = windows.__getitems__(numbers)
+    alone = collate([windows[number] for number in numbers])
+    for key in ("positions", "velocities", "atomic_numbers", "lags_fs", "targets"):
+        torch.testing.assert_close(
+            getattr(batch, key), getattr(alone, key), atol=0, rtol=0, equal_nan=True
+        )
+    assert (batch.start_id, batch.molecule) == (alone.start_id, alone.molecule)
+    blocks = {block.name: block for block in windows.trajectories}
+    for row, number in enumerate(numbers):
+        block = blocks[batch.molecule[row]]
+        start = int(batch.start_id[row].split("@")[1])
+        lags = batch.lags_fs[row][~torch.isnan(batch.lags_fs[row])].double().numpy()
+        turn = rotations_of(windows._draws(number // 60)[1][number % 60][None])[0]
+        wanted = cut_window(block, start, lags, turn if rotate else None)
+        for key in ("positions", "velocities"):
+            found = getattr(batch, key)[row, : block.n_atoms].numpy()
+            np.testing.assert_allclose(found, getattr(wanted, key), atol=1e-5)
+        targets = batch.targets[row, : len(lags), : block.n_atoms].numpy()
+        np.testing.assert_allclose(targets, wanted.targets, atol=1e-5)
+    assert bool((batch.positions[batch.atomic_numbers == 0] == 0).all())
 
 
 def test_training_windows_need_a_block_of_the_horizon():
     with pytest.raises(UserError, match="train block"):
-        TrainingWindows([trajectory(5)], LagSampling((100.0,)), seed=0)
+        TrainingWindows([numbered(5)], LagSampling((100.0,)), seed=0)
     with pytest.raises(UserError, match="no training trajectory"):
         TrainingWindows([], LagSampling((100.0,)), seed=0)
 
@@ -171,16 +162,72 @@ def test_rotations_are_proper_and_uniform():
     assert abs(cosine.mean() + 0.5) < 0.02
 
 
-def test_a_shard_is_read_whole(ethanol_shard):
-    found = read_trajectory(ethanol_shard)
-    assert (found.name, found.n_frames, found.n_atoms, found.frame_fs) == ("ethanol", 400, 9, 1.0)
-    assert found.relaxed_positions.shape == (9, 3)
-    assert found.heavy_atoms().n_atoms == 3
-    assert found.heavy_atoms().relaxed_positions.shape == (3, 3)
-
-
 def test_batches_hold_molecules_of_like_size():
     sizes = [5, 20] * 64
     batches = list(EpochOrder(sizes, 16, seed=0, epoch=0))
     assert sum(len({sizes[i] for i in batch}) == 1 for batch in batches) >= len(batches) - 1
     assert batches != list(EpochOrder(sizes, 16, seed=0, epoch=1))
+
+
+# The loader
+
+
+def loaded(windows, **settings):
+    return list(window_loader(windows, 8, **settings))
+
+
+def assert_same(one, other):
+    assert [b.start_id for b in one] == [b.start_id for b in other]
+    for a, b in zip(one, other, strict=True):
+        for key in ("positions", "velocities", "atomic_numbers", "lags_fs", "targets"):
+            torch.testing.assert_close(
+                getattr(a, key), getattr(b, key), atol=0, rtol=0, equal_nan=True
+            )
+
+
+def test_an_epoch_holds_every_window_once_and_mixes_molecules():
+    windows = training_windows()
+    loader = window_loader(windows, 8, epochs=2)
+    batches = list(loader)
+    assert len(batches) == len(loader) == 16
+    for half in (batches[:8], batches[8:]):
+        counts = [name for batch in half for name in batch.molecule]
+        assert {name: counts.count(name) for name in ("m0", "m1", "m2")} == {
+            "m0": 20, "m1": 20, "m2": 20,
+        }  # fmt: skip
+    assert any(len(set(batch.molecule)) > 1 for batch in batches)
+    assert [b.start_id for b in batches[:8]] != [b.start_id for b in batches[8:]]
+
+
+def test_a_loader_goes_on_where_another_stopped():
+    whole = loaded(training_windows(), epochs=3)
+    assert_same(loaded(training_windows(), epochs=2, first_epoch=1, skip=3), whole[11:])
+    endless = window_loader(training_windows(), 8, epochs=None, first_epoch=2)
+    assert_same([batch for batch, _ in zip(endless, range(8), strict=False)], whole[16:])
+    torch.manual_seed(0)
+    wanted = torch.rand(1)
+    torch.manual_seed(0)
+    loaded(training_windows())
+    assert torch.rand(1) == wanted  # the loader draws nothing from the global stream
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    from tests import factories
+
+    folder = tmp_path_factory.mktemp("shards")
+    return factories.make_dataset(folder, ["methanol", "formaldehyde"], n_frames=120)
+
+
+@pytest.mark.parametrize(
+    ("method", "kept"), [("fork", "memory"), ("fork", "mapped"), ("spawn", "mapped")]
+)
+def test_two_workers_give_what_none_gives(method, kept, shards, tmp_path):
+    cache = tmp_path if kept == "mapped" else None
+    lags = LagSampling((10.0, 20.0))
+    make = lambda cache: TrainingWindows(  # noqa: E731
+        [read_trajectory(path, cache).block(0, 70) for path in shards], lags, seed=3
+    )
+    plain = list(window_loader(make(None), 16, epochs=2))
+    given = list(window_loader(make(cache), 16, epochs=2, workers=2, start_method=method))
+    assert_same(given, plain)
