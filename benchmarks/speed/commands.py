@@ -268,7 +268,8 @@ def finish(
     as_markdown: bool,
 ) -> None:
     """Prints a result as JSON, as Markdown or for a terminal."""
-    from benchmarks.speed.tables import machine_line, print_sheets
+    from benchmarks.sheets import print_sheets
+    from benchmarks.speed.tables import machine_line
 
     if as_json:
         print(json.dumps(document))

@@ -18,8 +18,8 @@ from typing import IO, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from benchmarks.sheets import Sheet
 from benchmarks.speed.starts import Start, thermal_start
-from benchmarks.speed.tables import Sheet
 from benchmarks.speed.timing import timed
 from pipelines.engine import Resources
 from pipelines.gpu_scf import prepare_run

@@ -1,41 +1,8 @@
 """Tables of speed figures, for a terminal or as Markdown."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """One table: a title, column heads, and rows of text; the first column names the row."""
-
-    title: str
-    heading: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-def print_sheets(sheets: Sequence[Sheet], *, as_markdown: bool, console: Console) -> None:
-    """Prints tables one after another."""
-    for sheet in sheets:
-        if as_markdown:
-            print(markdown(sheet))
-            continue
-        table = Table(title=sheet.title, title_justify="left")
-        for i, head in enumerate(sheet.heading):
-            table.add_column(head, justify="left" if i == 0 else "right")
-        for row in sheet.rows:
-            table.add_row(*row)
-        console.print(table)
-
-
-def markdown(sheet: Sheet) -> str:
-    """A table as Markdown, its title above it."""
-    rule = ["---", *["--:"] * (len(sheet.heading) - 1)]
-    lines = ["| " + " | ".join(row) + " |" for row in (sheet.heading, rule, *sheet.rows)]
-    return f"{sheet.title}\n\n" + "\n".join(lines) + "\n"
+from benchmarks.sheets import Sheet
 
 
 def machine_line(machine: dict[str, Any]) -> str:

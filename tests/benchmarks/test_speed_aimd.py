@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from benchmarks.cli import main
+from benchmarks.sheets import Sheet, markdown
 from benchmarks.speed.commands import numbers
 from benchmarks.speed.starts import find_molecules, thermal_start
 from benchmarks.speed.stock import StockPySCF
-from benchmarks.speed.tables import Sheet, markdown
 from benchmarks.speed.timing import peak_memory_bytes, summary, timed
 from tg80.errors import UserError
 from tg80.mechanics import angular_momentum, linear_momentum
