@@ -9,8 +9,18 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.commands.options import (
+    DataOption,
+    FoldOption,
+    SeedsOption,
+    SplitOption,
+    TaskOption,
+    TrackOption,
+    make_folder,
+    parse_seeds,
+    progress_bars,
+)
 from benchmarks.speed.commands import app as speed_app
 from tg80.cli_support import JsonOption, run_app
 from tg80.errors import UserError
@@ -27,37 +37,17 @@ app = typer.Typer(
 app.add_typer(speed_app, name="speed")
 
 
-def parse_seeds(text: str) -> list[int]:
-    """ "3" is three seeds 0, 1, 2; "4,7" are these two; "5," is the one seed 5.
-
-    Raises:
-        UserError: something else.
-    """
-    try:
-        if "," not in text:
-            seeds = list(range(int(text)))
-        else:
-            seeds = [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        seeds = []
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds wants a count such as 3 or a list such as 0,1,2, not {text!r}")
-    return seeds
-
-
 @app.command()
 def run(
-    fold: Annotated[int, typer.Option(help="Fold of the split, 1 to 5.", show_default=False)],
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of shards; default: the data that ships along.")
-    ] = None,
-    task: Annotated[str, typer.Option(help="Task id.")] = "mini-xtb-v1",
+    fold: FoldOption,
+    data: DataOption = None,
+    task: TaskOption = "mini-xtb-v1",
     model: Annotated[str, typer.Option(help="Model id.")] = "atom",
-    track: Annotated[str, typer.Option(help="canonical, heavy-input or all-atom.")] = "canonical",
+    track: TrackOption = "canonical",
     preset: Annotated[
         str | None, typer.Option(help="Size of a learnt model: mini, public or paper.")
     ] = None,
-    seeds: Annotated[str, typer.Option(help="A count, or a list such as 0,1,2.")] = "1",
+    seeds: SeedsOption = "1",
     epochs: Annotated[int | None, typer.Option(help="Training budget in epochs.")] = None,
     budget_cpu_minutes: Annotated[
         float | None,
@@ -68,9 +58,7 @@ def run(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("runs"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    split: Annotated[
-        str | None, typer.Option(help="Frozen split by name or file; default: the task's.")
-    ] = None,
+    split: SplitOption = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a setting, such as training.batch_size=8."),
@@ -102,12 +90,8 @@ def run(
         raise UserError(f"model {model} takes neither --set nor --preset")
     make_model(model, **given)  # Wrong settings are told before any data is read.
     benchmark = load_benchmark(chosen_task, fold, data, split)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"--out {out}: cannot be made ({reason}); choose another") from None
-    with _progress() as progress:
+    make_folder(out, "--out")
+    with progress_bars() as progress:
         records = run_model(
             model, benchmark, seeds=chosen_seeds, budget=budget, settings=given, out=out,
             progress=progress,
@@ -149,17 +133,6 @@ def _print(records: list[Any], style: str) -> None:
     else:
         # A pipe has no width of its own, and a table squeezed to 80 columns is unreadable.
         tables.print_tables(lines, Console(width=None if sys.stdout.isatty() else 160))
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,0 +1,1 @@
+"""The commands of `atom-bench` that take models apart, one file each."""
