@@ -1,0 +1,110 @@
+"""`tg80 export`: trajectories as files of other programs."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tg80.cli_support import JsonOption, console
+from tg80.splits import TG80_VERSION
+
+
+def export(
+    sources: Annotated[
+        list[Path], typer.Argument(help="Shards (.h5md), or folders with shards in them.")
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="extxyz (one file, with the keys of mace_run_train), npz (MD17's and sGDML's "
+            "layout), upstream (what the public ATOM code reads)."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")],
+    fold: Annotated[
+        int | None, typer.Option(help="Only one part of this fold of the split; with --part.")
+    ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="train, val, test_id, test_ood, val_time or test_time. train is the first 60 % "
+            "of the training compounds' trajectories, as in the benchmark."
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="The split that --fold is of: a version or a file.")
+    ] = TG80_VERSION,
+    molecules: Annotated[
+        str | None, typer.Option(help="Only these, names separated by commas.")
+    ] = None,
+    level: Annotated[
+        str | None, typer.Option(help="Only this level of theory. Needed if there are several.")
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Every how many frames one is taken.")] = 1,
+    frames: Annotated[
+        int | None,
+        typer.Option(min=1, help="At most so many frames a trajectory, evenly spaced."),
+    ] = None,
+    separate: Annotated[
+        bool,
+        typer.Option(
+            "--separate",
+            help="extxyz: one file a trajectory and no isolated atoms, for viewers and MDAnalysis.",
+        ),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over files that exist.")] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Write trajectories as files that other programs read.
+
+    Beside every file lies a JSON file with its units, frame spacing, level of theory, split and
+    the checksums of the shards it came from. Replicas are never joined into one trajectory.
+
+    Examples:
+
+        tg80 export data --to extxyz --fold 2 --part train --frames 100 --out mace
+
+        tg80 export data --to npz --molecules ethanol --out npz
+
+        tg80 export data --to upstream --out tg80_npz
+    """
+    from tg80.export import plan_export, write_export
+    from tg80.export_selection import Selection
+
+    selection = Selection(
+        molecules=None if molecules is None else tuple(_names(molecules)),
+        level=level,
+        split=split,
+        fold=fold,
+        part=part,
+        every=every,
+        frames=frames,
+    )
+    targets = plan_export(sources, to, out, selection, separate=separate, force=force)
+    columns = (TextColumn("{task.completed}/{task.total} frames"), BarColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task("", total=sum(target.n_frames for target in targets))
+        written = write_export(targets, lambda n_frames: progress.advance(task, n_frames))
+    if json_output:
+        print(json.dumps(written, indent=2))
+    else:
+        _show(written)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _show(written: Sequence[dict[str, Any]]) -> None:
+    for file in written:
+        rows = file["trajectories"]
+        spacings = ", ".join(f"{fs:g}" for fs in sorted({row["frame_fs"] for row in rows}))
+        what = f"{len(rows)} trajectories" if len(rows) > 1 else rows[0]["molecule"]
+        print(f"{file['path']}: {what}, {file['n_frames']} frames {spacings} fs apart")
+        for note in file["notes"]:
+            print(f"  {note}")
