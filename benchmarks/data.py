@@ -7,7 +7,6 @@ blocks only, so that no test frame can leak however a model is written.
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +16,16 @@ import torch
 
 from benchmarks.states import StartStates, start_states
 from benchmarks.tasks import TaskSpec, window_rotation
-from tg80.errors import Tg80Error, UserError
+from tg80.dataset import cut_part, load, shipped_folder
+from tg80.errors import CorruptFile, UserError
 from tg80.lags import scored_starts
-from tg80.shard import Shard, find_shards
-from tg80.splits import Fold, Split, load_split, time_blocks
-from tg80.trajectories import Trajectory, read_trajectory
+from tg80.splits import TIME_PARTS, Split, load_split
+from tg80.trajectories import Trajectory
 from tg80.windows import collate, cut_window
 
 N_FOLDS = 5
 # Parts of molecules that the training set holds: their own train block may be used as a reference.
-SEEN_PARTS = ("train", "val_time", "test_time")
+SEEN_PARTS = TIME_PARTS
 SCORED_PARTS = ("val", "test_time", "test_id", "test_ood")
 
 
@@ -93,18 +92,6 @@ class BenchmarkData:
     split_sha256: str
 
 
-def shipped_data(task: TaskSpec) -> Path:
-    """Folder of the data that ships with the package for this task.
-
-    Raises:
-        UserError: this task's data does not ship along.
-    """
-    folder = Path(str(importlib.resources.files("tg80"))) / "data" / task.id.rsplit("-v", 1)[0]
-    if not folder.is_dir() or not any(folder.glob("*.h5md")):
-        raise UserError(f"task {task.id} has no data that ships along; name its folder by --data")
-    return folder
-
-
 def load_benchmark(
     task: TaskSpec, fold: int, folder: Path | None = None, split: str | Path | None = None
 ) -> BenchmarkData:
@@ -121,13 +108,22 @@ def load_benchmark(
     """
     if not 1 <= fold <= N_FOLDS:
         raise UserError(f"fold must be 1 to {N_FOLDS}, not {fold}")
-    folder = shipped_data(task) if folder is None else Path(folder)
-    if not folder.exists():
-        raise UserError(f"{folder}: no such file or folder; --data wants a folder of .h5md shards")
-    paths = find_shards(folder)
-    trajectories = [_read(path, task) for path in paths]
+    try:
+        data = load(_shipped(task) if folder is None else folder, level=task.level)
+        trajectories = [data.trajectory(*key) for key in data.trajectories]
+    except CorruptFile as error:
+        raise UserError(str(error)) from error  # the data are the user's choice
+    paths = [shard.path for shard in data.trajectories.values()]
     frozen = load_split(split or task.split)
     return cut(trajectories, task, fold, frozen, manifest_sha256(paths))
+
+
+def _shipped(task: TaskSpec) -> Path:
+    try:
+        return shipped_folder(task.id.rsplit("-v", 1)[0])
+    except UserError:
+        reason = f"task {task.id} has no data that ships along; name its folder by --data"
+        raise UserError(reason) from None
 
 
 def cut(
@@ -141,18 +137,19 @@ def cut(
     frames = {t.frame_fs for t in trajectories}
     if len(frames) > 1:
         raise UserError(f"shards are stored at different intervals: {sorted(frames)} fs")
-    chosen = split.restrict(names).fold(fold)
+    chosen = split.restrict(names)
     if task.inputs == "heavy":
         trajectories = [t.heavy_atoms() for t in trajectories]
-    blocks = [t for t in trajectories if t.name in chosen.train]
-    if not blocks:
+    blocks = {
+        name: tuple(cut_part(trajectories, chosen, fold, name)) for name in ("train", *SCORED_PARTS)
+    }
+    if not blocks["train"]:
         raise UserError(f"fold {fold} of split {split.version} has no training molecule here")
-    scored = {name: _blocks(name, trajectories, chosen) for name in SCORED_PARTS}
-    scored = {name: members for name, members in scored.items() if members}
+    scored = {name: members for name, members in blocks.items() if members and name != "train"}
     parts = {name: _part(name, members, task) for name, members in scored.items()}
     training = TrainingData(
         task=task,
-        trajectories=tuple(t.block(*time_blocks(t.length_fs)["train"]) for t in blocks),
+        trajectories=blocks["train"],
         validation=parts.get("val"),
         relaxed_positions={
             t.name: t.relaxed_positions for t in trajectories if t.relaxed_positions is not None
@@ -172,25 +169,6 @@ def windows_at(data: BenchmarkData, part: str, lags_fs: Sequence[float]) -> Wind
     """
     starts = _starts(data.blocks[part], max(lags_fs), part, data.task)
     return _windows(starts, lags_fs, data.task, True)
-
-
-def _read(path: Path, task: TaskSpec) -> Trajectory:
-    try:
-        with Shard(path) as shard:
-            level = shard.metadata.level
-        trajectory = read_trajectory(path)
-    except (Tg80Error, OSError, KeyError) as error:
-        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
-    if level != task.level:
-        raise UserError(f"{path}: level of theory {level}, but {task.id} is at {task.level}")
-    return trajectory
-
-
-def _blocks(name: str, trajectories: Sequence[Trajectory], fold: Fold) -> tuple[Trajectory, ...]:
-    seen = name in SEEN_PARTS
-    members = set(fold.train if seen else getattr(fold, name))
-    chosen = [t for t in trajectories if t.name in members]
-    return tuple(t.block(*time_blocks(t.length_fs)[name]) if seen else t for t in chosen)
 
 
 def _part(name: str, blocks: Sequence[Trajectory], task: TaskSpec) -> Part:

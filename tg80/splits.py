@@ -30,6 +30,7 @@ TIME_BLOCK_FRACTIONS: dict[str, tuple[float, float]] = {
     "test_time": (0.79, 1.0),
 }
 """Parts of a training molecule's trajectory; what lies between them is in none."""
+TIME_PARTS = tuple(TIME_BLOCK_FRACTIONS)
 
 
 class _Record(BaseModel):
@@ -238,8 +239,13 @@ def mini_names(split: Split) -> list[str]:
     return smallest_of_clusters(split.molecules, split.clusters)
 
 
-def time_blocks(length_fs: float) -> dict[str, tuple[float, float]]:
+def time_blocks(
+    length_fs: float, fractions: Mapping[str, tuple[float, float]] = TIME_BLOCK_FRACTIONS
+) -> dict[str, tuple[float, float]]:
     """Start and end in fs of `train`, `val_time`, `test_time` in a trajectory of `length_fs`.
+
+    Args:
+        fractions: `Split.time_blocks` of the split used; its default is that of `tg80-v1`.
 
     Raises:
         UserError: the length is not a positive number.
@@ -248,10 +254,7 @@ def time_blocks(length_fs: float) -> dict[str, tuple[float, float]]:
         raise UserError(
             f"a trajectory of {length_fs} fs has no time blocks; its length must be > 0"
         )
-    return {
-        part: (begin * length_fs, end * length_fs)
-        for part, (begin, end) in TIME_BLOCK_FRACTIONS.items()
-    }
+    return {part: (begin * length_fs, end * length_fs) for part, (begin, end) in fractions.items()}
 
 
 def frozen_names() -> list[str]:

@@ -1,0 +1,281 @@
+"""A data set on disk: molecules, trajectories that are read when asked for, and their split.
+
+import tg80
+data = tg80.load("mini-xtb")
+train = data.part(2, "train")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from tg80.errors import UserError
+from tg80.metadata import ShardMetadata
+from tg80.molecules import Molecule, molecule_from_smiles
+from tg80.shard import SUFFIX, Shard, find_shards
+from tg80.splits import PARTS, TG80_VERSION, TIME_PARTS, Split, load_split, time_blocks
+from tg80.trajectories import Trajectory, read_trajectory
+
+Source = str | Path | Sequence[str | Path]
+
+
+def load(
+    source: Source,
+    *,
+    split: str | Path | None = None,
+    level: str | None = None,
+    cache: str | Path | None = None,
+) -> Dataset:
+    """Open a data set; of its frames nothing is read.
+
+    Args:
+        source: a set that ships with the package ("mini-xtb"), a folder that `tg80 generate` or
+            `tg80 download` made, or shards one by one. A folder that is called like a shipped set
+            is "./mini-xtb".
+        split: a frozen split by name or file. None: the one in the folder, else `tg80-v1`, if it
+            has all molecules.
+        level: level of theory, needed where a folder holds several.
+        cache: folder for uncompressed copies, made when a trajectory is first asked for. With it
+            trajectories are mapped instead of read into memory: for sets larger than memory.
+
+    Raises:
+        UserError: no such source, split or level; several levels; a trajectory or compound under
+            two names; a split that lacks a molecule.
+        CorruptFile: a shard cannot be read.
+    """
+    shards = _of_level([Shard(path) for path in shard_paths(source)], level, source)
+    return Dataset(shards, _split_of(shards, split, source), None if cache is None else Path(cache))
+
+
+class Dataset:
+    """What `load` gives.
+
+    `data["methanol"]` is the first trajectory of a molecule, `data["methanol", 1]` its replica 1,
+    as a `tg80.shard.Shard`: `data["methanol"].read("forces")` reads that field and nothing else.
+
+    Attributes:
+        trajectories: all of them by (name, replica), in order.
+        split: the frozen split, restricted to these molecules; None if none has them all.
+        level: level of theory.
+    """
+
+    def __init__(
+        self, shards: Sequence[Shard], split: Split | None = None, cache: Path | None = None
+    ) -> None:
+        """`load` is the usual way.
+
+        Raises:
+            UserError: two shards are the same replica of a molecule, or of different levels.
+        """
+        self.trajectories: dict[tuple[str, int], Shard] = {}
+        for shard in sorted(shards, key=lambda s: (s.metadata.name, s.metadata.replica)):
+            key = shard.metadata.name, shard.metadata.replica
+            if (other := self.trajectories.setdefault(key, shard)) is not shard:
+                raise UserError(f"{other.path} and {shard.path}: both replica {key[1]} of {key[0]}")
+        levels = sorted({shard.metadata.level for shard in shards})
+        if len(levels) != 1:
+            raise UserError(f"a data set has one level of theory, not {levels}")
+        self.level, self.split, self.cache = levels[0], split, cache
+
+    @cached_property
+    def molecules(self) -> dict[str, Molecule]:
+        """The molecules by name."""
+        return molecules_of(self.trajectories.values())
+
+    def __getitem__(self, key: str | tuple[str, int]) -> Shard:
+        return self.replicas(key)[0] if isinstance(key, str) else self.trajectories[key]
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the molecules."""
+        return iter(dict.fromkeys(name for name, _ in self.trajectories))
+
+    def __contains__(self, name: object) -> bool:
+        return any(name == known for known, _ in self.trajectories)
+
+    def __len__(self) -> int:
+        """Number of molecules."""
+        return len(list(iter(self)))
+
+    def __repr__(self) -> str:
+        split = "no split" if self.split is None else f"split {self.split.version}"
+        n_frames = sum(shard.metadata.n_frames for shard in self.trajectories.values())
+        return (
+            f"<Dataset: {len(self)} molecules, {len(self.trajectories)} trajectories, "
+            f"{n_frames} frames at {self.level}, {split}>"
+        )
+
+    def replicas(self, name: str) -> list[Shard]:
+        """All trajectories of a molecule, in order of their replica."""
+        found = [shard for (known, _), shard in self.trajectories.items() if known == name]
+        if not found:
+            raise KeyError(f"no molecule {name!r}; there are {', '.join(self)}")
+        return found
+
+    def trajectory(self, name: str, replica: int | None = None) -> Trajectory:
+        """Positions and velocities of one trajectory, for windows."""
+        shard = self[name] if replica is None else self[name, replica]
+        return read_trajectory(shard, self.cache)
+
+    def part(
+        self, fold: int, part: str, *, atoms: Literal["all", "heavy"] = "all"
+    ) -> list[Trajectory]:
+        """The trajectories of one part of one fold, all replicas together.
+
+        Args:
+            fold: from 1 on.
+            part: `train`, `val_time` or `test_time`, which are time blocks of the training
+                molecules; `val`, `test_id` or `test_ood`, which are whole trajectories of others.
+            atoms: `heavy` leaves out the hydrogens.
+
+        Raises:
+            UserError: no such fold or part, or no split.
+        """
+        if self.split is None:
+            raise UserError(
+                "no split has all these molecules; make one with `tg80 split --data DIR --out "
+                'FILE` and load with split="FILE"'
+            )
+        members = members_of(self.split, fold, part)
+        chosen = [
+            read_trajectory(shard, self.cache)
+            for (name, _), shard in self.trajectories.items()
+            if name in members
+        ]
+        blocks = cut_part(chosen, self.split, fold, part)
+        return [block.heavy_atoms() for block in blocks] if atoms == "heavy" else blocks
+
+
+def members_of(split: Split, fold: int, part: str) -> frozenset[str]:
+    """Names of the molecules whose trajectories, or time blocks of them, are in a part.
+
+    Raises:
+        UserError: no such fold or part.
+    """
+    chosen = split.fold(fold)
+    if part not in (*PARTS, *TIME_PARTS):
+        known = ", ".join(dict.fromkeys((*PARTS, *TIME_PARTS)))
+        raise UserError(f"no part {part!r} in a fold; parts are {known}")
+    return frozenset(chosen.train if part in TIME_PARTS else chosen.part(part))
+
+
+def cut_part(
+    trajectories: Iterable[Trajectory], split: Split, fold: int, part: str
+) -> list[Trajectory]:
+    """Those of the trajectories that are in a part, cut to its time block if it is one.
+
+    Raises:
+        UserError: no such fold or part.
+    """
+    members = members_of(split, fold, part)
+    chosen = [t for t in trajectories if t.name in members]
+    if part in TIME_PARTS:
+        chosen = [t.block(*time_blocks(t.length_fs, split.time_blocks)[part]) for t in chosen]
+    return chosen
+
+
+def molecules_of(shards: Iterable[Shard]) -> dict[str, Molecule]:
+    """The molecules of some shards by name.
+
+    Raises:
+        UserError: one name stands for two compounds, or two names for one.
+    """
+    found: dict[str, Molecule] = {}
+    names: dict[str, str] = {}
+    for shard in shards:
+        facts = shard.metadata
+        if facts.name not in found:
+            found[facts.name] = molecule_from_smiles(facts.smiles, facts.name)
+        molecule = found[facts.name]
+        if molecule.inchikey != facts.inchikey:
+            raise UserError(f"{shard.path}: another shard calls a different compound {facts.name}")
+        first = names.setdefault(molecule.inchikey, facts.name)
+        if first != facts.name:
+            raise UserError(f"{shard.path}: one compound under two names: {first}, {facts.name}")
+    return found
+
+
+def shipped_folder(name: str) -> Path:
+    """Folder of a data set that ships with the package.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    known = _shipped()
+    if name not in known:
+        raise UserError(f"no data set {name} in this package; there are {', '.join(known)}")
+    return known[name]
+
+
+def _shipped() -> dict[str, Path]:
+    folder = Path(str(resources.files("tg80"))) / "data"
+    return {
+        entry.name: entry
+        for entry in sorted(folder.iterdir())
+        if entry.is_dir() and any(entry.glob(f"*{SUFFIX}"))
+    }
+
+
+def shard_paths(source: Source) -> list[Path]:
+    """The shards of a shipped set, of a folder, or given one by one, each once.
+
+    Raises:
+        UserError: there is nothing of that name, or no shard in it.
+    """
+    if not isinstance(source, str | Path):
+        return list(dict.fromkeys(path for one in source for path in find_shards(one)))
+    shipped = _shipped()
+    if isinstance(source, str) and source in shipped:
+        return find_shards(shipped[source])
+    if not Path(source).exists():
+        raise UserError(
+            f"{source}: no such file or folder, nor a set of this package ({', '.join(shipped)})"
+        )
+    return find_shards(source)
+
+
+def _of_level(shards: list[Shard], level: str | None, source: Source) -> list[Shard]:
+    levels: dict[str, list[Shard]] = {}
+    for shard in shards:
+        levels.setdefault(shard.metadata.level, []).append(shard)
+        shard.close()  # hundreds of open files are more than some systems allow
+    known = ", ".join(sorted(levels))
+    if level is None and len(levels) > 1:
+        raise UserError(f"{source}: holds levels of theory {known}; choose one by its level")
+    if level is not None and level not in levels:
+        raise UserError(f"{source}: no trajectory at level of theory {level}; there is {known}")
+    return shards if level is None else levels[level]
+
+
+def _split_of(shards: Sequence[Shard], asked: str | Path | None, source: Source) -> Split | None:
+    facts = {shard.metadata.name: shard.metadata for shard in shards}
+    if asked is not None:
+        split = load_split(asked)
+        if strangers := _strangers(split, facts):
+            raise UserError(
+                f"split {split.version} has no {', '.join(strangers[:5])}; make one of these "
+                "molecules with `tg80 split --data DIR --out FILE`"
+            )
+        return split.restrict(facts)
+    for candidate in (*_split_files(source), TG80_VERSION):
+        split = load_split(candidate)
+        if not _strangers(split, facts):
+            return split.restrict(facts)
+    return None
+
+
+def _split_files(source: Source) -> list[Path]:
+    """Splits that came with the data: beside the folders of the levels."""
+    if not isinstance(source, str | Path):
+        return []
+    folder = Path(source).absolute()
+    return [path for top in (folder, folder.parent) for path in sorted(top.glob("splits/*.json"))]
+
+
+def _strangers(split: Split, facts: Mapping[str, ShardMetadata]) -> list[str]:
+    """Molecules that are not in the split, or are another compound there."""
+    known = {name: compound.inchikey for name, compound in split.molecules.items()}
+    return sorted(name for name, shard in facts.items() if known.get(name) != shard.inchikey)
