@@ -16,7 +16,10 @@ from tg80.errors import UserError
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a model may train: in epochs, or in CPU minutes (wall minutes on a GPU)."""
+    """How long a model may train: in epochs, or in CPU minutes (wall minutes on a GPU).
+
+    Minutes are those of all processes together.
+    """
 
     epochs: int | None = None
     cpu_minutes: float | None = None
@@ -34,8 +37,10 @@ class FitReport:
 
     Attributes:
         n_parameters: numbers learnt. n_steps, n_epochs: of the optimiser. cpu_seconds: CPU time
-            over all sittings. best_validation: S2S of `val` in A^2 of the model that was kept.
-        stopped_early: the budget was not used up. history: one entry a validation.
+            (wall time on a GPU) of all processes over all sittings. best_validation: S2S of `val`
+            in A^2 of the model that was kept. stopped_early: the budget was not used up.
+        longest_lag_fs: that was learnt from; longer ones are extrapolation. history: one entry a
+            validation.
     """
 
     n_parameters: int = 0
@@ -44,6 +49,7 @@ class FitReport:
     cpu_seconds: float = 0.0
     best_validation: float | None = None
     stopped_early: bool = False
+    longest_lag_fs: float | None = None
     history: list[dict[str, float]] = field(default_factory=list)
 
 

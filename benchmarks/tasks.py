@@ -33,6 +33,7 @@ class TaskSpec(BaseModel):
         lags_fs: the P lags of S2T and S2S; the last is the horizon.
         curve_lags_fs: further lags of the error curve, predicted in a call of their own.
         starts: most starts a molecule and part.
+        multi_task: horizons of training windows are log-uniform, not the task's own.
         description: one line for lists.
     """
 
@@ -48,6 +49,7 @@ class TaskSpec(BaseModel):
     lags_fs: tuple[float, ...]
     curve_lags_fs: tuple[float, ...] = ()
     starts: int = MAX_STARTS
+    multi_task: bool = False
     description: str
 
     @property
@@ -102,6 +104,7 @@ TASKS: dict[str, TaskSpec] = {
             level="pbe-def2svp",
             lags_fs=uniform_lags(3000.0),
             curve_lags_fs=(10.0, 20.0, 50.0, 100.0),
+            multi_task=True,
             description="80 compounds at PBE/def2-SVP, 375 to 3000 fs, unseen compounds included",
         ),
     )

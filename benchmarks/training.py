@@ -1,70 +1,41 @@
 """The training loop, the same for every learnt model.
 
-A run is a function of its settings, data and seed: windows depend on (seed, epoch, index), label
-noise on torch's generator, and both are part of the checkpoint, so that a killed run goes on as if
-nothing had happened. With a budget in epochs this holds to the last bit on one machine; with a
-budget in minutes the schedule follows the clock.
+A run is a function of its settings, data and seed: windows and their label noise depend on (seed,
+epoch, index), and all else is in the checkpoint, so that a killed run goes on as if nothing had
+happened. With a budget in epochs this holds to the last bit on one machine; with a budget in
+minutes the schedule follows the clock.
 """
 
 from __future__ import annotations
 
 import copy
-import io
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from rich.progress import Progress
 from torch import nn
 
+from benchmarks import distributed
+from benchmarks.checkpointing import CHECKPOINT, read_checkpoint, write_checkpoint
+from benchmarks.loading import StepLoader, Turn, longest_trained_lag_fs, steps_per_epoch
+from benchmarks.optimisers import make_optimizers, schedule
 from benchmarks.protocol import Budget, FitReport
-from tg80.errors import CorruptFile, RunFailed, UserError
-from tg80.files import write_atomically
-from tg80.windows import TrainingWindows, WindowBatch, window_loader
+from benchmarks.training_settings import TrainingSettings
+from tg80.errors import UserError
+from tg80.windows import TrainingWindows
 
-CHECKPOINT = "checkpoint.pt"
-LossFunction = Callable[[nn.Module, WindowBatch], torch.Tensor]
+__all__ = ["CHECKPOINT", "LossFunction", "Trainer", "TrainingSettings", "pick_device"]
 
+# Settings that change neither the weights nor what they mean.
+_HARMLESS = {"checkpoint_every_seconds", "threads"}
 
-class TrainingSettings(BaseModel):
-    """How a model is trained."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    learning_rate: float = Field(3e-3, gt=0, description="peak learning rate")
-    muon_learning_rate: float = Field(
-        0.02, gt=0, description="peak learning rate of the matrices that Muon turns"
-    )
-    weight_decay: float = Field(1e-2, ge=0)
-    batch_size: int = Field(16, ge=1)
-    warmup_fraction: float = Field(0.05, ge=0, lt=1, description="of the budget")
-    final_rate_fraction: float = Field(0.01, ge=0, le=1, description="rate at the end over peak")
-    gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    ema_decay: float = Field(0.99, ge=0, lt=1, description="of the averaged weights, per step")
-    windows_per_trajectory: int = Field(64, ge=1, description="in an epoch")
-    fixed_lag_fraction: float = Field(
-        0.8, ge=0, le=1, description="windows at the task's lags; others to a log-uniform horizon"
-    )
-    longest_horizon_fs: float | None = Field(
-        None, gt=0, description="of log-uniform horizons; None: the train block's length"
-    )
-    validations: int = Field(10, ge=1, description="evenly over the budget")
-    patience: int | None = Field(
-        None, ge=1, description="validations without a better one before stopping; None: never"
-    )
-    checkpoint_every_seconds: float = Field(30.0, ge=0)
-    loss_atoms: Literal["scored", "all"] = Field(
-        "scored", description="atoms whose error is learnt from"
-    )
-    threads: int = Field(
-        1, ge=1, description="CPU threads; one on purpose, so that CPU time counts"
-    )
+LossFunction = Callable[[nn.Module, Turn], tuple[torch.Tensor, torch.Tensor]]
+"""(module, turn on the device) -> sum of the losses of its windows, and number of those that count.
+"""
 
 
 class EarlyStop(Exception):
@@ -76,11 +47,12 @@ class Trainer:
 
     Args:
         module: what is trained, on `device` already.
-        loss: (module, batch on the device) -> scalar.
+        loss: what is made small, per window; anything random in it belongs to the turn's noise.
         windows: the training windows.
         validate: S2S of `val` of a module, A^2; None where there is nothing to validate on: then
             the last averaged weights are kept.
         out: folder of the checkpoint.
+        identity: what else makes this run: a checkpoint of another one is refused.
     """
 
     def __init__(
@@ -95,26 +67,32 @@ class Trainer:
         seed: int,
         out: Path,
         device: torch.device,
+        identity: Mapping[str, Any] | None = None,
     ) -> None:
-        self.module, self.loss, self.windows = module, loss, windows
-        self.validate, self.settings, self.budget, self.seed = validate, settings, budget, seed
+        self.module, self.windows = module, windows
+        self.validate, self.budget, self.seed = validate, budget, seed
+        self.settings = settings = with_processes(settings)
         self.path, self.device = out / CHECKPOINT, device
+        self.identity = {**(identity or {}), **self._identity()}
         self.averaged = copy.deepcopy(module).requires_grad_(False)
         self.optimizers = make_optimizers(module, settings)
         self.best = copy.deepcopy(self.averaged.state_dict())
+        if settings.compile:
+            module.compile(dynamic=True)
+        self.learner = distributed.parallel(_Learner(module, loss))
         self.step = 0
         self.seconds = 0.0
         self.best_validation: float | None = None
         self.strikes = self.next_validation = 0
         self.loss_sum, self.loss_count = 0.0, 0
         self.history: list[dict[str, float]] = []
-        self._clock = self._now()
-        self._saved = self._now()
+        self._unshared = 0.0  # seconds of this process that are not in `seconds` yet
+        self._clock = self._saved = self._now()
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch."""
-        return math.ceil(len(self.windows) / self.settings.batch_size)
+        """Steps of the optimiser in an epoch."""
+        return steps_per_epoch(self.windows, self.settings)
 
     def fraction(self) -> float:
         """How much of the budget is used up, 0 to 1."""
@@ -132,9 +110,11 @@ class Trainer:
         Raises:
             RunFailed: the loss is no longer finite.
             CorruptFile: the checkpoint is damaged.
+            UserError: the checkpoint is of a run with other settings.
         """
-        if self.path.exists():
-            self.resume()
+        if distributed.from_main(self.path.exists()):
+            with distributed.together():
+                self.resume()
         else:
             torch.manual_seed(self.seed)
         self._clock = self._saved = self._now()
@@ -143,13 +123,11 @@ class Trainer:
             None if progress is None else progress.add_task(f"training, seed {self.seed}", total=1)
         )
         try:
-            for batch in () if stopped_early or self.fraction() >= 1 else self._batches():
-                self._train_on(batch)
+            for turns in () if stopped_early else self._steps():
+                self._train_on(turns)
                 self._after_step()
                 if progress is not None and bar is not None:
                     progress.update(bar, completed=self.fraction(), description=self._status())
-                if self.fraction() >= 1:
-                    break
         except EarlyStop:
             stopped_early = True
         self.save()
@@ -157,33 +135,66 @@ class Trainer:
             self.best = self.averaged.state_dict()
         return self.best, self._report(stopped_early)
 
-    def _batches(self) -> Iterable[WindowBatch]:
-        """Batches from where the run stands, epoch after epoch."""
-        epoch, batch = divmod(self.step, self.steps_per_epoch)
-        return window_loader(
-            self.windows, self.settings.batch_size, epochs=None, first_epoch=epoch, skip=batch
+    def _steps(self) -> Iterator[list[Turn]]:
+        """The turns of this process, from where the run stands to the end of the budget."""
+        steps = StepLoader(
+            self.windows, self.settings, rank=distributed.rank(), first_step=self.step
         )
+        if self.fraction() < 1:
+            for turns in steps:
+                yield turns
+                if self.fraction() >= 1:
+                    return
 
-    def _train_on(self, batch: WindowBatch) -> None:
+    def _train_on(self, turns: list[Turn]) -> None:
         scale = schedule(self.fraction(), self.settings)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_rate"] * scale
-            optimizer.zero_grad(set_to_none=True)
+        self.module.zero_grad(set_to_none=True)
         self.module.train()
-        loss = self.loss(self.module, batch_to(batch, self.device))
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.gradient_clip)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise RunFailed(
+        mean = self._gradients(turns)
+        if not math.isfinite(mean):
+            # The mean is that of all processes: all of them stop here.
+            raise distributed.SharedFailure(
                 f"training diverged at step {self.step}; try a lower training.learning_rate"
             )
+        nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.gradient_clip)
         for optimizer in self.optimizers:
             optimizer.step()
         self._average()
-        self.loss_sum, self.loss_count = self.loss_sum + value, self.loss_count + 1
+        self.loss_sum, self.loss_count = self.loss_sum + mean, self.loss_count + 1
         self.step += 1
+
+    def _gradients(self, turns: list[Turn]) -> float:
+        """Set the gradients of the mean over the global batch, and return that mean.
+
+        Sums are differentiated and divided at the end: a mean of means would weigh windows by the
+        size of the turn and the share they happen to be in.
+        """
+        totals, counts = [], []
+        for i, turn in enumerate(turns):
+            with distributed.averaging(self.learner, i == len(turns) - 1):
+                with self._autocast():
+                    total, count = self.learner(turn.to(self.device))
+                weight = float(turn.counts)
+                (weight * total).backward()
+            totals.append(weight * total.detach())
+            counts.append(weight * count)
+        local = torch.stack([torch.stack(totals).sum(), torch.stack(counts).sum()]).double()
+        self._tick()
+        loss_sum, n_windows, seconds = distributed.summed([*local.tolist(), self._unshared])
+        self.seconds, self._unshared = self.seconds + seconds, 0.0
+        # What is left behind is the average over the processes of their sums.
+        factor = distributed.world_size() / max(n_windows, 1.0)
+        for parameter in self.module.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
+        return loss_sum / max(n_windows, 1.0)
+
+    def _autocast(self) -> torch.autocast:
+        bf16 = self.settings.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -196,11 +207,9 @@ class Trainer:
             mine.copy_(theirs)
 
     def _after_step(self) -> None:
-        self._tick()
         if self.fraction() * self.settings.validations >= self.next_validation + 1:
             self._validate()
             self.next_validation = int(self.fraction() * self.settings.validations)
-            self._tick()
             self.save()
             if self._out_of_patience():
                 raise EarlyStop
@@ -217,7 +226,8 @@ class Trainer:
         }
         self.loss_sum, self.loss_count = 0.0, 0
         if self.validate is not None:
-            value = self.validate(self.averaged.eval())
+            value = self.validate(self.averaged.eval()) if distributed.is_main() else math.nan
+            value = distributed.from_main(value)
             entry["validation_s2s"] = value
             if self.best_validation is None or value < self.best_validation:
                 self.best_validation, self.strikes = value, 0
@@ -227,8 +237,13 @@ class Trainer:
         self.history.append(entry)
 
     def save(self) -> None:
-        """Write a checkpoint, whole or not at all."""
+        """Write a checkpoint, whole or not at all; rank 0 alone does."""
         self._tick()
+        self._saved = self._now()
+        if not distributed.is_main():
+            return
+        counters = {key: getattr(self, key) for key in _COUNTERS}
+        counters["seconds"] += self._unshared
         state = {
             "module": self.module.state_dict(),
             "averaged": self.averaged.state_dict(),
@@ -236,24 +251,18 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
-            "counters": {key: getattr(self, key) for key in _COUNTERS},
+            "counters": counters,
         }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, buffer.getvalue())
-        self._saved = self._now()
+        write_checkpoint(self.path, state, self.identity)
 
     def resume(self) -> None:
         """Go on from the checkpoint in `out`.
 
         Raises:
             CorruptFile: it cannot be read.
+            UserError: it is of a run with other settings.
         """
-        try:
-            state = torch.load(self.path, map_location=self.device, weights_only=True)
-        except Exception as error:
-            raise CorruptFile(f"{self.path}: damaged; remove it to train from the start") from error
+        state = read_checkpoint(self.path, self.identity, self.device)
         self.module.load_state_dict(state["module"])
         self.averaged.load_state_dict(state["averaged"])
         self.best = state["best"]
@@ -265,13 +274,26 @@ class Trainer:
         for key in _COUNTERS:
             setattr(self, key, state["counters"][key])
 
+    def _identity(self) -> dict[str, Any]:
+        sizes = self.windows.sizes()
+        return {
+            "training": self.settings.model_dump(mode="json", exclude=_HARMLESS),
+            "budget": {"epochs": self.budget.epochs, "cpu_minutes": self.budget.cpu_minutes},
+            "seed": self.seed,
+            "windows": {
+                "molecules": [t.start_id(0) for t in self.windows.trajectories],
+                "frames": [t.n_frames for t in self.windows.trajectories],
+                "atoms": sum(sizes),
+            },
+        }
+
     def _now(self) -> float:
         # CPU time does not depend on what else the machine does; on a GPU it would mean nothing.
         return time.perf_counter() if self.device.type == "cuda" else time.process_time()
 
     def _tick(self) -> None:
         now = self._now()
-        self.seconds += now - self._clock
+        self._unshared += now - self._clock
         self._clock = now
 
     def _status(self) -> str:
@@ -283,11 +305,23 @@ class Trainer:
             n_parameters=sum(p.numel() for p in self.module.parameters()),
             n_steps=self.step,
             n_epochs=self.step // self.steps_per_epoch,
-            cpu_seconds=self.seconds,
+            cpu_seconds=self.seconds + distributed.summed([self._unshared])[0],
             best_validation=self.best_validation,
             stopped_early=stopped_early,
+            longest_lag_fs=longest_trained_lag_fs(self.windows),
             history=self.history,
         )
+
+
+class _Learner(nn.Module):
+    """Module and loss as one: what is parallel is the whole way from windows to loss."""
+
+    def __init__(self, module: nn.Module, loss: LossFunction) -> None:
+        super().__init__()
+        self.module, self.loss = module, loss
+
+    def forward(self, turn: Turn) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.loss(self.module, turn)
 
 
 _COUNTERS = (
@@ -296,49 +330,21 @@ _COUNTERS = (
 )  # fmt: skip
 
 
-def schedule(fraction: float, settings: TrainingSettings) -> float:
-    """Learning rate over its peak: linear warm-up, then a cosine down to the final fraction."""
-    warmup = settings.warmup_fraction
-    if fraction < warmup:
-        # Not zero, so that the first step moves.
-        return max(fraction / warmup, 0.01)
-    done = (fraction - warmup) / (1 - warmup)
-    low = settings.final_rate_fraction
-    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done))
+def with_processes(settings: TrainingSettings) -> TrainingSettings:
+    """The settings with the number of processes that take part.
 
-
-def make_optimizers(module: nn.Module, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or Muon for the matrices and AdamW for the rest.
-
-    References:
-        Muon: Jordan et al. (2024), https://kellerjordan.github.io/posts/muon/.
+    Raises:
+        UserError: they ask for another number.
     """
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    # Decay pulls matrices towards zero; gates, norms and biases have no reason to shrink.
-    matrices = [p for p in parameters if p.ndim == 2]
-    others = [p for p in parameters if p.ndim != 2]
-    optimizers: list[torch.optim.Optimizer] = []
-    groups: list[dict[str, Any]] = [{"params": others, "weight_decay": 0.0}]
-    if settings.optimizer == "muon" and matrices:
-        muon = torch.optim.Muon(
-            matrices, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay
+    here = distributed.world_size()
+    if settings.processes is None:
+        return settings.model_copy(update={"processes": here})
+    if settings.processes != here:
+        raise UserError(
+            f"training.processes is {settings.processes}, but {here} take part; start as many by "
+            f"torchrun --nproc-per-node {settings.processes}"
         )
-        optimizers.append(muon)
-    else:
-        groups.append({"params": matrices, "weight_decay": settings.weight_decay})
-    optimizers.append(
-        torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate)
-    )
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak_rate"] = group["lr"]
-    return optimizers
-
-
-def batch_to(batch: WindowBatch, device: torch.device) -> WindowBatch:
-    """The batch with its tensors on a device."""
-    names = ("positions", "velocities", "atomic_numbers", "lags_fs", "targets")
-    return replace(batch, **{name: getattr(batch, name).to(device) for name in names})
+    return settings
 
 
 def pick_device(name: str) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -12,15 +13,16 @@ from rich.progress import Progress
 from torch import nn
 
 from atom import ATOM, ATOMConfig
+from benchmarks import distributed
 from benchmarks.data import TrainingData
+from benchmarks.loading import Turn, first_frames, training_lags
 from benchmarks.protocol import Budget, FitReport
 from benchmarks.scoring import validation_s2s
 from benchmarks.settings import parse_settings
 from benchmarks.states import StartStates, score_mask_of
 from benchmarks.training import Trainer, TrainingSettings, pick_device
 from tg80.errors import UserError
-from tg80.lags import LagSampling
-from tg80.windows import TrainingWindows, WindowBatch
+from tg80.windows import TrainingWindows
 
 WEIGHTS, SETTINGS = "atom.safetensors", "atom.json"
 
@@ -32,8 +34,27 @@ class AtomSettings(BaseModel):
 
     preset: Literal["mini", "public", "paper"] = "mini"
     model: dict[str, Any] = Field(default_factory=dict, description="fields of ATOMConfig")
-    training: TrainingSettings = Field(default_factory=lambda: TrainingSettings.model_validate({}))
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
     device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class _LossFunction:
+    """Sum of the squared errors of a turn's windows, and how many count."""
+
+    atoms: str
+
+    def __call__(self, module: nn.Module, turn: Turn) -> tuple[torch.Tensor, torch.Tensor]:
+        assert isinstance(module, ATOM)
+        batch, noise = turn.windows, turn.noise
+        scored = score_mask_of(batch.atomic_numbers, self.atoms)
+        mean = module.training_loss(
+            batch.positions, batch.velocities, batch.atomic_numbers, batch.lags_fs, batch.targets,
+            score_mask=scored, noise=(noise.positions, noise.velocities, noise.targets),
+        )  # fmt: skip
+        # `training_loss` leaves windows without a scored atom or a lag out of its mean.
+        count = (scored.any(1) & ~batch.lags_fs.isnan().all(1)).sum()
+        return mean * count, count
 
 
 class AtomJoint:
@@ -58,6 +79,9 @@ class AtomJoint:
         preset = ATOMConfig.preset(self.given.preset).model_dump()
         overrides = self.given.model | self.fixed
         self.config = parse_settings(ATOMConfig, preset | overrides, prefix="model.")
+        training = self.given.training
+        processes = training.processes or distributed.world_size()
+        self.training = training.model_copy(update={"processes": processes})
         self.device = pick_device(self.given.device)
         self.module: ATOM | None = None
 
@@ -66,7 +90,7 @@ class AtomJoint:
         return {
             "preset": self.given.preset,
             "model": self.config.model_dump(),
-            "training": self.given.training.model_dump(),
+            "training": self.training.model_dump(mode="json"),
             "device": self.device.type,
         }
 
@@ -85,20 +109,18 @@ class AtomJoint:
         progress: Progress | None = None,
     ) -> FitReport:
         """Train on the train blocks; the weights best on `val` are kept."""
-        training = self.given.training
+        training = self.training
         torch.set_num_threads(training.threads)
         self.initialise(data, seed=seed)
         module = self._trained()
-        lags = LagSampling(
-            data.task.lags_fs, training.fixed_lag_fraction, training.longest_horizon_fs
-        )
+        blocks = first_frames(data.trajectories, training.train_frames)
         windows = TrainingWindows(
-            data.trajectories, lags, seed=seed,
+            blocks, training_lags(data.task, training, blocks), seed=seed,
             windows_per_trajectory=training.windows_per_trajectory,
         )  # fmt: skip
         trainer = Trainer(
             module,
-            self._loss_function(data.task.score if training.loss_atoms == "scored" else "all"),
+            _LossFunction(data.task.score if training.loss_atoms == "scored" else "all"),
             windows,
             None if data.validation is None else self._validation(data),
             training,
@@ -106,21 +128,12 @@ class AtomJoint:
             seed=seed,
             out=out,
             device=self.device,
+            identity={"model": self.config.model_dump(mode="json")},
         )
         best, report = trainer.run(progress)
         module.load_state_dict(best)
         self.module = module.eval()
         return report
-
-    def _loss_function(self, atoms: str):
-        def loss(module: nn.Module, batch: WindowBatch) -> torch.Tensor:
-            assert isinstance(module, ATOM)
-            return module.training_loss(
-                batch.positions, batch.velocities, batch.atomic_numbers, batch.lags_fs,
-                batch.targets, score_mask=score_mask_of(batch.atomic_numbers, atoms),
-            )  # fmt: skip
-
-        return loss
 
     def _validation(self, data: TrainingData):
         part = data.validation

@@ -4,14 +4,8 @@ import pytest
 import torch
 
 from benchmarks.models import Budget, make_model
-from benchmarks.training import (
-    CHECKPOINT,
-    Trainer,
-    TrainingSettings,
-    make_optimizers,
-    pick_device,
-    schedule,
-)
+from benchmarks.optimisers import make_optimizers, schedule
+from benchmarks.training import CHECKPOINT, Trainer, TrainingSettings, pick_device
 from tests.benchmarks import toys
 from tg80.errors import CorruptFile, RunFailed, UserError
 from tg80.lags import LagSampling
@@ -24,7 +18,7 @@ SETTINGS = TrainingSettings(
 
 
 class Line(torch.nn.Module):
-    """x + w v lag: one number to learn, with noise drawn as label noise is."""
+    """x + w v lag: one number to learn, and a matrix."""
 
     def __init__(self):
         super().__init__()
@@ -32,12 +26,12 @@ class Line(torch.nn.Module):
         self.matrix = torch.nn.Parameter(torch.eye(3))
 
 
-def loss_of_line(module, batch):
-    x = batch.positions + 0.01 * torch.randn(batch.positions.shape)
-    move = (
-        module.weight * batch.velocities[:, None] * torch.nan_to_num(batch.lags_fs)[..., None, None]
-    )
-    return (((x[:, None] + move) @ module.matrix - batch.targets) ** 2).mean()
+def loss_of_line(module, turn):
+    batch, lags = turn.windows, torch.nan_to_num(turn.windows.lags_fs)[..., None, None]
+    x = batch.positions + 0.01 * turn.noise.positions
+    moved = (x[:, None] + module.weight * batch.velocities[:, None] * lags) @ module.matrix
+    losses = ((moved - batch.targets) ** 2).mean((1, 2, 3))
+    return losses.sum(), torch.tensor(float(len(losses)))
 
 
 def trainer(data, out, loss=loss_of_line, settings=SETTINGS, validate=None, budget=BUDGET):
@@ -68,12 +62,12 @@ def test_a_killed_run_goes_on_to_the_same_losses_and_weights(
 
     calls = 0
 
-    def dies(module, batch):
+    def dies(module, turn):
         nonlocal calls
         calls += 1
         if calls > step_of_death:
             raise Killed
-        return loss_of_line(module, batch)
+        return loss_of_line(module, turn)
 
     with pytest.raises(Killed):
         trainer(data, tmp_path / "cut", dies, settings, validate).run()
@@ -88,8 +82,9 @@ def test_a_killed_run_goes_on_to_the_same_losses_and_weights(
 
 
 def test_training_lowers_the_loss_and_the_schedule_ends_low(data, tmp_path):
-    def easy(module, batch):
-        return (module.matrix - 2 * torch.eye(3)).square().mean() + 0 * module.weight.sum()
+    def easy(module, turn):
+        loss = (module.matrix - 2 * torch.eye(3)).square().mean() + 0 * module.weight.sum()
+        return loss, torch.ones(())
 
     settings = SETTINGS.model_copy(update={"learning_rate": 0.05})
     run = trainer(data, tmp_path, easy, settings=settings, budget=Budget(epochs=20))
@@ -127,8 +122,8 @@ def test_a_budget_in_minutes_ends(data, tmp_path):
 
 
 def test_a_diverging_run_says_so(data, tmp_path):
-    def nothing(module, batch):
-        return module.weight.sum() * math.nan
+    def nothing(module, turn):
+        return module.weight.sum() * math.nan, torch.ones(())
 
     with pytest.raises(RunFailed, match=r"diverged at step 0; try a lower"):
         trainer(data, tmp_path, nothing).run()

@@ -1,0 +1,111 @@
+"""The settings of a training; the same words for every learnt model."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+DEFAULT_FIXED_LAG_FRACTION = 0.8
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class TrainingSettings(BaseModel):
+    """How a model is trained; `docs/training.md` holds the same table."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    optimizer: Literal["adamw", "muon"] = Field(
+        default="adamw",
+        description="of everything, or `muon` for the matrices and AdamW for the rest",
+    )
+    learning_rate: float = Field(default=3e-3, gt=0, description="peak learning rate of AdamW")
+    muon_learning_rate: float = Field(default=0.02, gt=0, description="peak learning rate of Muon")
+    weight_decay: float = Field(
+        default=1e-2, ge=0, description="of matrices; embeddings, gates, norms and biases have none"
+    )
+    batch_size: int = Field(default=16, ge=1, description="windows that a process takes at once")
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description="batches whose gradients are summed into one step of the optimiser",
+    )
+    processes: int | None = Field(
+        default=None,
+        ge=1,
+        description="processes that share the training; found out from `torchrun`",
+    )
+    warmup_fraction: float = Field(
+        default=0.05, ge=0, lt=1, description="of the budget, in which the rate rises to its peak"
+    )
+    final_rate_fraction: float = Field(
+        default=0.01, ge=0, le=1, description="rate at the end over peak; a cosine leads there"
+    )
+    gradient_clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    ema_decay: float = Field(
+        default=0.99,
+        ge=0,
+        lt=1,
+        description="of the averaged weights a step; these are the ones kept",
+    )
+    precision: Literal["float32", "bf16"] = Field(
+        default="float32", description="`bf16`: matrix products of the training under autocast"
+    )
+    compile: bool = Field(
+        default=False, description="compile the model in training by torch; needs a C++ compiler"
+    )
+    windows_per_trajectory: int = Field(default=64, ge=1, description="in an epoch")
+    train_frames: int | None = Field(
+        default=None, ge=2, description="only so many first frames of each train block; None: all"
+    )
+    fixed_lag_fraction: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="windows at the task's lags, the others to a log-uniform horizon; None: "
+        f"{DEFAULT_FIXED_LAG_FRACTION}, and 0 for multi-task training",
+    )
+    longest_horizon_fs: float | None = Field(
+        default=None, gt=0, description="of log-uniform horizons; None: the train block's length"
+    )
+    n_lags: Count | tuple[Count, Count] | None = Field(
+        default=None,
+        description="lags of windows with a drawn horizon: a number, or `[low, high]` to draw it "
+        "uniformly; None: as many as the task",
+    )
+    validations: int = Field(default=10, ge=1, description="evenly over the budget")
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="validations without a better one before stopping; None: never",
+    )
+    checkpoint_every_seconds: float = Field(
+        default=30.0, ge=0, description="between checkpoints; one more at every validation"
+    )
+    loss_atoms: Literal["scored", "all"] = Field(
+        default="scored", description="atoms whose error is learnt from"
+    )
+    threads: int = Field(
+        default=1, ge=1, description="CPU threads; one on purpose, so that CPU time counts"
+    )
+
+    @model_validator(mode="after")
+    def _check_lags(self) -> TrainingSettings:
+        if isinstance(self.n_lags, tuple) and self.n_lags[0] > self.n_lags[1]:
+            raise ValueError(f"n_lags must be [low, high], not {list(self.n_lags)}")
+        return self
+
+    @property
+    def windows_per_step(self) -> int:
+        """Windows of one step of the optimiser, over all processes."""
+        return self.batch_size * self.accumulate * (self.processes or 1)
+
+
+def settings_table() -> str:
+    """All settings with default and meaning, as the Markdown table of docs/training.md."""
+    rows = ["| setting | default | |", "|---|---|---|"]
+    for name, info in TrainingSettings.model_fields.items():
+        rows.append(f"| `training.{name}` | `{json.dumps(info.default)}` | {info.description} |")
+    return "\n".join(rows) + "\n"
