@@ -52,7 +52,7 @@ def run(
     budget_cpu_minutes: Annotated[
         float | None,
         typer.Option(
-            help="Training budget a seed in CPU minutes (wall minutes on a GPU); "
+            help="Training budget a seed in CPU minutes (wall minutes on a GPU) of all processes; "
             f"{DEFAULT_CPU_MINUTES:g} if neither is given."
         ),
     ] = None,
@@ -68,10 +68,13 @@ def run(
     """Train a model on one fold, score it on every part, and print the tables.
 
     The trivial predictors are scored beside a learnt model. The same command again reuses what is
-    finished and goes on with what was killed; other settings get folders of their own.
+    finished and goes on with what was killed; other settings get folders of their own. Started by
+    torchrun, all processes train one model together: torchrun --nproc-per-node 2 -m benchmarks.cli
+    run ...
 
     Example: atom-bench run --fold 2 --budget-cpu-minutes 3 --seeds 0,1,2
     """
+    from benchmarks import distributed
     from benchmarks.data import load_benchmark
     from benchmarks.models import make_model, model_class
     from benchmarks.protocol import Budget
@@ -81,21 +84,25 @@ def run(
 
     if epochs is None and budget_cpu_minutes is None:
         budget_cpu_minutes = DEFAULT_CPU_MINUTES
-    budget = Budget(epochs=epochs, cpu_minutes=budget_cpu_minutes)
-    chosen_task, chosen_seeds = get_task(task, track), parse_seeds(seeds)
-    given: dict[str, Any] = parse_overrides(settings or [])
-    if model_class(model).trains:
-        given |= {"device": device} | ({"preset": preset} if preset else {})
-    elif given or preset:
-        raise UserError(f"model {model} takes neither --set nor --preset")
-    make_model(model, **given)  # Wrong settings are told before any data is read.
-    benchmark = load_benchmark(chosen_task, fold, data, split)
-    make_folder(out, "--out")
-    with progress_bars() as progress:
-        records = run_model(
-            model, benchmark, seeds=chosen_seeds, budget=budget, settings=given, out=out,
-            progress=progress,
-        )  # fmt: skip
+    with distributed.session(device):
+        with distributed.together():
+            budget = Budget(epochs=epochs, cpu_minutes=budget_cpu_minutes)
+            chosen_task, chosen_seeds = get_task(task, track), parse_seeds(seeds)
+            given: dict[str, Any] = parse_overrides(settings or [])
+            if model_class(model).trains:
+                given |= {"device": device} | ({"preset": preset} if preset else {})
+            elif given or preset:
+                raise UserError(f"model {model} takes neither --set nor --preset")
+            make_model(model, **given)  # Wrong settings are told before any data is read.
+            benchmark = load_benchmark(chosen_task, fold, data, split)
+            make_folder(out, "--out")
+        with progress_bars() as progress:
+            records = run_model(
+                model, benchmark, seeds=chosen_seeds, budget=budget, settings=given, out=out,
+                progress=progress if distributed.is_main() else None,
+            )  # fmt: skip
+        if not distributed.is_main():
+            return
     if as_json:
         print(json.dumps([record.model_dump(mode="json") for record in records]))
     else:

@@ -98,7 +98,9 @@ def _one_line(error: Exception) -> Exception:
             "another process of this run has ended; its own message, if it left one, says why. "
             "The same command goes on from the last checkpoint"
         )
-    return RunFailed(f"rank {rank()}: {_message(error)}")
+    failure = RunFailed(f"rank {rank()}: {_message(error)}")
+    failure.exit_code = getattr(error, "exit_code", 1)
+    return failure
 
 
 def _message(error: Exception) -> str:

@@ -9,11 +9,11 @@ from typing import Any
 
 from rich.progress import Progress
 
-from benchmarks import results
+from benchmarks import distributed, results
 from benchmarks.data import BenchmarkData
 from benchmarks.evaluation import fit_references, score
 from benchmarks.models import TRIVIAL, make_model, model_class
-from benchmarks.protocol import Budget, Model
+from benchmarks.protocol import Budget, FitReport, Model
 from benchmarks.results import Record
 
 MODEL_FOLDER = "model"
@@ -34,7 +34,7 @@ def run_model(
     Returns:
         The records: the model's by seed, then the trivial predictors'.
     """
-    references = fit_references(data)
+    references = fit_references(data) if distributed.is_main() else {}
     chosen = model_class(model_id)
     runs: list[tuple[str, int | None, Mapping[str, Any]]] = [
         (model_id, seed if chosen.trains else None, settings)
@@ -61,38 +61,49 @@ def run_once(
     references: Mapping[str, Model],
     progress: Progress | None = None,
 ) -> Record:
-    """One model and seed: the finished record if there is one, else fit and score."""
-    task, settings = data.task, model.settings()
-    asked = dataclasses.asdict(budget) if model.trains else {}
+    """One model and seed: the finished record if there is one, else fit and score.
+
+    Of several processes all train, and rank 0 alone scores and writes.
+    """
+    settings, asked = model.settings(), dataclasses.asdict(budget) if model.trains else {}
     key = results.run_key(
-        task=task.model_dump(mode="json"), fold=data.fold, model=model.id, seed=seed,
+        task=data.task.model_dump(mode="json"), fold=data.fold, model=model.id, seed=seed,
         settings=settings, budget=asked, split=data.split_sha256, manifest=data.manifest_sha256,
     )  # fmt: skip
-    folder = results.run_folder(out, task.id, task.track, data.fold, model.id, seed, key)
-    if (record := results.read_record(folder)) is not None:
+    folder = results.run_folder(out, data.task.id, data.task.track, data.fold, model.id, seed, key)
+    with distributed.together():
+        record = results.read_record(folder) if distributed.is_main() else None
+    if (record := distributed.from_main(record)) is not None:
         return record
     folder.mkdir(parents=True, exist_ok=True)
-    report = model.fit(data.training, budget=budget, seed=seed or 0, out=folder, progress=progress)
-    model.save(folder / MODEL_FOLDER)
-    scores = score(model, data, references)
-    record = Record(
-        key=key,
-        task=task.id,
-        track=task.track,
-        model=model.id,
-        seed=seed,
-        fold=data.fold,
-        oracle=model.oracle,
-        task_spec=task.model_dump(mode="json"),
-        settings=settings,
-        budget=asked,
-        fit=dataclasses.asdict(report),
-        split_sha256=data.split_sha256,
-        manifest_sha256=data.manifest_sha256,
-        versions=results.versions(),
-        git_commit=results.git_commit(),
-        hardware=results.hardware(settings.get("device", "cpu")),
-        rows=results.rows_of(scores),
-    )
-    results.write_record(folder, record, scores)
+    report = FitReport()
+    if model.trains or distributed.is_main():
+        report = model.fit(
+            data.training, budget=budget, seed=seed or 0, out=folder, progress=progress
+        )
+    if distributed.is_main():
+        model.save(folder / MODEL_FOLDER)
+        scores = score(model, data, references)
+        record = Record(
+            key=key,
+            task=data.task.id,
+            track=data.task.track,
+            model=model.id,
+            seed=seed,
+            fold=data.fold,
+            oracle=model.oracle,
+            task_spec=data.task.model_dump(mode="json"),
+            settings=settings,
+            budget=asked,
+            fit=dataclasses.asdict(report),
+            split_sha256=data.split_sha256,
+            manifest_sha256=data.manifest_sha256,
+            versions=results.versions(),
+            git_commit=results.git_commit(),
+            hardware=results.hardware(settings.get("device", "cpu")),
+            rows=results.rows_of(scores),
+        )
+        results.write_record(folder, record, scores)
+    record = distributed.from_main(record)
+    assert record is not None
     return record
