@@ -6,6 +6,9 @@ A publication is a folder that any web server can serve as it is:
     SITE/VERSION/manifest.json  schema `Manifest`: every other file of the version
     SITE/VERSION/...            shards by level, splits, file lists by fold, card, plots
 
+Hosts without folders get the files of a version under the names of `flat_path`, in one folder
+with the manifest.
+
 A manifest comes from outside: it is checked as such before anything in it is used.
 """
 
@@ -152,9 +155,14 @@ def check_version(version: str) -> str:
     Raises:
         ValueError: it can't.
     """
-    if not _VERSION.fullmatch(version) or len(version) > 64:
+    if not _VERSION.fullmatch(version) or len(version) > 64 or version.endswith((".", ".json")):
         raise ValueError(f"version {version!r}: use letters, digits, '.', '-' and '_'")
     return version
+
+
+def flat_path(path: str) -> str:
+    """A path as a publication for hosts without folders has it; `--` occurs in no other name."""
+    return path.replace("/", "--")
 
 
 def read_manifest(text: bytes | str, source: str) -> Manifest:

@@ -58,7 +58,8 @@ def check_content(shard: Shard, metadata: ShardMetadata, found: "Findings") -> N
 
 def _check_name(metadata: ShardMetadata, found: "Findings") -> None:
     expected = f"{metadata.name}-r{metadata.replica}"
-    if found.path.stem != expected:
+    # A publication without folders puts the level in front: see `tg80.publish`.
+    if found.path.stem not in (expected, f"{metadata.level}--{expected}"):
         found.warning("name", f"the file holds {expected}, but is called {found.path.stem}")
 
 
@@ -224,18 +225,25 @@ def _check_trapezoid(frames: Frames, metadata: ShardMetadata, found: "Findings")
             found.error(check, f"{what}: their ratio is {slope:.3g}, not 1")
 
 
-def _check_quality(
-    frames: Frames, shard: Shard, metadata: ShardMetadata, found: "Findings"
-) -> None:
-    try:
-        thresholds = thresholds_of(metadata.recipe)
-    except ValidationError:
-        found.error("recipe", "its quality thresholds cannot be read")
-        return
+def judge_shard(shard: Shard, frames: Frames) -> dict[str, dict[str, Any]]:
+    """All quality checks of a shard, from its frames and the limits in its recipe.
+
+    Args:
+        shard: an open shard.
+        frames: every per-frame field and `time`, as read from it.
+
+    Returns:
+        Check by name, as `tg80.judgement.judge` gives them.
+
+    Raises:
+        ValidationError: the recipe's limits are none.
+    """
+    metadata = shard.metadata
+    thresholds = thresholds_of(metadata.recipe)
     changes = find_changes(
         frames, shard.atomic_numbers, metadata.bonds, shard.static("relaxed_positions"), thresholds
     )
-    checks = judge(
+    return judge(
         frames,
         changes=changes,
         degrees_of_freedom=metadata.degrees_of_freedom,
@@ -243,6 +251,16 @@ def _check_quality(
         temperature_is_set=metadata.start == "mean-energy" or metadata.ensemble != "nve",
         thresholds=thresholds,
     )
+
+
+def _check_quality(
+    frames: Frames, shard: Shard, metadata: ShardMetadata, found: "Findings"
+) -> None:
+    try:
+        checks = judge_shard(shard, frames)
+    except ValidationError:
+        found.error("recipe", "its quality thresholds cannot be read")
+        return
     for name, result in checks.items():
         if result["verdict"] != "ok":
             found.add(result["verdict"], name.replace("_", " "), result["message"])

@@ -1,0 +1,92 @@
+"""`tg80 publish`: a folder of shards as a static tree for others to download."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tg80.cli_support import JsonOption, console
+from tg80.errors import UserError
+
+
+def publish(
+    folder: Annotated[Path, typer.Argument(help="Shards (.h5md), or a folder with shards.")],
+    out: Annotated[Path, typer.Option("--out", help="The site's folder; made if need be.")],
+    version: Annotated[
+        str, typer.Option(help="Version of the data, best as MAJOR.MINOR.PATCH.")
+    ] = "1.0.0",
+    name: Annotated[
+        str | None, typer.Option(help="Name of the data set; the site's or the folder's.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Split whose folds are listed: a version, a file, or none.")
+    ] = "tg80-v1",
+    author: Annotated[
+        list[str] | None,
+        typer.Option(help="Who made the data; may be repeated. Else as the shards say."),
+    ] = None,
+    about: Annotated[
+        Path | None, typer.Option(help="Markdown file put at the top of the data card.")
+    ] = None,
+    url: Annotated[
+        str, typer.Option(help="Address at which the folder of this version will be served.")
+    ] = "",
+    flat: Annotated[
+        bool, typer.Option("--flat", help="All files in one folder, for hosts such as Zenodo.")
+    ] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Publish shards: a static tree that any web server, S3 bucket or Zenodo record can serve.
+
+    Writes OUT/VERSION with the shards by level of theory, a manifest with sizes and checksums, the
+    folds, a data card, croissant.json and plots; and OUT/versions.json. Every shard is validated
+    first; one with errors is refused. A published version is never changed.
+
+    Example: tg80 publish tg80/data/mini-xtb --out site --version 1.0.0
+    """
+    from tg80.publish import publish as publish_folder
+
+    done = publish_folder(
+        folder,
+        out,
+        version=version,
+        name=name,
+        split=None if split == "none" else split,
+        authors=author or (),
+        about="" if about is None else _text(about),
+        url=url,
+        flat=flat,
+        tell=lambda line: console.print(line, style="dim", highlight=False, markup=False),
+    )
+    manifest = done.manifest
+    if json_output:
+        report = {
+            "folder": str(done.folder),
+            "name": manifest.name,
+            "version": manifest.version,
+            "n_shards": len(manifest.shards),
+            "n_files": len(manifest.shards) + len(manifest.files),
+            "n_bytes": done.n_bytes,
+            "n_warnings": done.warnings,
+            "outside_the_folds": list(done.outside),
+            "finished": done.finished,
+        }
+        print(json.dumps(report, indent=2))
+        return
+    what = "announced what an interrupted run had written" if done.finished else "published"
+    print(
+        f"{what}: {manifest.name} {manifest.version} in {done.folder}: "
+        f"{len(manifest.shards)} shards, {done.n_bytes / 1e6:.1f} MB, "
+        f"{done.warnings} warnings (in its README.md)"
+    )
+    if done.outside:
+        print(f"outside the folds of {manifest.split}: {', '.join(done.outside)}")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is no UTF-8 text"
+        raise UserError(f"{path}: {reason}; --about wants a Markdown file") from None
