@@ -9,6 +9,7 @@ import tg80
 from pipelines.commands.generate import collect, generate
 from pipelines.commands.info import info
 from pipelines.commands.plan import plan
+from pipelines.commands.publish import publish
 from pipelines.commands.singlepoint import singlepoint
 from pipelines.commands.split import split
 from pipelines.commands.status import status
@@ -35,7 +36,7 @@ def _options(
         raise typer.Exit()
 
 
-for command in (generate, status, collect, singlepoint, validate, info, split, twin, plan):
+for command in (generate, status, collect, singlepoint, validate, info, split, twin, plan, publish):
     app.command()(command)
 
 
