@@ -1,0 +1,153 @@
+"""`tg80 public`: files of MD17, rMD17 and MD22."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tg80.cli_support import JsonOption, console
+from tg80.errors import UserError
+
+
+def public(
+    file: Annotated[
+        str | None,
+        typer.Argument(help="An npz file; with --fetch SET/MOLECULE, such as md17/ethanol."),
+    ] = None,
+    fetch: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Fetch the file into this folder first.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="With --fetch: a mirror of the set's web folder.")
+    ] = None,
+    set_id: Annotated[
+        str | None, typer.Option("--set", help="md17, rmd17 or md22, if the name does not tell.")
+    ] = None,
+    molecule: Annotated[
+        str | None, typer.Option(help="The molecule, if the name does not tell.")
+    ] = None,
+    frame_fs: Annotated[
+        float | None,
+        typer.Option(help="A file of that layout from elsewhere: time between its frames."),
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Say what a file of MD17, rMD17 or MD22 holds, and what it can be used for.
+
+    Without a file, list the sets: molecules, frame spacing and its source, address. The originals
+    state no frame spacing; the temperature of finite differences tells whether it is right.
+
+    Examples:
+
+        tg80 public
+
+        tg80 public md17_ethanol.npz
+
+        tg80 public md17/ethanol --fetch public-data
+    """
+    if file is None:
+        _list_sets(json_output)
+        return
+    path = Path(file) if fetch is None else _fetched(file, fetch, address)
+    facts = _describe(path, set_id=set_id, molecule=molecule, frame_fs=frame_fs)
+    if json_output:
+        print(json.dumps(facts, indent=2))
+    else:
+        _show(facts)
+
+
+def _fetched(name: str, folder: Path, address: str | None) -> Path:
+    from rich.progress import DownloadColumn, Progress, TextColumn
+
+    from tg80.public_fetch import fetch_public
+
+    set_id, slash, molecule = name.partition("/")
+    if not slash:
+        raise UserError(f"--fetch wants SET/MOLECULE, such as md17/ethanol, not {name}")
+    columns = (TextColumn("{task.description}"), DownloadColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(name, total=None)
+        return fetch_public(
+            set_id,
+            molecule,
+            folder,
+            address=address,
+            on_bytes=lambda n_bytes: progress.advance(task, n_bytes),
+        )
+
+
+def _describe(path: Path, **wish: Any) -> dict[str, Any]:
+    from tg80.public import read_public
+    from tg80.single_task import PROTOCOLS, single_task
+
+    data = read_public(path, **wish)
+    protocols = {}
+    for protocol in PROTOCOLS:
+        try:
+            found = single_task(data, protocol)
+            protocols[protocol] = {"possible": True, "remarks": list(found.remarks)}
+        except UserError as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            protocols[protocol] = {"possible": False, "remarks": [reason]}
+    first, stop = data.longest_stretch
+    return {
+        "file": str(path),
+        "set": data.set_id,
+        "molecule": data.molecule,
+        "n_frames": data.n_frames,
+        "n_atoms": data.n_atoms,
+        "n_heavy_atoms": int((data.atomic_numbers > 1).sum()),
+        "frame_fs": data.frame_fs,
+        "frame_source": data.frame_source,
+        "finite_difference_temperature_k": data.finite_difference_temperature_k(),
+        "n_stretches": len(data.stretches),
+        "longest_stretch_frames": stop - first,
+        "single_task": protocols,
+    }
+
+
+def _show(facts: dict[str, Any]) -> None:
+    n_frames, frame_fs = facts["n_frames"], facts["frame_fs"]
+    print(
+        f"{facts['set']} {facts['molecule']}: {n_frames} frames, {facts['n_atoms']} atoms, "
+        f"{facts['n_heavy_atoms']} of them heavy"
+    )
+    print(f"frames {frame_fs:g} fs apart: {facts['frame_source']}")
+    longest = facts["longest_stretch_frames"]
+    if longest == n_frames:
+        print("all frames follow one another")
+    elif longest:
+        print(
+            f"{facts['n_stretches']} stretches of consecutive frames, the longest {longest} frames"
+        )
+    else:
+        print("no frame follows another: no velocities")
+    if (kelvin := facts["finite_difference_temperature_k"]) is not None:
+        print(f"temperature of finite differences: {kelvin:.0f} K")
+    for protocol, found in facts["single_task"].items():
+        print(f"single task {protocol}: {'possible' if found['possible'] else 'no'}")
+        for remark in found["remarks"]:
+            print(f"  {remark}")
+
+
+def _list_sets(json_output: bool) -> None:
+    from tg80.public_sets import PUBLIC_SETS
+
+    rows = [
+        {
+            "set": each.id,
+            "frame_fs": each.frame_fs,
+            "frame_source": each.frame_source,
+            "address": each.address,
+            "molecules": {m.name: m.file for m in each.molecules},
+        }
+        for each in PUBLIC_SETS.values()
+    ]
+    if json_output:
+        print(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        print(f"{row['set']}: {', '.join(row['molecules'])}")
+        print(f"  {row['frame_fs']:g} fs: {row['frame_source']}")
+        print(f"  {row['address']}")
