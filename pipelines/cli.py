@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 import tg80
+from pipelines.commands.export import export
 from pipelines.commands.generate import collect, generate
 from pipelines.commands.info import info
 from pipelines.commands.plan import plan
+from pipelines.commands.public import public
 from pipelines.commands.publish import publish
 from pipelines.commands.singlepoint import singlepoint
 from pipelines.commands.split import split
@@ -36,7 +38,20 @@ def _options(
         raise typer.Exit()
 
 
-for command in (generate, status, collect, singlepoint, validate, info, split, twin, plan, publish):
+for command in (
+    generate,
+    status,
+    collect,
+    singlepoint,
+    validate,
+    info,
+    split,
+    twin,
+    plan,
+    export,
+    public,
+    publish,
+):
     app.command()(command)
 
 
