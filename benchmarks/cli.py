@@ -21,6 +21,7 @@ from benchmarks.commands.options import (
     parse_seeds,
     progress_bars,
 )
+from benchmarks.commands.symmetry import symmetry
 from benchmarks.speed.commands import app as speed_app
 from tg80.cli_support import JsonOption, run_app
 from tg80.errors import UserError
@@ -127,6 +128,9 @@ def leaderboard(
     if style not in ("terminal", "markdown", "json"):
         raise UserError(f"unknown format {style!r}; choose terminal, markdown or json")
     _print(read_records(folder), "json" if as_json else style)
+
+
+app.command()(symmetry)
 
 
 def _print(records: list[Any], style: str) -> None:

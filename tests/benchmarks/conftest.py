@@ -13,3 +13,31 @@ def one_thread():
 def data():
     """Fold 2 of the toys; not to be changed."""
     return toys.toy_data()
+
+
+@pytest.fixture(scope="session")
+def mini():
+    """Fold 2 of the mini set that ships along; not to be changed."""
+    from benchmarks.data import load_benchmark
+    from benchmarks.tasks import get_task
+
+    return load_benchmark(get_task("mini-xtb-v1"), 2)
+
+
+@pytest.fixture(scope="session")
+def mini_runs(mini, tmp_path_factory):
+    """Results folder of small models trained on `mini`: atom with two seeds, atom-start with one.
+
+    All atoms are learnt from, for the predictions of hydrogens.
+    """
+    from benchmarks.evaluation import fit_references
+    from benchmarks.models import Budget, make_model
+    from benchmarks.runner import run_once
+
+    out, references = tmp_path_factory.mktemp("mini-runs"), fit_references(mini)
+    for model, seed in (("atom", 0), ("atom", 1), ("atom-start", 0)):
+        run_once(
+            make_model(model, **toys.SMALL_ATOM), mini,
+            seed=seed, budget=Budget(epochs=3), out=out, references=references,
+        )  # fmt: skip
+    return out

@@ -28,6 +28,13 @@ TINY_ATOM = {
     "model": {"n_blocks": 1, "width": 16, "n_heads": 2, "feedforward_width": 16},
     "training": {"windows_per_trajectory": 4, "batch_size": 4, "validations": 2},
 }
+# Trained on the mini set that ships along in a second or two.
+SMALL_ATOM = {
+    "model": {"n_blocks": 2, "width": 32, "n_heads": 2, "feedforward_width": 32},
+    "training": {
+        "windows_per_trajectory": 4, "batch_size": 8, "validations": 1, "loss_atoms": "all",
+    },
+}  # fmt: skip
 
 
 def toy_trajectory(name: str, seed: int = 0, n_frames: int = N_FRAMES) -> Trajectory:

@@ -1,0 +1,92 @@
+"""`atom-bench symmetry`: how well models keep the symmetries of mechanics."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Annotated
+
+import typer
+
+from benchmarks.commands.options import (
+    DataOption,
+    FoldOption,
+    FromOption,
+    MarkdownOption,
+    SplitOption,
+    TaskOption,
+    TrackOption,
+    parse_seeds,
+    progress_bars,
+)
+from tg80.cli_support import JsonOption
+from tg80.errors import RunFailed
+
+
+def symmetry(
+    fold: FoldOption,
+    data: DataOption = None,
+    task: TaskOption = "mini-xtb-v1",
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model id, may be repeated; default: all there are.")
+    ] = None,
+    track: TrackOption = "canonical",
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="A count, or a list such as 0,1,2; default: 1, or all that --from has."),
+    ] = None,
+    results: FromOption = None,
+    part: Annotated[str, typer.Option(help="Part whose windows are turned.")] = "test_time",
+    windows: Annotated[int, typer.Option(min=1, help="How many of them, evenly taken.")] = 32,
+    rotations: Annotated[int, typer.Option(min=2, help="Random rotations of each.")] = 32,
+    split: SplitOption = None,
+    as_json: JsonOption = False,
+    as_markdown: MarkdownOption = False,
+) -> None:
+    """Measure errors under rotations, reflections, shifts and orders of atoms.
+
+    Learnt models are measured with initial weights and, with --from, as they were trained.
+    Exit code 1 if shifts or orders of atoms change a prediction by more than rounding.
+
+    Example: atom-bench symmetry --fold 2 --from runs --model atom
+    """
+    from benchmarks.data import load_benchmark
+    from benchmarks.models import model_class
+    from benchmarks.saved import cases
+    from benchmarks.sheets import print_sheets
+    from benchmarks.symmetry import SymmetrySettings, figures, measure, sheets
+    from benchmarks.tasks import get_task
+
+    chosen_task = get_task(task, track)
+    chosen_seeds = None if seeds is None else parse_seeds(seeds)
+    for name in model or ():
+        model_class(name)
+    settings = SymmetrySettings(part, windows, rotations)
+    benchmark = load_benchmark(chosen_task, fold, data, split)
+    chosen = cases(benchmark, results, models=model or (), seeds=chosen_seeds)
+    found = []
+    with progress_bars() as progress:
+        bar = progress.add_task("symmetry", total=len(chosen))
+        for case in chosen:
+            progress.update(bar, description=f"{case.label}, {case.state}")
+            found.append(
+                measure(
+                    case.load(benchmark), benchmark, settings,
+                    label=case.label, state=case.state, seed=case.seed,
+                )
+            )  # fmt: skip
+            progress.advance(bar)
+    if as_json:
+        document = {
+            "task": chosen_task.id,
+            "track": chosen_task.track,
+            "fold": fold,
+            "settings": dataclasses.asdict(settings),
+            "rows": [figures(one) for one in found],
+        }
+        print(json.dumps(document))
+    else:
+        print_sheets(sheets(found, settings), as_markdown=as_markdown)
+    wrong = sorted({one.label for one in found if not one.is_exact})
+    if wrong:
+        raise RunFailed(f"shifts or orders of atoms change the prediction of {', '.join(wrong)}")
