@@ -103,29 +103,22 @@ def _front_matter(publication: Publication) -> str:
 
 
 def _getting(publication: Publication) -> str:
-    source = publication.url or "URL_OF_THIS_FOLDER"
-    return "\n".join(
-        [
-            "```sh",
-            f"tg80 download --source {source} --to DIR",
-            *(
-                [f"tg80 download --source {source} --fold 1 --part train --to DIR"]
-                if publication.folds
-                else []
-            ),
-            "tg80 validate DIR",
-            "```",
-            "",
-            "or any other way: the files are plain HDF5, and beside each lies its SHA-256"
-            " (`sha256sum --check FILE.sha256`). `manifest.json` lists them all.",
-            "",
-            "```python",
-            "from tg80.shard import Shard",
-            "",
-            f'with Shard("DIR/{publication.shard_path(publication.facts[0])}") as shard:',
-            '    positions = shard.read("positions")  # (n_frames, n_atoms, 3) A',
-            "```",
-        ]
+    source, first = publication.url or "URL_OF_THIS_FOLDER", publication.facts[0].metadata
+    commands = [f"tg80 download --source {source} --to DIR"]
+    if publication.folds:
+        commands.append(f"tg80 download --source {source} --fold 1 --part train --to DIR")
+    several = len({fact.metadata.level for fact in publication.facts}) > 1
+    choice = f', level="{first.level}"' if several else ""
+    code = [
+        "import tg80\n",
+        f'data = tg80.load("DIR"{choice})',
+        f'positions = data["{first.name}"].read("positions")  # (n_frames, n_atoms, 3) angstrom',
+    ]
+    return (
+        "```sh\n" + "\n".join([*commands, "tg80 validate DIR"]) + "\n```\n\n"
+        "or any other way: the files are plain HDF5, and beside each lies its SHA-256"
+        " (`sha256sum --check FILE.sha256`). `manifest.json` lists them all.\n\n"
+        "```python\n" + "\n".join(code) + "\n```"
     )
 
 

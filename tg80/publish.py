@@ -105,7 +105,7 @@ def publish(
     _check_options(folder, site, version, name)
     with _locked(site):
         versions = _read_versions(site)
-        chosen = name or (versions.name if versions else _slug(folder.resolve().name))
+        chosen = name or (versions.name if versions else _slug(folder))
         _check_new(site, versions, chosen, version)
         facts = survey(folder, lambda each: tell(f"checking {each}"))
         publication = Publication(
@@ -150,8 +150,9 @@ def _check_options(folder: Path, site: Path, version: str, name: str | None) -> 
         )
 
 
-def _slug(name: str) -> str:
-    """A folder's name as the name of a data set."""
+def _slug(folder: Path) -> str:
+    """The name of a folder (of a file without its ending) as the name of a data set."""
+    name = folder.resolve().stem if folder.is_file() else folder.resolve().name
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:64] or "data"
 
 

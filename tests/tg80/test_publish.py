@@ -164,6 +164,14 @@ def test_the_front_matter_is_what_the_hub_reads(site):
     assert {"gfn2-xtb", "pbe-def2svp"} < set(known["tags"])
 
 
+def test_the_code_in_the_card_runs(site):
+    card = (site / "1.0.0" / "README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0]
+    found: dict = {}
+    exec(code.replace('"DIR"', repr(str(site / "1.0.0"))), found)
+    assert found["positions"].shape == (500, 6, 3)  # ethylene, the first by level and name
+
+
 def test_the_citation_is_that_of_the_repository(site):
     stated = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert stated["title"] == citation.TITLE
