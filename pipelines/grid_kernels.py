@@ -33,6 +33,67 @@ class Blocks(NamedTuple):
     rows: np.ndarray
 
 
+class _ShellParts(NamedTuple):
+    """What a shell's functions are made of on a block.
+
+    Attributes:
+        d: (3, n_points) from the atom.
+        squares: (n_points,) of the distances.
+        powers: (3, l_max + 1, n_points) of d.
+        harmonics: (l_max + 1, n_components, 2 l_max + 1, n_points) value and derivatives.
+        radial: (n_derivatives + 1, n_points) R and its derivatives by the square.
+    """
+
+    d: np.ndarray
+    squares: np.ndarray
+    powers: np.ndarray
+    harmonics: np.ndarray
+    radial: np.ndarray
+
+
+@njit(cache=True, nogil=True)
+def _room_for_parts(basis, n_points, n_derivatives, n_components):
+    l_max = basis.transforms.shape[0] - 1
+    return _ShellParts(
+        np.empty((3, n_points)),
+        np.empty(n_points),
+        np.empty((3, l_max + 1, n_points)),
+        np.empty((l_max + 1, n_components, 2 * l_max + 1, n_points)),
+        np.empty((n_derivatives + 1, n_points)),
+    )
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def _evaluate_shell(basis, points, shell, atom, known, parts):
+    """Fills the parts of one shell of a walk over all of them.
+
+    Args:
+        basis, points: what and where, (3, n_points).
+        shell: the next one.
+        atom, known: of the shell before it, the atom and the highest degree its harmonics are
+            there for; they are kept from shell to shell of an atom. -1 at the start.
+        parts: filled.
+
+    Returns:
+        atom, known of this shell.
+    """
+    if basis.shells[shell, 0] != atom:
+        atom, known = basis.shells[shell, 0], -1
+        distances(points, basis.centres[atom], parts.d, parts.squares)
+        powers_of(parts.d, parts.powers.shape[1] - 1, parts.powers)
+    own = slice(basis.shells[shell, 2], basis.shells[shell, 3])
+    n_derivatives, n_components = parts.radial.shape[0] - 1, parts.harmonics.shape[1]
+    radial_of(
+        parts.squares, basis.exponents[own], basis.coefficients[own], n_derivatives, parts.radial
+    )
+    while known < basis.shells[shell, 1]:
+        known += 1
+        harmonics_of(
+            parts.powers, basis.transforms[known], known, n_components, parts.harmonics[known]
+        )
+    return atom, known
+
+
 @njit(cache=True, nogil=True, fastmath=FAST)
 def find_present(basis, points, present):
     """Which shells reach which block: fills present (n_blocks, n_shells)."""
@@ -55,25 +116,15 @@ def find_present(basis, points, present):
 def _block_values(basis, points, present, values):
     """Functions with first derivatives on one block into values (4, n_rows, n_points)."""
     n_points = points.shape[1]
-    l_max = basis.transforms.shape[0] - 1
-    d, squares = np.empty((3, n_points)), np.empty(n_points)
-    powers = np.empty((3, l_max + 1, n_points))
-    harmonics = np.empty((l_max + 1, 4, 2 * l_max + 1, n_points))
-    radial, slope = np.empty((2, n_points)), np.empty(n_points)
+    parts = _room_for_parts(basis, n_points, 1, 4)
+    d, radial, harmonics = parts.d, parts.radial, parts.harmonics
+    slope = np.empty(n_points)
     atom, known, row = -1, -1, 0
     for shell in range(len(basis.shells)):
         if not present[shell]:
             continue
-        if basis.shells[shell, 0] != atom:
-            atom, known = basis.shells[shell, 0], -1
-            distances(points, basis.centres[atom], d, squares)
-            powers_of(d, l_max, powers)
+        atom, known = _evaluate_shell(basis, points, shell, atom, known, parts)
         degree = basis.shells[shell, 1]
-        primitives = slice(basis.shells[shell, 2], basis.shells[shell, 3])
-        radial_of(squares, basis.exponents[primitives], basis.coefficients[primitives], 1, radial)
-        while known < degree:
-            known += 1
-            harmonics_of(powers, basis.transforms[known], known, 4, harmonics[known])
         for m in range(2 * degree + 1):
             s, sx, sy, sz = (
                 harmonics[degree, 0, m], harmonics[degree, 1, m],
@@ -239,26 +290,15 @@ def _densities_of_pull(part, u, occupied):
 def _block_gradient(basis, points, present, u, a, b, gradient):
     """Adds one block's part of the gradient (n_atoms, 3)."""
     n_points = points.shape[1]
-    l_max = basis.transforms.shape[0] - 1
-    d, squares = np.empty((3, n_points)), np.empty(n_points)
-    powers = np.empty((3, l_max + 1, n_points))
-    harmonics = np.empty((l_max + 1, 10, 2 * l_max + 1, n_points))
-    radial = np.empty((3, n_points))
+    parts = _room_for_parts(basis, n_points, 2, 10)
+    d, radial, harmonics = parts.d, parts.radial, parts.harmonics
     with_a, with_b = np.empty((4, n_points)), np.empty((10, n_points))
     atom, known, row = -1, -1, 0
     for shell in range(len(basis.shells)):
         if not present[shell]:
             continue
-        if basis.shells[shell, 0] != atom:
-            atom, known = basis.shells[shell, 0], -1
-            distances(points, basis.centres[atom], d, squares)
-            powers_of(d, l_max, powers)
+        atom, known = _evaluate_shell(basis, points, shell, atom, known, parts)
         degree = basis.shells[shell, 1]
-        primitives = slice(basis.shells[shell, 2], basis.shells[shell, 3])
-        radial_of(squares, basis.exponents[primitives], basis.coefficients[primitives], 2, radial)
-        while known < degree:
-            known += 1
-            harmonics_of(powers, basis.transforms[known], known, 10, harmonics[known])
         rows = slice(row, row + 2 * degree + 1)
         row += 2 * degree + 1
         # Higher derivatives of a constant or linear harmonic vanish.
