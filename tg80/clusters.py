@@ -136,9 +136,7 @@ def cluster_molecules(
     Raises:
         UserError: hardly any compounds that differ in more than stereo.
     """
-    points: dict[str, Molecule] = {}
-    for molecule in sorted(molecules, key=lambda m: m.name):
-        points.setdefault(molecule.inchikey_block, molecule)
+    points = _points(molecules)
     if len(points) < 2 * clustering.n_clusters:
         raise UserError(
             f"{len(points)} compounds that differ in more than stereo are too few for "
@@ -156,6 +154,36 @@ def cluster_molecules(
         if smallest >= clustering.min_cluster_size:
             break
     return best
+
+
+def map_molecules(
+    molecules: Sequence[Molecule],
+    fingerprint: FingerprintSettings,
+    umap: UmapSettings,
+    clustering: ClusteringSettings,
+    seed: int,
+) -> tuple[dict[str, tuple[float, float]], dict[str, int]]:
+    """The UMAP plane of one seed, and the clusters found on it.
+
+    Returns:
+        Place of each name on the plane, and its cluster number as `cluster_molecules` gives it.
+    """
+    points = _points(molecules)
+    plane = umap_plane(fingerprints([m.smiles for m in points.values()], fingerprint), umap, seed)
+    labels = dict(zip(points, agglomerate(plane, clustering).tolist(), strict=True))
+    places = dict(zip(points, map(tuple, plane[:, :2].tolist()), strict=True))
+    return (
+        {m.name: places[m.inchikey_block] for m in molecules},
+        _renumbered({m.name: labels[m.inchikey_block] for m in molecules}),
+    )
+
+
+def _points(molecules: Sequence[Molecule]) -> dict[str, Molecule]:
+    """One molecule of each InChIKey connectivity block, the same for every order of the list."""
+    points: dict[str, Molecule] = {}
+    for molecule in sorted(molecules, key=lambda m: m.name):
+        points.setdefault(molecule.inchikey_block, molecule)
+    return points
 
 
 def _renumbered(labels: dict[str, int]) -> dict[str, int]:

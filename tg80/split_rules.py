@@ -22,7 +22,9 @@ from tg80.splits import (
     Fold,
     Split,
     compound_of,
+    frozen_names,
     list_sha256,
+    load_split,
     mini_names,
 )
 
@@ -103,6 +105,18 @@ def _list_is_stated(split: Split, facts: dict[str, Facts]) -> Iterator[str]:
         expected = {m.name: compound_of(m) for m in tg80_molecules()}
         if list_sha256(expected) != split.molecules_sha256:
             yield "the list is not that of the 80 compounds"
+
+
+def _version_is_the_frozen_one(split: Split, facts: dict[str, Facts]) -> Iterator[str]:
+    """A split that bears a published version, or is called a part of it, has to be that."""
+    if split.version in frozen_names():
+        if split.sha256 != (known := load_split(split.version).sha256):
+            yield f"sha256 {split.sha256}; {split.version} of this package has {known}"
+    elif split.subset_of in frozen_names():
+        whole = load_split(split.subset_of)
+        names = set(split.molecules) & set(whole.molecules)
+        if not names or whole.restrict(names).sha256 != split.sha256:
+            yield f"not what restricting {split.subset_of} to these compounds gives"
 
 
 def _clusters_are_whole(split: Split, facts: dict[str, Facts]) -> Iterator[str]:
@@ -268,6 +282,7 @@ def _whole(split: Split) -> bool:
 
 _RULES: tuple[tuple[str, _Check, Callable[[Split], bool]], ...] = (
     ("the molecule list is the one stated", _list_is_stated, _always),
+    ("a published version is as it was published", _version_is_the_frozen_one, _always),
     ("clusters are disjoint, complete and large enough", _clusters_are_whole, _always),
     ("each cluster is out of distribution exactly once", _each_cluster_held_once, _always),
     ("each compound is in one part of each fold", _parts_are_disjoint, _always),

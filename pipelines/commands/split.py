@@ -11,10 +11,13 @@ from rich.table import Table
 
 from tg80.certificate import Certificate, check_split
 from tg80.cli_support import JsonOption
+from tg80.dataset import molecules_of
 from tg80.deal import make_split
 from tg80.errors import UserError
 from tg80.files import write_atomically
-from tg80.molecules import Molecule, molecule_from_smiles, read_molecule_list
+from tg80.molecules import Molecule, read_molecule_list
+from tg80.shard import Shard, find_shards
+from tg80.split_plot import check_plot_path, plot_clusters
 from tg80.splits import HELD_PARTS, PARTS, TG80_VERSION, Split, load_split
 
 CHECK_HELP = "Prove a split: a version such as tg80-v1 (the default) or a file."
@@ -31,7 +34,11 @@ def split(
         typer.Option(help="SMILES list (.smi or CSV), '-' for standard input, 'tg80' for the 80."),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder (or file) of shards; splits their molecules.")
+        Path | None,
+        typer.Option(
+            help="Folder (or file) of shards: splits their molecules; with --check: proves that "
+            "each is where its compound belongs."
+        ),
     ] = None,
     restrict: Annotated[
         str | None,
@@ -41,6 +48,10 @@ def split(
     recompute: Annotated[
         bool, typer.Option(help="With --check: cluster again and report how far it agrees.")
     ] = True,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Draw the clusters on their UMAP map (a minute)."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Split molecules by clusters, or prove a split leak-free.
@@ -55,13 +66,17 @@ def split(
 
         tg80 split --data runs/mine --restrict tg80-v1 --out split.json
 
-        tg80 split --check tg80-v1
+        tg80 split --check tg80-v1 --plot clusters.png
+
+        tg80 split --check tg80-v1 --data tg80-data
     """
     sources = [source for source in (molecule_list, data) if source is not None]
+    if plot is not None:
+        check_plot_path(plot)
     if check:
-        if sources or out or restrict:
-            raise UserError("--check takes a split, not --molecule-list, --data, --restrict, --out")
-        _check(target or TG80_VERSION, recompute, as_json)
+        if molecule_list or out or restrict:
+            raise UserError("--check takes a split, not --molecule-list, --restrict, --out")
+        _check(target or TG80_VERSION, data, recompute, plot, as_json)
         return
     if target is not None:
         raise UserError(f"what to do with {target}? `tg80 split --check {target}` proves it")
@@ -70,10 +85,16 @@ def split(
     if out is not None and not out.absolute().parent.is_dir():
         raise UserError(f"{out}: its folder does not exist; make it first")
     molecules = read_molecule_list(molecule_list) if molecule_list else _molecules_in(data)
-    _make(molecules, restrict, out, as_json)
+    _make(molecules, restrict, out, plot, as_json)
 
 
-def _make(molecules: list[Molecule], restrict: str | None, out: Path | None, as_json: bool) -> None:
+def _make(
+    molecules: list[Molecule],
+    restrict: str | None,
+    out: Path | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
     made = _restricted(restrict, molecules) if restrict else make_split(molecules)
     certificate = check_split(made)
     if out is not None and certificate.holds:
@@ -83,20 +104,31 @@ def _make(molecules: list[Molecule], restrict: str | None, out: Path | None, as_
     else:
         _print_certificate(made, certificate)
         if out is not None and certificate.holds:
-            Console().print(f"written to {out}", highlight=False, markup=False, soft_wrap=True)
-    if not certificate.holds:
-        raise typer.Exit(1)
+            _say(f"written to {out}")
+    _finish(made, certificate, plot, as_json)
 
 
-def _check(target: str, recompute: bool, as_json: bool) -> None:
+def _check(
+    target: str, data: Path | None, recompute: bool, plot: Path | None, as_json: bool
+) -> None:
     chosen = load_split(target)
-    certificate = check_split(chosen, recompute=recompute)
+    trajectories = [] if data is None else [shard.metadata for shard in _shards_in(data)]
+    certificate = check_split(chosen, recompute=recompute, trajectories=trajectories)
     if as_json:
         print(json.dumps(certificate.to_dict(), indent=1))
     else:
         _print_certificate(chosen, certificate)
+    _finish(chosen, certificate, plot, as_json)
+
+
+def _finish(chosen: Split, certificate: Certificate, plot: Path | None, as_json: bool) -> None:
+    """Draws the map of a split that holds; exit code 1 for one that does not."""
     if not certificate.holds:
         raise typer.Exit(1)
+    if plot is not None:
+        equal = plot_clusters(chosen, plot)
+        if not as_json:
+            _say(f"map written to {plot}; clusters found on it: {'equal' if equal else 'differ'}")
 
 
 def _restricted(source: str, molecules: list[Molecule]) -> Split:
@@ -114,51 +146,43 @@ def _restricted(source: str, molecules: list[Molecule]) -> Split:
 
 def _molecules_in(data: Path | None) -> list[Molecule]:
     """Distinct compounds of the shards in a folder."""
-    from tg80.shard import Shard, find_shards
-
     assert data is not None
-    if not data.exists():
-        raise UserError(f"{data}: no such file or folder")
-    found: dict[str, Molecule] = {}
+    return list(molecules_of(_shards_in(data)).values())
+
+
+def _shards_in(data: Path) -> list[Shard]:
+    """The shards of a folder, what they say about themselves read and the files closed."""
+    shards = []
     for path in find_shards(data):
         with Shard(path) as shard:
-            metadata = shard.metadata
-        first = found.setdefault(
-            metadata.name, molecule_from_smiles(metadata.smiles, metadata.name)
-        )
-        if first.inchikey != metadata.inchikey:
-            raise UserError(f"{path}: another shard calls a different compound {metadata.name}")
-    keys = [molecule.inchikey for molecule in found.values()]
-    doubles = sorted(name for name, m in found.items() if keys.count(m.inchikey) > 1)
-    if doubles:
-        raise UserError(f"{data}: one compound under several names: {', '.join(doubles)}")
-    return list(found.values())
+            _ = shard.metadata
+        shards.append(shard)
+    return shards
 
 
 def _print_certificate(chosen: Split, certificate: Certificate) -> None:
-    console = Console()
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
     n_clusters = len(set(chosen.clusters.values()))
-    say(f"split {certificate.version}, sha256 {certificate.sha256}")
-    say(
+    _say(f"split {certificate.version}, sha256 {certificate.sha256}")
+    _say(
         f"{len(chosen.molecules)} compounds in {n_clusters} clusters, {len(chosen.folds)} folds; "
         f"UMAP seed {chosen.umap_seed}"
     )
     if certificate.folds:
-        console.print(_fold_table(certificate))
-        _say_similarity(certificate, say)
+        Console().print(_fold_table(certificate))
+        _say_similarity(certificate)
     for fold in chosen.folds:
         for dropped in fold.dropped:
-            say(f"fold {fold.index}: {dropped.name} left out of {dropped.part}: {dropped.reason}")
+            _say(f"fold {fold.index}: {dropped.name} left out of {dropped.part}: {dropped.reason}")
     for rule in certificate.rules:
-        say(f"{'ok    ' if rule.holds else 'BROKEN'}  {rule.name}")
+        _say(f"{'ok    ' if rule.holds else 'BROKEN'}  {rule.name}")
         for problem in rule.problems:
-            say(f"          {problem}")
-    _say_recomputation(certificate.recomputation, say)
-    say("leak-free" if certificate.holds else "NOT leak-free: see BROKEN above")
+            _say(f"          {problem}")
+    _say_recomputation(certificate.recomputation)
+    _say("leak-free" if certificate.holds else "NOT leak-free: see BROKEN above")
+
+
+def _say(text: str) -> None:
+    Console().print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _fold_table(certificate: Certificate) -> Table:
@@ -186,7 +210,7 @@ def _fold_table(certificate: Certificate) -> Table:
     return table
 
 
-def _say_similarity(certificate: Certificate, say) -> None:
+def _say_similarity(certificate: Certificate) -> None:
     def mean_of(part: str) -> float | None:
         values = [f["nearest_train_tanimoto"].get(part) for f in certificate.folds]
         weights = [f["n"][part] for f in certificate.folds]
@@ -199,29 +223,29 @@ def _say_similarity(certificate: Certificate, say) -> None:
     random = certificate.random_similarity
     if ood is None or seen is None or not random:
         return
-    say(
+    _say(
         f"nearest training compound, Tanimoto: test_ood {ood:.3f}, test_id {seen:.3f}, "
         f"random molecule splits {random['mean']:.3f} (sd {random['sd']:.3f}, "
         f"{random['n_splits']} splits of the same sizes)"
     )
 
 
-def _say_recomputation(recomputation: dict, say) -> None:
+def _say_recomputation(recomputation: dict) -> None:
     if not recomputation:
         return
     if "note" in recomputation:
-        say(f"recomputation: {recomputation['note']}")
+        _say(f"recomputation: {recomputation['note']}")
         return
     changed = recomputation["library_versions_changed"]
     versions = ", ".join(f"{k} {old} -> {new}" for k, (old, new) in changed.items())
     if recomputation["clusters_equal"]:
-        say("recomputation with the libraries installed: clusters equal")
+        _say("recomputation with the libraries installed: clusters equal")
     else:
         index = recomputation["adjusted_rand_index"]
-        say(
+        _say(
             f"recomputation with the libraries installed: clusters differ, adjusted Rand index "
             f"{index:.3f} (the frozen file is the authority)"
         )
-    say(f"recomputed deal: folds {'equal' if recomputation['folds_equal'] else 'differ'}")
+    _say(f"recomputed deal: folds {'equal' if recomputation['folds_equal'] else 'differ'}")
     if versions:
-        say(f"library versions since the freeze: {versions}")
+        _say(f"library versions since the freeze: {versions}")

@@ -20,7 +20,7 @@ def test_check_prints_the_certificate(capsys):
     out = capsys.readouterr().out
     assert "tg80-v1" in out and "leak-free" in out and "BROKEN" not in out
     assert "random molecule splits 0." in out
-    assert out.count("\nok ") == 14
+    assert out.count("\nok ") == 15
 
 
 def test_check_as_json(capsys):

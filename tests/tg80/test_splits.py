@@ -97,7 +97,7 @@ def test_frozen_split_is_of_the_80_compounds_and_deals_again_alike():
 def test_frozen_split_holds_and_is_harder_than_random():
     certificate = check_split(FROZEN)
     assert certificate.holds
-    assert len(certificate.rules) == 14
+    assert len(certificate.rules) == 15
     random = certificate.random_similarity["mean"]
     for figures in certificate.folds:
         similarity = figures["nearest_train_tanimoto"]
@@ -124,7 +124,9 @@ def without(names, gone):
 
 
 def broken(split) -> set[str]:
-    return {rule.name for rule in check_rules(split) if not rule.holds}
+    """Broken rules but that of the published version, which every change breaks."""
+    found = {rule.name for rule in check_rules(split) if not rule.holds}
+    return found - {"a published version is as it was published"}
 
 
 FIRST = FROZEN.fold(1)
