@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -78,7 +80,7 @@ class Trainer:
         self.optimizers = make_optimizers(module, settings)
         self.best = copy.deepcopy(self.averaged.state_dict())
         if settings.compile:
-            module.compile(dynamic=True)
+            compile_module(module)
         self.learner = distributed.parallel(_Learner(module, loss))
         self.step = 0
         self.seconds = 0.0
@@ -345,6 +347,18 @@ def with_processes(settings: TrainingSettings) -> TrainingSettings:
             f"torchrun --nproc-per-node {settings.processes}"
         )
     return settings
+
+
+def compile_module(module: nn.Module) -> None:
+    """Let torch compile the module's forward; it stays the same module.
+
+    Raises:
+        UserError: there is no compiler.
+    """
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++")):
+        raise UserError("training.compile needs a C++ compiler such as g++; install one")
+    # Dynamic shapes: batches differ in atoms and lags, and must not be compiled one by one.
+    module.compile(dynamic=True)
 
 
 def pick_device(name: str) -> torch.device:

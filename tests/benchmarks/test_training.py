@@ -1,10 +1,11 @@
 import math
+import shutil
 
 import pytest
 import torch
 
+from benchmarks import checkpointing
 from benchmarks.models import Budget, make_model
-from benchmarks.optimisers import make_optimizers, schedule
 from benchmarks.training import CHECKPOINT, Trainer, TrainingSettings, pick_device
 from tests.benchmarks import toys
 from tg80.errors import CorruptFile, RunFailed, UserError
@@ -137,23 +138,90 @@ def test_a_damaged_checkpoint_is_named(data, tmp_path):
         trainer(data, tmp_path).run()
 
 
-def test_schedule():
-    settings = TrainingSettings(warmup_fraction=0.1, final_rate_fraction=0.02)
-    values = [schedule(i / 100, settings) for i in range(101)]
-    assert values[0] == pytest.approx(0.01)
-    assert max(values) == values[10] == 1.0
-    assert values[-1] == pytest.approx(0.02)
-    assert values[:11] == sorted(values[:11])
-    assert values[10:] == sorted(values[10:], reverse=True)
+def test_a_checkpoint_of_other_settings_is_refused_by_name(data, tmp_path):
+    trainer(data, tmp_path).run()
+    path = tmp_path / CHECKPOINT
+    before = path.read_bytes()
+
+    def refused(reason, **changed):
+        with pytest.raises(UserError, match=reason) as caught:
+            trainer(data, tmp_path, **changed).run()
+        assert "checkpoint.pt" in str(caught.value) and "\n" not in str(caught.value)
+
+    other = SETTINGS.model_copy(update={"learning_rate": 0.5})
+    refused(r"training\.learning_rate: 0\.003 there, 0\.5 here", settings=other)
+    refused(r"budget\.epochs: 2 there, 3 here", budget=Budget(epochs=3))
+    shorter = toys.toy_data([toys.toy_trajectory(name, n_frames=111) for name in toys.NAMES])
+    with pytest.raises(UserError, match=r"windows\.frames"):
+        trainer(shorter, tmp_path).run()
+    assert path.read_bytes() == before
+    # How often is saved does not matter to what is learnt.
+    trainer(data, tmp_path, settings=SETTINGS.model_copy(update={"threads": 2})).run()
 
 
-def test_muon_turns_matrices_and_adamw_the_rest():
-    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
-    muon, adamw = make_optimizers(module, TrainingSettings(optimizer="muon"))
-    assert [p.ndim for g in muon.param_groups for p in g["params"]] == [2]
-    assert {p.ndim for g in adamw.param_groups for p in g["params"]} == {1}
-    (only,) = make_optimizers(module, TrainingSettings())
-    assert sum(len(g["params"]) for g in only.param_groups) == 4
+def test_a_checkpoint_of_another_version_is_refused(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpointing, "FORMAT", 1)
+    trainer(data, tmp_path).run()
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="another version"):
+        trainer(data, tmp_path).run()
+
+
+def trained_atom(data, out, epochs=2, **training):
+    settings = toys.TINY_ATOM["training"] | training
+    model = make_model("atom", model=toys.TINY_ATOM["model"], training=settings)
+    report = model.fit(data.training, budget=Budget(epochs=epochs), seed=0, out=out)
+    return model, [entry["training_loss"] for entry in report.history]
+
+
+def distance(model, other):
+    """Largest difference between the weights of two models."""
+    pairs = zip(model.module.parameters(), other.module.parameters(), strict=True)
+    return max(float((p - q).detach().abs().max()) for p, q in pairs)
+
+
+def test_accumulated_gradients_are_those_of_the_larger_batch(data, tmp_path):
+    # 20 windows: of 12 and then 8, in turns of 12, of 5 and of 1.
+    common = {"windows_per_trajectory": 5, "n_lags": (1, 5), "fixed_lag_fraction": 0.5}
+    whole, losses = trained_atom(data, tmp_path / "whole", batch_size=12, **common)
+    for batch_size, accumulate in ((4, 3), (1, 12)):
+        given = common | {"batch_size": batch_size, "accumulate": accumulate}
+        parts, same = trained_atom(data, tmp_path / str(accumulate), **given)
+        assert same == pytest.approx(losses, rel=1e-5)
+        assert distance(parts, whole) < 1e-5
+    smaller, others = trained_atom(data, tmp_path / "smaller", batch_size=4, **common)
+    assert distance(smaller, whole) > 1e-3 and others != pytest.approx(losses, rel=1e-3)
+
+
+def test_bf16_learns_the_same_to_its_precision_and_keeps_float32_weights(data, tmp_path):
+    plain, losses = trained_atom(data, tmp_path / "float32")
+    half, rounded = trained_atom(data, tmp_path / "bf16", precision="bf16")
+    assert rounded == pytest.approx(losses, rel=0.02) and rounded != losses
+    assert {p.dtype for p in half.module.parameters()} == {torch.float32}
+    assert 0 < distance(half, plain) < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles by g++, which is not here")
+def test_a_compiled_training_is_the_eager_one(data, tmp_path):
+    plain, losses = trained_atom(data, tmp_path / "eager")
+    compiled, same = trained_atom(data, tmp_path / "compiled", compile=True)
+    assert same == pytest.approx(losses, rel=1e-4)
+    assert distance(compiled, plain) < 1e-4
+    compiled.save(tmp_path / "model")
+    make_model("atom").load(tmp_path / "model")
+
+
+def test_compiling_without_a_compiler_is_a_mistake(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
+        trained_atom(data, tmp_path, compile=True)
+
+
+def test_more_processes_than_there_are_is_a_mistake(data, tmp_path):
+    with pytest.raises(UserError, match=r"processes is 2, but 1 take part; .*--nproc-per-node 2"):
+        trained_atom(data, tmp_path, processes=2)
 
 
 def test_devices_by_name():
