@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 import tg80
+from pipelines.commands.download import download
 from pipelines.commands.export import export
 from pipelines.commands.generate import collect, generate
 from pipelines.commands.info import info
@@ -49,6 +50,7 @@ for command in (
     twin,
     plan,
     export,
+    download,
     public,
     publish,
 ):

@@ -1,0 +1,169 @@
+"""`tg80 download`: a published data set, or a part of it, checked byte for byte."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from tg80.cli_support import JsonOption, console
+from tg80.fetching import Watcher
+from tg80.selection import Selection
+from tg80.sources import Patience
+from tg80.transfer import DEFAULT_JOBS, Report
+from tg80.transfer import download as download_release
+
+LINE_EVERY_S = 30.0
+
+
+def download(
+    source: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL|PATH",
+            help="Published data set, or one version of it. Default: TG80_SOURCE, else `source` in "
+            "the settings file.",
+        ),
+    ] = None,
+    version: Annotated[str | None, typer.Option(help="Version. Default: the newest.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Only the files of this fold.")] = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --fold, only this part: train, val, test_id, test_ood, val_time or "
+            "test_time. May be repeated."
+        ),
+    ] = None,
+    molecules: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Only these molecules.")
+    ] = None,
+    level: Annotated[str | None, typer.Option(help="Only this level of theory.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder. Default: NAME-VERSION.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Files fetched at once.")] = DEFAULT_JOBS,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds to wait for the next bytes.")
+    ] = Patience.stall_s,
+    attempts: Annotated[
+        int, typer.Option(min=1, help="Attempts in a row that bring nothing before giving up.")
+    ] = Patience.attempts,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be fetched.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Download a published data set, or a part of it.
+
+    Every file is compared with the manifest's SHA-256. What is right in DIR stays, what was broken
+    off goes on where it was, what is wrong is fetched again. Exit code 1 if a file can't be had.
+
+    Examples:
+
+        tg80 download --source https://example.org/tg80 --to tg80-1.0
+
+        tg80 download --fold 1 --part train --part val --to tg80-1.0
+
+        tg80 download --molecules ethanol,benzene --level pbe-def2svp --dry-run
+    """
+    selection = Selection(fold, tuple(part or ()), _names(molecules), level)
+    shown = _Progress(console)
+    try:
+        with shown:
+            report = download_release(
+                source, to, version=version, selection=selection, jobs=jobs,
+                patience=Patience(stall_s=timeout, attempts=attempts),
+                dry_run=dry_run, watcher=shown,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        console.print("the same command goes on from here", highlight=False)
+        raise
+    if as_json:
+        print(json.dumps(report.as_dict(), indent=2))
+    else:
+        _show(report)
+    for reason in report.failed.values():
+        print(f"error: {reason}", file=sys.stderr)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def _names(molecules: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (molecules or "").split(",") if name.strip())
+
+
+class _Progress(Watcher):
+    """Shows a download: bars on a terminal, now and then a line in a log file."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
+            TransferSpeedColumn(), TimeRemainingColumn(),
+            console=console, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._task: TaskID | None = None
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> "_Progress":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bars.stop()
+
+    def begin(self, stage: str, n_bytes: int) -> None:
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        self._task = self._bars.add_task(stage, total=n_bytes)
+
+    def advance(self, n_bytes: int) -> None:
+        if self._task is None:
+            return
+        self._bars.advance(self._task, n_bytes)
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._last_line >= LINE_EVERY_S:
+            self._last_line = now
+            task = self._bars.tasks[0]
+            self.say(f"{task.description}: {_mb(task.completed)} of {_mb(task.total or 0)}")
+
+    def say(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _show(report: Report) -> None:
+    n_fetched, n_kept = len(report.fetched), len(report.kept)
+    fetched, kept = sum(report.fetched.values()), sum(report.kept.values())
+    if report.dry_run:
+        for path, n_bytes in sorted(report.fetched.items()):
+            print(f"{n_bytes:>14,}  {path}")
+    verb = "to fetch" if report.dry_run else "fetched"
+    print(
+        f"{report.name} {report.version}: {n_fetched} files ({_mb(fetched)}) {verb}, "
+        f"{n_kept} ({_mb(kept)}) kept, {len(report.failed)} failed; {report.seconds:.1f} s"
+    )
+    if report.dry_run:
+        return
+    print(f"in {report.folder}")
+    if not report.failed and report.molecules:
+        level = f', level="{report.levels[0]}"' if len(report.levels) > 1 else ""
+        print(
+            f'\nimport tg80\ndata = tg80.load("{report.folder}"{level})\n'
+            f'positions = data["{report.molecules[0]}"].read("positions")'
+        )
+
+
+def _mb(n_bytes: float) -> str:
+    return f"{n_bytes / 1e6:.1f} MB"
