@@ -37,8 +37,9 @@ class Resources:
 
     Attributes:
         threads: CPU threads.
-        memory_gb: memory a process may take, 1e9 bytes; integrals that don't fit are evaluated
-            anew.
+        memory_gb: three-centre integrals are kept if they fit into this less what a process
+            takes besides, else evaluated anew, 1e9 bytes. On a GPU: its memory that a process may
+            keep between evaluations.
         device: where the Kohn-Sham levels are evaluated.
     """
 

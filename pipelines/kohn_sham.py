@@ -14,7 +14,7 @@ from pipelines.exchange_correlation import GridFunctional, grid_order
 from pipelines.hamiltonian import FockBuild, Hamiltonian, auxiliary_basis_of, make_mean_field
 from tg80.theory import Level
 
-# What a worker needs besides what it keeps of a geometry: libraries and passing arrays, bytes.
+# What a worker takes besides three-centre integrals: libraries and passing arrays, bytes.
 _BASE_BYTES = 0.6e9
 _LEAST_CACHE_BYTES = 0.05e9
 # The order of the grid points is found anew once an atom has moved this far, bohr.
@@ -26,8 +26,8 @@ class KohnShamHamiltonian(Hamiltonian):
 
     Args:
         level, atomic_numbers, charge: see `Hamiltonian`.
-        memory_gb: memory the whole process may take, 1e9 bytes; three-centre integrals that don't
-            fit are evaluated anew whenever they are needed.
+        memory_gb: three-centre integrals are kept if they fit into this less 0.6, else evaluated
+            anew whenever they are needed, 1e9 bytes.
         threads: CPU threads.
     """
 

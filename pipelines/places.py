@@ -23,7 +23,7 @@ def choose_place(
         workers: processes on this machine; None for all its cores.
         scheduler: address or file of a running scheduler.
         profile: TOML file of a batch queue.
-        memory_gb: memory of an evaluation, 1e9 bytes; None for the default.
+        memory_gb: see `Resources`; None for the default.
         device: `cpu` or `cuda`.
         gpu_trajectories: trajectories side by side on each GPU of this machine; None for one.
 

@@ -6,52 +6,42 @@ from typing import Annotated
 
 import typer
 
+from pipelines.commands.options import (
+    EquilibrationOption,
+    IntegratorOption,
+    LengthOption,
+    LevelOption,
+    ListOption,
+    MemoryOption,
+    OverridesOption,
+    RecipeOption,
+    ReplicasOption,
+    RunArgument,
+    StoreOption,
+    WorkersOption,
+)
 from tg80.cli_support import JsonOption, console
 from tg80.errors import UserError
-
-ListOption = Annotated[
-    str,
-    typer.Option(
-        "--molecule-list",
-        metavar="FILE",
-        help="SMILES list: a .smi file (SMILES, white space, name), a CSV with a `smiles` column, "
-        "`-` for standard input, or `tg80` for the 80 compounds.",
-    ),
-]
-OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder.")]
 
 
 def generate(
     molecule_list: ListOption = "tg80",
-    out: OutOption = Path("tg80-data"),
-    level: Annotated[
-        str | None, typer.Option(help="Level of theory: pbe-def2svp, gfn2-xtb, ...")
-    ] = None,
-    length_fs: Annotated[
-        float | None, typer.Option(help="Production length. Default 32000.")
-    ] = None,
-    equilibration_fs: Annotated[
-        float | None, typer.Option(help="NVT at the level before production. Default 2500.")
-    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")] = Path("tg80-data"),
+    level: LevelOption = None,
+    length_fs: LengthOption = None,
+    equilibration_fs: EquilibrationOption = None,
     temperature: Annotated[float | None, typer.Option(help="Temperature, K. Default 300.")] = None,
     thermostat: Annotated[
         str | None, typer.Option(help="Production: nve (default), bussi or langevin.")
     ] = None,
-    integrator: Annotated[
-        str | None, typer.Option(help="mts (default at the DFT levels) or verlet.")
-    ] = None,
-    store_every_fs: Annotated[
-        float | None, typer.Option(help="Distance of stored frames. Default 1.")
-    ] = None,
+    integrator: IntegratorOption = None,
+    store_every_fs: StoreOption = None,
     conformers: Annotated[
         str | None, typer.Option(help="Start conformer: lowest (default) or boltzmann.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Master seed. Default 0.")] = None,
-    replicas: Annotated[int, typer.Option(min=1, help="Trajectories a molecule.")] = 1,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Single-thread workers on this machine. Default: all cores."),
-    ] = None,
+    replicas: ReplicasOption = 1,
+    workers: WorkersOption = None,
     scheduler: Annotated[
         str | None,
         typer.Option(
@@ -65,10 +55,7 @@ def generate(
             metavar="FILE", help="TOML profile of a batch queue (Slurm, PBS, ...) to submit to."
         ),
     ] = None,
-    memory_gb: Annotated[
-        float | None,
-        typer.Option(help="Memory a worker keeps integrals and grids in. Default 2."),
-    ] = None,
+    memory_gb: MemoryOption = None,
     device: Annotated[
         str, typer.Option(help="Where the DFT levels are evaluated: cpu (default) or cuda.")
     ] = "cpu",
@@ -76,11 +63,8 @@ def generate(
         int | None,
         typer.Option(min=1, help="With --device cuda: trajectories on each GPU. Default 1."),
     ] = None,
-    recipe: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, e.g. seed=7."),
-    ] = None,
+    recipe: RecipeOption = None,
+    overrides: OverridesOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run ab initio molecular dynamics of every molecule in a list.
@@ -127,7 +111,7 @@ def generate(
 
 
 def collect(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of a run.")],
+    folder: RunArgument,
     as_json: JsonOption = False,
 ) -> None:
     """Write shards from what unfinished trajectories have committed so far.

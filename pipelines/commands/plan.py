@@ -2,46 +2,40 @@
 
 import json
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipelines.commands.generate import ListOption
+from pipelines.commands.options import (
+    EquilibrationOption,
+    IntegratorOption,
+    LengthOption,
+    LevelOption,
+    ListOption,
+    MemoryOption,
+    OverridesOption,
+    RecipeOption,
+    ReplicasOption,
+    StoreOption,
+    WorkersOption,
+)
 from tg80.cli_support import JsonOption, console
 
 
 def plan(
     molecule_list: ListOption = "tg80",
-    level: Annotated[
-        str | None, typer.Option(help="Level of theory: pbe-def2svp, gfn2-xtb, ...")
-    ] = None,
-    length_fs: Annotated[
-        float | None, typer.Option(help="Production length. Default 32000.")
-    ] = None,
-    equilibration_fs: Annotated[
-        float | None, typer.Option(help="NVT at the level before production. Default 2500.")
-    ] = None,
-    integrator: Annotated[
-        str | None, typer.Option(help="mts (default at the DFT levels) or verlet.")
-    ] = None,
-    store_every_fs: Annotated[
-        float | None, typer.Option(help="Distance of stored frames. Default 1.")
-    ] = None,
-    replicas: Annotated[int, typer.Option(min=1, help="Trajectories a molecule.")] = 1,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Single-thread workers. Default: all cores.")
-    ] = None,
-    memory_gb: Annotated[
-        float | None, typer.Option(help="Memory a worker may use. Default: the engine's.")
-    ] = None,
+    level: LevelOption = None,
+    length_fs: LengthOption = None,
+    equilibration_fs: EquilibrationOption = None,
+    integrator: IntegratorOption = None,
+    store_every_fs: StoreOption = None,
+    replicas: ReplicasOption = 1,
+    workers: WorkersOption = None,
+    memory_gb: MemoryOption = None,
     probes: Annotated[int, typer.Option(min=1, help="Molecules to time.")] = 4,
     steps: Annotated[int, typer.Option(min=1, help="Steps to time of each.")] = 8,
-    recipe: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, e.g. seed=7."),
-    ] = None,
+    recipe: RecipeOption = None,
+    overrides: OverridesOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a run will cost here: time, memory and disk, from a few timed steps.

@@ -1,13 +1,13 @@
 """`tg80 status`: how does this run stand?"""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.commands.options import RunArgument
 from tg80.cli_support import JsonOption
 from tg80.errors import UserError
 
@@ -19,7 +19,7 @@ _ORDER = ("production", "equilibration", "pre-equilibration", "geometry", "done"
 
 
 def status(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of a run.")],
+    folder: RunArgument,
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare the checksums of parts and shards, too.")
     ] = False,

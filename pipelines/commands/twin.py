@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines.commands.options import WorkersOption
 from tg80.cli_support import JsonOption, console
 from tg80.errors import UserError
 
@@ -43,9 +44,7 @@ def twin(
         str | None, typer.Option(help="Only these, names separated by commas.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Master seed.")] = 0,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Single-thread workers. Default: all cores.")
-    ] = None,
+    workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Rerun stretches of stored trajectories from nearby starts: the predictability floor.

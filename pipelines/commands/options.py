@@ -1,0 +1,48 @@
+"""Options that several commands take, so that they say the same of them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ListOption = Annotated[
+    str,
+    typer.Option(
+        "--molecule-list",
+        metavar="FILE",
+        help="SMILES list: a .smi file (SMILES, white space, name), a CSV with a `smiles` column, "
+        "`-` for standard input, or `tg80` for the 80 compounds.",
+    ),
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of a run.")]
+
+# Settings of a run; None leaves them as the recipe has them.
+LevelOption = Annotated[
+    str | None, typer.Option(help="Level of theory: pbe-def2svp, gfn2-xtb, ...")
+]
+LengthOption = Annotated[float | None, typer.Option(help="Production length. Default 32000.")]
+EquilibrationOption = Annotated[
+    float | None, typer.Option(help="NVT at the level before production. Default 2500.")
+]
+IntegratorOption = Annotated[
+    str | None, typer.Option(help="mts (default at the DFT levels) or verlet.")
+]
+StoreOption = Annotated[float | None, typer.Option(help="Distance of stored frames. Default 1.")]
+RecipeOption = Annotated[Path | None, typer.Option(help="TOML file of settings.")]
+OverridesOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, e.g. seed=7."),
+]
+
+ReplicasOption = Annotated[int, typer.Option(min=1, help="Trajectories a molecule.")]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Single-thread workers on this machine. Default: all cores."),
+]
+MemoryOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Three-centre integrals are kept if they fit into this less 0.6 GB, which a worker "
+        "takes besides; else they are evaluated anew. Default 2.",
+    ),
+]
