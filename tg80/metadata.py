@@ -102,25 +102,26 @@ def metadata_from_attributes(attributes: Mapping[str, Any], path) -> ShardMetada
     Raises:
         CorruptFile: a field is missing, of the wrong kind, unknown, or the checksum differs.
     """
-    content = {name: _plain(value) for name, value in attributes.items()}
-    stated = content.pop(CHECKSUM_ATTRIBUTE, None)
-    version = content.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise CorruptFile(
-            f"{path}: format version {version} is newer than this program's {FORMAT_VERSION};"
-            " update tg80"
-        )
     try:
+        content = {name: _plain(value) for name, value in attributes.items()}
+        stated = content.pop(CHECKSUM_ATTRIBUTE, None)
+        version = content.get("format_version")
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise CorruptFile(
+                f"{path}: format version {version} is newer than this program's {FORMAT_VERSION};"
+                " update tg80"
+            )
         for name in _JSON_FIELDS & content.keys():
             content[name] = json.loads(content[name])
         metadata = ShardMetadata.model_validate(content)
+        checksum = metadata.checksum()  # it fails on text that is not UTF-8
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise CorruptFile(f"{path}: metadata field {where}: {first['msg']}") from None
     except (TypeError, ValueError) as error:
         raise CorruptFile(f"{path}: metadata cannot be read: {error}") from None
-    if stated != metadata.checksum():
+    if stated != checksum:
         raise CorruptFile(f"{path}: the metadata does not match its own checksum")
     return metadata
 

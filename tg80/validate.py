@@ -60,7 +60,9 @@ class Findings:
         self.add("warning", check, message)
 
     def add(self, level: ProblemLevel, check: str, message: str) -> None:
-        self.problems.append(Problem(level, str(self.path), check, message))
+        # A damaged name or unit need not be text that can be printed.
+        printable = message.encode(errors="backslashreplace").decode()
+        self.problems.append(Problem(level, str(self.path), check, printable))
 
     @property
     def has_errors(self) -> bool:
