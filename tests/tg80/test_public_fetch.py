@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipelines.cli import run
-from tests.tg80.test_public import rmd17_arrays, sgdml_arrays, vibrating
+from tests.public_files import rmd17_arrays, sgdml_arrays, vibrating
 from tg80.errors import CorruptFile, Tg80Error, UserError
 from tg80.public_fetch import fetch_public
 from tg80.sources import Patience
