@@ -160,7 +160,7 @@ def _show(report: Report) -> None:
     if not report.failed and report.molecules:
         level = f', level="{report.levels[0]}"' if len(report.levels) > 1 else ""
         print(
-            f'\nimport tg80\ndata = tg80.load("{report.folder}"{level})\n'
+            f"\nimport tg80\ndata = tg80.load({json.dumps(report.folder)}{level})\n"
             f'positions = data["{report.molecules[0]}"].read("positions")'
         )
 
