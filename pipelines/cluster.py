@@ -24,6 +24,7 @@ from dask import config as dask_config
 from distributed import Client, LocalCluster, Security, WorkerPlugin, rpc
 from filelock import FileLock, Timeout
 
+from pipelines.gpu_devices import find_gpus
 from pipelines.run_folder import LOCK
 from pipelines.segments import PACKAGES, Ticket, differing_versions, sees_session
 from tg80.errors import Tg80Error, UserError
@@ -113,6 +114,15 @@ class ThisMachine:
     n_workers: int | None = None
     gpu_trajectories: int = 1
 
+    def check(self, level: Level, device: str) -> None:
+        """Looks for a GPU if the level is to be evaluated on one.
+
+        Raises:
+            UserError: there is none.
+        """
+        if device == "cuda" and level.method == "rks":
+            find_gpus()
+
     @contextmanager
     def open(self, order: Order) -> Iterator[Client]:
         """A client of the cluster.
@@ -144,6 +154,16 @@ class RunningScheduler:
 
     address: str
 
+    def check(self, level: Level, device: str) -> None:
+        """Asks the scheduler who it is; its workers may come later.
+
+        Raises:
+            UserError: this is no address, or there is no such file.
+            Tg80Error: nothing answers.
+        """
+        with quiet_logs():
+            find_scheduler(self.address)
+
     @contextmanager
     def open(self, order: Order) -> Iterator[Client]:
         """A client of that scheduler, once workers are there and see the folder.
@@ -173,6 +193,28 @@ def quiet_logs() -> Iterator[None]:
         logging.disable(before)
 
 
+def find_scheduler(address: str) -> str:
+    """The address of the scheduler that answers at an address, or is named by a scheduler file.
+
+    Raises:
+        UserError: no such file, or no address.
+        Tg80Error: nothing answers there, or something that is no scheduler.
+    """
+    target = _scheduler_file_address(address) or address
+    try:
+        kind = asyncio.run(asyncio.wait_for(_identity(target), CONNECT_TIMEOUT_S))
+    except ValueError as error:
+        raise UserError(f"--scheduler {address}: {error}; write it as tcp://HOST:PORT") from None
+    except (OSError, TimeoutError):
+        kind = None
+    if kind != "Scheduler":
+        raise Tg80Error(
+            f"no Dask scheduler answers at {address} within {CONNECT_TIMEOUT_S:g} s; start "
+            "`dask scheduler`, or give its address"
+        )
+    return target
+
+
 @contextmanager
 def connected(address: str) -> Iterator[Client]:
     """A client of the scheduler at an address, or named by a scheduler file.
@@ -181,22 +223,9 @@ def connected(address: str) -> Iterator[Client]:
         UserError: no such file, or no address.
         Tg80Error: nothing answers there.
     """
-    target = _scheduler_file_address(address) or address
+    # A client would wait without end for an answer from something that is no scheduler.
+    target = find_scheduler(address)
     with dask_config.set({"distributed.comm.timeouts.connect": CONNECT_TIMEOUT_S}):
-        # A client would wait without end for an answer from something that is no scheduler.
-        try:
-            kind = asyncio.run(asyncio.wait_for(_identity(target), CONNECT_TIMEOUT_S))
-        except ValueError as error:
-            raise UserError(
-                f"--scheduler {address}: {error}; write it as tcp://HOST:PORT"
-            ) from None
-        except (OSError, TimeoutError):
-            kind = None
-        if kind != "Scheduler":
-            raise Tg80Error(
-                f"no Dask scheduler answers at {address} within {CONNECT_TIMEOUT_S:g} s; start "
-                "`dask scheduler`, or give its address"
-            )
         client = Client(target, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
         try:
             yield client

@@ -9,23 +9,28 @@ from distributed import Client
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.cluster import Order, ThisMachine
+from pipelines.cluster import Order
 from pipelines.engine import Resources
 from pipelines.progress import RunProgress, n_frames
 from pipelines.recipe import Recipe
-from pipelines.run_folder import begin_session, locked, open_run, read_run, work_folder
+from pipelines.run_folder import begin_session, is_run, locked, open_run, read_run, work_folder
 from pipelines.schedule import Schedule
 from pipelines.segments import Ticket, installed_versions
 from pipelines.trajectory import Trajectory
 from tg80.errors import UserError
 from tg80.molecules import Molecule
 from tg80.shard import Shard
+from tg80.theory import Level
 
 STOPPED = 130
 
 
 class Place(Protocol):
     """Where the workers are; see `pipelines.cluster`."""
+
+    def check(self, level: Level, device: str) -> None:
+        """Refuses a run that has no chance here, before anything is written for it."""
+        ...
 
     def open(self, order: Order) -> AbstractContextManager[Client]: ...
 
@@ -89,10 +94,9 @@ def run_generation(
     recipe: Recipe,
     molecules: list[Molecule],
     n_replicas: int,
-    n_workers: int,
+    place: Place,
     console: Console,
     resources: Resources | None = None,
-    place: Place | None = None,
 ) -> Summary:
     """Makes the trajectories of all molecules, resuming what is there.
 
@@ -101,22 +105,23 @@ def run_generation(
         recipe: settings.
         molecules: compounds, in the order they are to be done.
         n_replicas: trajectories a compound.
-        n_workers: single-thread processes on this machine, if no `place` is given.
+        place: where the workers are.
         console: where progress is shown.
         resources: what each evaluation may use.
-        place: where the workers are.
 
     Raises:
-        UserError: the folder belongs to another run, or another process works in it.
-        Tg80Error: something stopped the run for all molecules, such as a full disk or a lost
-            scheduler.
+        UserError: the folder belongs to another run, another process works in it, or what is to
+            compute is not there; nothing has been written then.
+        Tg80Error: no scheduler answers (nothing has been written), or something stopped the run
+            for all molecules, such as a full disk or a lost scheduler.
     """
     resources = resources or Resources()
     resources.check()
-    place = place or ThisMachine(n_workers)
     level = recipe.resolved_level()
     for molecule in molecules:
         level.check_molecule(molecule.atomic_numbers, molecule.charge)
+    if not is_run(folder):  # one that is there may be done, and need no worker any more
+        place.check(level, resources.device)
     _make_folder(folder)
     with locked(folder), RunProgress(console) as progress:
         open_run(folder, recipe, molecules)

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pipelines.cluster import SETTINGS, Order, check_workers, quiet_logs
 from tg80.errors import Tg80Error, UserError
+from tg80.theory import Level
 
 Kind = Literal["slurm", "pbs", "sge", "lsf", "oar", "htcondor", "local"]
 _CLASSES = {
@@ -198,18 +199,37 @@ def make_cluster(profile: JobProfile) -> Any:
     Raises:
         UserError: dask-jobqueue is not installed, or the profile does not suit its class.
     """
+    factory = _cluster_class(profile.kind)
+    try:
+        return factory(silence_logs="critical", **profile.arguments())
+    except (ValueError, TypeError) as error:
+        raise UserError(f"profile of kind {profile.kind}: {str(error).splitlines()[0]}") from None
+
+
+def check_queue(profile: JobProfile) -> None:
+    """Makes sure that jobs can be submitted from here.
+
+    Raises:
+        UserError: dask-jobqueue or the queue's own command is not there.
+    """
+    command = getattr(_cluster_class(profile.kind).job_cls, "submit_command", None)
+    if command and shutil.which(shlex.split(command)[0]) is None:
+        raise UserError(
+            f"kind {profile.kind}: no {shlex.split(command)[0]} on this machine; run this where "
+            "jobs can be submitted"
+        )
+
+
+def _cluster_class(kind: Kind) -> Any:
     try:
         import dask_jobqueue
         import dask_jobqueue.local
     except ImportError:
         raise UserError("--cluster needs dask-jobqueue: pip install 'tg80[hpc]'") from None
     factory: Any = dask_jobqueue
-    for name in _CLASSES[profile.kind].split("."):
+    for name in _CLASSES[kind].split("."):
         factory = getattr(factory, name)
-    try:
-        return factory(silence_logs="critical", **profile.arguments())
-    except (ValueError, TypeError) as error:
-        raise UserError(f"profile of kind {profile.kind}: {str(error).splitlines()[0]}") from None
+    return factory
 
 
 class _Arrivals(SchedulerPlugin):
@@ -240,6 +260,17 @@ class JobQueue:
         self._said: set[str] = set()
         self._say: Callable[[str], None] = print
 
+    def check(self, level: Level, device: str) -> None:
+        """Makes sure that jobs can be submitted from here, and that the profile is a job's.
+
+        Raises:
+            UserError: no dask-jobqueue, no such queue on this machine, or a setting that its class
+                does not know.
+        """
+        check_queue(self.profile)
+        with quiet_logs(), dask_config.set(SETTINGS), make_cluster(self.profile):
+            pass
+
     @contextmanager
     def open(self, order: Order) -> Iterator[Client]:
         """A client of a scheduler here, once the first workers have joined it.
@@ -248,9 +279,9 @@ class JobQueue:
             UserError: no dask-jobqueue, or no such queue on this machine.
             Tg80Error: a job could not be submitted, or its workers don't suit this run.
         """
+        check_queue(self.profile)
         with quiet_logs(), dask_config.set(SETTINGS), make_cluster(self.profile) as cluster:
             self._cluster, self._say = cluster, order.say
-            self._check_queue()
             cluster.scheduler.add_plugin(self._arrivals)
             wanted = -(-order.n_tasks // self.profile.n_processes)
             self._submit(min(self.profile.jobs, wanted))
@@ -286,14 +317,6 @@ class JobQueue:
                 self._say(f"{error}; trying again")
             self._said.add(str(error))
             self._forget_unsubmitted()
-
-    def _check_queue(self) -> None:
-        command = getattr(self._cluster.job_cls, "submit_command", None)
-        if command and shutil.which(shlex.split(command)[0]) is None:
-            raise UserError(
-                f"kind {self.profile.kind}: no {shlex.split(command)[0]} on this machine; run this "
-                "where jobs can be submitted"
-            )
 
     def _submit(self, n_jobs: int) -> None:
         """Brings the number of jobs, pending ones included, to this.

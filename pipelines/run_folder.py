@@ -76,13 +76,18 @@ def open_run(folder: Path, recipe: Recipe, molecules: list[Molecule]) -> None:
     write_atomically(folder / MOLECULES, _table(merged).encode())
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a run has begun in this folder."""
+    return (folder / RECIPE).is_file()
+
+
 def read_run(folder: Path) -> tuple[Recipe, list[Molecule]]:
     """Settings and molecules of the run in this folder.
 
     Raises:
         UserError: there is no run in this folder.
     """
-    if not (folder / RECIPE).is_file():
+    if not is_run(folder):
         raise UserError(f"{folder}: no run here (no {RECIPE}); give the --out of `tg80 generate`")
     molecules = [
         molecule_from_smiles(smiles, name) for name, (smiles, _) in read_molecules(folder).items()

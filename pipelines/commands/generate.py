@@ -100,9 +100,7 @@ def generate(
         device=device,
         gpu_trajectories=gpu_trajectories,
     )
-    summary = run_generation(
-        out, settings, molecules, replicas, 1, console, resources=resources, place=place
-    )
+    summary = run_generation(out, settings, molecules, replicas, place, console, resources)
     if as_json:
         print(json.dumps(summary.as_dict(), indent=2))
     else:

@@ -122,9 +122,11 @@ def test_an_address_without_a_scheduler_gives_one_line(
     smiles, tmp_path, capsys, monkeypatch, address, code, says
 ):
     monkeypatch.setattr(cluster_module, "CONNECT_TIMEOUT_S", 1.0)
-    assert run(arguments(smiles, tmp_path / "out", "--scheduler", address)) == code
+    out = tmp_path / "out"
+    assert run(arguments(smiles, out, "--scheduler", address)) == code
     error = capsys.readouterr().err.strip()
     assert says in error and address in error and len(error.splitlines()) == 1
+    assert not out.exists()
 
 
 def test_something_else_at_the_address_gives_one_line(smiles, tmp_path, capsys, monkeypatch):

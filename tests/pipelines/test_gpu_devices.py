@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from pipelines.calculators import make_engine
+from pipelines.cli import run
 from pipelines.engine import Resources
 from pipelines.gpu_check import check_in_own_process
 from pipelines.gpu_devices import NO_DEVICE, check_version, find_gpus, judge_probe
@@ -63,6 +64,15 @@ def test_without_a_gpu_everything_says_the_same_one_line():
         with pytest.raises(UserError) as error:
             ask()
         assert str(error.value) == reason
+
+
+def test_a_run_that_finds_no_gpu_leaves_nothing_behind(tmp_path, capsys):
+    reason = _no_gpu()
+    (tmp_path / "list.smi").write_text("O water\n")
+    asked = ["--molecule-list", str(tmp_path / "list.smi"), "--out", str(tmp_path / "out")]
+    assert run(["generate", *asked, "--device", "cuda"]) == 2
+    assert capsys.readouterr().err.strip() == f"error: {reason}"
+    assert not (tmp_path / "out").exists()
 
 
 _TAKE = """

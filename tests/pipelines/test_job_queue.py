@@ -14,6 +14,7 @@ import pytest
 from pipelines import job_queue
 from pipelines.cli import run
 from pipelines.job_queue import JobProfile, load_profile, make_cluster, walltime_seconds
+from pipelines.run_folder import work_folder
 from tg80.errors import UserError
 from tg80.shard import Shard
 
@@ -22,6 +23,7 @@ SHORT = [
     "--level=gfn2-xtb", "--length-fs=60", "--equilibration-fs=20",
     "--set=pre_equilibration_fs=20", "--set=segment_fs=20", "--set=n_conformers=3",
 ]  # fmt: skip
+NAMES = {"formaldehyde": "C=O", "methanol": "CO"}
 
 
 def job_script(profile):
@@ -115,7 +117,7 @@ def test_bad_profiles_are_named(settings, tmp_path):
 @pytest.fixture
 def smiles(tmp_path):
     path = tmp_path / "list.smi"
-    path.write_text("C=O formaldehyde\nCO methanol\n")
+    path.write_text("".join(f"{smiles} {name}\n" for name, smiles in NAMES.items()))
     return path
 
 
@@ -129,7 +131,7 @@ def generate(smiles, tmp_path, text):
 
 
 def check_shards(folder):
-    for name in ("formaldehyde", "methanol"):
+    for name in NAMES:
         with Shard(folder / f"{name}-r0.h5md") as shard:
             assert shard.metadata.end == "complete"
 
@@ -184,7 +186,8 @@ def test_a_job_that_ends_early_is_submitted_again(smiles, tmp_path, queue, monke
     monkeypatch.setattr(job_queue, "_GONE_AFTER_S", 0.5)
 
     def kill_the_first_job():
-        while not list(tmp_path.glob("out/work/*/geometry.npz")):
+        geometries = [work_folder(tmp_path / "out", name) / "geometry.npz" for name in NAMES]
+        while not any(path.exists() for path in geometries):
             time.sleep(0.02)
         os.killpg(int(queue.read_text().split()[0]), signal.SIGKILL)
 
@@ -208,9 +211,19 @@ def test_a_machine_without_the_queue_is_told(smiles, tmp_path, capsys, monkeypat
     monkeypatch.setenv("PATH", str(tmp_path))
     assert generate(smiles, tmp_path, SLURM) == 2
     assert "no sbatch on this machine" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_option_that_the_queue_does_not_know_leaves_no_run_behind(
+    smiles, tmp_path, queue, capsys
+):
+    assert generate(smiles, tmp_path, SLURM + "[options]\ncolour = 1\n") == 2
+    assert "colour" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists() and not queue.exists()
 
 
 def test_without_dask_jobqueue_the_extra_is_named(smiles, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
     assert generate(smiles, tmp_path, SLURM) == 2
     assert "pip install 'tg80[hpc]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
