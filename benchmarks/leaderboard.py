@@ -94,7 +94,7 @@ def _entry(records: Sequence[Record], part: str, settings: str) -> Entry:
         s2s=_mean(s2s) or 0.0,
         s2s_spread=float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else None,
         s2s_aligned=_mean(_number(r, part, Metric.S2S_ALIGNED, MEAN) for r in records),
-        skill=_mean(_last_skill(r, part) for r in records),
+        skill=_mean(horizon_skill(r, part) for r in records),
         n=sum(n for n, _ in counts),
         n_failed=sum(failed for _, failed in counts),
     )
@@ -124,7 +124,8 @@ def _curve(records: Sequence[Record], part: str, lags: Sequence[float]) -> dict[
     return curve
 
 
-def _last_skill(record: Record, part: str) -> float | None:
+def horizon_skill(record: Record, part: str) -> float | None:
+    """Skill at the longest lag, median over molecules; None where it was not scored."""
     rows = [r for r in record.rows if r[0] == part and r[1] == MEDIAN and r[3] == Metric.SKILL]
     return max(rows, key=lambda row: row[2])[4] if rows else None
 

@@ -51,6 +51,23 @@ def run_model(
     ]  # fmt: skip
 
 
+def run_folder_of(
+    model: Model, data: BenchmarkData, *, seed: int | None, budget: Budget, out: Path
+) -> tuple[str, Path]:
+    """Key and folder of a run: a record lies there once it is finished."""
+    key = results.run_key(
+        task=data.task.model_dump(mode="json"), fold=data.fold, model=model.id, seed=seed,
+        settings=model.settings(), budget=_asked(model, budget), split=data.split_sha256,
+        manifest=data.manifest_sha256,
+    )  # fmt: skip
+    task = data.task
+    return key, results.run_folder(out, task.id, task.track, data.fold, model.id, seed, key)
+
+
+def _asked(model: Model, budget: Budget) -> dict[str, Any]:
+    return dataclasses.asdict(budget) if model.trains else {}
+
+
 def run_once(
     model: Model,
     data: BenchmarkData,
@@ -65,12 +82,8 @@ def run_once(
 
     Of several processes all train, and rank 0 alone scores and writes.
     """
-    settings, asked = model.settings(), dataclasses.asdict(budget) if model.trains else {}
-    key = results.run_key(
-        task=data.task.model_dump(mode="json"), fold=data.fold, model=model.id, seed=seed,
-        settings=settings, budget=asked, split=data.split_sha256, manifest=data.manifest_sha256,
-    )  # fmt: skip
-    folder = results.run_folder(out, data.task.id, data.task.track, data.fold, model.id, seed, key)
+    settings, asked = model.settings(), _asked(model, budget)
+    key, folder = run_folder_of(model, data, seed=seed, budget=budget, out=out)
     with distributed.together():
         record = results.read_record(folder) if distributed.is_main() else None
     if (record := distributed.from_main(record)) is not None:
