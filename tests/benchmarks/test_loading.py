@@ -60,11 +60,10 @@ def test_multi_task_horizons_are_log_uniform_from_8_fs_or_a_frame_to_the_block(f
 
 def test_the_tasks_lags_are_fixed_where_there_is_one_horizon():
     assert not any(task.multi_task for name, task in TASKS.items() if "mini" in name)
-    fraction = lambda **given: (
-        training_lags(  # noqa: E731
-            toys.TASK, TrainingSettings(**given), BLOCKS
-        ).fixed_fraction
-    )
+
+    def fraction(**given):
+        return training_lags(toys.TASK, TrainingSettings(**given), BLOCKS).fixed_fraction
+
     assert fraction() == 0.8 and fraction(fixed_lag_fraction=0.3) == 0.3
 
 
@@ -132,7 +131,7 @@ def test_processes_and_turns_share_every_global_batch(world, batch_size, accumul
     shares = [numbers_of(StepLoader(data, given, rank=r), n_steps) for r in range(world)]
     for step, (batch,) in enumerate(expected):
         turns = [turn for share in shares for turn in share[step]]
-        assert sorted(sum(turns, [])) == sorted(batch)
+        assert sorted(number for turn in turns for number in turn) == sorted(batch)
         assert max(map(len, turns)) <= batch_size
         assert all(len(share[step]) <= accumulate for share in shares)
         sizes = [sum(map(len, share[step])) for share in shares]
