@@ -18,7 +18,7 @@ from tg80.metadata import ShardMetadata
 from tg80.molecules import Molecule
 from tg80.shard import Shard, assemble_shard, read_part
 
-_PACKAGES = ("tg80", "pyscf", "tblite", "rdkit", "ase", "numpy", "scipy", "h5py")
+_PACKAGES = ("tg80", "pyscf", "tblite", "rdkit", "ase", "numpy", "scipy", "numba", "h5py")
 
 
 def assemble(

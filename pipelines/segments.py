@@ -23,7 +23,9 @@ from tg80.files import write_atomically
 from tg80.molecules import Molecule
 
 # What decides the bits of a trajectory, and what client and worker talk through.
-PACKAGES = ("tg80", "numpy", "scipy", "pyscf", "tblite", "rdkit", "h5py", "dask", "distributed")
+PACKAGES = (
+    "tg80", "numpy", "scipy", "numba", "pyscf", "tblite", "rdkit", "h5py", "dask", "distributed",
+)  # fmt: skip
 # A network file system may show a new file to another machine only after a while.
 _PATIENCE_S = 5.0
 

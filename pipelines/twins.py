@@ -39,7 +39,7 @@ from tg80.twins import SUFFIX, TwinMetadata, Twins, TwinSettings, read_twins, wr
 STARTS_IN = "test_time"
 # The horizon of the benchmark's task at a level, by the method of the level.
 DEFAULT_LENGTH_FS = {"xtb": 960.0, "rks": 3000.0}
-_PACKAGES = ("tg80", "pyscf", "tblite", "numpy", "scipy", "h5py")
+_PACKAGES = ("tg80", "pyscf", "tblite", "numpy", "scipy", "numba", "h5py")
 # Words that keep the random streams of one twin apart.
 _STREAMS = {"displacement": 10, "hydrogens": 11, "noise": 12}
 

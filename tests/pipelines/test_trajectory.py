@@ -1,5 +1,7 @@
 """One trajectory through its stages: energies, replicas, resuming, failures, damaged files."""
 
+from importlib.metadata import version
+
 import h5py
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from pipelines.checkpoint import read_arrays
 from pipelines.engine import Engine
 from pipelines.recipe import Recipe
+from pipelines.segments import installed_versions
 from pipelines.trajectory import Trajectory
 from tests.kill_run import datasets
 from tg80.constants import BOLTZMANN_EV_PER_K
@@ -62,6 +65,22 @@ def test_frames_start_at_zero_and_are_as_far_apart_as_asked(finished):
     with Shard(finished[0].shard_path) as shard:
         assert shard.times_fs.tolist() == list(range(61))
         assert shard.metadata.end == "complete"
+
+
+def test_a_kohn_sham_shard_names_the_versions_that_decide_its_bits(tmp_path):
+    settings = {
+        "level": "pbe-def2svp", "length_fs": 2, "pre_equilibration_fs": 10, "equilibration_fs": 2,
+        "n_conformers": 1,
+    }  # fmt: skip
+    water = molecule_from_smiles("O", "water")
+    trajectory = Trajectory(tmp_path, water, Recipe(**(SHORT | settings)), 0)
+    run(trajectory)
+    with Shard(trajectory.shard_path) as shard:
+        assert shard.metadata.level == "pbe-def2svp"
+        versions = shard.metadata.versions
+    deciding = {name for name, _ in installed_versions()} - {"python", "dask", "distributed"}
+    assert "numba" in deciding and deciding <= versions.keys()
+    assert all(versions[name] == version(name) for name in deciding)
 
 
 def test_replica_zero_starts_at_the_energy_it_should(finished):
