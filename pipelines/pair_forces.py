@@ -2,8 +2,8 @@
 
 Both densities are expanded in Hermite Gaussians (hermite.py), so that no integral is formed for a
 pair of basis functions and an auxiliary function: the field of all auxiliary functions is summed up
-for each pair of primitives first (a J engine). For uracil this takes a tenth of the time that
-the derivative integrals take.
+for each pair of primitives first (a J engine). That is far less work than the derivative integrals
+over three indices.
 
     (Lambda_tuv | Lambda_t'u'v') = 2 pi^(5/2) / (p q sqrt(p + q)) (-1)^(t'+u'+v') R_{t+t',u+u',v+v'}
 
