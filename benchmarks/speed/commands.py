@@ -72,8 +72,6 @@ def aimd(
     Example: atom-bench speed aimd --molecules ethanol,benzene --threads 1 --json
     """
     from benchmarks.speed.aimd import AimdSettings, measure
-    from benchmarks.speed.results_file import ResultsFile
-    from benchmarks.speed.starts import find_molecules
     from benchmarks.speed.tables import aimd_sheets
     from tg80.theory import get_level
 
@@ -85,11 +83,8 @@ def aimd(
         references=references, equilibration_fs=equilibration_fs,
         stock_integrals=stock_integrals, seed=seed,
     )  # fmt: skip
-    chosen = find_molecules(molecules)
-    store = ResultsFile(out, "aimd", settings.model_dump(mode="json"))
-    for molecule in chosen:
-        store.get(molecule.name, lambda molecule=molecule: measure(molecule, settings, say))
-    finish(store.document, aimd_sheets, as_json=as_json, as_markdown=as_markdown)
+    document = measure_each(molecules, "aimd", measure, settings, out)
+    finish(document, aimd_sheets, as_json=as_json, as_markdown=as_markdown)
 
 
 @app.command()
@@ -111,20 +106,14 @@ def gpu(
     Example: atom-bench speed gpu --molecules ethanol --trajectories 1,8 --json
     """
     from benchmarks.speed import gpu as timing
-    from benchmarks.speed.results_file import ResultsFile
-    from benchmarks.speed.starts import find_molecules
     from tg80.theory import get_level
 
     settings = checked(
         timing.GpuSettings, level=get_level(level).name, seed=seed, seconds=seconds,
         trajectories=timing.parse_counts(trajectories), devices=timing.parse_devices(devices),
     )  # fmt: skip
-    chosen = find_molecules(molecules)
-    store = ResultsFile(out, "gpu", settings.model_dump(mode="json"))
-    timing.prepare(chosen, settings, say)
-    for molecule in chosen:
-        store.get(molecule.name, lambda molecule=molecule: timing.measure(molecule, settings, say))
-    finish(store.document, timing.gpu_sheets, as_json=as_json, as_markdown=as_markdown)
+    document = measure_each(molecules, "gpu", timing.measure, settings, out, timing.prepare)
+    finish(document, timing.gpu_sheets, as_json=as_json, as_markdown=as_markdown)
 
 
 @app.command()
@@ -144,19 +133,14 @@ def memory(
     Example: atom-bench speed memory --molecules naphthalene --memory-gb 2,1000
     """
     from benchmarks.speed.memory import MemorySettings, measure
-    from benchmarks.speed.results_file import ResultsFile
-    from benchmarks.speed.starts import find_molecules
     from benchmarks.speed.tables import memory_sheets
 
     settings = checked(
         MemorySettings, level=level, memory_gb=numbers(memory_gb, "--memory-gb"), steps=steps,
         seed=seed,
     )  # fmt: skip
-    chosen = find_molecules(molecules)
-    store = ResultsFile(None, "memory", settings.model_dump(mode="json"))
-    for molecule in chosen:
-        store.get(molecule.name, lambda molecule=molecule: measure(molecule, settings, say))
-    finish(store.document, memory_sheets, as_json=as_json, as_markdown=as_markdown)
+    document = measure_each(molecules, "memory", measure, settings)
+    finish(document, memory_sheets, as_json=as_json, as_markdown=as_markdown)
 
 
 @app.command()
@@ -173,17 +157,12 @@ def throughput(
 
     Example: atom-bench speed throughput --molecules ethanol --repeats 5 --json
     """
-    from benchmarks.speed.results_file import ResultsFile
-    from benchmarks.speed.starts import find_molecules
     from benchmarks.speed.tables import throughput_sheets
     from benchmarks.speed.throughput import ThroughputSettings, measure
 
     settings = checked(ThroughputSettings, level=level, steps=steps, repeats=repeats, seed=seed)
-    chosen = find_molecules(molecules)
-    store = ResultsFile(None, "throughput", settings.model_dump(mode="json"))
-    for molecule in chosen:
-        store.get(molecule.name, lambda molecule=molecule: measure(molecule, settings, say))
-    finish(store.document, throughput_sheets, as_json=as_json, as_markdown=as_markdown)
+    document = measure_each(molecules, "throughput", measure, settings)
+    finish(document, throughput_sheets, as_json=as_json, as_markdown=as_markdown)
 
 
 @app.command()
@@ -235,6 +214,44 @@ def mts(
     finish(document, mts_sheets, as_json=as_json, as_markdown=as_markdown)
 
 
+@app.command()
+def loader(
+    data: Annotated[str, typer.Option(help="Shipped set or folder of shards.")] = "mini-xtb",
+    presets: Annotated[
+        str, typer.Option(help="Sizes of ATOM to train, separated by commas.")
+    ] = "mini,public",
+    workers: Annotated[str, typer.Option(help="Numbers of the loader's workers.")] = "0,2",
+    batch_size: Annotated[int, typer.Option(min=1, help="Windows in a batch.")] = 32,
+    batches: Annotated[int, typer.Option(min=1, help="Batches of a loader in a turn.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps in a turn.")] = 4,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns.")] = 9,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of the training.")] = 1,
+    cores: Annotated[
+        int, typer.Option(min=1, help="Cores the training is counted on, at perfect scaling.")
+    ] = 2,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    as_markdown: MarkdownOption = False,
+) -> None:
+    """Count the windows a second that the loader gives, and that ATOM's training takes, in turns.
+
+    Example: atom-bench speed loader --repeats 9 --markdown
+    """
+    from benchmarks.speed import loader as timing
+    from benchmarks.speed.results_file import ResultsFile
+
+    settings = checked(
+        timing.LoaderSettings, data=data, batch_size=batch_size, batches=batches, steps=steps,
+        repeats=repeats, threads=threads, cores=cores, seed=seed,
+        presets=tuple(name.strip() for name in presets.split(",")),
+        workers=tuple(workers.split(",")),
+    )  # fmt: skip
+    store = ResultsFile(out, "loader", settings.model_dump(mode="json"))
+    store.get("loader", lambda: timing.measure(settings, say))
+    finish(store.document, timing.loader_sheets, as_json=as_json, as_markdown=as_markdown)
+
+
 def checked(model: type[BaseModel], **values: Any) -> Any:
     """The settings, or a user's error that names the first that can't be."""
     try:
@@ -243,6 +260,36 @@ def checked(model: type[BaseModel], **values: Any) -> Any:
         first = error.errors()[0]
         name = "--" + "-".join(str(first["loc"][0]).split("_")) if first["loc"] else "settings"
         raise UserError(f"{name}: {first['msg']}") from None
+
+
+def measure_each(
+    molecules: str,
+    kind: str,
+    measure: Callable[..., dict[str, Any]],
+    settings: BaseModel,
+    out: Path | None = None,
+    prepare: Callable[..., None] | None = None,
+) -> dict[str, Any]:
+    """Measures one molecule after the other; the document of all results.
+
+    Args:
+        molecules: names or SMILES, separated by commas.
+        kind: of the results file.
+        measure: (molecule, settings, say) -> results of the molecule.
+        settings: of the command.
+        out: results file, to go on from.
+        prepare: (molecules, settings, say), before the first measurement.
+    """
+    from benchmarks.speed.results_file import ResultsFile
+    from benchmarks.speed.starts import find_molecules
+
+    chosen = find_molecules(molecules)
+    store = ResultsFile(out, kind, settings.model_dump(mode="json"))
+    if prepare is not None:
+        prepare(chosen, settings, say)
+    for molecule in chosen:
+        store.get(molecule.name, lambda molecule=molecule: measure(molecule, settings, say))
+    return store.document
 
 
 def numbers(text: str, option: str) -> tuple[float, ...]:
