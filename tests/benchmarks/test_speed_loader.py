@@ -1,4 +1,4 @@
-"""The loader's speed beside training's: the command on real data, and its table from given rates."""
+"""The loader's speed beside that of training: the command on real data, and its table."""
 
 import json
 
