@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -64,13 +66,24 @@ def session(device: str) -> Iterator[None]:
         yield
         return
     _join(uses_gpu=device != "cpu" and torch.cuda.is_available())
+    before = signal.signal(signal.SIGTERM, _stop)  # what torchrun sends when a process has ended
     try:
         yield
     except typer.Exit:
         raise
     except Exception as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # The one line is being told.
         raise _one_line(error) from error
+    signal.signal(signal.SIGTERM, before)
     dist.destroy_process_group()
+
+
+class _Stopped(Exception):
+    """SIGTERM."""
+
+
+def _stop(*_: Any) -> None:
+    raise _Stopped
 
 
 def _join(uses_gpu: bool) -> None:
@@ -86,17 +99,17 @@ def _join(uses_gpu: bool) -> None:
 
 
 def _one_line(error: Exception) -> Exception:
-    lost = isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and _LOST_CONNECTION.search(str(error)) is not None
-    )
     if isinstance(error, SharedFailure):
         return error if is_main() else typer.Exit(error.exit_code)
+    lost = isinstance(error, (dist.DistError, _Stopped)) or (
+        isinstance(error, RuntimeError) and _LOST_CONNECTION.search(str(error)) is not None
+    )
     if lost and not is_main():
         return typer.Exit(1)
     if lost:
         return RunFailed(
-            "another process of this run has ended; its own message, if it left one, says why. "
-            "The same command goes on from the last checkpoint"
+            "another process of this run has ended, or torchrun was stopped; the message of that "
+            "process says why, if it left one. The same command goes on from the last checkpoint"
         )
     failure = RunFailed(f"rank {rank()}: {_message(error)}")
     failure.exit_code = getattr(error, "exit_code", 1)
@@ -153,12 +166,20 @@ def summed(values: Sequence[float]) -> list[float]:
     return total.tolist()
 
 
-def parallel(module: nn.Module) -> nn.Module:
-    """The module, its gradients averaged over the processes."""
+def parallel(module: nn.Module, *, unused: bool) -> nn.Module:
+    """The module, its gradients averaged over the processes.
+
+    Args:
+        unused: some of its parameters get no gradient.
+    """
     if world_size() == 1:
         return module
-    # A parameter that one process's windows do not touch must not make the others wait.
-    return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+    with warnings.catch_warnings():
+        # `broadcast_buffers` has a new name since torch 2.13, and only that since no version yet.
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(
+            module, broadcast_buffers=False, find_unused_parameters=unused
+        )
 
 
 def averaging(module: nn.Module, on: bool) -> AbstractContextManager[None]:

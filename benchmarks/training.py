@@ -81,7 +81,7 @@ class Trainer:
         self.best = copy.deepcopy(self.averaged.state_dict())
         if settings.compile:
             compile_module(module)
-        self.learner = distributed.parallel(_Learner(module, loss))
+        self.learner = self._parallel(_Learner(module, loss))
         self.step = 0
         self.seconds = 0.0
         self.best_validation: float | None = None
@@ -90,6 +90,16 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         self._unshared = 0.0  # seconds of this process that are not in `seconds` yet
         self._clock = self._saved = self._now()
+
+    def _parallel(self, learner: _Learner) -> nn.Module:
+        """The learner for several processes, which must know of parameters that get no gradient."""
+        if distributed.world_size() == 1:
+            return learner
+        turns = next(iter(StepLoader(self.windows, self.settings)))
+        learner(turns[0].to(self.device))[0].backward()
+        unused = any(p.grad is None for p in learner.parameters() if p.requires_grad)
+        learner.zero_grad(set_to_none=True)
+        return distributed.parallel(learner, unused=unused)
 
     @property
     def steps_per_epoch(self) -> int:

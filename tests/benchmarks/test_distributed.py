@@ -74,7 +74,7 @@ def test_alone_nothing_is_shared():
     with distributed.session("cpu"), pytest.raises(UserError, match="bad"), distributed.together():
         raise UserError("bad")
     module = torch.nn.Linear(2, 2)
-    assert distributed.parallel(module) is module
+    assert distributed.parallel(module, unused=False) is module
 
 
 def work(how):
@@ -91,6 +91,8 @@ def work(how):
                     os.kill(os.getpid(), signal.SIGKILL)
                 if how == "error":
                     raise UserError("out of paper")
+            if distributed.is_main() and number == 3 and how == "stopped":
+                os.kill(os.getpid(), signal.SIGTERM)
             if number == 5:
                 raise distributed.SharedFailure("training diverged at step 5")
 
@@ -146,6 +148,12 @@ def test_a_process_that_fails_ends_the_other(how, tmp_path):
         assert codes[1] == -signal.SIGKILL and said[1] == ""
     else:
         assert codes[1] == 2 and said[1] == "error: rank 1: out of paper\n"
+
+
+def test_a_process_that_torchrun_stops_says_so_in_one_line(tmp_path):
+    codes, said = two_processes("stopped", tmp_path)
+    assert codes == [1, 1] and said[1] == ""
+    assert "or torchrun was stopped" in said[0] and len(said[0].splitlines()) == 1
 
 
 def test_a_shared_failure_is_a_failed_run():
