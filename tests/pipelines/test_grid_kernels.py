@@ -10,6 +10,7 @@ from pipelines import grid_kernels as kernels
 from pipelines.basis import gaussian_basis
 from pipelines.coulomb import FittedCoulomb
 from pipelines.exchange_correlation import GridFunctional, grid_order
+from pipelines.gaussians import exp_of_minus
 
 GEOMETRY = (
     "C 0 0 0.1; Cl 0.3 1.7 0; H 1 -0.4 0.1; H -0.7 -0.3 0.8; O -0.5 -0.3 -1.2; H -0.4 -1.2 -1.4"
@@ -44,6 +45,12 @@ def _functional(molecule, grid, threads=1):
     functional = GridFunctional(molecule, "PBE", threads)
     functional.move(*grid)
     return functional
+
+
+def test_the_exponential_function_is_numpys():
+    x = np.linspace(0.0, 60.0, 2001)
+    ours = np.array([exp_of_minus(value) for value in x])
+    assert np.abs(ours / np.exp(-x) - 1.0).max() < 1e-13
 
 
 def test_basis_functions_are_pyscfs(molecule, grid):

@@ -29,20 +29,16 @@ def test_a_lost_worker_and_a_lost_scheduler_leave_the_same_bits(xtb):
 
 
 @pytest.mark.slow
-def test_many_kills_leave_the_same_bits(tmp_path):
-    whole_s = make_whole(tmp_path, "gfn2-xtb")
-    hits, differing = kill_and_compare(tmp_path, "gfn2-xtb", 30, 7, whole_s)
+@pytest.mark.parametrize(
+    ("level", "n_kills", "seed", "targets"),
+    [("gfn2-xtb", 30, 7, []), ("pbe-def2svp", 6, 8, [*TARGETS, "worker"])],
+)
+def test_many_kills_leave_the_same_bits(tmp_path, level, n_kills, seed, targets):
+    whole_s = make_whole(tmp_path, level)
+    hits, differing = kill_and_compare(tmp_path, level, n_kills, seed, whole_s)
     assert differing == []
-    assert hits == 30
-
-
-@pytest.mark.slow
-def test_kills_of_a_dft_run_leave_the_same_bits(tmp_path):
-    whole_s = make_whole(tmp_path, "pbe-def2svp")
-    hits, differing = kill_and_compare(tmp_path, "pbe-def2svp", 6, 8, whole_s)
-    assert differing == []
-    assert hits == 6
-    targets = [*TARGETS, "worker"]
-    hits, differing = kill_cluster_and_compare(tmp_path, "pbe-def2svp", targets, 5, whole_s)
-    assert differing == []
-    assert hits >= 3
+    assert hits == n_kills
+    if targets:
+        hits, differing = kill_cluster_and_compare(tmp_path, level, targets, 5, whole_s)
+        assert differing == []
+        assert hits >= 3
