@@ -34,6 +34,8 @@ class TaskSpec(BaseModel):
         curve_lags_fs: further lags of the error curve, predicted in a call of their own.
         starts: most starts a molecule and part.
         multi_task: horizons of training windows are log-uniform, not the task's own.
+        molecule: the one molecule of a fine-tuning task, learnt from its own train block.
+        validation_lags_fs: lags of early stopping, if not `lags_fs`; shorter ones have more starts.
         description: one line for lists.
     """
 
@@ -50,6 +52,8 @@ class TaskSpec(BaseModel):
     curve_lags_fs: tuple[float, ...] = ()
     starts: int = MAX_STARTS
     multi_task: bool = False
+    molecule: str | None = None
+    validation_lags_fs: tuple[float, ...] | None = None
     description: str
 
     @property
@@ -111,15 +115,45 @@ TASKS: dict[str, TaskSpec] = {
 }
 
 
+# Families of tasks on one molecule: FAMILY/NAME.
+FINE_TUNING: dict[str, TaskSpec] = {
+    task.id: task
+    for task in (
+        TaskSpec(
+            id="tg80-finetune",
+            level="pbe-def2svp",
+            lags_fs=uniform_lags(3000.0),
+            curve_lags_fs=(10.0, 20.0, 50.0, 100.0),
+            validation_lags_fs=uniform_lags(750.0),
+            description="one compound at PBE/def2-SVP, 375 to 3000 fs, after multi-task training",
+        ),
+        # The horizon is short so that a molecule's 2.5 ps of `test_time` hold 10 windows.
+        TaskSpec(
+            id="mini-xtb-finetune",
+            level="gfn2-xtb",
+            lags_fs=uniform_lags(240.0),
+            curve_lags_fs=(10.0, 20.0),
+            description="one small compound at GFN2-xTB, 30 to 240 fs, after multi-task training",
+        ),
+    )
+}
+
+
 def get_task(task_id: str, track: str = Track.CANONICAL) -> TaskSpec:
     """The task of that id on that track.
 
     Raises:
         UserError: no such task or track.
     """
-    if task_id not in TASKS:
-        raise UserError(f"unknown task {task_id!r}; choose one of {', '.join(TASKS)}")
-    return TASKS[task_id].on_track(track)
+    family, found, name = task_id.partition("/")
+    if found and name and family in FINE_TUNING:
+        task = FINE_TUNING[family].model_copy(update={"id": task_id, "molecule": name})
+    elif task_id in TASKS:
+        task = TASKS[task_id]
+    else:
+        known = [*TASKS, *(f"{family}/NAME" for family in FINE_TUNING)]
+        raise UserError(f"unknown task {task_id!r}; choose one of {', '.join(known)}")
+    return task.on_track(track)
 
 
 def window_rotation(task_id: str, start_id: str) -> np.ndarray:

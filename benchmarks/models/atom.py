@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -36,6 +38,15 @@ class AtomSettings(BaseModel):
     model: dict[str, Any] = Field(default_factory=dict, description="fields of ATOMConfig")
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     device: str = "cpu"
+    pretrained: str | None = Field(None, description="sha256 of the weights training begins with")
+
+
+def sha256_of(weights: Mapping[str, torch.Tensor]) -> str:
+    """One hash for the weights of a model."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode() + weights[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -84,20 +95,45 @@ class AtomJoint:
         self.training = training.model_copy(update={"processes": processes})
         self.device = pick_device(self.given.device)
         self.module: ATOM | None = None
+        self.begin: dict[str, torch.Tensor] | None = None
+
+    @classmethod
+    def pretrained(cls, module: ATOM, **settings: Any) -> Self:
+        """A model of the same shape whose training begins with the weights of another.
+
+        Args:
+            module: the other, which stays as it is. settings: as in `AtomSettings`, less `model`.
+        """
+        weights = {name: p.detach().cpu().clone() for name, p in module.named_parameters()}
+        shape = {"model": module.config.model_dump(mode="json")}
+        model = cls(**settings, **shape, pretrained=sha256_of(weights))
+        model.begin = weights
+        return model
 
     def settings(self) -> dict[str, Any]:
         """The resolved settings."""
+        begin = self.given.pretrained
         return {
             "preset": self.given.preset,
             "model": self.config.model_dump(),
             "training": self.training.model_dump(mode="json"),
             "device": self.device.type,
+            **({} if begin is None else {"pretrained": begin}),
         }
 
     def initialise(self, data: TrainingData, *, seed: int) -> None:
-        """Draw the weights that training with this seed begins with."""
+        """Draw the weights that training with this seed begins with, or take those given.
+
+        Raises:
+            UserError: it began with weights of another model, which are not at hand.
+        """
         torch.manual_seed(seed)
-        self.module = ATOM(self.config).to(self.device).eval()
+        module = ATOM(self.config)
+        if self.given.pretrained is not None:
+            if self.begin is None:
+                raise UserError(f"model {self.id} began with other weights, which are not at hand")
+            module.load_state_dict(self.begin, strict=False)  # Buffers follow from the settings.
+        self.module = module.to(self.device).eval()
 
     def fit(
         self,
@@ -128,7 +164,10 @@ class AtomJoint:
             seed=seed,
             out=out,
             device=self.device,
-            identity={"model": self.config.model_dump(mode="json")},
+            identity={
+                "model": self.config.model_dump(mode="json"),
+                "pretrained": self.given.pretrained,
+            },
         )
         best, report = trainer.run(progress)
         module.load_state_dict(best)

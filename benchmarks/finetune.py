@@ -1,0 +1,311 @@
+"""Fine-tuning: a multi-task model goes on learning one molecule that it has not seen.
+
+Its error on the molecule's `test_time` against the number of frames it was given, beside the same
+model trained on these frames from random weights with the same budget: what pretraining buys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import Progress
+
+from atom import ATOM, CheckpointError
+from benchmarks import distributed, results
+from benchmarks.data import BenchmarkData, Part, cut, manifest_sha256, windows_at
+from benchmarks.evaluation import fit_references, score, values_of
+from benchmarks.metrics import Metric
+from benchmarks.models import MODELS, TRIVIAL, make_model
+from benchmarks.models.atom import WEIGHTS, AtomJoint
+from benchmarks.protocol import Budget
+from benchmarks.results import RECORD, Record
+from benchmarks.runner import MODEL_FOLDER, run_once
+from benchmarks.tasks import TaskSpec
+from tg80.dataset import cut_part, load, shipped_folder
+from tg80.errors import UserError
+from tg80.splits import Fold, Split
+from tg80.trajectories import read_trajectory
+
+PART = "test_time"
+PRETRAINED, SCRATCH, ZERO_SHOT = "fine-tuned", "from scratch", "not fine-tuned"
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Where fine-tuning begins.
+
+    Attributes:
+        fold: of the split it was trained on. seen: the molecule was in its training or chose its
+            weights, or nothing tells that it was not.
+    """
+
+    path: Path
+    module: ATOM
+    model_id: str
+    fold: int
+    seen: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """Errors on the molecule's `test_time` in A^2, means over seeds, and their spread.
+
+    Attributes:
+        start: PRETRAINED, SCRATCH, ZERO_SHOT or the id of a trivial predictor, which knows the
+            whole train block. n_frames: None where it does not matter. skill: median over lags.
+    """
+
+    start: str
+    n_frames: int | None
+    seeds: int
+    s2t: float
+    s2s: float
+    s2t_spread: float | None
+    s2s_spread: float | None
+    skill: float | None
+    windows: int
+
+
+@dataclass(frozen=True)
+class Study:
+    """All rows of one molecule, and what they were made from."""
+
+    task: TaskSpec
+    pretraining: Pretraining
+    budget: Budget
+    train_frames: int
+    frame_fs: float
+    rows: list[Row]
+
+
+def find_pretraining(
+    path: Path, task: TaskSpec, split: Split, *, allow_seen: bool = False
+) -> Pretraining:
+    """The model to begin with, and the proof that it has not seen the task's molecule.
+
+    Args:
+        path: a checkpoint, the folder of one run, or a folder of results in which one run of a
+            learnt model holds the molecule out.
+
+    Raises:
+        UserError: nothing there, several runs to choose from, or (without `allow_seen`) the
+            molecule may have been seen.
+    """
+    assert task.molecule is not None
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; --from wants what `atom-bench run` wrote")
+    if task.molecule not in split.clusters:
+        raise UserError(f"split {split.version} has no compound {task.molecule!r}")
+    runs = list(_runs(path))
+    if not runs:
+        return _bare_checkpoint(path, allow_seen)
+    reasons = {folder: _why_seen(record, task, split) for folder, record in runs}
+    fitting = [(f, r) for f, r in runs if allow_seen or reasons[f] is None]
+    if not fitting:
+        folder, reason = next(iter(reasons.items()))
+        raise UserError(
+            f"{folder}: {reason}; take a fold that holds it out, or mark the rows by --allow-seen"
+        )
+    if len(fitting) > 1:
+        raise UserError(
+            f"{path}: {len(fitting)} runs can be begun with; name one, such as {fitting[0][0]}"
+        )
+    ((folder, record),) = fitting
+    if record.track != task.track:
+        raise UserError(f"{folder}: on track {record.track}; give the same --track")
+    weights = folder / MODEL_FOLDER / WEIGHTS
+    seen = reasons[folder] is not None
+    return Pretraining(weights, _module(weights), record.model, record.fold, seen)
+
+
+def _runs(path: Path) -> Iterator[tuple[Path, Record]]:
+    """Runs of ATOM at or below a folder, or that a checkpoint belongs to."""
+    above = [folder for folder in (path.parent, path.parent.parent) if (folder / RECORD).exists()]
+    below = sorted(found.parent for found in path.rglob(RECORD)) if path.is_dir() else []
+    for folder in below or above[:1]:
+        record = results.read_record(folder)
+        if record is None or not issubclass(MODELS.get(record.model, object), AtomJoint):
+            continue
+        if "pretrained" not in record.settings:
+            yield folder, record
+
+
+def _bare_checkpoint(path: Path, allow_seen: bool) -> Pretraining:
+    weights = path / WEIGHTS if path.is_dir() else path
+    if not weights.exists():
+        raise UserError(f"{path}: no finished run of ATOM and no {WEIGHTS} there")
+    module = _module(weights)
+    if not allow_seen:
+        raise UserError(
+            f"{weights}: no {RECORD} beside it, so nothing tells which molecules it has seen; "
+            "name the folder of its run, or mark the rows by --allow-seen"
+        )
+    config = module.config.model_dump()
+    fitting = [
+        model
+        for model in MODELS.values()
+        if issubclass(model, AtomJoint)
+        and all(config.get(name) == value for name, value in model.fixed.items())
+    ]
+    model = max(fitting, key=lambda model: len(model.fixed))
+    return Pretraining(weights, module, model.id, 0, True)
+
+
+def _module(weights: Path) -> ATOM:
+    try:
+        return ATOM.from_checkpoint(weights)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+
+
+def _why_seen(record: Record, task: TaskSpec, split: Split) -> str | None:
+    """Why a model may know the molecule, None if it cannot."""
+    if record.split_sha256 != split.sha256:
+        return f"trained on another split than {split.version}; give it by --split"
+    fold = split.fold(record.fold)
+    if task.molecule in fold.train:
+        return f"has been trained on {task.molecule}"
+    if task.molecule in fold.val:
+        return f"{task.molecule} chose its weights, being in val of fold {fold.index}"
+    return None
+
+
+def molecule_data(
+    task: TaskSpec, fold: int, split: Split, folder: Path | None = None
+) -> BenchmarkData:
+    """Train block, `val_time` and `test_time` of the task's molecule, replica 0.
+
+    Raises:
+        UserError: no such data or molecule, or a block too short for the task.
+    """
+    assert task.molecule is not None
+    data = load(_shipped(task) if folder is None else folder, level=task.level)
+    if task.molecule not in data:
+        raise UserError(f"{task.id}: no shard of {task.molecule} in {folder or 'the data'}")
+    shard = data.replicas(task.molecule)[0]
+    trajectory = read_trajectory(shard)
+    if task.inputs == "heavy":
+        trajectory = trajectory.heavy_atoms()
+    alone = Fold(
+        index=fold, ood_clusters=(), train=(task.molecule,), val=(), test_id=(), test_ood=()
+    )
+    single = split.restrict([task.molecule]).model_copy(update={"folds": (alone,)})
+    whole = cut([trajectory], task, fold, single, manifest_sha256([shard.path]))
+    blocks = whole.blocks | {"val_time": tuple(cut_part([trajectory], single, fold, "val_time"))}
+    whole = replace(whole, blocks=blocks, split_sha256=split.sha256)
+    windows = windows_at(whole, "val_time", task.validation_lags_fs or task.lags_fs)
+    validation = Part("val_time", windows, None, windows)
+    return replace(whole, training=replace(whole.training, validation=validation))
+
+
+def _shipped(task: TaskSpec) -> Path:
+    family = task.id.partition("/")[0]
+    try:
+        return shipped_folder(family.removesuffix("-finetune"))
+    except UserError:
+        reason = f"{family} has no data that ships along; name its folder by --data"
+        raise UserError(reason) from None
+
+
+def study(
+    pretraining: Pretraining,
+    data: BenchmarkData,
+    *,
+    frames: Sequence[int],
+    seeds: Sequence[int],
+    budget: Budget,
+    settings: Mapping[str, Any],
+    out: Path,
+    progress: Progress | None = None,
+) -> Study:
+    """Train with few frames and with many, from both starts, and score.
+
+    Args:
+        settings: of `AtomSettings`, less the model's shape, which is the pretrained one's.
+
+    Raises:
+        UserError: more frames than the train block has, or fewer than two.
+    """
+    (block,) = data.training.trajectories
+    if not frames or max(frames) > block.n_frames or min(frames) < 2:
+        raise UserError(
+            f"--frames must lie between 2 and {block.n_frames}, the train block of {block.name}"
+        )
+    references = fit_references(data) if distributed.is_main() else {}
+
+    def records_of(start: str, n_frames: int) -> list[Record]:
+        training = {**settings.get("training", {}), "train_frames": n_frames}
+        given = {**settings, "training": training}
+        return [
+            run_once(
+                _model(pretraining, start, given), data, seed=seed, budget=budget, out=out,
+                references=references, progress=progress,
+            )
+            for seed in seeds
+        ]  # fmt: skip
+
+    rows = [
+        _row(start, n_frames, records_of(start, n_frames), data)
+        for n_frames in sorted(set(frames))
+        for start in (PRETRAINED, SCRATCH)
+    ]
+    once = {"budget": budget, "out": out, "references": references}
+    rows += [
+        _row(name, None, [run_once(make_model(name), data, seed=None, **once)], data)
+        for name in TRIVIAL
+    ]
+    if distributed.is_main():
+        rows.insert(0, _zero_shot(pretraining, data, references))
+    return Study(data.task, pretraining, budget, block.n_frames, block.frame_fs, rows)
+
+
+def _model(pretraining: Pretraining, start: str, settings: Mapping[str, Any]) -> AtomJoint:
+    kind = MODELS[pretraining.model_id]
+    assert issubclass(kind, AtomJoint)
+    if start == PRETRAINED:
+        return kind.pretrained(pretraining.module, **settings)
+    return kind(**settings, model=pretraining.module.config.model_dump(mode="json"))
+
+
+def _zero_shot(pretraining: Pretraining, data: BenchmarkData, references: Mapping[str, Any]) -> Row:
+    model = _model(pretraining, PRETRAINED, {})
+    model.initialise(data.training, seed=0)
+    (scores,) = score(model, data, references)
+    values = {(v.molecule, v.lag_fs, v.metric): v for v in values_of(scores)}
+    name = data.task.molecule or ""
+    s2t, s2s = (values[name, None, metric] for metric in (Metric.S2T, Metric.S2S))
+    skills = [v.value for (who, _, m), v in values.items() if who == name and m == Metric.SKILL]
+    return Row(
+        ZERO_SHOT, 0, 1, s2t.value, s2s.value, None, None, float(np.median(skills)), s2t.n
+    )  # fmt: skip
+
+
+def _row(start: str, n_frames: int | None, records: Sequence[Record], data: BenchmarkData) -> Row:
+    name = data.task.molecule or ""
+
+    def values(metric: Metric) -> list[float]:
+        found = [record.value(PART, metric, name) for record in records]
+        return [value for value in found if value is not None]
+
+    def spread(numbers: Sequence[float]) -> float | None:
+        return float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
+
+    s2t, s2s = values(Metric.S2T), values(Metric.S2S)
+    skills = [
+        row[4] for r in records for row in r.rows if row[:2] == [PART, name] and row[3] == "skill"
+    ]
+    return Row(
+        start=start,
+        n_frames=n_frames,
+        seeds=len(records),
+        s2t=float(np.mean(s2t)),
+        s2s=float(np.mean(s2s)),
+        s2t_spread=spread(s2t),
+        s2s_spread=spread(s2s),
+        skill=float(np.median(skills)) if skills else None,
+        windows=len(data.parts[PART].windows.states),
+    )
