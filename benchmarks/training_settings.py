@@ -58,28 +58,28 @@ class TrainingSettings(BaseModel):
     )
     windows_per_trajectory: int = Field(default=64, ge=1, description="in an epoch")
     train_frames: int | None = Field(
-        default=None, ge=2, description="only so many first frames of each train block; None: all"
+        default=None, ge=2, description="only so many first frames of each train block; null: all"
     )
     fixed_lag_fraction: float | None = Field(
         default=None,
         ge=0,
         le=1,
-        description="windows at the task's lags, the others to a log-uniform horizon; None: "
+        description="windows at the task's lags, the others to a log-uniform horizon; null: "
         f"{DEFAULT_FIXED_LAG_FRACTION}, and 0 for multi-task training",
     )
     longest_horizon_fs: float | None = Field(
-        default=None, gt=0, description="of log-uniform horizons; None: the train block's length"
+        default=None, gt=0, description="of log-uniform horizons; null: the train block's length"
     )
     n_lags: Count | tuple[Count, Count] | None = Field(
         default=None,
         description="lags of windows with a drawn horizon: a number, or `[low, high]` to draw it "
-        "uniformly; None: as many as the task",
+        "uniformly; null: as many as the task",
     )
     validations: int = Field(default=10, ge=1, description="evenly over the budget")
     patience: int | None = Field(
         default=None,
         ge=1,
-        description="validations without a better one before stopping; None: never",
+        description="validations without a better one before stopping; null: never",
     )
     checkpoint_every_seconds: float = Field(
         default=30.0, ge=0, description="between checkpoints; one more at every validation"
