@@ -167,6 +167,7 @@ class StepLoader:
             _NoisyWindows(self.windows),
             batch_sampler=_Turns(self),
             collate_fn=_as_it_is,
+            num_workers=self.settings.workers,
             generator=torch.Generator(),
         )
         turns = iter(loader)

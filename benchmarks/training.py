@@ -33,7 +33,7 @@ from tg80.windows import TrainingWindows
 __all__ = ["CHECKPOINT", "LossFunction", "Trainer", "TrainingSettings", "pick_device"]
 
 # Settings that change neither the weights nor what they mean.
-_HARMLESS = {"checkpoint_every_seconds", "threads"}
+_HARMLESS = {"checkpoint_every_seconds", "threads", "workers"}
 
 LossFunction = Callable[[nn.Module, Turn], tuple[torch.Tensor, torch.Tensor]]
 """(module, turn on the device) -> sum of the losses of its windows, and number of those that count.

@@ -87,6 +87,11 @@ class TrainingSettings(BaseModel):
     loss_atoms: Literal["scored", "all"] = Field(
         default="scored", description="atoms whose error is learnt from"
     )
+    workers: int = Field(
+        default=0,
+        ge=0,
+        description="processes that cut windows ahead of the training, for fast GPUs; 0: none",
+    )
     threads: int = Field(
         default=1, ge=1, description="CPU threads; one on purpose, so that CPU time counts"
     )

@@ -138,10 +138,12 @@ def test_processes_and_turns_share_every_global_batch(world, batch_size, accumul
         assert max(sizes) - min(sizes) <= 1
 
 
-def test_a_loader_goes_on_where_it_is_told_to():
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_goes_on_where_it_is_told_to(workers):
     given = settings(batch_size=5)
     whole = list(islice(StepLoader(windows(), given), 14))
-    rest = list(islice(StepLoader(windows(), given, first_step=8), 6))
+    ahead = settings(batch_size=5, workers=workers)
+    rest = list(islice(StepLoader(windows(), ahead, first_step=8), 6))
     for (mine,), (theirs,) in zip(rest, whole[8:], strict=True):
         assert mine.windows.start_id == theirs.windows.start_id
         assert torch.equal(mine.windows.targets, theirs.windows.targets)
