@@ -10,10 +10,18 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from benchmarks.commands.horizons import horizons
 from benchmarks.commands.options import (
+    DEFAULT_CPU_MINUTES,
+    BudgetOption,
     DataOption,
+    DeviceOption,
+    EpochsOption,
     FoldOption,
+    OutOption,
+    PresetOption,
     SeedsOption,
+    SetOption,
     SplitOption,
     TaskOption,
     TrackOption,
@@ -25,8 +33,6 @@ from benchmarks.commands.symmetry import symmetry
 from benchmarks.speed.commands import app as speed_app
 from tg80.cli_support import JsonOption, run_app
 from tg80.errors import UserError
-
-DEFAULT_CPU_MINUTES = 3.0
 
 app = typer.Typer(
     help="Train and score models of molecular dynamics on TG80, and keep their leaderboard.",
@@ -45,25 +51,14 @@ def run(
     task: TaskOption = "mini-xtb-v1",
     model: Annotated[str, typer.Option(help="Model id.")] = "atom",
     track: TrackOption = "canonical",
-    preset: Annotated[
-        str | None, typer.Option(help="Size of a learnt model: mini, public or paper.")
-    ] = None,
+    preset: PresetOption = None,
     seeds: SeedsOption = "1",
-    epochs: Annotated[int | None, typer.Option(help="Training budget in epochs.")] = None,
-    budget_cpu_minutes: Annotated[
-        float | None,
-        typer.Option(
-            help="Training budget a seed in CPU minutes (wall minutes on a GPU) of all processes; "
-            f"{DEFAULT_CPU_MINUTES:g} if neither is given."
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("runs"),
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    epochs: EpochsOption = None,
+    budget_cpu_minutes: BudgetOption = None,
+    out: OutOption = Path("runs"),
+    device: DeviceOption = "auto",
     split: SplitOption = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Override a setting, such as training.batch_size=8."),
-    ] = None,
+    settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a model on one fold, score it on every part, and print the tables.
@@ -131,6 +126,7 @@ def leaderboard(
 
 
 app.command()(symmetry)
+app.command()(horizons)
 
 
 def _print(records: list[Any], style: str) -> None:

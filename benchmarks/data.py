@@ -161,13 +161,14 @@ def cut(
 def windows_at(data: BenchmarkData, part: str, lags_fs: Sequence[float]) -> Windows:
     """The windows of a part at other lags than the task's, increasing.
 
-    Starts and orientations follow the task's rules: as many starts as fit more than the longest
-    of these lags apart.
+    They are the task's windows as long as its horizon is not exceeded; else as many starts are
+    taken as fit more than the longest lag apart.
 
     Raises:
         UserError: the longest lag is longer than a block.
     """
-    starts = _starts(data.blocks[part], max(lags_fs), part, data.task)
+    horizon_fs = max(*lags_fs, data.task.horizon_fs)
+    starts = _starts(data.blocks[part], horizon_fs, part, data.task)
     return _windows(starts, lags_fs, data.task, True)
 
 

@@ -13,6 +13,7 @@ from benchmarks.models import MODELS, TRIVIAL, make_model, model_class
 from benchmarks.protocol import Model
 from benchmarks.results import Record
 from benchmarks.runner import MODEL_FOLDER
+from benchmarks.tasks import TaskSpec
 from tg80.errors import UserError
 
 
@@ -76,9 +77,10 @@ def saved_runs(
             f"({data.task.track}){' with these seeds' if seeds else ''}; `atom-bench run` makes one"
         )
     for record, path in fitting:
-        theirs = (record.manifest_sha256, record.split_sha256, record.task_spec)
-        ours = (data.manifest_sha256, data.split_sha256, data.task.model_dump(mode="json"))
-        if theirs != ours:
+        # Read anew, so that a field that a task has gained since does not tell them apart.
+        spec = TaskSpec.model_validate(record.task_spec)
+        theirs = (record.manifest_sha256, record.split_sha256, spec)
+        if theirs != (data.manifest_sha256, data.split_sha256, data.task):
             raise UserError(f"{path}: ran on other data or another split; give its --data, --split")
     labels = _labels([record for record, _ in fitting])
     runs = [

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tg80.errors import UserError
 
+DEFAULT_CPU_MINUTES = 3.0
+
 FoldOption = Annotated[int, typer.Option(help="Fold of the split, 1 to 5.", show_default=False)]
 DataOption = Annotated[
     Path | None, typer.Option(help="Folder of shards; default: the data that ships along.")
@@ -25,6 +27,23 @@ SeedsOption = Annotated[str, typer.Option(help="A count, or a list such as 0,1,2
 FromOption = Annotated[
     Path | None,
     typer.Option("--from", help="Folder of results of `atom-bench run`, whose models are taken."),
+]
+PresetOption = Annotated[
+    str | None, typer.Option(help="Size of a learnt model: mini, public or paper.")
+]
+EpochsOption = Annotated[int | None, typer.Option(help="Training budget in epochs.")]
+BudgetOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Training budget a seed in CPU minutes (wall minutes on a GPU) of all processes; "
+        f"{DEFAULT_CPU_MINUTES:g} if neither is given."
+    ),
+]
+OutOption = Annotated[Path, typer.Option(help="Folder of results.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a setting, such as training.batch_size=8."),
 ]
 MarkdownOption = Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")]
 
@@ -70,3 +89,20 @@ def make_folder(path: Path, option: str) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{option} {path}: cannot be made ({reason}); choose another") from None
+
+
+def parse_numbers(text: str, option: str, *, whole: bool = False) -> list[float]:
+    """Positive numbers of a comma-separated list, none twice.
+
+    Raises:
+        UserError: something else.
+    """
+    try:
+        found = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        found = []
+    wrong = not found or len(set(found)) < len(found) or not all(0 < x < 1e9 for x in found)
+    if wrong or (whole and any(x != round(x) for x in found)):
+        kind = "whole numbers such as 1,8,32" if whole else "positive numbers such as 240,960"
+        raise UserError(f"{option} wants {kind}, not {text!r}")
+    return found

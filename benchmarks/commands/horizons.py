@@ -1,0 +1,111 @@
+"""`atom-bench horizons`: trained models asked for other lags than those of the task."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks.commands.options import (
+    DataOption,
+    FoldOption,
+    MarkdownOption,
+    SplitOption,
+    TaskOption,
+    TrackOption,
+    make_folder,
+    parse_numbers,
+    parse_seeds,
+    progress_bars,
+)
+from tg80.cli_support import JsonOption
+
+
+def horizons(
+    fold: FoldOption,
+    results: Annotated[
+        Path, typer.Option("--from", help="Folder of results, whose trained models are asked.")
+    ] = Path("runs"),
+    data: DataOption = None,
+    task: TaskOption = "mini-xtb-v1",
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model id, may be repeated; default: all there are.")
+    ] = None,
+    track: TrackOption = "canonical",
+    seeds: Annotated[
+        str | None, typer.Option(help="A count, or a list such as 0,1,2; default: all there are.")
+    ] = None,
+    steps: Annotated[
+        str, typer.Option(help="Numbers P of steps to the task's horizon.")
+    ] = "1,2,4,8,16,32",
+    horizons_fs: Annotated[
+        str | None,
+        typer.Option(help="Horizons, fs; default: the task's, halved and doubled some times."),
+    ] = None,
+    irregular: Annotated[int, typer.Option(min=0, help="Lists of random lags.")] = 4,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for horizons.json and a figure of each model.")
+    ] = None,
+    split: SplitOption = None,
+    as_json: JsonOption = False,
+    as_markdown: MarkdownOption = False,
+) -> None:
+    """Score the same trained weights at other numbers of steps, horizons and irregular lags.
+
+    Error against lag beside persistence and blend; lags beyond those of the training are marked
+    as extrapolation. A horizon longer than the block of a part is refused there. How far a
+    prediction hangs on which other lags are asked with it is measured as well.
+
+    Example: atom-bench horizons --fold 2 --from runs --model atom --out figures
+    """
+    from benchmarks.data import load_benchmark
+    from benchmarks.horizon_report import by_label, document, figure, sheets
+    from benchmarks.horizons import HORIZON_FACTORS, questions, study
+    from benchmarks.models import model_class
+    from benchmarks.saved import saved_runs
+    from benchmarks.sheets import print_sheets
+    from benchmarks.tasks import get_task
+    from tg80.files import write_atomically
+
+    chosen_task = get_task(task, track)
+    chosen_seeds = () if seeds is None else parse_seeds(seeds)
+    for name in model or ():
+        model_class(name)
+    asked_steps = [int(p) for p in parse_numbers(steps, "--steps", whole=True)]
+    asked_horizons = (
+        [chosen_task.horizon_fs * factor for factor in HORIZON_FACTORS]
+        if horizons_fs is None
+        else parse_numbers(horizons_fs, "--horizons-fs")
+    )
+    benchmark = load_benchmark(chosen_task, fold, data, split)
+    runs = saved_runs(results, benchmark, models=model or (), seeds=chosen_seeds)
+    if out is not None:
+        make_folder(out, "--out")
+    asked, refused = questions(
+        benchmark, steps=asked_steps, horizons_fs=asked_horizons, irregular=irregular
+    )
+    with progress_bars() as progress:
+        bar = progress.add_task("horizons", total=len(runs) + 1)
+
+        def tell(text: str) -> None:
+            progress.update(bar, description=text, advance=1)
+
+        found = study(runs, benchmark, asked, refused, tell=tell)
+    report = {"task": task, "track": track, "fold": fold} | document(found)
+    if out is not None:
+        write_atomically(out / "horizons.json", json.dumps(report).encode())
+        for label in by_label(found):
+            name = "".join(c if c.isalnum() or c in "-_.=" else "_" for c in label)
+            write_atomically(out / f"horizons-{name}.png", figure(found, label))
+    if as_json:
+        print(json.dumps(report))
+    else:
+        print_sheets(sheets(found), as_markdown=as_markdown)
+    console = Console(stderr=True)
+    for line in refused:
+        console.print(f"refused: {line}", soft_wrap=True, highlight=False)
+    if out is not None:
+        console.print(f"figures: {out.resolve()}", soft_wrap=True, highlight=False)
