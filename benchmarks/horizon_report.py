@@ -148,8 +148,12 @@ def figure(study: Study, label: str) -> bytes:
             axis.set_xlabel("lag / fs")
     for row, title in enumerate(("by horizon", "by number of steps P")):
         axes[row][0].set_ylabel(f"MSE / 1e-2 A$^2$, {title}")
-        handles, texts = axes[row][-1].get_legend_handles_labels()
-        axes[row][-1].legend(handles, texts, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+        entries: dict[str, Any] = {}
+        for axis in axes[row]:
+            entries |= {t: h for h, t in zip(*axis.get_legend_handles_labels(), strict=True)}
+        axes[row][-1].legend(
+            entries.values(), entries, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1)
+        )
     seeds = f", mean of {len(members)} seeds" if len(members) > 1 else ""
     drawing.suptitle(f"{label}{seeds}; hatched: beyond the lags of its training")
     stream = io.BytesIO()
@@ -161,31 +165,24 @@ def _draw(
     axis: Axes, study: Study, members: Sequence[Curves], part: str, kinds: Sequence[str]
 ) -> None:
     chosen = [(i, q) for i, q in enumerate(study.questions) if q.part == part and q.kind in kinds]
-    # Beyond the task's horizon the windows are others, so that references belong to one question.
     for name, answers in study.references.items():
-        style, colour = REFERENCE_STYLES[name]
-        for i, question in chosen:
-            if question.kind != "irregular":
-                axis.plot(
-                    answers[i].lags_fs, _scaled([answers[i]]), linestyle=style, color=colour,
-                    linewidth=1.2, label=_once(axis, name),
-                )  # fmt: skip
+        _draw_reference(axis, name, [(q, answers[i]) for i, q in chosen])
+    densest = max((len(question.lags_fs) for _, question in chosen), default=0)
     for number, (i, question) in enumerate(chosen):
-        lags = members[0].answers[i].lags_fs
-        mse = _scaled([curve.answers[i] for curve in members])
+        lags, mse = members[0].answers[i].lags_fs, _scaled([curve.answers[i] for curve in members])
         if question.kind == "irregular":
-            axis.plot(
-                lags, mse, linestyle="none", marker="x", color="black", zorder=9,
-                label=_once(axis, "random lags"),
-            )  # fmt: skip
+            axis.plot(lags, mse, "x", color="black", zorder=9, label="random lags")
             continue
-        steps = f"P = {len(question.lags_fs)}"
+        n_steps = len(question.lags_fs)
+        horizon = f"to {question.lags_fs[-1]:g} fs"
         axis.plot(
-            lags, mse, marker=MARKERS[number % len(MARKERS)], linewidth=0.9,
-            markerfacecolor="none", color=_colour(0.1 + 0.75 * number / len(chosen)),
-            # What has fewer points stands in front, and larger.
+            lags, mse, marker=MARKERS[number % len(MARKERS)], markerfacecolor="none",
+            # What has fewer points stands in front, and larger; a line between few points would
+            # only hide what is between them.
             markersize=max(4.0, 9.0 - number), zorder=8 - 0.1 * number,
-            label=steps if question.kind == "steps" else f"to {question.lags_fs[-1]:g} fs",
+            linewidth=0.9 if n_steps == densest else 0.0,
+            color=_colour(0.1 + 0.75 * number / len(chosen)),
+            label=f"P = {n_steps}" if question.kind == "steps" else horizon,
         )  # fmt: skip
     trained = members[0].trained
     left, right = axis.get_xlim()
@@ -195,14 +192,22 @@ def _draw(
     axis.set_xlim(left, right)
 
 
+def _draw_reference(axis: Axes, name: str, answered: Sequence[tuple[Question, Answer]]) -> None:
+    """One line for each set of windows: beyond the task's horizon they are others."""
+    sets: dict[tuple[str, ...], dict[float, float]] = {}
+    for question, answer in answered:
+        points = zip(answer.lags_fs, _scaled([answer]), strict=True)
+        sets.setdefault(question.windows.states.start_id, {}).update(points)
+    style, colour = REFERENCE_STYLES[name]
+    for points in sets.values():
+        lags = sorted(points)
+        mse = [points[lag] for lag in lags]
+        axis.plot(lags, mse, linestyle=style, color=colour, linewidth=1.2, label=name)
+
+
 def _scaled(answers: Sequence[Answer]) -> np.ndarray:
     """Mean over seeds, in the printed unit."""
     return PRINTED_SCALE * np.mean([answer.mse for answer in answers], axis=0)
-
-
-def _once(axis: Axes, text: str) -> str | None:
-    """A text for the legend, unless it stands there already."""
-    return None if text in axis.get_legend_handles_labels()[1] else text
 
 
 def _colour(fraction: float) -> Any:
