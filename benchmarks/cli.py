@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from benchmarks.commands.finetune import finetune
 from benchmarks.commands.horizons import horizons
 from benchmarks.commands.options import (
     DEFAULT_CPU_MINUTES,
@@ -84,6 +85,8 @@ def run(
         with distributed.together():
             budget = Budget(epochs=epochs, cpu_minutes=budget_cpu_minutes)
             chosen_task, chosen_seeds = get_task(task, track), parse_seeds(seeds)
+            if chosen_task.molecule is not None:
+                raise UserError(f"task {task}: `atom-bench finetune` runs it")
             given: dict[str, Any] = parse_overrides(settings or [])
             if model_class(model).trains:
                 given |= {"device": device} | ({"preset": preset} if preset else {})
@@ -126,6 +129,7 @@ def leaderboard(
 
 
 app.command()(symmetry)
+app.command()(finetune)
 app.command()(horizons)
 
 

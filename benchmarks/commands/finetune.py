@@ -1,0 +1,119 @@
+"""`atom-bench finetune`: what pretraining on many molecules buys on one more."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from benchmarks.commands.options import (
+    DEFAULT_CPU_MINUTES,
+    BudgetOption,
+    DataOption,
+    DeviceOption,
+    EpochsOption,
+    MarkdownOption,
+    OutOption,
+    SeedsOption,
+    SetOption,
+    SplitOption,
+    TrackOption,
+    make_folder,
+    parse_seeds,
+    progress_bars,
+)
+from tg80.cli_support import JsonOption
+from tg80.errors import UserError
+
+
+def finetune(
+    name: Annotated[str, typer.Argument(help="Molecule that the pretraining has not seen.")],
+    pretrained: Annotated[
+        Path,
+        typer.Option(
+            "--from",
+            help="Results of `atom-bench run`, one of its runs, or a checkpoint.",
+            show_default=False,
+        ),
+    ],
+    frames: Annotated[
+        str, typer.Option(help="Numbers of frames of its train block to learn from.")
+    ] = "32,128,512",
+    task: Annotated[
+        str, typer.Option(help="Family of tasks: mini-xtb-finetune or tg80-finetune.")
+    ] = "mini-xtb-finetune",
+    data: DataOption = None,
+    track: TrackOption = "canonical",
+    seeds: SeedsOption = "1",
+    epochs: EpochsOption = None,
+    budget_cpu_minutes: BudgetOption = None,
+    out: OutOption = Path("runs"),
+    device: DeviceOption = "auto",
+    split: SplitOption = None,
+    settings: SetOption = None,
+    allow_seen: Annotated[
+        bool, typer.Option("--allow-seen", help="Take a model that may know NAME; rows are marked.")
+    ] = False,
+    as_json: JsonOption = False,
+    as_markdown: MarkdownOption = False,
+) -> None:
+    """Fine-tune a trained ATOM on few frames of one molecule, beside training from scratch.
+
+    Both start with the same number of frames, budget and settings, and are scored on test_time of
+    the molecule; a figure goes to the folder of results. What is finished is reused.
+
+    Example: atom-bench finetune ethanol --from runs --frames 32,128,512 --seeds 3
+    """  # fmt: skip
+    from benchmarks import distributed
+    from benchmarks.finetune import find_pretraining, molecule_data, study
+    from benchmarks.finetune_report import document, figure, sheet
+    from benchmarks.protocol import Budget
+    from benchmarks.settings import parse_overrides
+    from benchmarks.sheets import print_sheets
+    from benchmarks.tasks import get_task
+    from tg80.files import write_atomically
+    from tg80.splits import load_split
+
+    if epochs is None and budget_cpu_minutes is None:
+        budget_cpu_minutes = DEFAULT_CPU_MINUTES
+    with distributed.session(device):
+        with distributed.together():
+            budget = Budget(epochs=epochs, cpu_minutes=budget_cpu_minutes)
+            chosen_task, chosen_seeds = get_task(f"{task}/{name}", track), parse_seeds(seeds)
+            given: dict[str, Any] = parse_overrides(settings or []) | {"device": device}
+            if unknown := given.keys() - {"training", "device"}:
+                raise UserError(
+                    f"--set {min(unknown)}: the pretrained model decides on all but training.*"
+                )
+            numbers = _parse_frames(frames)
+            frozen = load_split(split or chosen_task.split)
+            begin = find_pretraining(pretrained, chosen_task, frozen, allow_seen=allow_seen)
+            molecule = molecule_data(chosen_task, begin.fold, frozen, data)
+            make_folder(out, "--out")
+        with progress_bars() as progress:
+            found = study(
+                begin, molecule, frames=numbers, seeds=chosen_seeds, budget=budget,
+                settings=given, out=out, progress=progress if distributed.is_main() else None,
+            )  # fmt: skip
+        if not distributed.is_main():
+            return
+    drawing = out / chosen_task.id / f"{chosen_task.track}-fold{begin.fold}.png"
+    write_atomically(drawing, figure(found))
+    if as_json:
+        print(json.dumps(document(found) | {"figure": str(drawing)}))
+    else:
+        print_sheets([sheet(found)], as_markdown=as_markdown)
+        Console(stderr=True).print(f"figure: {drawing.resolve()}", soft_wrap=True)
+
+
+def _parse_frames(text: str) -> list[int]:
+    try:
+        numbers = sorted({int(part) for part in text.split(",") if part.strip()})
+    except ValueError:
+        numbers = []
+    if not numbers or numbers[0] < 1:
+        raise UserError(f"--frames wants numbers such as 32,128,512, not {text!r}")
+    return numbers
