@@ -71,7 +71,6 @@ def assert_refused(report, tmp_path, words):
         Fault(encoding="gzip", break_after=60_000),
         Fault(headers={"Content-Encoding": "gzip"}), Fault(no_tags=True, break_after=60_000),
     ],
-    ids=str,
 )  # fmt: skip
 def test_one_fault_is_got_over(server, site, tmp_path, fault):
     report, _ = fetch(server, tmp_path, fault)
@@ -99,7 +98,6 @@ def test_one_fault_is_got_over(server, site, tmp_path, fault):
         (Fault(stated=50_000), "50000 bytes there", 3),
         (Fault(encoding="gzip", content=flipped), "SHA-256", 3),
     ],
-    ids=str,
 )
 def test_a_fault_that_stays_is_refused_by_name(server, tmp_path, fault, words, n_asked):
     fault = Fault(**{**vars(fault), "forever": True})
