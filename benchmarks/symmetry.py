@@ -138,8 +138,11 @@ def as_operator(model: Model, states: StartStates, score: str) -> Operator:
             score_mask=score_mask_of(numbers, score),
         )  # fmt: skip
         predicted, failed = model.predict(changed, lags)
-        failed = failed | ~torch.isfinite(predicted).flatten(1).all(1)
-        return torch.where(failed[:, None, None, None], positions[:, None], predicted)
+        # What stands at padding may be anything.
+        real = (numbers > 0)[:, None, :, None]
+        failed = failed | (real & ~torch.isfinite(predicted)).flatten(1).any(1)
+        kept = real & ~failed[:, None, None, None]
+        return torch.where(kept, predicted, positions[:, None])
 
     return operator
 

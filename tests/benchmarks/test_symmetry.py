@@ -96,6 +96,28 @@ class KnowsPlaces(Persistence):
         return 0.999 * still + places
 
 
+class GivesUp(Persistence):
+    """Flies away at padding, and gives up on the first window."""
+
+    def predict(self, states, lags_fs):
+        positions, failed = super().predict(states, lags_fs)
+        failed[0] = True
+        positions = torch.where(states.atom_mask[:, None, :, None], positions, torch.nan)
+        positions[1] += 1.0
+        positions[2, 0, 0] = torch.nan
+        return positions, failed
+
+
+def test_what_fails_stands_still_and_padding_does_not_count(mini):
+    states = mini.parts["test_id"].windows.states.select([0, 30, 59])
+    operator = symmetry.as_operator(GivesUp(), states, "heavy")
+    lags = torch.tensor([[120.0, 240.0]] * 3)
+    moved = operator(states.positions, states.velocities, states.atomic_numbers, lags)
+    moved = (moved - states.positions[:, None]).abs().amax((1, 3))
+    assert moved[0].max() == moved[2].max() == 0
+    torch.testing.assert_close(moved[1], states.atom_mask[1].float())
+
+
 def test_a_fault_is_seen_and_fails_the_command(monkeypatch, capsys):
     monkeypatch.setitem(models.MODELS, "persistence", KnowsPlaces)
     argv = ["symmetry", "--fold", "2", "--model", "persistence", "--windows", "4", "--json"]
