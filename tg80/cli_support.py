@@ -1,5 +1,6 @@
 """What both command-line programs share: how errors reach the user, and exit codes."""
 
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ def run_app(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
     """Runs a typer app and returns its exit code.
 
     A user's mistake prints one line and gives 2, a failure that has a name one line and 1, Ctrl-C
-    130. Only `--debug` shows tracebacks.
+    130, a reader that closed the pipe 141. Only `--debug` shows tracebacks.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -33,6 +34,11 @@ def run_app(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    except SystemExit as exit_:
+        # `| head` closed the pipe: not a failure, which 1 would say.
+        if isinstance(exit_.__context__, BrokenPipeError):
+            return 128 + signal.SIGPIPE
+        raise
 
 
 def _report(error: Any, prog: str) -> int:

@@ -92,7 +92,8 @@ def find_files(path: Path | str, suffixes: tuple[str, ...]) -> list[Path]:
         suffixes: ends of the names.
 
     Raises:
-        UserError: there is no such path, or no such file in the tree.
+        UserError: there is no such path, no such file in the tree, or something of such a name that
+            is no file, e.g. a link to what is not there.
     """
     path = Path(path)
     if path.is_file():
@@ -108,8 +109,14 @@ def find_files(path: Path | str, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def _files_in(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    return sorted(
+    found = sorted(
         entry
         for entry in folder.iterdir()
-        if entry.name.endswith(suffixes) and not entry.name.startswith(".") and entry.is_file()
+        if entry.name.endswith(suffixes) and not entry.name.startswith(".")
     )
+    for entry in found:
+        # Passed over, a set on a disk that is not there would look whole.
+        if not entry.is_file():
+            what = "a link to what is not there" if entry.is_symlink() else "no file"
+            raise UserError(f"{entry}: is {what}; mend or remove it")
+    return found

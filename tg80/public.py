@@ -113,8 +113,8 @@ def read_public(
     path = Path(path)
     layout, arrays, inner_name = _load(path)
     if frame_fs is not None:
-        if not frame_fs > 0:
-            raise UserError(f"--frame-fs must be more than 0, not {frame_fs:g}")
+        if not 0 < frame_fs < 1e6:
+            raise UserError(f"--frame-fs must be more than 0 and less than 1e6, not {frame_fs:g}")
         name = re.sub(r"[^a-z0-9]+", "-", (molecule or inner_name or path.stem).lower()).strip("-")
         found_set, n_atoms = "other", None
         source = "stated by the user"
@@ -205,10 +205,12 @@ def _identify(
             raise UserError(f"{path}: has the keys of {layout}, which is not how {set_id} is kept")
         if molecule is not None:
             return public, public.molecule(molecule)
-    for text in (molecule, path.stem, inner_name):
+    for text in (path.stem, inner_name) if molecule is None else (molecule,):
         found = recognise(text, layout) if text else None
         if found and (set_id is None or found[0].id == set_id):
             return found
+    if molecule is not None:
+        raise UserError(f"--molecule {molecule}: is in no public set; give --set as well")
     raise UserError(
         f"{path}: its name tells no molecule of a public set; give --set and --molecule, or "
         "--frame-fs if it is from elsewhere"
@@ -221,7 +223,11 @@ def _checked(
     """The arrays in the units of the code, after every shape and value was looked at."""
     keys = KEYS[layout]
     positions, numbers = arrays["positions"], arrays["atomic_numbers"]
-    if numbers.ndim != 1 or not np.all((numbers >= 1) & (numbers <= 118) & (numbers % 1 == 0)):
+    if (
+        numbers.ndim != 1
+        or numbers.size == 0
+        or not np.all((numbers >= 1) & (numbers <= 118) & (numbers % 1 == 0))
+    ):
         raise CorruptFile(f"{path}: {keys['atomic_numbers']} is no list of atomic numbers")
     shape = (len(positions) if positions.ndim else 0, len(numbers), 3)
     if positions.shape != shape or shape[0] == 0:

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 from tg80.cli_support import JsonOption, console
+from tg80.errors import UserError
 from tg80.fetching import Watcher
 from tg80.selection import Selection
 from tg80.sources import Patience
@@ -55,7 +56,7 @@ def download(
     ] = None,
     jobs: Annotated[int, typer.Option(help="Files fetched at once.")] = DEFAULT_JOBS,
     timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds to wait for the next bytes.")
+        float, typer.Option(min=0.1, max=86400, help="Seconds to wait for the next bytes.")
     ] = Patience.stall_s,
     attempts: Annotated[
         int, typer.Option(min=1, help="Attempts in a row that bring nothing before giving up.")
@@ -101,6 +102,9 @@ def download(
 
 
 def _names(molecules: str | None) -> tuple[str, ...]:
+    """The names; an option that names none is a mistake, and not a wish for everything."""
+    if molecules is not None and not molecules.strip(" ,"):
+        raise UserError("--molecules names no molecule; leave it out for all")
     return tuple(name.strip() for name in (molecules or "").split(",") if name.strip())
 
 

@@ -43,7 +43,9 @@ def export(
     level: Annotated[
         str | None, typer.Option(help="Only this level of theory. Needed if there are several.")
     ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Every how many frames one is taken.")] = 1,
+    every: Annotated[
+        int, typer.Option(min=1, max=10**9, help="Every how many frames one is taken.")
+    ] = 1,
     frames: Annotated[
         int | None,
         typer.Option(min=1, help="At most so many frames a trajectory, evenly spaced."),

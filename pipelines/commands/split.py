@@ -52,6 +52,9 @@ def split(
         Path | None,
         typer.Option(metavar="FILE.png", help="Draw the clusters on their UMAP map (a minute)."),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write over files that are there already.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Split molecules by clusters, or prove a split leak-free.
@@ -73,6 +76,9 @@ def split(
     sources = [source for source in (molecule_list, data) if source is not None]
     if plot is not None:
         check_plot_path(plot)
+        _check_free("--plot", plot, force)
+    if out is not None:
+        _check_free("--out", out, force)
     if check:
         if molecule_list or out or restrict:
             raise UserError("--check takes a split, not --molecule-list, --restrict, --out")
@@ -82,10 +88,18 @@ def split(
         raise UserError(f"what to do with {target}? `tg80 split --check {target}` proves it")
     if len(sources) != 1:
         raise UserError("give one of --molecule-list FILE, --data DIR or --check")
-    if out is not None and not out.absolute().parent.is_dir():
-        raise UserError(f"{out}: its folder does not exist; make it first")
     molecules = read_molecule_list(molecule_list) if molecule_list else _molecules_in(data)
     _make(molecules, restrict, out, plot, as_json)
+
+
+def _check_free(option: str, path: Path, force: bool) -> None:
+    """A file of this name can be written, and none is lost by it."""
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{path}: its folder does not exist; make it first")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; {option} wants a file")
+    if path.exists() and not force:
+        raise UserError(f"{path}: is there already; choose another {option} or give --force")
 
 
 def _make(

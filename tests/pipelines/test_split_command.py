@@ -89,6 +89,23 @@ def test_mistakes_give_one_line_and_exit_code_2(arguments, reason, tmp_path, mon
     assert error.count("\n") == 1
 
 
+def test_a_file_that_is_there_is_kept_unless_forced(tmp_path, capsys):
+    listed = write_list(tmp_path, tg80_molecules()[:19])
+    content = listed.read_bytes()
+    command = ["split", "--molecule-list", str(listed), "--restrict", "tg80-v1", "--out"]
+    assert run([*command, str(listed)]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert listed.read_bytes() == content
+    figure = tmp_path / "clusters.png"
+    figure.write_text("mine")
+    assert run(["split", "--check", "--no-recompute", "--plot", str(figure)]) == 2
+    assert figure.read_text() == "mine"
+    out = tmp_path / "split.json"
+    out.write_text("{}")
+    run([*command, str(out), "--force"])
+    assert len(load_split(out).molecules) == 19
+
+
 def test_short_lists_empty_folders_and_strangers(tmp_path, capsys):
     listed = write_list(tmp_path, tg80_molecules()[:19])
     assert run(["split", "--molecule-list", str(listed)]) == 2

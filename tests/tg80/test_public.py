@@ -266,3 +266,19 @@ def test_our_own_export_reads_back(ethanol_shard, tmp_path):
         np.testing.assert_allclose(data.energies, shard.read("potential_energy"), rtol=1e-12)
         np.testing.assert_allclose(data.forces, shard.read("forces"), rtol=1e-6)
     assert data.stretches == ((0, 400),)
+
+
+def test_a_molecule_that_is_in_no_set_is_not_passed_over(tmp_path):
+    path = write(tmp_path / "md17_ethanol.npz", sgdml_arrays(vibrating(5)))
+    with pytest.raises(UserError, match="--molecule foo: is in no public set"):
+        read_public(path, molecule="foo")
+
+
+def test_a_file_without_atoms_is_refused(tmp_path):
+    empty = {"R": np.zeros((10, 0, 3)), "z": np.zeros(0, int), "E": np.zeros(10)}
+    path = tmp_path / "md17_ethanol.npz"
+    np.savez(path, **empty, F=np.zeros((10, 0, 3)))
+    with pytest.raises(CorruptFile, match="z is no list of atomic numbers"):
+        read_public(path, frame_fs=1.0)
+    with pytest.raises(UserError, match="less than 1e6, not inf"):
+        read_public(path, frame_fs=float("inf"))

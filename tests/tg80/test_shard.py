@@ -362,3 +362,11 @@ def test_metadata_refuses_numbers_that_json_cannot_hold(ethanol):
     content = factories.make_metadata(model, arrays).model_dump()
     with pytest.raises(ValueError, match="surprise"):
         ShardMetadata(**content, surprise=1)
+
+
+def test_a_shard_that_is_a_link_to_nothing_is_not_passed_over(ethanol_shard, tmp_path):
+    folder = tmp_path / "linked"
+    folder.mkdir()
+    (folder / "gone-r0.h5md").symlink_to(tmp_path / "unmounted" / "gone-r0.h5md")
+    with pytest.raises(UserError, match=r"gone-r0\.h5md: is a link to what is not there"):
+        find_shards(folder)

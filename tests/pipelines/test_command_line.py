@@ -1,0 +1,45 @@
+"""What all commands share: the version, and how they end."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import tg80
+from pipelines.cli import run
+
+TG80 = [sys.executable, "-m", "pipelines.cli"]
+
+
+def test_the_version_needs_no_command(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"tg80 {tg80.__version__}\n"
+
+
+def test_a_reader_that_closes_the_pipe_is_no_failure():
+    """`tg80 split --check | head` must not say that a rule is broken."""
+    process = subprocess.Popen(
+        [*TG80, "split", "--check", "--no-recompute"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.wait(timeout=200) == 128 + signal.SIGPIPE
+    assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["download", "--source", ".", "--molecules", ""], "--molecules names no molecule"),
+        (["download", "--source", ".", "--timeout", "inf"], "86400"),
+        (["export", ".", "--to", "npz", "--out", "x", "--every", "9" * 30], "1000000000"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused(arguments, reason, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(arguments) == 2
+    error = capsys.readouterr().err
+    assert reason in error and error.startswith("error: ") and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
