@@ -6,63 +6,27 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, scaled_dot_product_attention
 
 from atom.config import ATOMConfig
-from atom.initial import Layout, channel_layout, equivariant_weight, scalar_columns
-from atom.rope import Rotation, rotate
+from atom.initial import channel_layout, equivariant_weight, scalar_columns
+from atom.reach import Reach, attend
+from atom.rope import Rotation, interleave_pairs, rotate
 
-N_FEATURES = 3  # X, V, Z
 
-
-class TimeMask(NamedTuple):
-    """What may attend to what, as the term added to the logits (0 or -inf).
-
-    In ``start`` mode the keys are the start state's, then the own step's.
+class Values(NamedTuple):
+    """Values of one block before they are mixed with the first block's.
 
     Attributes:
-        phase: for the keys Z: ``start`` (B S, 1, N, 2 N), ``joint`` (B, 1, S N, S N) for all F.
-        lifted: for the keys X and V in ``start`` mode, (B, 1, S N, 2 N).
+        phase: of Z, (B, S, N, H, c).
+        lifted: of X and V, (B, 2, N, H, c); None if they have no softmax of their own.
     """
 
     phase: Tensor
-    lifted: Tensor
+    lifted: Tensor | None
 
 
-def time_mask(pairs: Tensor, valid_steps: Tensor, mode: str, dtype: torch.dtype) -> TimeMask:
-    """Build the mask of all blocks at once.
-
-    Args:
-        pairs: (B, N, N) bool, atom (query) may attend to atom (key).
-        valid_steps: (B, S) bool, False for a padded lag; state 0 is the start state.
-        mode: ``joint`` or ``start``.
-        dtype: of the logits.
-    """
-    # An atom may always attend to itself, so that no row is empty: that would be NaN for padding.
-    n_batch, n_atoms = pairs.shape[:2]
-    n_states = valid_steps.shape[1]
-    pairs = pairs | torch.eye(n_atoms, dtype=torch.bool, device=pairs.device)
-    if mode == "start":
-        own = torch.cat([pairs, pairs], dim=-1)[:, None].expand(-1, n_states, -1, -1)
-        phase = own.reshape(n_batch * n_states, 1, n_atoms, 2 * n_atoms)
-        lifted = own.reshape(n_batch, 1, n_states * n_atoms, 2 * n_atoms)
-        return TimeMask(_bias(phase, dtype), _bias(lifted, dtype))
-    state = torch.arange(n_states, device=pairs.device)
-    from_step = (state > 0)[:, None]
-    states = (state == 0) | (from_step & valid_steps[:, None, :])
-    allowed = states[:, :, None, :, None] & pairs[:, None, :, None, :]
-    bias = _bias(allowed.reshape(n_batch, 1, n_states * n_atoms, n_states * n_atoms), dtype)
-    return TimeMask(bias, bias)
-
-
-def _bias(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where allowed, -inf elsewhere."""
-    zeros = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-    return zeros.masked_fill(~allowed, float("-inf"))
-
-
-class HeterogeneousAttention(nn.Module):
-    """sum over F of gamma_F softmax_F(Q(Z) K(F)^T / sqrt(d_head)) V(F).
+class Attention(nn.Module):
+    """sum over F of gamma_F softmax_F(Q(Z) K(F)^T / sqrt(d_head)) V(F), F in {X, V, Z} or {Z}.
 
     The start state is state 0 of the tokens, at angle 0. X and V do not change from state to
     state, so their keys and values are computed once per atom.
@@ -71,139 +35,160 @@ class HeterogeneousAttention(nn.Module):
     def __init__(self, config: ATOMConfig, is_first: bool) -> None:
         """Build one block's attention; the first block's values are those others mix in."""
         super().__init__()
-        width = config.width
-        self.n_heads, self.head_width = config.n_heads, config.head_width
-        self.mode = config.time_attention
-        self.project_phase = nn.Linear(width, 3 * width, bias=False)
-        self.project_lifted = nn.Parameter(torch.empty(2, width, 2 * width))
-        nn.init.uniform_(self.project_lifted, -(width**-0.5), width**-0.5)
-        if config.equivariant_start:
-            self._start_equivariant(channel_layout(config))
-        self.gamma = nn.Parameter(torch.full((N_FEATURES,), 1.0 / N_FEATURES))
+        self.n_heads = config.n_heads
+        self.sees_all_steps = config.time_attention == "joint"
+        self.lifted_at_start = config.lifted_keys == "start"
+        self.has_lifted = config.attention != "standard"
+        self._build_projections(config)
+        n_features = 3 if self.has_lifted else 1
+        self.gamma = nn.Parameter(torch.full((n_features,), 1.0 / n_features))
         mixes = config.value_residual and not is_first
         self.value_mix = nn.Parameter(torch.tensor(0.5)) if mixes else None
 
+    def _build_projections(self, config: ATOMConfig) -> None:
+        """Queries, keys and values from Z; keys and values from X and V."""
+        width = config.width
+        self.logit_scale = config.head_width**-0.5
+        self.project_phase = nn.Linear(width, 3 * width, bias=False)
+        if self.has_lifted:
+            self.project_lifted = nn.Parameter(torch.empty(2, width, 2 * width))
+            nn.init.uniform_(self.project_lifted, -(width**-0.5), width**-0.5)
+        if config.equivariant_start:
+            self._start_equivariant(config)
+
     @torch.no_grad()
-    def _start_equivariant(self, layout: Layout) -> None:
+    def _start_equivariant(self, config: ATOMConfig) -> None:
         """Logits from scalars, values that keep scalars and vectors apart."""
-        width = layout.component.numel()
+        width, layout = config.width, channel_layout(config)
         query, key, value = self.project_phase.weight.chunk(3)
         query.copy_(scalar_columns(width, layout))
         key.copy_(scalar_columns(width, layout))
         value.copy_(equivariant_weight(layout, layout))
-        for weight in self.project_lifted:
+        for weight in self.project_lifted if self.has_lifted else ():
             weight[:, :width] = scalar_columns(width, layout).T
             weight[:, width:] = equivariant_weight(layout, layout).T
+
+    def project_tokens(
+        self, phase: Tensor, gain: Tensor, value_factor: Tensor | float
+    ) -> tuple[Tensor, ...]:
+        """Queries, scaled, keys, and values times a factor, (B, S, N, H, c) each.
+
+        All factors go into the weights, of which there are far fewer than of tokens.
+        """
+        query, key, value = (self.project_phase.weight * gain).T.chunk(3, dim=-1)
+        query, key = (interleave_pairs(t, self.n_heads) for t in (query * self.logit_scale, key))
+        weight = torch.cat([query, key, value * value_factor], dim=-1)
+        return (phase @ weight).unflatten(-1, (3, self.n_heads, -1)).unbind(-3)
+
+    def project_features(self, lifted: Tensor, gain: Tensor | None) -> tuple[Tensor, ...]:
+        """Keys and values of X and V, (B, 2, N, H, c) each."""
+        weight = self.project_lifted if gain is None else self.project_lifted * gain[:, None]
+        key, value = weight.chunk(2, dim=-1)
+        weight = torch.cat([interleave_pairs(key, self.n_heads), value], dim=-1)
+        out = torch.einsum("bfnd,fde->bfne", lifted, weight)
+        return out.unflatten(-1, (2, self.n_heads, -1)).unbind(-3)
+
+    def turn(self, heads: Tensor, rotation: Rotation | None) -> Tensor:
+        """Turn queries or keys (B, S, ..., c) by their states' angles."""
+        return rotate(heads, rotation)
 
     def forward(
         self,
         phase: Tensor,
         lifted: Tensor,
-        rotation: Rotation,
-        mask: TimeMask,
-        first_values: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        gains: tuple[Tensor, Tensor | None],
+        rotation: Rotation | None,
+        reach: Reach,
+        first_values: Values | None,
+    ) -> tuple[Tensor, Values]:
         """Attend.
 
         Args:
             phase: (B, S, N, d) normalised tokens Z, state 0 being the start state.
             lifted: (B, 2, N, d) normalised X and V.
+            gains: factors on both, (d,); None is 1.
             rotation: T-RoPE angles of the S states.
-            mask: from :func:`time_mask`.
+            reach: what may attend to what.
             first_values: values of the first block, None in the first block.
 
         Returns:
-            (B, S, N, d) update of Z, and the values of this block before mixing.
+            (B, S, N, H, c) update of Z, and the values of this block before mixing.
         """
-        n_batch, n_states, n_atoms, width = phase.shape
-        split = (self.n_heads, self.head_width)
-        query, key_z, value_z = (
-            self.project_phase(phase)
-            .view(n_batch, n_states, n_atoms, 3, *split)
-            .permute(3, 0, 1, 4, 2, 5)  # (3, B, S, H, N, d_head)
-        )
-        key_l, value_l = (
-            torch.einsum("bfnd,fde->bfne", lifted, self.project_lifted)
-            .view(n_batch, 2, n_atoms, 2, *split)
-            .permute(3, 0, 1, 4, 2, 5)  # (2, B, X and V, H, N, d_head)
-            .flatten(2, 3)
-        )
-        values = (value_l, value_z)
-        if self.value_mix is not None and first_values is not None:
-            value_l = torch.lerp(value_l, first_values[0], self.value_mix)
-            value_z = torch.lerp(value_z, first_values[1], self.value_mix)
-        # gamma_F is put into the values, where there is least to multiply.
-        gamma = self.gamma.view(N_FEATURES, 1, 1, 1)
-        value_l = (value_l.unflatten(1, (2, -1)) * gamma[:2]).flatten(1, 2)
-        value_z = value_z * gamma[2]
-        attend = self._attend_start if self.mode == "start" else self._attend_joint
-        out = attend(query, (key_l, value_l), (key_z, value_z), rotation, mask)
-        return out.transpose(2, 3).reshape(n_batch, n_states, n_atoms, width), values
+        gamma = self.gamma
+        mix = None if first_values is None else self.value_mix
+        own = 1.0 if mix is None else 1.0 - mix
+        # The first block's values are asked for as they are.
+        factor = 1.0 if first_values is None else own * gamma[-1]
+        query, key, value = self.project_tokens(phase, gains[0], factor)
+        values = Values(value, None)
+        if first_values is None:
+            value = value * gamma[-1]
+        elif mix is not None:
+            value = value + (mix * gamma[-1]) * first_values.phase
+        if not self.has_lifted:
+            return self.mix(query, key, value, None, rotation, reach), values
 
-    def _attend_start(
+        key_l, value_l = self.project_features(lifted, gains[1])
+        values = Values(values.phase, value_l)
+        if mix is not None and first_values is not None and first_values.lifted is not None:
+            value_l = torch.lerp(value_l, first_values.lifted, mix)
+        value_l = value_l * gamma[:2, None, None, None]
+        return self.mix(query, key, value, (key_l, value_l), rotation, reach), values
+
+    def mix(
         self,
         query: Tensor,
-        lifted: tuple[Tensor, Tensor],
-        phase: tuple[Tensor, Tensor],
-        rotation: Rotation,
-        mask: TimeMask,
+        key: Tensor,
+        value: Tensor,
+        lifted: tuple[Tensor, Tensor] | None,
+        rotation: Rotation | None,
+        reach: Reach,
     ) -> Tensor:
-        """Attend to the start state and to the own state: N^2 S.
+        """Turn queries and keys, and mix the values; shapes as they are projected."""
+        query, key = self.turn(query, rotation), self.turn(key, rotation)
+        out = self._attend_states(query, key[:, :, None], value[:, :, None], reach)
+        if lifted is None:
+            return out
+        if self.lifted_at_start:
+            return out + self._attend_start(query, *lifted, reach)
+        # The same keys and values at every state, the keys turned by its angle.
+        key, value = (t[:, None].expand(-1, query.shape[1], *(-1,) * 4) for t in lifted)
+        return out + self._attend_states(query, self.turn(key, rotation), value, reach)
 
-        Only angle differences count: each key is met at the angle t_p - t_0 (the start's) or 0
-        (the own state's). State 0 meets its keys twice, which softmax averages away.
+    def _attend_start(self, query: Tensor, key: Tensor, value: Tensor, reach: Reach) -> Tensor:
+        """All states attend to X and V at the start state's angle, which is 0: N^2 S."""
+        bias = reach.atoms
+        if bias is not None and bias.shape[2] > 1:
+            bias = bias.repeat(1, 1, query.shape[1], 1)
+        out = attend(query.flatten(1, 2), key.flatten(1, 2), value.flatten(1, 2), 2, bias)
+        return out.unflatten(1, query.shape[1:3])
+
+    def _attend_states(self, query: Tensor, key: Tensor, value: Tensor, reach: Reach) -> Tensor:
+        """States (B, S, N, H, c) attend to F features (B, S, F, N, H, c) of states.
+
+        The start state attends to itself only.
         """
-        n_batch, n_states, n_heads, n_atoms, d_head = query.shape
-        (key_l, value_l), (key_z, value_z) = lifted, phase
-        scale = self.head_width**-0.5
-
-        # X and V: both logits come from the same keys, so the turned and the unturned query stand
-        # side by side, and each meets the keys in its own half; all steps are one list of queries.
-        both = torch.cat([rotate(query, rotation), query], dim=-1)
-        both = both.transpose(1, 2).reshape(n_batch, n_heads, n_states * n_atoms, 2 * d_head)
-        out_l = scaled_dot_product_attention(
-            both.repeat(1, 2, 1, 1),
-            torch.cat([pad(key_l, (0, d_head)), pad(key_l, (d_head, 0))], dim=2),
-            torch.cat([value_l, value_l], dim=2),
-            attn_mask=mask.lifted,
-            scale=scale,
+        n_batch, n_states, n_features, n_atoms = key.shape[:4]
+        first, steps = query.split([1, n_states - 1], dim=1)
+        start = attend(
+            first[:, 0], key[:, 0].flatten(1, 2), value[:, 0].flatten(1, 2), n_features, reach.atoms
         )
-        out_l = out_l.view(n_batch, 2, n_heads, n_states, n_atoms, d_head).sum(1).transpose(1, 2)
-
-        # Z: the own state's keys differ from step to step; the start's turn back.
-        start_key = rotate(key_z[:, :1], rotation.inverse())
-        start_value = value_z[:, :1].expand_as(value_z)
-        out_z = scaled_dot_product_attention(
-            query.flatten(0, 1),
-            torch.cat([start_key, key_z], dim=3).flatten(0, 1),
-            torch.cat([start_value, value_z], dim=3).flatten(0, 1),
-            attn_mask=mask.phase,
-            scale=scale,
-        )
-        return out_l + out_z.view_as(out_l)
-
-    def _attend_joint(
-        self,
-        query: Tensor,
-        lifted: tuple[Tensor, Tensor],
-        phase: tuple[Tensor, Tensor],
-        rotation: Rotation,
-        mask: TimeMask,
-    ) -> Tensor:
-        """Attend to all atoms of all states: (N S)^2; the mask keeps the start state to itself."""
-        n_states = query.shape[1]
-        # Features are folded into the heads: (B, S, 3 H, N, d_head).
-        key, value = (
-            torch.cat([fixed[:, None].expand(-1, n_states, -1, -1, -1), own], dim=2)
-            for fixed, own in zip(lifted, phase, strict=True)
-        )
-        query = rotate(query, rotation).repeat(1, 1, N_FEATURES, 1, 1)
-        key = rotate(key, rotation)
-        out = scaled_dot_product_attention(
-            *(t.transpose(1, 2).flatten(2, 3) for t in (query, key, value)),
-            attn_mask=mask.phase,
-            scale=self.head_width**-0.5,
-        )
-        n_batch, _, n_heads, n_atoms, d_head = phase[0].shape
-        out = out.view(n_batch, N_FEATURES, n_heads, n_states, n_atoms, d_head)
-        return out.sum(1).transpose(1, 2)
+        bias = reach.states
+        if self.sees_all_steps:
+            # (N P)^2: each feature's keys stand behind each other, states and atoms.
+            key, value = (t.transpose(1, 2).flatten(1, 3) for t in (key, value))
+            out = attend(steps.flatten(1, 2), key, value, n_features, bias)
+        else:
+            # N^2 P: every step has a batch entry of its own, with the start's keys and its own.
+            key, value = (
+                torch.cat([t[:, :1].expand_as(t[:, 1:]), t[:, 1:]], dim=3).flatten(0, 1)
+                for t in (key, value)
+            )
+            if reach.atoms is not None:
+                bias = torch.cat([reach.atoms, reach.atoms], dim=-1)
+                bias = bias.repeat_interleave(n_states - 1, dim=0)
+            out = attend(
+                steps.flatten(0, 1), key.flatten(1, 2), value.flatten(1, 2), n_features, bias
+            )
+        out = out.view(n_batch, n_states - 1, n_atoms, *out.shape[2:])
+        return torch.cat([start[:, None], out], dim=1)

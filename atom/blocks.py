@@ -1,13 +1,14 @@
-"""The transformer block: heterogeneous attention, then SwiGLU, both pre-norm and residual."""
+"""The transformer block: attention, then SwiGLU, both pre-norm and residual."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import linear, silu
 
-from atom.attention import HeterogeneousAttention, TimeMask
+from atom.attention import Attention, Values
 from atom.config import ATOMConfig
+from atom.graph import GraphAttention
 from atom.initial import (
     Layout,
     channel_layout,
@@ -15,6 +16,8 @@ from atom.initial import (
     invariant_weight,
     lifted_layout,
 )
+from atom.norm import Gain, root_mean_square_norm
+from atom.reach import Reach
 from atom.rope import Rotation
 
 
@@ -42,9 +45,10 @@ class SwiGLU(nn.Module):
         self.inner.bias.zero_()
         self.outer.bias.zero_()
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (..., d) to (..., d)."""
-        gate, content = self.inner(features).chunk(2, dim=-1)
+    def forward(self, features: Tensor, gain: Tensor) -> Tensor:
+        """Map (..., d), times the gain (d,), to (..., d)."""
+        inner = linear(features, self.inner.weight * gain, self.inner.bias)
+        gate, content = inner.chunk(2, dim=-1)
         return self.outer(silu(gate) * content)
 
 
@@ -54,12 +58,13 @@ class Block(nn.Module):
     def __init__(self, config: ATOMConfig, is_first: bool) -> None:
         """Build one block."""
         super().__init__()
-        self.norm_phase = nn.RMSNorm(config.width, eps=1e-6)
-        self.norm_lifted = (
-            nn.RMSNorm(config.width, eps=1e-6) if config.normalise_lifted else nn.Identity()
+        self.attention = (GraphAttention if config.attention == "gat" else Attention)(
+            config, is_first
         )
-        self.attention = HeterogeneousAttention(config, is_first)
-        self.norm_feedforward = nn.RMSNorm(config.width, eps=1e-6)
+        self.norm_phase = Gain(config.width)
+        scales_lifted = config.normalise_lifted and self.attention.has_lifted
+        self.norm_lifted = Gain(config.width) if scales_lifted else None
+        self.norm_feedforward = Gain(config.width)
         self.feedforward = SwiGLU(config.width, config.feedforward_width)
         if config.equivariant_start:
             self.feedforward.start_equivariant(channel_layout(config))
@@ -68,13 +73,20 @@ class Block(nn.Module):
         self,
         phase: Tensor,
         lifted: Tensor,
-        rotation: Rotation,
-        mask: TimeMask,
-        first_values: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Update Z (B, S, N, d); see :class:`HeterogeneousAttention` for the arguments."""
+        rotation: Rotation | None,
+        reach: Reach,
+        first_values: Values | None,
+    ) -> tuple[Tensor, Values]:
+        """Update Z (B, S, N, d); see :class:`Attention` for the arguments."""
+        lifted_gain = None if self.norm_lifted is None else self.norm_lifted.weight
         update, values = self.attention(
-            self.norm_phase(phase), self.norm_lifted(lifted), rotation, mask, first_values
+            root_mean_square_norm(phase),
+            lifted,
+            (self.norm_phase.weight, lifted_gain),
+            rotation,
+            reach,
+            first_values,
         )
-        phase = phase + update
-        return phase + self.feedforward(self.norm_feedforward(phase)), values
+        phase = phase + update.flatten(-2)
+        normalised = root_mean_square_norm(phase)
+        return phase + self.feedforward(normalised, self.norm_feedforward.weight), values

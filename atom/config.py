@@ -33,6 +33,26 @@ class ATOMConfig(BaseModel):
     n_heads: int = Field(default=8, ge=1, description="attention heads; d_head = width / n_heads")
     feedforward_width: int = Field(default=96, ge=1, description="hidden width of SwiGLU")
 
+    symmetry: Literal["quasi", "strict"] = Field(
+        default="quasi",
+        description="blocks are free to break the symmetry, or equivariant under O(3) themselves",
+    )
+    lifting: Literal["equivariant", "linear"] = Field(
+        default="equivariant",
+        description="lift the inputs by e3nn layers, or by one plain linear layer",
+    )
+    walk_encoding: bool = Field(default=True, description="lift the random-walk encoding as well")
+    attention: Literal["heterogeneous", "standard", "gat"] = Field(
+        default="heterogeneous",
+        description="softmaxes over X, V and Z, over Z alone, or GATv2 along a graph",
+    )
+    graph_radius_angstrom: float | None = Field(
+        default=None, gt=0, description="with gat: edges up to this distance, A; None: the bonds"
+    )
+    lifted_keys: Literal["steps", "start"] = Field(
+        default="steps",
+        description="where the keys of X and V stand in time: at every state, or at the start",
+    )
     time_attention: Literal["joint", "start"] = Field(
         default="joint",
         description="what a step attends to beside the start state: all steps, or only itself",
@@ -43,6 +63,10 @@ class ATOMConfig(BaseModel):
     )
     value_residual: bool = Field(
         default=True, description="mix each block's values with the first's"
+    )
+    rope: Literal["time", "index", "none"] = Field(
+        default="time",
+        description="what turns queries and keys: the time, the step's rank, nothing",
     )
     rope_tau_fs: float = Field(default=8.0, gt=0, description="time unit tau of T-RoPE, fs")
     rope_base: float = Field(
@@ -90,6 +114,9 @@ class ATOMConfig(BaseModel):
     sigma_velocities: float = Field(
         default=0.01, ge=0, description="label noise on velocities in training, thermal velocities"
     )
+    input_noise: bool = Field(
+        default=True, description="noise on the start positions and velocities in training"
+    )
     target_noise: bool = Field(
         default=True, description="independent noise of sigma_positions on each target as well"
     )
@@ -105,6 +132,18 @@ class ATOMConfig(BaseModel):
             raise ValueError(f"feedforward_width must be a multiple of 4: {self.feedforward_width}")
         return self
 
+    @model_validator(mode="after")
+    def _check_parts(self) -> ATOMConfig:
+        if self.symmetry == "strict":
+            for name, wanted in (("lifting", "equivariant"), ("equivariant_start", False)):
+                if getattr(self, name) != wanted:
+                    raise ValueError(f"symmetry = strict goes with {name} = {wanted} only")
+            if self.attention == "gat":
+                raise ValueError("symmetry = strict does not go with attention = gat")
+        if self.graph_radius_angstrom is not None and self.attention != "gat":
+            raise ValueError("graph_radius_angstrom goes with attention = gat only")
+        return self
+
     @property
     def head_width(self) -> int:
         """Width d_head of one attention head."""
@@ -114,6 +153,19 @@ class ATOMConfig(BaseModel):
     def multiplicity(self) -> int:
         """Number of scalars, and of vectors, a lifted feature holds: width / 4."""
         return self.width // 4
+
+    @property
+    def block_multiplicity(self) -> int:
+        """Number of scalars, and of vectors, that Z holds in the blocks.
+
+        An equivariant layer of the same width has an eighth of a plain one's weights, so that
+        strict blocks are about 3.5 times as wide: then the parameters agree to a few percent.
+        Each head holds whole pairs of scalars, which T-RoPE turns.
+        """
+        if self.symmetry == "quasi":
+            return self.multiplicity
+        pairs_of_heads = max(1, round(3.5 * self.multiplicity / (2 * self.n_heads)))
+        return 2 * self.n_heads * pairs_of_heads
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> ATOMConfig:

@@ -37,19 +37,36 @@ def lifted_layout(n_scalars: int, n_vectors: int) -> Layout:
     )
 
 
-def channel_order(config: ATOMConfig) -> Tensor:
-    """Order (d,) that gives each head the same number of scalars and of whole vectors."""
-    m, n_heads = config.multiplicity, config.n_heads
-    scalars = torch.arange(m).view(n_heads, -1)
-    vectors = torch.arange(m, config.width).view(n_heads, -1)
-    return torch.cat([scalars, vectors], dim=1).flatten()
-
-
 def channel_layout(config: ATOMConfig) -> Layout:
     """What each channel of Z is inside the blocks."""
-    order = channel_order(config)
-    plain = lifted_layout(config.multiplicity, config.multiplicity)
+    m, n_heads = config.block_multiplicity, config.n_heads
+    plain = lifted_layout(m, m)
+    if config.symmetry == "strict":
+        return plain
+    order = deal_channels(torch.arange(4 * m), n_heads)
     return Layout(plain.component[order], plain.index[order])
+
+
+def deal_channels(features: Tensor, n_heads: int) -> Tensor:
+    """Give each head the same number of scalars and of whole vectors.
+
+    Args:
+        features: (..., d) in e3nn's order, d/4 scalars and then d/4 vectors.
+        n_heads: number of heads.
+
+    Returns:
+        (..., d), head after head, each with its scalars first.
+    """
+    m = features.shape[-1] // 4
+    parts = [t.unflatten(-1, (n_heads, -1)) for t in features.split([m, 3 * m], dim=-1)]
+    return torch.cat(parts, dim=-1).flatten(-2)
+
+
+def gather_channels(features: Tensor, n_heads: int) -> Tensor:
+    """Undo :func:`deal_channels`."""
+    heads = features.unflatten(-1, (n_heads, -1))
+    m = heads.shape[-1] // 4
+    return torch.cat([t.flatten(-2) for t in heads.split([m, 3 * m], dim=-1)], dim=-1)
 
 
 def equivariant_weight(out: Layout, into: Layout) -> Tensor:

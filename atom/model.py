@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from atom.attention import time_mask
-from atom.blocks import Block
 from atom.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from atom.config import ATOMConfig
+from atom.decoder import Decoder
 from atom.elements import (
     ATOMIC_MASSES,
     BOLTZMANN_EV_PER_K,
     MAX_ATOMIC_NUMBER,
     U_ANGSTROM2_PER_FS2_IN_EV,
 )
-from atom.initial import SCALAR, channel_layout, channel_order, scalar_columns
-from atom.lifting import Lifting, o3
+from atom.lifting import make_lifting
 from atom.loss import masked_loss
-from atom.rope import time_rotation
 from atom.simulate import predict
 from atom.walk import bonded_pairs, random_walk_encoding
 
-# Initial scale of the output weights: an untrained model then moves atoms by hundredths of an
-# angstrom, so its displacement output starts out close to persistence.
-OUTPUT_GAIN = 0.02
-# Saturation times of the lag features, fs: 8 fs to 33 ps in factors of two.
-LAG_FEATURE_TIMES_FS = tuple(8.0 * 2.0**k for k in range(13))
 
-
-class ATOM(nn.Module):
+class ATOM(Decoder):
     """Atomistic Transformer Operator for Molecules.
 
     References:
@@ -44,56 +34,35 @@ class ATOM(nn.Module):
 
     _masses: Tensor
     _thermal_speeds: Tensor
-    _lag_times_fs: Tensor
-    _order: Tensor
-    _e3nn_order: Tensor
 
     def __init__(self, config: ATOMConfig | None = None) -> None:
         """Build an untrained model; the weights come from torch's global generator."""
-        super().__init__()
-        self.config = config = config or ATOMConfig()
-        width, n_vectors = config.width, config.output_heads
-        self.lifting = Lifting(config)
-        self.blocks = nn.ModuleList(Block(config, i == 0) for i in range(config.n_blocks))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about TorchScript, as in atom/lifting.py
-            self.project_output = o3.Linear(self.lifting.irreps, f"{n_vectors}x1o")
-        self.lag_features = (
-            nn.Linear(len(LAG_FEATURE_TIMES_FS), width, bias=False)
-            if config.lag_embedding
-            else None
-        )
-        self.mix_heads = (
-            nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, n_vectors))
-            if n_vectors > 1
-            else None
-        )
-        with torch.no_grad():
-            for parameter in self.project_output.parameters():
-                parameter.mul_(OUTPUT_GAIN)
-            if config.equivariant_start:
-                self._start_equivariant()
-        order = channel_order(config)
-        self.register_buffer("_order", order, persistent=False)
-        self.register_buffer("_e3nn_order", order.argsort(), persistent=False)
+        config = config or ATOMConfig()
+        super().__init__(config)
+        self.lifting = make_lifting(config)
         masses = torch.tensor(ATOMIC_MASSES, dtype=torch.float64)
         thermal = BOLTZMANN_EV_PER_K * config.temperature_k / U_ANGSTROM2_PER_FS2_IN_EV
         # Padding gets velocity unit 1, so that its zero velocities stay zero.
         speeds = (thermal / masses.where(masses > 0, torch.tensor(thermal))).sqrt()
         self.register_buffer("_masses", masses, persistent=False)
         self.register_buffer("_thermal_speeds", speeds, persistent=False)
-        self.register_buffer("_lag_times_fs", torch.tensor(LAG_FEATURE_TIMES_FS), persistent=False)
 
-    @torch.no_grad()
-    def _start_equivariant(self) -> None:
-        """Let the lag enter the scalars, and let scalars alone mix the output heads."""
-        layout = channel_layout(self.config)
-        if self.lag_features is not None:
-            self.lag_features.weight.mul_((layout.component == SCALAR)[:, None])
-        if self.mix_heads is not None:
-            self.mix_heads.get_submodule("0").get_parameter("weight").copy_(
-                scalar_columns(self.config.width, layout)
-            )
+    def __deepcopy__(self, memo: dict[int, Any]) -> ATOM:
+        """A model of its own with the same weights; hooks are not copied.
+
+        It is built anew, because e3nn 0.4 turns its layers into TorchScript to copy them.
+        """
+        with torch.random.fork_rng(devices=[]):
+            twin = type(self)(self.config)
+        memo[id(self)] = twin
+        with torch.no_grad():
+            for name, buffer in self.named_buffers():
+                twin.get_buffer(name).data = buffer.clone()
+            for name, parameter in self.named_parameters():
+                copied = twin.get_parameter(name)
+                copied.data = parameter.detach().clone()
+                copied.requires_grad_(parameter.requires_grad)
+        return twin.train(self.training)
 
     @property
     def n_parameters(self) -> int:
@@ -135,17 +104,24 @@ class ATOM(nn.Module):
         if bonds is None:
             bonds = bonded_pairs(positions, atomic_numbers, self.config.bond_factor)
         if walk_encoding is None:
-            walk_encoding = random_walk_encoding(bonds, self.config.walk_steps)
+            walk_encoding = self._walk_encoding(bonds)
+        elif not self.config.walk_encoding:
+            raise ValueError(
+                "walk_encoding is given, but this model reads none (walk_encoding=False)"
+            )
 
         centre = self._centre_of_mass(positions, atomic_numbers)
         centred = (positions - centre) / self.config.position_scale_angstrom
         scaled = velocities / self._thermal_speeds[atomic_numbers][..., None]
         lifted, phase = self.lifting(
-            centred.to(dtype), scaled.to(dtype), atomic_numbers, walk_encoding.to(dtype)
+            centred.to(dtype),
+            scaled.to(dtype),
+            atomic_numbers,
+            None if walk_encoding is None else walk_encoding.to(dtype),
         )
         valid = ~lags_fs.isnan()
         lags_fs = lags_fs.where(valid, 0.0)
-        vectors = self._decode(lifted, phase, lags_fs, valid, real, bonds)
+        vectors = self.decode(lifted, phase, lags_fs, valid, real, positions, bonds)
 
         if self.config.output == "displacement":
             base, vectors = positions, vectors * self._lag_gate(lags_fs).to(dtype)[..., None, None]
@@ -191,15 +167,15 @@ class ATOM(nn.Module):
         real = atomic_numbers > 0
         clean = positions.where(real[..., None], 0.0)
         bonds = bonded_pairs(clean, atomic_numbers.long(), self.config.bond_factor)
-        walk_encoding = random_walk_encoding(bonds, self.config.walk_steps)
+        walk_encoding = self._walk_encoding(bonds)
         sigma_x, sigma_v = self.config.sigma_positions, self.config.sigma_velocities
 
         def drawn(which: int, like: Tensor) -> Tensor:
             return _noise_like(like, generator) if noise is None else noise[which].to(like)
 
-        if sigma_x > 0:
+        if sigma_x > 0 and self.config.input_noise:
             clean = clean + sigma_x * drawn(0, clean)
-        if sigma_v > 0:
+        if sigma_v > 0 and self.config.input_noise:
             unit = self._thermal_speeds[atomic_numbers.long()][..., None].to(velocities.dtype)
             velocities = velocities + sigma_v * unit * drawn(1, velocities)
         if sigma_x > 0 and self.config.target_noise:
@@ -236,46 +212,11 @@ class ATOM(nn.Module):
                 parameter.data = tensors[name].clone()
         return model.to(device).eval()
 
-    def _decode(
-        self,
-        lifted: Tensor,
-        phase: Tensor,
-        lags_fs: Tensor,
-        valid: Tensor,
-        real: Tensor,
-        bonds: Tensor,
-    ) -> Tensor:
-        """Run the blocks over the start state and all steps; one vector (B, P, N, 3) each."""
-        config = self.config
-        # State 0 is the start state itself, at lag 0.
-        states_fs = torch.nn.functional.pad(lags_fs, (1, 0))
-        states_valid = torch.nn.functional.pad(valid, (1, 0), value=True)
-        rotation = time_rotation(
-            states_fs, config.head_width, config.rope_tau_fs, config.rope_base, phase.dtype
-        )
-        pairs = real[:, None, :] & (bonds if config.neighbours == "bonded" else True)
-        pairs = pairs.expand(-1, real.shape[1], -1)
-        mask = time_mask(pairs, states_valid, config.time_attention, phase.dtype)
-        lifted, phase = lifted[..., self._order], phase[..., self._order]
-        tokens = phase[:, None].expand(-1, states_fs.shape[1], -1, -1)
-        if self.lag_features is not None:
-            saturation = -torch.expm1(-states_fs[..., None] / self._lag_times_fs)
-            tokens = tokens + self.lag_features(saturation.to(phase.dtype))[:, :, None]
-        first_values = None
-        for block in self.blocks:
-            tokens, values = block(tokens, lifted, rotation, mask, first_values)
-            first_values = values if first_values is None else first_values
-        return self._project(tokens[:, 1:], real)
-
-    def _project(self, steps: Tensor, real: Tensor) -> Tensor:
-        """Project steps (B, P, N, d) to (B, P, N, 3), mixing the heads by the molecule's mean."""
-        vectors = self.project_output(steps[..., self._e3nn_order])
-        if self.mix_heads is None:
-            return vectors
-        weight = real.to(steps)[:, None, :, None]
-        pooled = (steps * weight).sum(2) / weight.sum(2).clamp(min=1.0)
-        mix = self.mix_heads(pooled).softmax(-1)
-        return torch.einsum("bpnkc,bpk->bpnc", vectors.unflatten(-1, (-1, 3)), mix)
+    def _walk_encoding(self, bonds: Tensor) -> Tensor | None:
+        """The random-walk encoding (B, N, walk_steps), if this model reads one."""
+        if not self.config.walk_encoding:
+            return None
+        return random_walk_encoding(bonds, self.config.walk_steps)
 
     def _lag_gate(self, lags_fs: Tensor) -> Tensor:
         """Factor on displacements, (B, P): 0 at lag 0, proportional to short lags, then 1."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from benchmarks.commands.ablate import ablate
 from benchmarks.commands.finetune import finetune
 from benchmarks.commands.horizons import horizons
 from benchmarks.commands.options import (
@@ -131,6 +132,7 @@ def leaderboard(
 app.command()(symmetry)
 app.command()(finetune)
 app.command()(horizons)
+app.command()(ablate)
 
 
 def _print(records: list[Any], style: str) -> None:

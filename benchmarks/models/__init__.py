@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.models.atom import AtomJoint, AtomStart
+from benchmarks.models.atom import AtomGat, AtomJoint, AtomStart
 from benchmarks.models.trivial import (
     Ballistic,
     Blend,
@@ -21,6 +21,7 @@ MODELS: dict[str, type[Model]] = {
     for model in (
         AtomJoint,
         AtomStart,
+        AtomGat,
         Persistence,
         Ballistic,
         Centroid,

@@ -218,3 +218,10 @@ class AtomStart(AtomJoint):
 
     id: ClassVar[str] = "atom-start"
     fixed: ClassVar[dict[str, Any]] = {"time_attention": "start"}
+
+
+class AtomGat(AtomJoint):
+    """ATOM with GATv2 message passing along bonds in place of attention over all atoms."""
+
+    id: ClassVar[str] = "atom-gat"
+    fixed: ClassVar[dict[str, Any]] = {"attention": "gat"}

@@ -21,6 +21,29 @@ EXACT = 1e-9
 MODES = ("joint", "start")
 HEADS = (1, 3)
 
+# Every setting that changes the forward, each with some other. The test runs over all of them
+# whatever must hold for any prediction.
+VARIANTS: list[dict[str, Any]] = [
+    {"time_attention": "joint", "output_heads": 1},
+    {"time_attention": "start", "output_heads": 3},
+    {"time_attention": "joint", "lifted_keys": "start", "output_heads": 3},
+    {"time_attention": "start", "lifted_keys": "start"},
+    {"output": "absolute", "rope": "none"},
+    {"neighbours": "bonded"},
+    {"neighbours": "bonded", "lifted_keys": "start"},
+    {"equivariant_start": True, "normalise_lifted": False},
+    {"value_residual": False, "lag_embedding": False, "lag_gate_fs": None},
+    {"lifting": "linear", "rope": "index"},
+    {"attention": "standard", "walk_encoding": False},
+    {"attention": "gat"},
+    {"attention": "gat", "lifted_keys": "start", "time_attention": "start", "rope": "none"},
+    {"attention": "gat", "graph_radius_angstrom": 2.0, "lifted_keys": "start"},
+]
+STRICT: list[dict[str, Any]] = [
+    {"symmetry": "strict", "lifted_keys": "start", "output_heads": 3},
+    {"symmetry": "strict", "time_attention": "start", "attention": "standard"},
+]
+
 
 @dataclass(frozen=True)
 class Start:

@@ -1,7 +1,5 @@
 """What any prediction must obey, on randomised weights, in every attention mode."""
 
-import itertools
-
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -9,9 +7,10 @@ from hypothesis import strategies as st
 
 from atom import ATOM, quasi_equivariance, random_rotations
 from tests.atom.cases import (
-    HEADS,
     MODES,
     ROUNDING_A,
+    STRICT,
+    VARIANTS,
     VISIBLE_A,
     config,
     difference,
@@ -22,18 +21,14 @@ from tests.atom.cases import (
     start,
 )
 
-VARIANTS = [
-    {"time_attention": mode, "output_heads": heads}
-    for mode, heads in itertools.product(MODES, HEADS)
-] + [
-    {"output": "absolute"},
-    {"neighbours": "bonded"},
-    {"equivariant_start": True, "normalise_lifted": False},
-    {"value_residual": False, "lag_embedding": False, "lag_gate_fs": None},
-]
-every_variant = pytest.mark.parametrize(
-    "variant", VARIANTS, ids=lambda v: "-".join(map(str, v.values()))
-)
+
+def each(variants):
+    return pytest.mark.parametrize(
+        "variant", variants, ids=lambda v: "-".join(f"{k}={v}" for k, v in v.items())
+    )
+
+
+every_variant, every_quasi_variant = each([*VARIANTS, *STRICT]), each(VARIANTS)
 drawn = settings(
     max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
@@ -142,7 +137,7 @@ def test_zero_lag_is_the_start_state(mode):
     assert torch.equal(predicted[:, 0], batch.positions)
 
 
-@every_variant
+@every_quasi_variant
 def test_the_whole_model_is_not_equivariant(variant):
     rotation = orthogonal(1, reflect=False).float()
     batch, times = start(), lags(100.0, 2000.0)

@@ -1,7 +1,9 @@
 """Loss, label noise, gradients, checkpoints, settings."""
 
+import copy
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,21 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from atom import ATOM, ATOMConfig, CheckpointError
-from tests.atom.cases import HEADS, MODES, config, lags, ragged, randomised, start
+from tests.atom.cases import (
+    HEADS,
+    MODES,
+    ROUNDING_A,
+    STRICT,
+    VARIANTS,
+    config,
+    difference,
+    lags,
+    ragged,
+    randomised,
+    start,
+)
+
+DATA = Path(__file__).parents[1] / "data"
 
 NAN = float("nan")
 
@@ -52,6 +68,16 @@ def test_gradients_are_finite_and_reach_everything(mode, heads, case):
         assert torch.isfinite(gradient).all(), name
         if case == "moving":
             assert gradient.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, *STRICT], ids=str)
+def test_every_weight_of_every_variant_is_trained(variant):
+    model = trainable(**variant)
+    batch, times, targets = problem()
+    model.training_loss(*batch, times, targets).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all() and parameter.grad.abs().max() > 0, name
 
 
 def test_loss_is_the_mean_square_per_molecule():
@@ -200,15 +226,38 @@ def test_deterministic_given_the_seed():
     assert torch.equal(*outputs)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_checkpoint_round_trip_is_identical(tmp_path, mode):
-    model = trainable(time_attention=mode, output_heads=3)
+@pytest.mark.parametrize("variant", [*VARIANTS, *STRICT], ids=str)
+def test_checkpoint_round_trip_is_identical(tmp_path, variant):
+    model = trainable(**variant)
     path = tmp_path / "model.safetensors"
     model.save(path)
     loaded = ATOM.from_checkpoint(path)
     assert loaded.config == model.config
     assert torch.equal(loaded(*start(), lags(10.0, 3e3)), model(*start(), lags(10.0, 3e3)))
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("variant", [{}, STRICT[0]], ids=str)
+def test_a_copy_is_a_model_of_its_own(variant):
+    model = trainable(**variant).double().eval()
+    model.blocks[0].attention.gamma.requires_grad_(False)
+    state = torch.get_rng_state()
+    twin = copy.deepcopy(model)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not twin.training and not twin.blocks[0].attention.gamma.requires_grad
+    assert torch.equal(twin(*start(), lags(100.0)), model(*start(), lags(100.0)))
+    with torch.no_grad():
+        twin.lifting.embedding.weight.mul_(2.0)
+    assert not torch.equal(twin(*start(), lags(100.0)), model(*start(), lags(100.0)))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_checkpoints_of_the_first_version_predict_as_they_did(mode):
+    """Written before there were other attentions, liftings and symmetries."""
+    model = ATOM.from_checkpoint(DATA / f"atom_first_{mode}.safetensors")
+    expected = torch.tensor(json.loads((DATA / "atom_first.json").read_text())[mode])
+    predicted = model(*start(1, 4), lags(50.0, 700.0, n_samples=1))
+    assert difference(predicted.view(-1, 3), expected) < ROUNDING_A
 
 
 def test_bad_checkpoints_are_named(tmp_path):

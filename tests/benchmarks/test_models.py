@@ -12,7 +12,7 @@ from tests.benchmarks import toys
 from tg80.errors import UserError
 
 LAGS = (30.0, 60.0, 90.0)
-SETTINGS = {"atom": toys.TINY_ATOM, "atom-start": toys.TINY_ATOM}
+SETTINGS = {name: toys.TINY_ATOM for name in ("atom", "atom-start", "atom-gat")}
 STANDS_STILL = {"persistence", "centroid", "mean-structure", "relaxed-structure"}
 ATOL = 2e-4  # A, float32 round-off through a network
 

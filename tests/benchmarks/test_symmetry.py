@@ -9,9 +9,11 @@ import torch
 from benchmarks import models, symmetry
 from benchmarks.cli import main
 from benchmarks.evaluation import MEAN
+from benchmarks.models import make_model
 from benchmarks.models.trivial import Persistence
 from benchmarks.saved import cases, saved_runs
 from benchmarks.symmetry import EXACT_A, SymmetrySettings, measure
+from tests.benchmarks import toys
 from tg80.errors import UserError
 
 FEW = SymmetrySettings(windows=6, rotations=3)
@@ -164,3 +166,13 @@ def test_a_reordered_training_set_is_the_same_molecules(mini):
         assert new.atomic_numbers.tolist() == old.atomic_numbers[::-1].tolist()
         assert (new.positions[5] == old.positions[5, ::-1]).all()
         assert (turned.relaxed_positions[old.name] == new.relaxed_positions).all()
+
+
+def test_the_strict_model_keeps_rotations_and_reflections_layer_by_layer(mini):
+    model = make_model("atom", model=toys.SMALL_ATOM["model"] | {"symmetry": "strict"})
+    model.initialise(mini.training, seed=0)
+    found = measure(model, mini, FEW, label="strict", state="untrained", seed=0)
+    assert found.displacement > 1e-3
+    assert max(found.rotations.point, found.reflections.point) < 1e-3 * found.displacement
+    errors = [error for both in found.layers.values() for error in both.values()]
+    assert len(errors) == 10 and max(error.relative for error in errors) < 1e-5

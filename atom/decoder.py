@@ -1,0 +1,154 @@
+"""From lifted features and lags to one vector for each atom and step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from atom.blocks import Block
+from atom.config import ATOMConfig
+from atom.equivariant import EquivariantBlock
+from atom.graph import graph_reach
+from atom.initial import (
+    SCALAR,
+    channel_layout,
+    deal_channels,
+    gather_channels,
+    scalar_columns,
+)
+from atom.layers import o3, plain_layers
+from atom.norm import root_mean_square_norm
+from atom.reach import attention_reach
+from atom.rope import state_rotation
+
+# Initial scale of the output weights: an untrained model then moves atoms by hundredths of an
+# angstrom, so its displacement output starts out close to persistence.
+OUTPUT_GAIN = 0.02
+# Saturation times of the lag features, fs: 8 fs to 33 ps in factors of two.
+LAG_FEATURE_TIMES_FS = tuple(8.0 * 2.0**k for k in range(13))
+
+
+class Decoder(nn.Module):
+    """The tokens of all states, the blocks, and the projection to vectors."""
+
+    _lag_times_fs: Tensor
+
+    def __init__(self, config: ATOMConfig) -> None:
+        """Build the layers for a config."""
+        super().__init__()
+        self.config = config
+        lifted, inside, n_vectors = (
+            config.multiplicity, config.block_multiplicity, config.output_heads,
+        )  # fmt: skip
+        self.is_strict = config.symmetry == "strict"
+        make_block = EquivariantBlock if self.is_strict else Block
+        self.blocks = nn.ModuleList(make_block(config, i == 0) for i in range(config.n_blocks))
+        irreps = o3.Irreps(f"{inside}x0e + {inside}x1o")
+        with plain_layers():
+            self.project_output = o3.Linear(irreps, f"{n_vectors}x1o")
+            self.widen = o3.Linear(f"{lifted}x0e + {lifted}x1o", irreps) if self.is_strict else None
+        # What the lag and the mixing see: all channels, or in a strict model the scalars.
+        n_seen = inside if self.is_strict else config.width
+        self.lag_features = (
+            nn.Linear(len(LAG_FEATURE_TIMES_FS), n_seen, bias=False)
+            if config.lag_embedding
+            else None
+        )
+        self.mix_heads = (
+            nn.Sequential(nn.Linear(n_seen, n_seen), nn.SiLU(), nn.Linear(n_seen, n_vectors))
+            if n_vectors > 1
+            else None
+        )
+        with torch.no_grad():
+            for parameter in self.project_output.parameters():
+                parameter.mul_(OUTPUT_GAIN)
+            if config.equivariant_start:
+                self._start_equivariant()
+        self.register_buffer("_lag_times_fs", torch.tensor(LAG_FEATURE_TIMES_FS), persistent=False)
+
+    @torch.no_grad()
+    def _start_equivariant(self) -> None:
+        """Let the lag enter the scalars, and let scalars alone mix the output heads."""
+        layout = channel_layout(self.config)
+        if self.lag_features is not None:
+            self.lag_features.weight.mul_((layout.component == SCALAR)[:, None])
+        if self.mix_heads is not None:
+            self.mix_heads.get_submodule("0").get_parameter("weight").copy_(
+                scalar_columns(self.config.width, layout)
+            )
+
+    def decode(
+        self,
+        lifted: Tensor,
+        phase: Tensor,
+        lags_fs: Tensor,
+        valid: Tensor,
+        real: Tensor,
+        positions: Tensor,
+        bonds: Tensor,
+    ) -> Tensor:
+        """Run the blocks over the start state and all steps.
+
+        Args:
+            lifted: (B, 2, N, d) X and V, in e3nn's order.
+            phase: (B, N, d) Z.
+            lags_fs: (B, P), fs; not NaN.
+            valid: (B, P) bool, False for a padded lag.
+            real: (B, N) bool, False for a padded atom.
+            positions: (B, N, 3), A.
+            bonds: (B, N, N) bool.
+
+        Returns:
+            (B, P, N, 3), without unit.
+        """
+        config = self.config
+        # Under autocast the lifting may come out in half precision. What blocks are added to,
+        # and the angles, keep the precision of the weights.
+        dtype = self.project_output.weight.dtype
+        lifted, phase = lifted.to(dtype), phase.to(dtype)
+        # State 0 is the start state itself, at lag 0.
+        states_fs, states_valid = pad(lags_fs, (1, 0)), pad(valid, (1, 0), value=True)
+        turned = config.block_multiplicity if self.is_strict else config.width
+        rotation = state_rotation(
+            config,
+            states_fs,
+            states_valid,
+            turned // config.n_heads,
+            torch.promote_types(dtype, torch.float32),
+        )
+        if config.attention == "gat":
+            reach = graph_reach(config, positions, real, bonds, states_valid)
+        else:
+            along = bonds if config.neighbours == "bonded" else None
+            reach = attention_reach(real, states_valid, along, dtype)
+
+        if self.widen is not None:
+            phase = self.widen(phase)
+        else:
+            lifted, phase = (deal_channels(t, config.n_heads) for t in (lifted, phase))
+        if config.normalise_lifted:
+            lifted = root_mean_square_norm(lifted)
+        tokens = phase[:, None].expand(-1, states_fs.shape[1], -1, -1)
+        if self.lag_features is not None:
+            saturation = -torch.expm1(-states_fs[..., None] / self._lag_times_fs)
+            embedded = self.lag_features(saturation.to(dtype))
+            tokens = tokens + pad(embedded, (0, phase.shape[-1] - embedded.shape[-1]))[:, :, None]
+        first_values = None
+        for block in self.blocks:
+            tokens, values = block(tokens, lifted, rotation, reach, first_values)
+            first_values = values if first_values is None else first_values
+        return self._project(tokens[:, 1:], real)
+
+    def _project(self, steps: Tensor, real: Tensor) -> Tensor:
+        """Project steps (B, P, N, d) to (B, P, N, 3), mixing the heads by the molecule's mean."""
+        ordered = steps if self.is_strict else gather_channels(steps, self.config.n_heads)
+        vectors = self.project_output(ordered)
+        if self.mix_heads is None:
+            return vectors
+        weight = real.to(steps)[:, None, :, None]
+        pooled = (steps * weight).sum(2) / weight.sum(2).clamp(min=1.0)
+        if self.is_strict:
+            pooled = pooled[..., : self.config.block_multiplicity]
+        mix = self.mix_heads(pooled).softmax(-1)
+        return torch.einsum("bpnkc,bpk->bpnc", vectors.unflatten(-1, (-1, 3)), mix)
