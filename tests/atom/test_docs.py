@@ -1,0 +1,33 @@
+"""The tables of docs/atom.md against the code."""
+
+from pathlib import Path
+
+from atom import ATOM, PRESETS, ATOMConfig
+
+PAGE = Path(__file__).parents[2] / "docs" / "atom.md"
+
+
+def tables() -> dict[str, str]:
+    """Settings and presets as the Markdown tables of the page, by their first column's name."""
+    settings = ["| setting | default | meaning |", "|---|---|---|"]
+    for name, info in ATOMConfig.model_fields.items():
+        settings.append(f"| `{name}` | `{info.default}` | {info.description} |")
+    presets = [
+        "| preset | blocks | width | heads | feed-forward | keys of X and V | parameters |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in PRESETS:
+        config = ATOMConfig.preset(name)
+        presets.append(
+            f"| `{name}` | {config.n_blocks} | {config.width} | {config.n_heads} "
+            f"| {config.feedforward_width} | `{config.lifted_keys}` "
+            f"| {ATOM(config).n_parameters:,} |"
+        )
+    return {"setting": "\n".join(settings), "preset": "\n".join(presets)}
+
+
+def test_the_tables_of_the_docs_are_the_code_s():
+    assert all(info.description for info in ATOMConfig.model_fields.values())
+    page = PAGE.read_text()
+    for name, table in tables().items():
+        assert f"\n\n{table}\n\n" in page, f"the table of {name}s is to be:\n{table}"
