@@ -105,7 +105,7 @@ class Decoder(nn.Module):
         config = self.config
         # Under autocast the lifting may come out in half precision. What blocks are added to,
         # and the angles, keep the precision of the weights.
-        dtype = self.project_output.weight.dtype
+        dtype = next(self.project_output.parameters()).dtype
         lifted, phase = lifted.to(dtype), phase.to(dtype)
         # State 0 is the start state itself, at lag 0.
         states_fs, states_valid = pad(lags_fs, (1, 0)), pad(valid, (1, 0), value=True)

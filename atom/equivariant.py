@@ -134,17 +134,19 @@ class EquivariantBlock(nn.Module):
         first_values: Values | None,
     ) -> tuple[Tensor, Values]:
         """Update Z (B, S, N, d); see :class:`Attention` for the arguments."""
-        lifted_gain = None if self.norm_lifted is None else irrep_gain(self.norm_lifted.weight)
-        update, values = self.attention(
-            root_mean_square_norm(phase),
-            lifted,
-            (irrep_gain(self.norm_phase.weight), lifted_gain),
-            rotation,
-            reach,
-            first_values,
-        )
-        phase = phase + gather_channels(update.flatten(-2), self.attention.n_heads)
-        normalised = root_mean_square_norm(phase)
-        return phase + self.feedforward(
-            normalised, irrep_gain(self.norm_feedforward.weight)
-        ), values
+        # e3nn's layers do not take part in autocast, and half precision would break the symmetry.
+        with torch.autocast(phase.device.type, enabled=False):
+            lifted_gain = None if self.norm_lifted is None else irrep_gain(self.norm_lifted.weight)
+            update, values = self.attention(
+                root_mean_square_norm(phase),
+                lifted,
+                (irrep_gain(self.norm_phase.weight), lifted_gain),
+                rotation,
+                reach,
+                first_values,
+            )
+            phase = phase + gather_channels(update.flatten(-2), self.attention.n_heads)
+            normalised = root_mean_square_norm(phase)
+            return phase + self.feedforward(
+                normalised, irrep_gain(self.norm_feedforward.weight)
+            ), values

@@ -76,10 +76,18 @@ def checksum_path(path: Path | str) -> Path:
 
 
 def data_folders(folder: Path) -> Iterator[Path]:
-    """A folder and all below it, sorted; hidden ones and those of unfinished work left out."""
-    for path, names, _ in os.walk(folder):
+    """A folder and all below it, sorted; hidden ones and those of unfinished work left out.
+
+    Raises:
+        OSError: a folder cannot be read; passed over, a set would look whole.
+    """
+    for path, names, _ in os.walk(folder, onerror=_raise):
         names[:] = sorted(n for n in names if not n.startswith(".") and n != UNFINISHED)
         yield Path(path)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def find_files(path: Path | str, suffixes: tuple[str, ...]) -> list[Path]:

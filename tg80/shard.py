@@ -247,7 +247,9 @@ def named_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise UserError(f"{path}: {error.strerror or 'cannot be opened'}") from None
+        # By its number: the text of h5py's errors is HDF5's, and long.
+        reason = os.strerror(error.errno) if error.errno else "cannot be opened"
+        raise UserError(f"{path}: {reason}") from None
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).strip("'\"").split("\n")[0]
         raise CorruptFile(f"{path}: cut short, altered or no TG80 shard: {reason}") from None

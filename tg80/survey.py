@@ -76,10 +76,15 @@ def survey(folder: Path | str, tell: Callable[[str], None] = lambda _: None) -> 
     errors: dict[str, Problem] = {}
     for path in find_shards(folder):
         tell(path.name)
-        digest = file_sha256(path)
+        try:
+            digest = file_sha256(path)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            errors[str(path)] = Problem("error", str(path), "readable", reason)
+            continue
         problems = validate(path)
-        if error := next((p for p in problems if p.level == "error"), None):
-            errors[str(path)] = error
+        if problem := next((p for p in problems if p.level == "error"), None):
+            errors[str(path)] = problem
         else:
             facts.append(_describe(path, digest, problems))
     if errors:

@@ -98,9 +98,24 @@ def validate(path: Path | str) -> list[Problem]:
         for folder in data_folders(path) if is_tree else [path]:
             problems += _leftovers(folder)
     for file in files:
-        is_twins = file.name.endswith(TWINS_SUFFIX)
-        problems += _validate_twins(file) if is_twins else _validate_file(file)
+        problems += _validate_one(file)
     return problems
+
+
+def _validate_one(path: Path) -> list[Problem]:
+    """The problems of one file; that it cannot be read is one, and no reason to stop."""
+    found = Findings(path)
+    check = _check_twins if path.name.endswith(TWINS_SUFFIX) else _check_shard
+    try:
+        _check_checksum(found)
+        # A file that is not what its checksum says is not opened: damaged HDF5 can do anything.
+        if not found.has_errors:
+            check(found)
+    except (CorruptFile, UserError) as error:
+        found.error("readable", str(error).removeprefix(f"{path}: "))
+    except OSError as error:
+        found.error("readable", error.strerror or str(error))
+    return found.problems
 
 
 def _leftovers(folder: Path) -> list[Problem]:
@@ -122,51 +137,33 @@ def _leftovers(folder: Path) -> list[Problem]:
 _CHECKSUM_SUFFIXES = (f"{SUFFIX}.sha256", f"{TWINS_SUFFIX}.sha256")
 
 
-def _validate_twins(path: Path) -> list[Problem]:
+def _check_twins(found: Findings) -> None:
     """Twins carry their checksum, shapes and metadata; what is left is that the numbers are some.
 
     They have no drift of their own to judge: they are reruns of a shard that was judged.
     """
-    found = Findings(path)
-    _check_checksum(found)
-    if found.has_errors:
-        return found.problems
-    try:
-        twins = read_twins(path)
-    except (CorruptFile, UserError) as error:
-        found.error("readable", str(error).removeprefix(f"{path}: "))
-        return found.problems
+    twins = read_twins(found.path)
     stem = f"{twins.metadata.name}-r{twins.metadata.replica}"
-    if path.name != f"{stem}{TWINS_SUFFIX}":
-        found.warning("name", f"the file holds twins of {stem}, but is called {path.name}")
+    if found.path.name != f"{stem}{TWINS_SUFFIX}":
+        found.warning("name", f"the file holds twins of {stem}, but is called {found.path.name}")
     for name in ("positions", "times_fs", "start_velocities", "start_energies"):
         if not np.all(np.isfinite(getattr(twins, name))):
             found.error("finite", f"{name} holds values that are no finite numbers")
     if np.any(np.diff(twins.times_fs) <= 0):
         found.error("times", "the times of the frames do not grow")
-    return found.problems
 
 
-def _validate_file(path: Path) -> list[Problem]:
+def _check_shard(found: Findings) -> None:
     from tg80.validate_content import check_content  # it needs Findings from here
 
-    found = Findings(path)
-    _check_checksum(found)
-    # A file that is not what its checksum says is not opened: damaged HDF5 can do anything.
-    if found.has_errors:
-        return found.problems
-    try:
-        with Shard(path) as shard:
-            with named_errors(path):
-                _visit_everything(shard.file)
-                _check_structure(shard.file, found)
-                _check_schema(shard, found)
-            metadata = shard.metadata
-            if not found.has_errors:
-                check_content(shard, metadata, found)
-    except CorruptFile as error:
-        found.error("readable", str(error).removeprefix(f"{path}: "))
-    return found.problems
+    with Shard(found.path) as shard:
+        with named_errors(found.path):
+            _visit_everything(shard.file)
+            _check_structure(shard.file, found)
+            _check_schema(shard, found)
+        metadata = shard.metadata
+        if not found.has_errors:
+            check_content(shard, metadata, found)
 
 
 def _check_checksum(found: Findings) -> None:
@@ -176,8 +173,11 @@ def _check_checksum(found: Findings) -> None:
     except FileNotFoundError:
         found.warning("checksum", f"no {beside.name} beside it; alterations cannot be told")
         return
-    except (OSError, UnicodeDecodeError):
+    except UnicodeDecodeError:
         words = []
+    except OSError as error:
+        found.error("checksum", f"{beside.name} cannot be read: {error.strerror}")
+        return
     if len(words) != 2 or len(words[0]) != 64:
         found.error("checksum", f"{beside.name} is no checksum file; download both again")
     elif words[1] != found.path.name:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from tg80 import mechanics
 from tg80.cli_support import JsonOption
-from tg80.errors import CorruptFile
+from tg80.errors import CorruptFile, UserError
 from tg80.fields import QUALITY_FLAGS
 from tg80.judgement import judge_drift, thresholds_of
 from tg80.shard import Shard, find_shards
@@ -21,7 +21,9 @@ from tg80.statistics import block_mean
 
 
 def info(
-    path: Annotated[Path, typer.Argument(help="A shard (.h5md), or a folder with shards.")],
+    path: Annotated[
+        Path, typer.Argument(readable=False, help="A shard (.h5md), or a folder with shards.")
+    ],
     json_output: JsonOption = False,
 ) -> None:
     """Show what shards hold: molecule, level of theory, length, temperature, drift, flags.
@@ -51,7 +53,7 @@ def describe(path: Path) -> dict[str, Any]:
     try:
         with Shard(path) as shard:
             return {"file": str(path), **_facts(shard), "size_bytes": path.stat().st_size}
-    except CorruptFile as error:
+    except (CorruptFile, UserError) as error:
         return {"file": str(path), "unreadable": str(error).removeprefix(f"{path}: ")}
     except ValidationError:
         return {"file": str(path), "unreadable": "the quality limits of its recipe are none"}

@@ -13,7 +13,11 @@ from tg80.validate import validate as validate_path
 
 def validate(
     paths: Annotated[
-        list[Path], typer.Argument(help="Shards (.h5md), files of twins, or folders with them.")
+        list[Path],
+        # One that cannot be read is a finding, as it is in a folder.
+        typer.Argument(
+            readable=False, help="Shards (.h5md), files of twins, or folders with them."
+        ),
     ],
     json_output: JsonOption = False,
 ) -> None:

@@ -1,12 +1,14 @@
 """`tg80 validate` and `tg80 info` as a user meets them: what is printed, and the exit codes."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from pipelines.cli import run
 from tests import factories
+from tests.without_rights import run_without_rights
 
 
 @pytest.fixture
@@ -111,3 +113,34 @@ def test_info_names_a_damaged_file_and_still_shows_the_others(folder, capsys):
     printed = capsys.readouterr()
     assert "formic-acid-r0" in printed.out
     assert printed.err.startswith("error: ") and "ethanol-r0.h5md" in printed.err
+
+
+@pytest.mark.parametrize("named", ["the folder", "each file"])
+@pytest.mark.parametrize("command", ["validate", "info"])
+def test_an_unreadable_file_is_one_line_and_the_others_are_still_looked_at(command, named, folder):
+    closed = folder / "ethanol-r0.h5md"
+    closed.chmod(0)
+    (folder / "formic-acid-r0.h5md.sha256").unlink()
+    shards = [str(path) for path in sorted(folder.glob("*.h5md"))]
+    several = shards if command == "validate" else [str(closed)]
+    paths = [str(folder)] if named == "the folder" else several
+    done = run_without_rights([sys.executable, "-m", "pipelines.cli", command, *paths])
+    assert done.returncode == 1
+    printed = done.stdout + done.stderr
+    (line,) = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: {closed}: ") and line.endswith("Permission denied")
+    if len(paths) != 1 or named == "the folder":
+        assert "formic-acid-r0" in done.stdout
+
+
+def test_an_unreadable_folder_is_never_passed_over(folder):
+    """Else a set with a closed level would look whole."""
+    (folder / "open").mkdir()
+    for path in folder.glob("ethanol*"):
+        path.rename(folder / "open" / path.name)
+    (folder / "closed").mkdir(mode=0)
+    for path in folder.glob("formic*"):
+        path.unlink()
+    done = run_without_rights([sys.executable, "-m", "pipelines.cli", "validate", str(folder)])
+    assert done.returncode == 1
+    assert done.stderr == f"error: {folder / 'closed'}: Permission denied\n"
