@@ -1,8 +1,11 @@
 """What both command-line programs share: how errors reach the user, and exit codes."""
 
+import os
 import signal
 import sys
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -25,8 +28,12 @@ def run_app(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     command = typer.main.get_command(app)
     try:
-        result = command.main(args=arguments, prog_name=prog, standalone_mode=False)
+        with _named_output():
+            result = command.main(args=arguments, prog_name=prog, standalone_mode=False)
         return int(result) if isinstance(result, int) else 0
+    except BrokenPipeError:
+        # `| head` closed the pipe: not a failure, which 1 would say.
+        return 128 + signal.SIGPIPE
     except Exception as error:
         if debug:
             raise
@@ -35,10 +42,57 @@ def run_app(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
         print("stopped", file=sys.stderr)
         return 130
     except SystemExit as exit_:
-        # `| head` closed the pipe: not a failure, which 1 would say.
+        # Typer's way to end when the pipe is closed.
         if isinstance(exit_.__context__, BrokenPipeError):
             return 128 + signal.SIGPIPE
         raise
+
+
+class _Output:
+    """Standard output whose failures say that it is it; the system's errors name no file."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return self._attempt(self._stream.write, text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return action(*arguments)
+        except OSError as error:
+            self._drop()
+            if isinstance(error, BrokenPipeError):
+                raise
+            reason = error.strerror or error
+            raise Tg80Error(f"standard output: cannot be written: {reason}") from None
+
+    def _drop(self) -> None:
+        """Let what is still to be written go nowhere: Python would fail on it once more."""
+        with suppress(OSError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
+
+
+@contextmanager
+def _named_output() -> Iterator[None]:
+    """Within, and for all that is printed within, standard output is an `_Output`."""
+    stream = sys.stdout
+    if stream is None:  # closed by whoever called
+        yield
+        return
+    output: Any = _Output(stream)
+    sys.stdout = output
+    try:
+        yield
+        output.flush()
+    finally:
+        sys.stdout = stream
 
 
 def _report(error: Any, prog: str) -> int:

@@ -1,8 +1,10 @@
 """What all commands share: the version, and how they end."""
 
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +29,20 @@ def test_a_reader_that_closes_the_pipe_is_no_failure():
     process.stdout.close()
     assert process.wait(timeout=200) == 128 + signal.SIGPIPE
     assert process.stderr.read() == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("arguments", [["public"], ["public", "--json"], ["--version"]])
+def test_a_full_disk_behind_standard_output_is_named(arguments, buffered):
+    environment = os.environ | {"PYTHONUNBUFFERED": "" if buffered else "1"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*TG80, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, timeout=200,
+            env=environment, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "error: standard output: cannot be written: No space left on device\n"
 
 
 @pytest.mark.parametrize(
