@@ -3,9 +3,12 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 
 import pytest
+
+TG80 = (sys.executable, "-m", "pipelines.cli")
 
 
 def run_without_rights(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:

@@ -28,6 +28,15 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 _PATH = re.compile(r"[A-Za-z0-9._/-]+")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
+# Windows keeps these names for its devices, with any ending.
+_DEVICES = {
+    "CON",
+    "PRN",
+    "AUX",
+    "NUL",
+    *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10)),
+}
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -155,8 +164,15 @@ def check_version(version: str) -> str:
     Raises:
         ValueError: it can't.
     """
-    if not _VERSION.fullmatch(version) or len(version) > 64 or version.endswith((".", ".json")):
-        raise ValueError(f"version {version!r}: use letters, digits, '.', '-' and '_'")
+    if not _VERSION.fullmatch(version) or len(version) > 64:
+        raise ValueError(
+            f"version {version!r}: use up to 64 letters, digits, '.', '-' and '_', the first of "
+            "them a letter or digit"
+        )
+    if version.endswith((".", ".json")):
+        raise ValueError(f"version {version!r}: ends like no folder; leave '.' or '.json' out")
+    if version.split(".")[0].upper() in _DEVICES:
+        raise ValueError(f"version {version!r}: is no folder name on Windows; choose another")
     return version
 
 

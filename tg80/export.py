@@ -22,7 +22,7 @@ from tg80.export_formats import (
     write_upstream,
 )
 from tg80.export_selection import Piece, Selection, select
-from tg80.files import file_sha256, write_atomically, writing_atomically
+from tg80.files import check_folder, file_sha256, write_atomically, writing_atomically
 from tg80.shard import Shard
 from tg80.splits import load_split
 from tg80.theory import LEVELS, symbols_of
@@ -77,7 +77,7 @@ def plan_export(
         force: write over files of an earlier export.
 
     Raises:
-        UserError: as for `select`; no such format; a file is there already.
+        UserError: as for `select`; no such format; `out` is no folder; a file is there already.
         CorruptFile: a shard is not what its checksum says.
     """
     selection = selection or Selection()
@@ -86,6 +86,7 @@ def plan_export(
     if separate and to != "extxyz":
         raise UserError(f"--separate is for extxyz; {to} has one file a trajectory anyway")
     out = Path(out)
+    check_folder(out, "--out")
     pieces = select(sources, selection)
     if to == "extxyz" and not separate:
         # Isolated atoms are training data: MACE would take them for molecules in another file.

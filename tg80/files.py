@@ -64,6 +64,23 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def check_folder(path: Path | str, option: str) -> None:
+    """Refuses a folder that can't be, before any work is done.
+
+    Args:
+        path: the folder; it need not exist.
+        option: the option that gave it, for the message.
+
+    Raises:
+        UserError: a file is in its place, or in that of a folder above it.
+    """
+    for place in (Path(path), *Path(path).parents):
+        if place.is_dir():
+            return
+        if os.path.lexists(place):
+            raise UserError(f"{place}: is no folder; {option} wants one, choose another {option}")
+
+
 def file_sha256(path: Path | str) -> str:
     """SHA-256 of a file, hexadecimal."""
     with open(path, "rb") as stream:

@@ -13,7 +13,13 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from tg80.errors import CorruptFile, RunFailed, Tg80Error
-from tg80.files import checksum_path, file_sha256, write_atomically, writing_atomically
+from tg80.files import (
+    check_folder,
+    checksum_path,
+    file_sha256,
+    write_atomically,
+    writing_atomically,
+)
 from tg80.public import read_public
 from tg80.public_sets import PublicMolecule, PublicSet, get_public_set
 from tg80.sources import Interrupted, Patience, open_source
@@ -44,13 +50,14 @@ def fetch_public(
         The path of the npz file; `FILE.sha256` lies beside it.
 
     Raises:
-        UserError: no such set or molecule.
+        UserError: no such set or molecule; `folder` is a file.
         Tg80Error: the server refuses, breaks off again and again, or can't be reached.
         CorruptFile: what came is not that molecule; or the file changed since it was fetched.
     """
     public = get_public_set(set_id)
     known = public.molecule(molecule)
     folder = Path(folder)
+    check_folder(folder, "--fetch")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
@@ -36,7 +37,7 @@ from tg80.catalog import (
 from tg80.croissant import CROISSANT_NAME, croissant
 from tg80.data_plots import plots
 from tg80.errors import CorruptFile, Tg80Error, UserError
-from tg80.files import data_folders, file_sha256, sync_folder, write_atomically
+from tg80.files import check_folder, data_folders, file_sha256, sync_folder, write_atomically
 from tg80.publication import Publication
 from tg80.splits import load_split
 from tg80.survey import ShardFacts, by_level, survey
@@ -102,7 +103,7 @@ def publish(
         Tg80Error: the site cannot be written, or a shard changed meanwhile.
     """
     folder, site = Path(folder), Path(site)
-    _check_options(folder, site, version, name)
+    _check_options(folder, site, version, name, url)
     with _locked(site):
         versions = _read_versions(site)
         chosen = name or (versions.name if versions else _slug(folder))
@@ -135,19 +136,34 @@ def publish(
     )
 
 
-def _check_options(folder: Path, site: Path, version: str, name: str | None) -> None:
+def _check_options(folder: Path, site: Path, version: str, name: str | None, url: str) -> None:
+    if not folder.exists():
+        raise UserError(f"{folder}: no such file or folder; give the shards to publish")
     try:
         check_version(version)
     except ValueError as error:
         raise UserError(str(error)) from None
     if name is not None and not _NAME.fullmatch(name):
         raise UserError(f"name {name!r}: use letters, digits, '.', '-' and '_'")
-    if site.exists() and not site.is_dir():
-        raise UserError(f"{site}: is a file; --out wants a folder")
+    if url and not _is_address(url):
+        raise UserError(f"--url {url!r}: is no address; give one such as https://HOST/FOLDER")
+    check_folder(site, "--out")
     if folder.is_dir() and site.resolve().is_relative_to(folder.resolve()):
         raise UserError(
             f"{site} lies in {folder}, whose shards are published; choose another --out"
         )
+
+
+def _is_address(url: str) -> bool:
+    """Whether a reader of the card could fetch from there."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+        _ = parts.port  # it fails on one that is no number
+    except ValueError:
+        return False
+    plain = all(character.isprintable() and not character.isspace() for character in url)
+    return plain and parts.scheme in ("http", "https") and bool(host)
 
 
 def _slug(folder: Path) -> str:

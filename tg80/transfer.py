@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from tg80.catalog import MANIFEST_NAME, PublishedFile, PublishedShard, read_manifest, total_bytes
 from tg80.errors import CorruptFile, Tg80Error, UserError
 from tg80.fetching import SourceFails, Stopped, Watcher, fetch_file
-from tg80.files import write_atomically
+from tg80.files import check_folder, write_atomically
 from tg80.part_file import PART, is_right, place, set_aside, store
 from tg80.release import Release, find_release
 from tg80.selection import Selection, choose_files
@@ -237,8 +237,7 @@ class _Run:
 
 
 def _check_folder(release: Release, folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is no folder; choose another --to")
+    check_folder(folder, "--to")
     if isinstance(release.source, FolderSource):
         published = os.path.realpath(release.source.folder / release.prefix)
         if os.path.realpath(folder) == published:

@@ -1,14 +1,13 @@
 """`tg80 validate` and `tg80 info` as a user meets them: what is printed, and the exit codes."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 
 from pipelines.cli import run
 from tests import factories
-from tests.without_rights import run_without_rights
+from tests.without_rights import TG80, run_without_rights
 
 
 @pytest.fixture
@@ -124,7 +123,7 @@ def test_an_unreadable_file_is_one_line_and_the_others_are_still_looked_at(comma
     shards = [str(path) for path in sorted(folder.glob("*.h5md"))]
     several = shards if command == "validate" else [str(closed)]
     paths = [str(folder)] if named == "the folder" else several
-    done = run_without_rights([sys.executable, "-m", "pipelines.cli", command, *paths])
+    done = run_without_rights([*TG80, command, *paths])
     assert done.returncode == 1
     printed = done.stdout + done.stderr
     (line,) = [line for line in printed.splitlines() if line.startswith("error: ")]
@@ -141,6 +140,6 @@ def test_an_unreadable_folder_is_never_passed_over(folder):
     (folder / "closed").mkdir(mode=0)
     for path in folder.glob("formic*"):
         path.unlink()
-    done = run_without_rights([sys.executable, "-m", "pipelines.cli", "validate", str(folder)])
+    done = run_without_rights([*TG80, "validate", str(folder)])
     assert done.returncode == 1
     assert done.stderr == f"error: {folder / 'closed'}: Permission denied\n"

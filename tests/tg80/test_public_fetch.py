@@ -201,3 +201,11 @@ def test_the_command_lists_the_sets(capsys):
     assert run(["public", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {row["set"]: row["frame_fs"] for row in rows} == {"md17": 0.5, "rmd17": 0.5, "md22": 1.0}
+
+
+def test_a_file_in_the_folder_s_place_is_refused_before_anything_is_asked(web, tmp_path):
+    _, asked, address = web
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="is no folder; --fetch wants one"):
+        fetch_public("md17", "ethanol", tmp_path / "file" / "below", address=address)
+    assert asked == []

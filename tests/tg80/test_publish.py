@@ -291,27 +291,6 @@ def test_a_shard_with_errors_is_refused_by_name(one, tmp_path):
     assert not (tmp_path / "site").exists()
 
 
-REFUSALS = {
-    "version": ({"version": "../1"}, "version '../1'"),
-    "versions.json": ({"version": "versions.json"}, "version 'versions.json'"),
-    "name": ({"name": "a b"}, "name 'a b'"),
-    "split": ({"split": "tg80-v0"}, "no split tg80-v0"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSALS)
-def test_bad_options_are_refused(case, one, tmp_path):
-    options, reason = REFUSALS[case]
-    with pytest.raises(UserError, match=reason):
-        publish(one, tmp_path / "site", **({"version": "1.0.0"} | options))
-    assert not (tmp_path / "site").exists()
-
-
-def test_a_site_inside_the_data_is_refused(one):
-    with pytest.raises(UserError, match="lies in"):
-        publish(one, one / "site", version="1.0.0")
-
-
 def test_one_trajectory_twice_is_refused(one, tmp_path):
     for folder in ("a", "b"):
         shutil.copytree(one, tmp_path / "tree" / folder)
