@@ -107,7 +107,7 @@ def read_public(
         frame_fs: for a file of this layout from elsewhere: time between its frames.
 
     Raises:
-        UserError: no such file; it can't be told what it is.
+        UserError: no such file, or no right to read it; it can't be told what it is.
         CorruptFile: it is cut short, or not what such a file holds.
     """
     path = Path(path)
@@ -136,7 +136,8 @@ def read_public(
 def _load(path: Path) -> tuple[Layout, dict[str, np.ndarray], str | None]:
     """Layout, arrays under their own keys, and the molecule's name as the file gives it."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        reason = "is a folder; give one npz file" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {reason}")
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -144,6 +145,8 @@ def _load(path: Path) -> tuple[Layout, dict[str, np.ndarray], str | None]:
         with archive:
             layout = _layout(path, archive.files)
             return layout, _arrays(path, archive, layout), _inner_name(archive)
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (
         OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError, OverflowError,
         TypeError, SyntaxError, zipfile.BadZipFile, zlib.error,

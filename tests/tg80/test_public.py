@@ -9,6 +9,7 @@ import pytest
 
 from tests import factories
 from tests.public_files import ETHANOL, rmd17_arrays, sgdml_arrays, vibrating, write
+from tests.without_rights import TG80, run_without_rights
 from tg80.errors import CorruptFile, Tg80Error, UserError
 from tg80.export import plan_export, write_export
 from tg80.public import read_public
@@ -230,6 +231,17 @@ def test_other_files_are_refused(tmp_path):
         archive.writestr("R.npy", "no array")
     with pytest.raises(CorruptFile):
         read_public(single)
+
+
+def test_a_folder_and_a_closed_file_are_called_so(tmp_path):
+    with pytest.raises(UserError, match="is a folder; give one npz file"):
+        read_public(tmp_path)
+    path = tmp_path / "md17_ethanol.npz"
+    np.savez(path, **GOOD)
+    path.chmod(0)
+    done = run_without_rights([*TG80, "public", str(path)])
+    assert done.returncode == 2
+    assert done.stderr == f"error: {path}: cannot be read: Permission denied\n"
 
 
 def test_damaged_files_give_one_line_or_the_same_data(tmp_path):
