@@ -87,7 +87,13 @@ class Dataset:
         return molecules_of(self.trajectories.values())
 
     def __getitem__(self, key: str | tuple[str, int]) -> Shard:
-        return self.replicas(key)[0] if isinstance(key, str) else self.trajectories[key]
+        if isinstance(key, str):
+            return self.replicas(key)[0]
+        if key not in self.trajectories:
+            name, replica = key if isinstance(key, tuple) and len(key) == 2 else (key, None)
+            known = [str(shard.metadata.replica) for shard in self.replicas(name)]
+            raise KeyError(f"no replica {replica!r} of {name}; there is {', '.join(known)}")
+        return self.trajectories[key]
 
     def __iter__(self) -> Iterator[str]:
         """Names of the molecules."""
@@ -132,7 +138,8 @@ class Dataset:
             atoms: `heavy` leaves out the hydrogens.
 
         Raises:
-            UserError: no such fold or part, or no split.
+            UserError: no such fold or part (a fold is a whole number), no split, or `atoms` is
+                neither.
         """
         if self.split is None:
             raise UserError(
@@ -145,6 +152,8 @@ class Dataset:
             for (name, _), shard in self.trajectories.items()
             if name in members
         ]
+        if atoms not in ("all", "heavy"):
+            raise UserError(f"atoms must be all or heavy, not {atoms!r}")
         blocks = cut_part(chosen, self.split, fold, part)
         return [block.heavy_atoms() for block in blocks] if atoms == "heavy" else blocks
 
@@ -225,6 +234,9 @@ def shard_paths(source: Source) -> list[Path]:
     Raises:
         UserError: there is nothing of that name, or no shard in it.
     """
+    named = [source] if isinstance(source, str | Path) else list(source)
+    if not named or "" in named:
+        raise UserError("no source is named; give a set of this package, a folder or shards")
     if not isinstance(source, str | Path):
         return list(dict.fromkeys(path for one in source for path in find_shards(one)))
     shipped = _shipped()

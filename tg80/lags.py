@@ -119,9 +119,14 @@ def spaced_lags(
         (..., n_lags) fs, increasing.
 
     Raises:
-        UserError: no such spacing.
+        UserError: no such spacing; less than one lag; a time that is not above 0.
     """
     horizon = np.asarray(horizon_fs, dtype=float)[..., None]
+    if n_lags < 1:
+        raise UserError(f"{n_lags} lags: give 1 or more")
+    for name, times in (("horizon", horizon), ("shortest lag", np.asarray(shortest_fs))):
+        if not np.all((times > 0) & np.isfinite(times)):
+            raise UserError(f"the {name} must be more than 0 fs, not {times.min():g}")
     if spacing == "uniform":
         return horizon * np.arange(1, n_lags + 1) / n_lags
     if spacing == "log-uniform":
@@ -146,7 +151,11 @@ class LagSampling:
     spacing: Spacing = "uniform"
 
     def __post_init__(self) -> None:
-        """Raises UserError for lags or a spacing that can't be."""
+        """Raises UserError for lags, a fraction or a spacing that can't be."""
+        if not 0 <= self.fixed_fraction <= 1:
+            raise UserError(f"fixed_fraction is a share from 0 to 1, not {self.fixed_fraction}")
+        if self.longest_fs is not None and not self.longest_fs > 0:
+            raise UserError(f"longest_fs must be more than 0 fs, not {self.longest_fs}")
         lag_frames(self.fixed_lags_fs, 1.0)
         spaced_lags(1.0, spacing=self.spacing)
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from importlib import resources
+from numbers import Integral
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -122,7 +123,13 @@ class Split(_Record):
         return hashlib.sha256(text.encode()).hexdigest()
 
     def fold(self, index: int) -> Fold:
-        """The fold with this index, from 1 on."""
+        """The fold with this index, from 1 on.
+
+        Raises:
+            UserError: there is none, or the index is no whole number.
+        """
+        if not isinstance(index, Integral):
+            raise UserError(f"fold {index!r}: is no whole number; give one such as 1")
         for fold in self.folds:
             if fold.index == index:
                 return fold

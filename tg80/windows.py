@@ -137,7 +137,8 @@ class TrainingWindows(Dataset):
         rotate: turn every window by a fresh uniform rotation.
 
     Raises:
-        UserError: a block is shorter than the fixed horizon.
+        UserError: a block is shorter than the fixed horizon; a negative seed, or less than one
+            window a trajectory.
     """
 
     def __init__(
@@ -151,6 +152,7 @@ class TrainingWindows(Dataset):
     ) -> None:
         if not trajectories:
             raise UserError("no training trajectory: the data and the fold have none in common")
+        _check_least(windows_per_trajectory=(windows_per_trajectory, 1), seed=(seed, 0))
         for trajectory in trajectories:
             scored_starts(trajectory, max(lags.fixed_lags_fs), "train")
         self.trajectories = list(trajectories)
@@ -299,7 +301,14 @@ def window_loader(
         workers: processes that cut windows ahead; 0: this process does it, which is enough for
             most models.
         start_method: of the workers: fork, spawn, forkserver; None: the platform's.
+
+    Raises:
+        UserError: a batch of less than one window, or another number that is negative.
     """
+    _check_least(
+        batch_size=(batch_size, 1), epochs=(0 if epochs is None else epochs, 0),
+        first_epoch=(first_epoch, 0), skip=(skip, 0), workers=(workers, 0),
+    )  # fmt: skip
     return DataLoader(
         windows,
         batch_sampler=_Epochs(windows, batch_size, epochs, first_epoch, skip),
@@ -310,6 +319,13 @@ def window_loader(
         # one more than an unbroken run.
         generator=torch.Generator(),
     )
+
+
+def _check_least(**arguments: tuple[int, int]) -> None:
+    """Refuses arguments, by name, whose value is below the least there can be."""
+    for name, (value, least) in arguments.items():
+        if value < least:
+            raise UserError(f"{name} must be {least} or more, not {value}")
 
 
 def _as_it_is(batch: Any) -> Any:

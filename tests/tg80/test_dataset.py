@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,8 +73,14 @@ def test_trajectories_by_name_and_replica(folder):
     first, second = data.trajectory("ethylene"), data.trajectory("ethylene", 1)
     assert (first.replica, second.replica) == (0, 1)
     np.testing.assert_array_equal(second.positions, data["ethylene", 1].read("positions"))
-    for key in ("ethanol", ("ethylene", 2)):
-        with pytest.raises(KeyError, match=r"ethan|ethyl"):
+    wrong: dict[Any, str] = {
+        "ethanol": "no molecule 'ethanol'; there are 1-butanol, ",
+        ("ethanol", 0): "no molecule 'ethanol'; there are 1-butanol, ",
+        ("ethylene", 2): "no replica 2 of ethylene; there is 0, 1",
+        3: "no molecule 3; there are 1-butanol, ",
+    }
+    for key, reason in wrong.items():
+        with pytest.raises(KeyError, match=reason):
             data[key]
 
 
@@ -185,10 +192,24 @@ def test_wrong_sources_are_named(folder, tmp_path, monkeypatch):
     (tmp_path / "urea-r0.h5md").write_bytes((folder / "urea-r0.h5md").read_bytes()[:900])
     with pytest.raises(CorruptFile, match=r"urea-r0\.h5md"):
         tg80.load(tmp_path / "urea-r0.h5md")
-    data = tg80.load(folder)
-    for call in (lambda: data.part(6, "train"), lambda: data.part(1, "test")):
-        with pytest.raises(UserError, match=r"no (fold 6|part 'test')"):
-            call()
+    for nothing in ("", [], [folder, ""]):
+        with pytest.raises(UserError, match="no source is named"):
+            tg80.load(nothing)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((6, "train"), "no fold 6"),
+        (("2", "train"), "fold '2': is no whole number"),
+        ((1, "test"), "no part 'test'"),
+        ((1, "train", "light"), "atoms must be all or heavy, not 'light'"),
+    ],
+)
+def test_a_part_that_can_t_be_is_refused(arguments, reason, folder):
+    fold, part, *atoms = arguments
+    with pytest.raises(UserError, match=reason):
+        tg80.load(folder).part(fold, part, **({"atoms": atoms[0]} if atoms else {}))
 
 
 def test_importing_the_package_is_light():

@@ -85,6 +85,13 @@ def test_spacing_of_lags():
     np.testing.assert_allclose(table, [[20, 80], [5, 5]])
     with pytest.raises(UserError, match="unknown spacing 'even' of lags"):
         spaced_lags(800.0, 3, "even")
+    for horizon in (-1.0, 0.0, float("nan"), np.array([8.0, -1.0])):
+        with pytest.raises(UserError, match="the horizon must be more than 0 fs"):
+            spaced_lags(horizon)
+    with pytest.raises(UserError, match="shortest lag must be more than 0 fs"):
+        spaced_lags(80.0, 3, "log-uniform", 0.0)
+    with pytest.raises(UserError, match="0 lags: give 1 or more"):
+        spaced_lags(80.0, 0)
 
 
 @pytest.mark.parametrize("spacing", ["uniform", "log-uniform"])
@@ -110,8 +117,16 @@ def test_a_block_shorter_than_the_shortest_horizon_gives_its_length():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"fixed_lags_fs": (20.0, 10.0)}, {"fixed_lags_fs": ()}, {"spacing": "even"}]
+    ("wrong", "reason"),
+    [
+        ({"fixed_lags_fs": (20.0, 10.0)}, "positive and increasing"),
+        ({"fixed_lags_fs": ()}, "positive and increasing"),
+        ({"spacing": "even"}, "unknown spacing 'even'"),
+        ({"fixed_fraction": 2}, "share from 0 to 1, not 2"),
+        ({"fixed_fraction": float("nan")}, "share from 0 to 1, not nan"),
+        ({"longest_fs": -2.0}, "longest_fs must be more than 0 fs, not -2"),
+    ],
 )
-def test_bad_sampling_is_refused(wrong):
-    with pytest.raises(UserError):
+def test_bad_sampling_is_refused(wrong, reason):
+    with pytest.raises(UserError, match=reason):
         LagSampling(**({"fixed_lags_fs": (10.0,)} | wrong))

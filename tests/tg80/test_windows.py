@@ -211,6 +211,23 @@ def test_a_loader_goes_on_where_another_stopped():
     assert torch.rand(1) == wanted  # the loader draws nothing from the global stream
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"batch_size": 0}, {"workers": -1}, {"epochs": -1}, {"first_epoch": -1}, {"skip": -1}]
+)
+def test_a_loader_refuses_numbers_that_can_t_be(wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(UserError, match=f"{name} must be [01] or more, not {value}"):
+        window_loader(training_windows(), **wrong)
+
+
+def test_windows_refuse_numbers_that_can_t_be():
+    blocks = training_windows().trajectories
+    with pytest.raises(UserError, match="windows_per_trajectory must be 1 or more, not 0"):
+        TrainingWindows(blocks, LagSampling((2.0,)), seed=0, windows_per_trajectory=0)
+    with pytest.raises(UserError, match="seed must be 0 or more, not -1"):
+        TrainingWindows(blocks, LagSampling((2.0,)), seed=-1)
+
+
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     from tests import factories
