@@ -10,19 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
-from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from benchmarks.tasks import TaskSpec
 from benchmarks.training_settings import DEFAULT_FIXED_LAG_FRACTION, TrainingSettings
 from tg80.errors import UserError
 from tg80.lags import LagSampling
 from tg80.trajectories import Trajectory
-from tg80.windows import EpochOrder, TrainingWindows, WindowBatch
+from tg80.windows import EpochBatches, TrainingWindows, WindowBatch, whole_batches
 
 # Number of the stream of label noise among those of (seed, epoch, index).
 _NOISE = 2
@@ -161,34 +159,19 @@ class StepLoader:
         self.first_step = first_step
 
     def __iter__(self) -> Iterator[list[Turn]]:
-        # A generator of its own: a loader draws a seed when it is made, and a resumed run makes
-        # one more than an unbroken run.
-        loader = DataLoader(
-            _NoisyWindows(self.windows),
-            batch_sampler=_Turns(self),
-            collate_fn=_as_it_is,
-            num_workers=self.settings.workers,
-            generator=torch.Generator(),
+        turns = iter(
+            whole_batches(_NoisyWindows(self.windows), _Turns(self), workers=self.settings.workers)
         )
-        turns = iter(loader)
         for shares in self.steps():
             yield [replace(next(turns), counts=bool(share)) for share in shares]
 
     def steps(self) -> Iterator[list[list[int]]]:
         """Numbers of the windows of each turn of each step; empty where none is left."""
-        s, per_epoch = self.settings, len(self.windows)
+        s = self.settings
         epoch, skip = divmod(self.first_step, steps_per_epoch(self.windows, s))
-        for number in count(epoch):
-            order = EpochOrder(
-                self.windows.sizes(), s.windows_per_step,
-                seed=self.windows.seed, epoch=number, skip=skip,
-            )  # fmt: skip
-            for batch in order:
-                mine = [number * per_epoch + i for i in batch[self.rank :: s.processes or 1]]
-                yield [
-                    mine[i : i + s.batch_size] for i in range(0, max(len(mine), 1), s.batch_size)
-                ]
-            skip = 0
+        for batch in EpochBatches(self.windows, s.windows_per_step, None, epoch, skip):
+            mine = batch[self.rank :: s.processes or 1]
+            yield [mine[i : i + s.batch_size] for i in range(0, max(len(mine), 1), s.batch_size)]
 
 
 def steps_per_epoch(windows: TrainingWindows, settings: TrainingSettings) -> int:
@@ -232,7 +215,3 @@ def _without_empty_lags(batch: WindowBatch) -> WindowBatch:
     """The batch without the last lags that no window has."""
     most = max(1, int((~batch.lags_fs.isnan()).sum(1).max()))
     return replace(batch, lags_fs=batch.lags_fs[:, :most], targets=batch.targets[:, :most])
-
-
-def _as_it_is(turn: Any) -> Turn:
-    return turn  # `_NoisyWindows` makes whole batches

@@ -309,9 +309,25 @@ def window_loader(
         batch_size=(batch_size, 1), epochs=(0 if epochs is None else epochs, 0),
         first_epoch=(first_epoch, 0), skip=(skip, 0), workers=(workers, 0),
     )  # fmt: skip
+    batches = EpochBatches(windows, batch_size, epochs, first_epoch, skip)
+    return whole_batches(windows, batches, workers=workers, start_method=start_method)
+
+
+def whole_batches(
+    dataset: Dataset,
+    batches: Sampler[list[int]],
+    *,
+    workers: int = 0,
+    start_method: str | None = None,
+) -> DataLoader:
+    """A loader of what `dataset.__getitems__` makes of each list of numbers in `batches`.
+
+    Args:
+        workers, start_method: as for `window_loader`.
+    """
     return DataLoader(
-        windows,
-        batch_sampler=_Epochs(windows, batch_size, epochs, first_epoch, skip),
+        dataset,
+        batch_sampler=batches,
         collate_fn=_as_it_is,
         num_workers=workers,
         multiprocessing_context=start_method if workers else None,
@@ -329,11 +345,15 @@ def _check_least(**arguments: tuple[int, int]) -> None:
 
 
 def _as_it_is(batch: Any) -> Any:
-    return batch  # `TrainingWindows` makes whole batches
+    return batch  # `__getitems__` makes whole batches
 
 
-class _Epochs(Sampler[list[int]]):
-    """`EpochOrder` of one epoch after another, items numbered through."""
+class EpochBatches(Sampler[list[int]]):
+    """`EpochOrder` of one epoch after another, items numbered through.
+
+    Args:
+        epochs, first_epoch, skip: as for `window_loader`.
+    """
 
     def __init__(
         self,
