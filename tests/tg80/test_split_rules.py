@@ -1,4 +1,8 @@
-"""Every rule of a split sees the leak that is planted against it."""
+"""Rules of a split see the leak that is planted against them.
+
+`test_leaks` plants leaks in files, as `tg80 split --check` meets them, and looks for their names;
+what is planted there is not planted here again.
+"""
 
 import pytest
 from hypothesis import given, settings
@@ -41,12 +45,6 @@ def test_a_compound_in_two_parts_is_found():
     } <= broken(leak)
 
 
-def test_a_compound_in_no_part_is_found():
-    assert "each compound is in one part of each fold" in broken(
-        with_fold(1, train=FIRST.train[1:])
-    )
-
-
 def test_a_tautomer_or_stereoisomer_across_parts_is_found():
     """Another name and another SMILES of one connectivity block, told by the SMILES alone."""
     uracil_fold = next(fold for fold in FROZEN.folds if "uracil" in fold.train)
@@ -76,13 +74,6 @@ def test_a_tautomer_or_stereoisomer_across_parts_is_found():
     assert figures["connectivity_blocks_in_two_parts"] == 1
 
 
-def test_a_cluster_out_of_distribution_twice_is_found():
-    second = FROZEN.fold(2)
-    assert "each cluster is out of distribution exactly once" in broken(
-        with_fold(1, ood_clusters=second.ood_clusters)
-    )
-
-
 def test_three_clusters_in_one_fold_are_found():
     second = FROZEN.fold(2)
     folds = [fold.model_dump() for fold in FROZEN.folds]
@@ -95,15 +86,6 @@ def test_a_held_out_compound_in_train_is_found():
     name = FIRST.test_ood[0]
     leak = with_fold(1, train=(*FIRST.train, name), test_ood=FIRST.test_ood[1:])
     assert broken(leak) == {"test_ood holds the held-out clusters and nothing else"}
-
-
-def test_a_missing_element_is_found():
-    chlorine = [n for n, c in FROZEN.molecules.items() if "Cl" in c.elements]
-    fold = next(f for f in FROZEN.folds if set(chlorine) & set(f.test_ood))
-    moved = [name for name in fold.train if name in chlorine]
-    assert moved
-    leak = with_fold(fold.index, train=without(fold.train, moved), test_id=(*fold.test_id, *moved))
-    assert "every element of a held part occurs in train" in broken(leak)
 
 
 def test_a_seen_cluster_without_training_compound_is_found():
@@ -123,8 +105,6 @@ def test_a_needless_drop_is_found():
 @pytest.mark.parametrize(
     "blocks",
     [
-        {"train": (0.0, 0.7), "val_time": (0.635, 0.755), "test_time": (0.79, 1.0)},
-        {"train": (0.0, 0.6), "val_time": (0.61, 0.755), "test_time": (0.79, 1.0)},
         {"train": (0.0, 0.6), "val_time": (0.635, 0.755), "test_time": (0.79, 1.1)},
         {"train": (0.0, 0.6), "test_time": (0.79, 1.0)},
         {"train": (-0.1, 0.6), "val_time": (0.635, 0.755), "test_time": (0.79, 1.0)},
@@ -146,13 +126,8 @@ def test_a_forged_list_is_found():
     )
 
 
-def test_moved_and_missing_clusters_are_found():
-    name = FIRST.train[0]
-    moved = {**FROZEN.clusters, name: FIRST.ood_clusters[0]}
-    assert "test_ood holds the held-out clusters and nothing else" in broken(
-        changed(clusters=moved)
-    )
-    fewer = {n: c for n, c in FROZEN.clusters.items() if n != name}
+def test_missing_and_merged_clusters_are_found():
+    fewer = {n: c for n, c in FROZEN.clusters.items() if n != FIRST.train[0]}
     assert "clusters are disjoint, complete and large enough" in broken(changed(clusters=fewer))
     merged = {n: 1 if c == 2 else c for n, c in FROZEN.clusters.items()}
     assert "clusters are disjoint, complete and large enough" in broken(changed(clusters=merged))
