@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.cost import Cost
 from pipelines.integrators import Body
 from pipelines.quality import frame_flags, trajectory_statistics
 from pipelines.recipe import Recipe
@@ -31,6 +32,7 @@ def assemble(
     body: Body,
     geometry: dict[str, np.ndarray],
     start: dict[str, Any],
+    cost: Cost | None,
     end: str,
 ) -> None:
     """Writes one shard from its part files.
@@ -41,6 +43,7 @@ def assemble(
         molecule, recipe, replica, body: what the trajectory is.
         geometry: `positions` and `hessian` of the relaxed start conformer.
         start: `target_energy_ev` and `source` of a mean-energy start, empty for a canonical one.
+        cost: of the production; None where it is not known.
         end: `complete`, or why it ends.
 
     Raises:
@@ -63,9 +66,14 @@ def assemble(
         start=kind,
         **judged,
     )
+    machine = _machine_facts()
+    if cost is not None:
+        statistics["cpu_seconds"] = round(cost.cpu_seconds, 3)
+        machine["cpu"] = " and ".join(cost.processors)
     metadata = ShardMetadata(
         **_molecule_facts(molecule),
         **_recipe_facts(recipe),
+        platform=machine,
         replica=replica,
         n_frames=len(frames["time"]),
         length_fs=float(frames["time"][-1]),
@@ -93,6 +101,14 @@ def _molecule_facts(molecule: Molecule) -> dict[str, Any]:
     return {name: getattr(molecule, name) for name in names}
 
 
+def _machine_facts() -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+    }
+
+
 def _recipe_facts(recipe: Recipe) -> dict[str, Any]:
     level = recipe.resolved_level()
     return {
@@ -102,11 +118,6 @@ def _recipe_facts(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.seed,
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "software": {"codata": CODATA_YEAR},
-        "platform": {
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "system": platform.system(),
-        },
         "integrator": recipe.integrator,
         "ensemble": recipe.thermostat,
         "temperature_k": recipe.temperature_k,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.checkpoint import latest_checkpoint, write_checkpoint
+from pipelines.cost import Cost, cost_from_header, process_cpu_seconds, processor_model
 from pipelines.integrators import Body, State, Stepper, Thermostat
 from tg80.errors import CorruptFile, RunFailed
 from tg80.files import remove_temporary_files
@@ -76,6 +77,11 @@ class Progress:
         """Energy of the level at `step`, eV."""
         return self.header["potential_energy"]
 
+    @property
+    def cost(self) -> Cost | None:
+        """What the committed segments cost; None if an older version did one of them."""
+        return cost_from_header(self.header.get("cost"))
+
 
 def read_progress(folder: Path, identity: str) -> Progress | None:
     """Where the stretch in this folder stands; None if nothing is committed yet.
@@ -134,6 +140,7 @@ class Stretch:
             RunFailed: the engine failed, or the dynamics left the numbers' range.
             CorruptFile: a committed file is damaged.
         """
+        began = process_cpu_seconds()
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_temporary_files(self.folder)
         before = read_progress(self.folder, self.plan.identity)
@@ -146,7 +153,7 @@ class Stretch:
             self._step(state, rng, step)
             if step % self.plan.store_stride == 0:
                 frames.add(state, step)
-        return self._commit(before, state, rng, frames, last)
+        return self._commit(before, state, rng, frames, last, began)
 
     def _begin(self) -> tuple[State, np.random.Generator, "_Frames"]:
         state = self.stepper.begin(*self.start())
@@ -189,6 +196,7 @@ class Stretch:
         rng: np.random.Generator,
         frames: "_Frames",
         step: int,
+        began: float,
     ) -> Progress:
         segment = before.segment + 1 if before else 0
         parts = list(before.parts) if before else []
@@ -209,6 +217,11 @@ class Stretch:
             "potential_energy": evaluation.energy,
             "rng": rng.bit_generator.state,
         }
+        cost = before.cost if before else Cost()
+        if cost is not None:
+            # In what commits the segment: a killed one leaves neither frames nor cost.
+            cost = cost.plus(process_cpu_seconds() - began, processor_model())
+            header["cost"] = cost.to_header()
         arrays = {name: getattr(state, name) for name in _STATE_ARRAYS}
         arrays |= {f"engine:{k}": v for k, v in self.stepper.engine.state().items()}
         write_checkpoint(self.folder, segment, arrays, header)

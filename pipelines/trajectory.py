@@ -288,6 +288,7 @@ class Trajectory:
             body=self.body,
             geometry=self.geometry,
             start=start,
+            cost=progress.cost,
             end=end,
         )
         return True
