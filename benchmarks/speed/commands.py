@@ -252,6 +252,62 @@ def loader(
     finish(store.document, timing.loader_sheets, as_json=as_json, as_markdown=as_markdown)
 
 
+@app.command()
+def model(
+    preset: Annotated[str, typer.Option(help="Size of ATOM: mini, public or paper.")] = "public",
+    modes: Annotated[
+        str, typer.Option(help="Time attention: joint, start, or both with a comma.")
+    ] = "joint,start",
+    atoms: Annotated[str, typer.Option(help="Numbers of atoms N.")] = "12,20",
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples in a batch B.")] = 32,
+    lags: Annotated[int, typer.Option(min=1, help="Lags of a sample P.")] = 8,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns of each.")] = 5,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    plain: Annotated[bool, typer.Option(help="Time the plain loops beside the model.")] = True,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Add rows under bf16 autocast.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Add rows compiled by torch.")
+    ] = False,
+    scaling: Annotated[
+        bool, typer.Option("--scaling", help="Grow B, N and P one by one as well.")
+    ] = False,
+    scaling_sizes: Annotated[
+        str, typer.Option(help="Sizes of B, N and P to grow through, in three lists.")
+    ] = "1,4,16,32,64;10,50,100,200,400;1,4,16,32,64",
+    memory_gb: Annotated[
+        float, typer.Option(help="Sizes whose step may need more are left out, GB.")
+    ] = 2.0,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    as_markdown: MarkdownOption = False,
+) -> None:
+    """Time ATOM's forward and training step beside plain loops of the same equations.
+
+    Example: atom-bench speed model --scaling --out model.json --markdown
+    """
+    from benchmarks.speed import model as timing
+    from benchmarks.speed import model_scaling
+    from benchmarks.speed.model_report import model_sheets
+    from benchmarks.speed.results_file import ResultsFile
+    from benchmarks.training import pick_device
+
+    settings = checked(
+        timing.ModelSettings, preset=preset, modes=tuple(modes.replace(" ", "").split(",")),
+        atoms=tuple(atoms.split(",")), batch_size=batch_size, lags=lags, repeats=repeats,
+        threads=threads, device=device, plain=plain, bf16=bf16, compile=compiled, seed=seed,
+    )  # fmt: skip
+    sizes = model_scaling.parse_sizes(scaling_sizes)
+    growth = checked(model_scaling.ScalingSettings, **sizes, memory_gb=memory_gb)
+    pick_device(device)
+    store = ResultsFile(out, "model", settings.model_dump(mode="json"))
+    timing.measure(settings, store.get, say)
+    if scaling:
+        model_scaling.measure_scaling(settings, growth, store.get, say)
+    finish(store.document, model_sheets, as_json=as_json, as_markdown=as_markdown)
+
+
 def checked(model: type[BaseModel], **values: Any) -> Any:
     """The settings, or a user's error that names the first that can't be."""
     try:

@@ -18,10 +18,21 @@ class Child:
     Args:
         make: makes the object, in the child; it and its arguments must be importable there.
         *arguments: for `make`.
+        preload: a module to import once for all children of this parent, which then begin as forks
+            of a clean process that holds it.
     """
 
-    def __init__(self, make: Callable[..., Callable[[Any], Any]], *arguments: Any):
-        context = multiprocessing.get_context("spawn")
+    def __init__(
+        self,
+        make: Callable[..., Callable[[Any], Any]],
+        *arguments: Any,
+        preload: str | None = None,
+    ):
+        if preload is None:
+            context = multiprocessing.get_context("spawn")
+        else:
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([preload])
         self._pipe, far_end = context.Pipe()
         self._process = context.Process(
             target=_serve, args=(far_end, make, arguments), daemon=True
@@ -70,14 +81,19 @@ def _serve(pipe: Connection, make: Callable[..., Callable[[Any], Any]], argument
 
 
 @contextmanager
-def children(n: int, make: Callable[..., Callable[[Any], Any]], *arguments: Any) -> Iterator[list]:
+def children(
+    n: int,
+    make: Callable[..., Callable[[Any], Any]],
+    *arguments: Any,
+    preload: str | None = None,
+) -> Iterator[list]:
     """Some fresh single-thread processes; each gets its number and the arguments."""
     for name in _ONE_THREAD:
         os.environ[name] = "1"
     started: list[Child] = []
     try:
         for i in range(n):
-            started.append(Child(make, i, *arguments))
+            started.append(Child(make, i, *arguments, preload=preload))
         yield started
     finally:
         for child in started:

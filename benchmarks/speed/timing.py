@@ -89,14 +89,27 @@ def _vector_units() -> str:
 
 def peak_memory_bytes() -> int:
     """Largest resident memory of this process since it started, bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # getrusage would count what the parent held when it forked.
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return 1024 * int(line.split()[1])
+    # getrusage would count what the parent held when it forked.
+    found = _status_bytes("VmHWM")
+    if found is not None:
+        return found
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if platform.system() == "Darwin" else 1024 * peak)
+
+
+def resident_memory_bytes() -> int:
+    """Resident memory of this process now, bytes; its peak where the system does not tell."""
+    found = _status_bytes("VmRSS")
+    return peak_memory_bytes() if found is None else found
+
+
+def _status_bytes(key: str) -> int | None:
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith(f"{key}:"):
+                return 1024 * int(line.split()[1])
+    return None
 
 
 class SameThreads:
