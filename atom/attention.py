@@ -124,7 +124,7 @@ class Attention(nn.Module):
         if first_values is None:
             value = value * gamma[-1]
         elif mix is not None:
-            value = value + (mix * gamma[-1]) * first_values.phase
+            value = torch.addcmul(value, first_values.phase, mix * gamma[-1])
         if not self.has_lifted:
             return self.mix(query, key, value, None, rotation, reach), values
 

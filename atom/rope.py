@@ -95,8 +95,12 @@ def rotate(vectors: Tensor, rotation: Rotation | None) -> Tensor:
     cos, sin = (t[(slice(None), slice(None), *(None,) * n_between)] for t in rotation)
     pairs = vectors.unflatten(-1, (-1, 2))
     if vectors.device.type == "cpu" and vectors.dtype == cos.dtype and not is_compiling():
-        # A product of complex numbers reads and writes the features once.
-        turned = torch.view_as_complex(pairs) * torch.complex(cos, sin)
+        # A product of complex numbers reads and writes the features once. Both factors hold the
+        # heads, so that the innermost loop runs over all of them: n alone is a short one.
+        factor = torch.complex(cos, sin)
+        if n_between:
+            factor = factor.expand(*factor.shape[:-2], vectors.shape[-2], -1).contiguous()
+        turned = torch.view_as_complex(pairs) * factor
         return torch.view_as_real(turned).flatten(-2)
     first, second = pairs.unbind(-1)
     turned = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1)
