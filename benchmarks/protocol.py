@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
 from rich.progress import Progress
@@ -12,6 +12,9 @@ from rich.progress import Progress
 from benchmarks.data import TrainingData
 from benchmarks.states import StartStates
 from tg80.errors import UserError
+
+Equivariance = Literal["none", "SE(3)", "E(3)"]
+"""What a prediction follows exactly: shifts only; proper rotations too; reflections too."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,10 @@ class FitReport:
 
     Attributes:
         n_parameters: numbers learnt. n_steps, n_epochs: of the optimiser. cpu_seconds: CPU time
-            (wall time on a GPU) of all processes over all sittings. best_validation: S2S of `val`
-            in A^2 of the model that was kept. stopped_early: the budget was not used up.
-        longest_lag_fs: that was learnt from; longer ones are extrapolation. history: one entry a
-            validation.
+            (wall time on a GPU) of all processes over all sittings, validation apart.
+        best_validation: error on `val`, persistence's being 1, of the model that was kept.
+        stopped_early: the budget was not used up. longest_lag_fs: that was learnt from; longer ones
+            are extrapolation. history: one entry a validation.
     """
 
     n_parameters: int = 0
@@ -60,12 +63,14 @@ class Model(Protocol):
         id: key of the registry. trains: whether `fit` uses seed and budget.
         oracle: it uses test trajectories or a Hessian of the reference level; never a reference.
         seen_only: it needs the molecule's own train block, and so cannot predict other molecules.
+        equivariance: which motions of the start the prediction follows exactly.
     """
 
     id: ClassVar[str]
     trains: ClassVar[bool]
     oracle: ClassVar[bool]
     seen_only: ClassVar[bool]
+    equivariance: ClassVar[Equivariance]
 
     def initialise(self, data: TrainingData, *, seed: int) -> None:
         """Make the model ready to predict without training.

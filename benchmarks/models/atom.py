@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +10,15 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from rich.progress import Progress
 from torch import nn
 
 from atom import ATOM, ATOMConfig
-from benchmarks import distributed
-from benchmarks.data import TrainingData
-from benchmarks.loading import Turn, first_frames, training_lags
-from benchmarks.protocol import Budget, FitReport
-from benchmarks.scoring import validation_s2s
+from benchmarks.loading import Turn
+from benchmarks.models.learnt import Learnt
 from benchmarks.settings import parse_settings
-from benchmarks.states import StartStates, score_mask_of
-from benchmarks.training import Trainer, TrainingSettings, pick_device
+from benchmarks.states import score_mask_of
+from benchmarks.training import LossFunction, TrainingSettings
 from tg80.errors import UserError
-from tg80.windows import TrainingWindows
 
 WEIGHTS, SETTINGS = "atom.safetensors", "atom.json"
 
@@ -68,13 +62,12 @@ class _LossFunction:
         return mean * count, count
 
 
-class AtomJoint:
+class AtomJoint(Learnt[ATOM]):
     """ATOM whose steps attend to each other."""
 
     id: ClassVar[str] = "atom"
-    trains: ClassVar[bool] = True
-    oracle: ClassVar[bool] = False
-    seen_only: ClassVar[bool] = False
+    weights_file: ClassVar[str] = WEIGHTS
+    settings_file: ClassVar[str] = SETTINGS
     fixed: ClassVar[dict[str, Any]] = {"time_attention": "joint"}
 
     def __init__(self, **settings: Any) -> None:
@@ -90,11 +83,7 @@ class AtomJoint:
         preset = ATOMConfig.preset(self.given.preset).model_dump()
         overrides = self.given.model | self.fixed
         self.config = parse_settings(ATOMConfig, preset | overrides, prefix="model.")
-        training = self.given.training
-        processes = training.processes or distributed.world_size()
-        self.training = training.model_copy(update={"processes": processes})
-        self.device = pick_device(self.given.device)
-        self.module: ATOM | None = None
+        super().__init__(self.given.training, self.given.device)
         self.begin: dict[str, torch.Tensor] | None = None
 
     @classmethod
@@ -121,96 +110,41 @@ class AtomJoint:
             **({} if begin is None else {"pretrained": begin}),
         }
 
-    def initialise(self, data: TrainingData, *, seed: int) -> None:
-        """Draw the weights that training with this seed begins with, or take those given.
+    def identity(self) -> dict[str, Any]:
+        """The model's settings, and the weights it began with."""
+        return {
+            "model": self.config.model_dump(mode="json"),
+            "pretrained": self.given.pretrained,
+        }
+
+    def build(self) -> ATOM:
+        """A module with random weights, or those that training is to begin with.
 
         Raises:
             UserError: it began with weights of another model, which are not at hand.
         """
-        torch.manual_seed(seed)
         module = ATOM(self.config)
         if self.given.pretrained is not None:
             if self.begin is None:
                 raise UserError(f"model {self.id} began with other weights, which are not at hand")
             module.load_state_dict(self.begin, strict=False)  # Buffers follow from the settings.
-        self.module = module.to(self.device).eval()
+        return module
 
-    def fit(
-        self,
-        data: TrainingData,
-        *,
-        budget: Budget,
-        seed: int,
-        out: Path,
-        progress: Progress | None = None,
-    ) -> FitReport:
-        """Train on the train blocks; the weights best on `val` are kept."""
-        training = self.training
-        torch.set_num_threads(training.threads)
-        self.initialise(data, seed=seed)
-        module = self._trained()
-        blocks = first_frames(data.trajectories, training.train_frames)
-        windows = TrainingWindows(
-            blocks, training_lags(data.task, training, blocks), seed=seed,
-            windows_per_trajectory=training.windows_per_trajectory,
-        )  # fmt: skip
-        trainer = Trainer(
-            module,
-            _LossFunction(data.task.score if training.loss_atoms == "scored" else "all"),
-            windows,
-            None if data.validation is None else self._validation(data),
-            training,
-            budget=budget,
-            seed=seed,
-            out=out,
-            device=self.device,
-            identity={
-                "model": self.config.model_dump(mode="json"),
-                "pretrained": self.given.pretrained,
-            },
-        )
-        best, report = trainer.run(progress)
-        module.load_state_dict(best)
-        self.module = module.eval()
-        return report
+    def loss(self, atoms: str) -> LossFunction:
+        """ATOM's own loss, with its label noise."""
+        return _LossFunction(atoms)
 
-    def _validation(self, data: TrainingData):
-        part = data.validation
-        assert part is not None
+    def write_weights(self, path: Path) -> None:
+        """Write a checkpoint of ATOM, which holds its settings as well."""
+        self.trained().save(path)
 
-        def validate(module: nn.Module) -> float:
-            assert isinstance(module, ATOM)
-            self.module = module
-            return validation_s2s(self, part)
+    def read_weights(self, path: Path) -> ATOM:
+        """The module of a checkpoint of ATOM.
 
-        return validate
-
-    def _trained(self) -> ATOM:
-        if self.module is None:
-            raise UserError(f"model {self.id} has not been trained or loaded")
-        return self.module
-
-    @torch.no_grad()
-    def predict(
-        self, states: StartStates, lags_fs: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Positions (B, P, N, 3) A at lags_fs (B, P), and failures (B,): none of its own."""
-        inputs = (states.positions, states.velocities, states.atomic_numbers, lags_fs)
-        positions = self._trained()(*(x.to(self.device) for x in inputs))
-        return positions.float().cpu(), torch.zeros(len(states), dtype=torch.bool)
-
-    def save(self, folder: Path) -> None:
-        """Write weights and settings."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self._trained().save(folder / WEIGHTS)
-        (folder / SETTINGS).write_text(json.dumps(self.settings()))
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote, onto the CPU."""
-        model = cls(**json.loads((folder / SETTINGS).read_text()) | {"device": "cpu"})
-        model.module = ATOM.from_checkpoint(folder / WEIGHTS)
-        return model
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        return ATOM.from_checkpoint(path)
 
 
 class AtomStart(AtomJoint):

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from benchmarks.data import TrainingData
 from benchmarks.geometry import superpose
-from benchmarks.protocol import Budget, FitReport
+from benchmarks.protocol import Budget, Equivariance, FitReport
 from benchmarks.states import StartStates, score_mask_of
 from tg80.constants import masses_of
 from tg80.errors import UserError
@@ -30,6 +30,7 @@ class _Trivial:
     trains: ClassVar[bool] = False
     oracle: ClassVar[bool] = False
     seen_only: ClassVar[bool] = False
+    equivariance: ClassVar[Equivariance] = "E(3)"
 
     def fit(
         self,
@@ -110,7 +111,12 @@ class Centroid(_Trivial):
 
 
 class _Structure(_Trivial):
-    """One structure a molecule, superposed by mass on the start state, at every lag."""
+    """One structure a molecule, superposed by mass on the start state, at every lag.
+
+    It is turned, but never reflected.
+    """
+
+    equivariance: ClassVar[Equivariance] = "SE(3)"
 
     def __init__(self) -> None:
         self.structures: dict[str, np.ndarray] = {}
@@ -163,6 +169,7 @@ class Blend(_Trivial):
     """
 
     id: ClassVar[str] = "blend"
+    equivariance: ClassVar[Equivariance] = "SE(3)"
 
     def __init__(self) -> None:
         self.structures: dict[str, np.ndarray] = {}

@@ -1,0 +1,189 @@
+"""What learnt models share: settings, training, prediction, and a folder to save to."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import torch
+from rich.progress import Progress
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from benchmarks import distributed
+from benchmarks.data import TrainingData
+from benchmarks.loading import first_frames, training_lags
+from benchmarks.protocol import Budget, Equivariance, FitReport
+from benchmarks.scoring import validation_error
+from benchmarks.states import StartStates
+from benchmarks.training import LossFunction, Trainer, TrainingSettings, pick_device
+from tg80.errors import UserError
+from tg80.files import write_atomically
+from tg80.windows import TrainingWindows
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Learnt(ABC, Generic[Module]):
+    """A model that the one training loop trains.
+
+    A subclass says how its module is built and what its training makes small; the module is called
+    with (positions, velocities, atomic_numbers, lags_fs) and returns positions (B, P, N, 3) A.
+
+    Attributes:
+        weights_file, settings_file: names in the folder of a saved model.
+        module: None before it is trained or loaded.
+    """
+
+    id: ClassVar[str]
+    trains: ClassVar[bool] = True
+    oracle: ClassVar[bool] = False
+    seen_only: ClassVar[bool] = False
+    equivariance: ClassVar[Equivariance] = "none"
+    weights_file: ClassVar[str] = "weights.safetensors"
+    settings_file: ClassVar[str] = "settings.json"
+
+    def __init__(self, training: TrainingSettings, device: str) -> None:
+        """Settings of the training, and where it takes place: auto, cpu or cuda."""
+        processes = training.processes or distributed.world_size()
+        self.training = training.model_copy(update={"processes": processes})
+        self.device = pick_device(device)
+        self.module: Module | None = None
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """The resolved settings."""
+
+    @abstractmethod
+    def build(self) -> Module:
+        """A module with weights from torch's global generator."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What else than its training makes this model: a checkpoint of another one is refused."""
+
+    @abstractmethod
+    def loss(self, atoms: str) -> LossFunction:
+        """What training makes small; `atoms` are "heavy" or "all"."""
+
+    def initialise(self, data: TrainingData, *, seed: int) -> None:
+        """Draw the weights that training with this seed begins with."""
+        torch.manual_seed(seed)
+        self.module = self.build().to(self.device).eval()
+
+    def fit(
+        self,
+        data: TrainingData,
+        *,
+        budget: Budget,
+        seed: int,
+        out: Path,
+        progress: Progress | None = None,
+    ) -> FitReport:
+        """Train on the train blocks; the weights best on `val` are kept."""
+        training = self.training
+        torch.set_num_threads(training.threads)
+        self.initialise(data, seed=seed)
+        module = self.trained()
+        blocks = first_frames(data.trajectories, training.train_frames)
+        windows = TrainingWindows(
+            blocks, training_lags(data.task, training, blocks), seed=seed,
+            windows_per_trajectory=training.windows_per_trajectory,
+        )  # fmt: skip
+        trainer = Trainer(
+            module,
+            self.loss(data.task.score if training.loss_atoms == "scored" else "all"),
+            windows,
+            None if data.validation is None else self._validation(data),
+            training,
+            budget=budget,
+            seed=seed,
+            out=out,
+            device=self.device,
+            identity=self.identity(),
+        )
+        best, report = trainer.run(progress)
+        module.load_state_dict(best)
+        self.module = module.eval()
+        return report
+
+    def _validation(self, data: TrainingData) -> Callable[[Any], float]:
+        part = data.validation
+        assert part is not None
+
+        def validate(module: Module) -> float:
+            self.module = module
+            return validation_error(self, part)
+
+        return validate
+
+    def trained(self) -> Module:
+        """The module.
+
+        Raises:
+            UserError: there is none yet.
+        """
+        if self.module is None:
+            raise UserError(f"model {self.id} has not been trained or loaded")
+        return self.module
+
+    @torch.no_grad()
+    def predict(
+        self, states: StartStates, lags_fs: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Positions (B, P, N, 3) A at lags_fs (B, P), and failures (B,): none of its own."""
+        inputs = (states.positions, states.velocities, states.atomic_numbers, lags_fs)
+        positions = self.trained()(*(x.to(self.device) for x in inputs))
+        return positions.float().cpu(), torch.zeros(len(states), dtype=torch.bool)
+
+    def save(self, folder: Path) -> None:
+        """Write weights and settings."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.write_weights(folder / self.weights_file)
+        (folder / self.settings_file).write_text(json.dumps(self.settings()))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote, onto the CPU.
+
+        Raises:
+            OSError, ValueError: the files are missing or damaged.
+        """
+        settings = json.loads((folder / cls.settings_file).read_text())
+        model = cls(**settings | {"device": "cpu"})
+        model.module = model.read_weights(folder / cls.weights_file)
+        return model
+
+    def write_weights(self, path: Path) -> None:
+        """Write the module's parameters."""
+        parameters = self.trained().named_parameters()
+        plain = {name: p.detach().cpu().contiguous() for name, p in parameters}
+        write_atomically(path, save(plain))
+
+    def read_weights(self, path: Path) -> Module:
+        """The module with the parameters that `write_weights` wrote.
+
+        Raises:
+            ValueError: the file is damaged, or its parameters are another module's.
+        """
+        try:
+            found = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a readable file of weights ({error})") from error
+        with torch.random.fork_rng(devices=[]):
+            module = self.build()
+        parameters = dict(module.named_parameters())
+        if _shapes(found) != _shapes(parameters):
+            raise ValueError(f"{path}: the weights do not fit the settings beside them")
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(found[name])
+        return module.eval()
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
