@@ -19,9 +19,17 @@ class Ablation(NamedTuple):
 
 ABLATIONS: dict[str, Ablation] = {
     "no-lifting": Ablation(
-        {"lifting": "linear"},
+        {"lifting": "linear", "pair_layers": 0},
         "X, V and Z are a plain linear layer of all inputs: nothing is equivariant, and the tensor "
-        "product is gone",
+        "product and the messages between pairs are gone",
+    ),
+    "no-pairs": Ablation(
+        {"pair_layers": 0},
+        "each atom is lifted by itself: distances reach Z through attention over coordinates only",
+    ),
+    "no-flight": Ablation(
+        {"output": "displacement"},
+        "vectors are added to the start position: the first femtoseconds are to be learnt as well",
     ),
     "strictly-equivariant": Ablation(
         {"symmetry": "strict"},

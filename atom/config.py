@@ -62,6 +62,14 @@ class ATOMConfig(BaseModel):
         description="lift the inputs by e3nn layers, or by one plain linear layer",
     )
     walk_encoding: bool = Field(default=True, description="lift the random-walk encoding as well")
+    pair_layers: int = Field(
+        default=0,
+        ge=0,
+        description="rounds of messages between near atoms in the lifting; 0: each atom by itself",
+    )
+    pair_cutoff_angstrom: float = Field(
+        default=6.0, gt=1, description="with pair_layers: messages reach this far, A"
+    )
     attention: Literal["heterogeneous", "standard", "gat"] = Field(
         default="heterogeneous",
         description="softmaxes over X, V and Z, over Z alone, or GATv2 along a graph",
@@ -97,9 +105,15 @@ class ATOMConfig(BaseModel):
         description="add a learned function of the lag, zero at lag 0, to the step tokens",
     )
 
-    output: Literal["displacement", "absolute"] = Field(
+    output: Literal["displacement", "flight", "absolute"] = Field(
         default="displacement",
-        description="vector is added to the start position or to the centre of mass",
+        description="vector is added to the start position, to free flight from it, or to the "
+        "centre of mass",
+    )
+    flight_fs: float = Field(
+        default=15.0,
+        gt=0,
+        description="with output = flight: velocities die away as exp(-lag / flight_fs)",
     )
     output_heads: int = Field(default=1, ge=1, description="number K of mixed output projections")
     lag_gate_fs: float | None = Field(
@@ -110,6 +124,12 @@ class ATOMConfig(BaseModel):
 
     equivariant_start: bool = Field(
         default=False, description="initial weights for which the blocks are equivariant"
+    )
+    branch_gain: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="initial factor on what blocks add to Z; below 1 the lifting is learnt first",
     )
     normalise_lifted: bool = Field(
         default=True, description="RMSNorm on X and V in front of each attention, as on Z"
@@ -160,6 +180,8 @@ class ATOMConfig(BaseModel):
                     raise ValueError(f"symmetry = strict goes with {name} = {wanted} only")
             if self.attention == "gat":
                 raise ValueError("symmetry = strict does not go with attention = gat")
+        if self.pair_layers and self.lifting != "equivariant":
+            raise ValueError("pair_layers go with lifting = equivariant only")
         if self.graph_radius_angstrom is not None and self.attention != "gat":
             raise ValueError("graph_radius_angstrom goes with attention = gat only")
         return self

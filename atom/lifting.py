@@ -10,15 +10,7 @@ from torch import Tensor, nn
 from atom.config import ATOMConfig
 from atom.elements import MAX_ATOMIC_NUMBER
 from atom.layers import o3, plain_layers
-
-# Below this length, A or thermal velocities, a vector counts as zero: the norm keeps a finite
-# gradient (zero at the origin).
-NORM_SOFTENING = 1e-6
-
-
-def safe_norm(vectors: Tensor) -> Tensor:
-    """Length of vectors (..., 3) as (..., 1), with a finite gradient at zero length."""
-    return (vectors.square().sum(-1, keepdim=True) + NORM_SOFTENING**2).sqrt()
+from atom.pairs import PairLifting, safe_norm
 
 
 def make_lifting(config: ATOMConfig) -> Lifting | LinearLifting:
@@ -30,7 +22,8 @@ class Lifting(nn.Module):
     """Lift the phase space of each atom to features of d/4 scalars (0e) and d/4 vectors (1o).
 
     Exactly O(3)-equivariant. In the output's last dimension the d/4 scalars come first, then
-    the vectors as (x, y, z) triples.
+    the vectors as (x, y, z) triples. Each atom is lifted by itself; `pair_layers` add what its
+    surroundings tell to Z.
     """
 
     def __init__(self, config: ATOMConfig) -> None:
@@ -50,6 +43,8 @@ class Lifting(nn.Module):
             )
             self.lift_context = o3.Linear(f"{n_scalars}x0e + 1x1o", irreps, biases=True)
             self.couple = o3.FullyConnectedTensorProduct(irreps, irreps, irreps)
+        self.pairs = PairLifting(config, n_scalars - 1) if config.pair_layers else None
+        self.position_scale = config.position_scale_angstrom
 
     def forward(
         self, positions: Tensor, velocities: Tensor, atomic_numbers: Tensor, walk: Tensor | None
@@ -70,9 +65,15 @@ class Lifting(nn.Module):
         lifted_v = torch.zeros_like(lifted_x)
         if self.lift_velocities is not None:
             lifted_v = self.lift_velocities(torch.cat([speed, velocities], dim=-1))
-        scalars = [speed, self.embedding(atomic_numbers), *([] if walk is None else [walk])]
-        context = self.lift_context(torch.cat([*scalars, velocities], dim=-1))
-        return torch.stack([lifted_x, lifted_v], dim=1), self._product(lifted_x, context)
+        named = torch.cat(
+            [self.embedding(atomic_numbers), *([] if walk is None else [walk])], dim=-1
+        )
+        context = self.lift_context(torch.cat([speed, named, velocities], dim=-1))
+        phase = self._product(lifted_x, context)
+        if self.pairs is not None:
+            apart = positions * self.position_scale
+            phase = phase + self.pairs(apart, velocities, named, atomic_numbers > 0)
+        return torch.stack([lifted_x, lifted_v], dim=1), phase
 
     def _product(self, first: Tensor, second: Tensor) -> Tensor:
         """What ``self.couple`` computes, in half the time: (B, N, d).

@@ -19,7 +19,7 @@ from atom.elements import (
     U_ANGSTROM2_PER_FS2_IN_EV,
 )
 from atom.lifting import make_lifting
-from atom.loss import masked_loss
+from atom.loss import LossKind, masked_loss
 from atom.simulate import predict
 from atom.walk import bonded_pairs, random_walk_encoding
 
@@ -123,13 +123,14 @@ class ATOM(Decoder):
         lags_fs = lags_fs.where(valid, 0.0)
         vectors = self.decode(lifted, phase, lags_fs, valid, real, positions, bonds)
 
-        if self.config.output == "displacement":
-            base, vectors = positions, vectors * self._lag_gate(lags_fs).to(dtype)[..., None, None]
-        else:
-            base = centre.expand_as(positions)
-        wanted = (valid[:, :, None] & real[:, None, :])[..., None]
         start = positions[:, None].to(dtype)
-        return torch.where(wanted, base[:, None].to(dtype) + vectors, start)
+        if self.config.output == "absolute":
+            base = centre.expand_as(positions)[:, None].to(dtype)
+        else:
+            vectors = vectors * self._lag_gate(lags_fs).to(dtype)[..., None, None]
+            base = start + self._flight(velocities, lags_fs).to(dtype)
+        wanted = (valid[:, :, None] & real[:, None, :])[..., None]
+        return torch.where(wanted, base + vectors, start)
 
     def training_loss(
         self,
@@ -142,6 +143,7 @@ class ATOM(Decoder):
         generator: torch.Generator | None = None,
         lag_weights: Tensor | None = None,
         noise: tuple[Tensor, Tensor, Tensor] | None = None,
+        kind: LossKind = "mse",
     ) -> Tensor:
         """Loss of one batch with label noise; the only place where noise is added.
 
@@ -159,9 +161,10 @@ class ATOM(Decoder):
             noise: standard normal numbers of the shapes of ``positions``, ``velocities`` and
                 ``targets`` in place of drawn ones: a sample's noise can then be its own,
                 whatever batch it is in.
+            kind: ``mse``, or ``rmse``; see :func:`atom.loss.masked_loss`.
 
         Returns:
-            Scalar, A^2: squared error averaged over lags, atoms and coordinates of each molecule,
+            Scalar, A^2 or A: error averaged over lags, atoms and coordinates of each molecule,
             then over molecules.
         """
         real = atomic_numbers > 0
@@ -182,7 +185,7 @@ class ATOM(Decoder):
             targets = targets + sigma_x * drawn(2, targets)
         predicted = self(clean, velocities, atomic_numbers, lags_fs, walk_encoding, bonds)
         scored = real if score_mask is None else real & score_mask.bool()
-        return masked_loss(predicted, targets, scored, ~lags_fs.isnan(), lag_weights)
+        return masked_loss(predicted, targets, scored, ~lags_fs.isnan(), lag_weights, kind)
 
     def predict(self, atoms: Any, lags_fs: Sequence[float]) -> list[Any]:
         """Structures of ASE at each lag (fs); see :func:`atom.simulate.predict`."""
@@ -223,6 +226,13 @@ class ATOM(Decoder):
         if self.config.lag_gate_fs is None:
             return torch.ones_like(lags_fs)
         return -torch.expm1(-lags_fs / self.config.lag_gate_fs)
+
+    def _flight(self, velocities: Tensor, lags_fs: Tensor) -> Tensor:
+        """Free flight with velocities (B, N, 3) that die away, (B, P, N, 3) A; or zeros."""
+        if self.config.output != "flight":
+            return velocities.new_zeros(1)
+        time = self.config.flight_fs * -torch.expm1(-lags_fs / self.config.flight_fs)
+        return time[..., None, None] * velocities[:, None]
 
     def _centre_of_mass(self, positions: Tensor, atomic_numbers: Tensor) -> Tensor:
         """Centre of mass (B, 1, 3) of the real atoms, float64 so that no shift is left over."""

@@ -22,8 +22,8 @@ from tg80.lags import LagSampling
 from tg80.trajectories import Trajectory
 from tg80.windows import EpochBatches, TrainingWindows, WindowBatch, whole_batches
 
-# Number of the stream of label noise among those of (seed, epoch, index).
-_NOISE = 2
+# Numbers of the streams of label noise and of kept lags among those of (seed, epoch, index).
+_NOISE, _KEPT_LAGS = 2, 3
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,11 @@ class StepLoader:
 
     def __iter__(self) -> Iterator[list[Turn]]:
         turns = iter(
-            whole_batches(_NoisyWindows(self.windows), _Turns(self), workers=self.settings.workers)
+            whole_batches(
+                _NoisyWindows(self.windows, self.settings.lags_per_window),
+                _Turns(self),
+                workers=self.settings.workers,
+            )
         )
         for shares in self.steps():
             yield [replace(next(turns), counts=bool(share)) for share in shares]
@@ -190,25 +194,47 @@ class _Turns(Sampler[list[int]]):
 
 
 class _NoisyWindows(Dataset):
-    def __init__(self, windows: TrainingWindows) -> None:
-        self.windows = windows
+    def __init__(self, windows: TrainingWindows, lags_per_window: int | None) -> None:
+        self.windows, self.lags_per_window = windows, lags_per_window
 
     def __getitems__(self, numbers: Sequence[int]) -> Turn:
         """The turn of these windows; torch's loader asks for it under this name."""
-        batch = _without_empty_lags(self.windows.__getitems__(numbers))
+        batch = self.windows.__getitems__(numbers)
+        if self.lags_per_window is not None:
+            batch = self._with_fewer_lags(batch, numbers, self.lags_per_window)
+        batch = _without_empty_lags(batch)
         n_atoms = (batch.atomic_numbers > 0).sum(1).tolist()
         n_lags = (~batch.lags_fs.isnan()).sum(1).tolist()
         size, most_lags, most_atoms = batch.targets.shape[:3]
         noise = np.zeros((size, 2 + most_lags, most_atoms, 3), dtype=np.float32)
         for i, number in enumerate(numbers):
-            epoch, index = divmod(number, len(self.windows))
-            rng = np.random.default_rng([self.windows.seed, epoch, index, _NOISE])
             # As many numbers as the window needs, not as its batch is padded to.
-            noise[i, : 2 + n_lags[i], : n_atoms[i]] = rng.standard_normal(
+            noise[i, : 2 + n_lags[i], : n_atoms[i]] = self._rng(number, _NOISE).standard_normal(
                 (2 + n_lags[i], n_atoms[i], 3), dtype=np.float32
             )
         tensor = torch.from_numpy(noise)
         return Turn(batch, LabelNoise(tensor[:, 0], tensor[:, 1], tensor[:, 2:]))
+
+    def _with_fewer_lags(
+        self, batch: WindowBatch, numbers: Sequence[int], most: int
+    ) -> WindowBatch:
+        """At most so many lags of each window, in order, the others gone."""
+        n_lags = (~batch.lags_fs.isnan()).sum(1).tolist()
+        # Lags that are padding stand behind the others: they fill up windows with too few.
+        kept = np.full(
+            (len(numbers), min(most, batch.lags_fs.shape[1])), batch.lags_fs.shape[1] - 1
+        )
+        for i, number in enumerate(numbers):
+            chosen = self._rng(number, _KEPT_LAGS).permutation(n_lags[i])[:most]
+            kept[i, : len(chosen)] = np.sort(chosen)
+        rows, columns = torch.arange(len(numbers))[:, None], torch.from_numpy(kept)
+        return replace(
+            batch, lags_fs=batch.lags_fs[rows, columns], targets=batch.targets[rows, columns]
+        )
+
+    def _rng(self, number: int, stream: int) -> np.random.Generator:
+        epoch, index = divmod(number, len(self.windows))
+        return np.random.default_rng([self.windows.seed, epoch, index, stream])
 
 
 def _without_empty_lags(batch: WindowBatch) -> WindowBatch:

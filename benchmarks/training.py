@@ -51,8 +51,8 @@ class Trainer:
         module: what is trained, on `device` already.
         loss: what is made small, per window; anything random in it belongs to the turn's noise.
         windows: the training windows.
-        validate: S2S of `val` of a module, A^2; None where there is nothing to validate on: then
-            the last averaged weights are kept.
+        validate: error of a module on `val`, persistence's being 1; None where there is nothing to
+            validate on: then the last averaged weights are kept.
         out: folder of the checkpoint.
         identity: what else makes this run: a checkpoint of another one is refused.
     """
@@ -238,9 +238,11 @@ class Trainer:
         }
         self.loss_sum, self.loss_count = 0.0, 0
         if self.validate is not None:
+            self._tick()
             value = self.validate(self.averaged.eval()) if distributed.is_main() else math.nan
             value = distributed.from_main(value)
-            entry["validation_s2s"] = value
+            self._clock = self._now()  # The budget is one of training, evaluation apart.
+            entry["validation_error"] = value
             if self.best_validation is None or value < self.best_validation:
                 self.best_validation, self.strikes = value, 0
                 self.best = copy.deepcopy(self.averaged.state_dict())
@@ -309,8 +311,8 @@ class Trainer:
         self._clock = now
 
     def _status(self) -> str:
-        shown = "-" if self.best_validation is None else f"{100 * self.best_validation:.3f}"
-        return f"seed {self.seed}, step {self.step}, val S2S {shown} x 1e-2 A^2"
+        shown = "-" if self.best_validation is None else f"{self.best_validation:.3f}"
+        return f"seed {self.seed}, step {self.step}, val {shown} of persistence"
 
     def _report(self, stopped_early: bool) -> FitReport:
         return FitReport(

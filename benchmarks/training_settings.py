@@ -75,6 +75,15 @@ class TrainingSettings(BaseModel):
         description="lags of windows with a drawn horizon: a number, or `[low, high]` to draw it "
         "uniformly; null: as many as the task",
     )
+    lags_per_window: Count | None = Field(
+        default=None,
+        description="learn from so many of a window's lags, drawn anew each time: cheaper steps; "
+        "null: from all",
+    )
+    loss: Literal["mse", "rmse"] = Field(
+        default="rmse",
+        description="squared error, or its root at each lag: stiff molecules then count too",
+    )
     validations: int = Field(default=10, ge=1, description="evenly over the budget")
     patience: int | None = Field(
         default=None,

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from atom import ATOM, ATOMConfig
+from atom.loss import LossKind
 from benchmarks.loading import Turn
 from benchmarks.models.learnt import Learnt
 from benchmarks.settings import parse_settings
@@ -45,9 +46,10 @@ def sha256_of(weights: Mapping[str, torch.Tensor]) -> str:
 
 @dataclass(frozen=True)
 class _LossFunction:
-    """Sum of the squared errors of a turn's windows, and how many count."""
+    """Sum of the errors of a turn's windows, and how many count."""
 
     atoms: str
+    kind: LossKind
 
     def __call__(self, module: nn.Module, turn: Turn) -> tuple[torch.Tensor, torch.Tensor]:
         assert isinstance(module, ATOM)
@@ -56,6 +58,7 @@ class _LossFunction:
         mean = module.training_loss(
             batch.positions, batch.velocities, batch.atomic_numbers, batch.lags_fs, batch.targets,
             score_mask=scored, noise=(noise.positions, noise.velocities, noise.targets),
+            kind=self.kind,
         )  # fmt: skip
         # `training_loss` leaves windows without a scored atom or a lag out of its mean.
         count = (scored.any(1) & ~batch.lags_fs.isnan().all(1)).sum()
@@ -132,7 +135,7 @@ class AtomJoint(Learnt[ATOM]):
 
     def loss(self, atoms: str) -> LossFunction:
         """ATOM's own loss, with its label noise."""
-        return _LossFunction(atoms)
+        return _LossFunction(atoms, self.training.loss)
 
     def write_weights(self, path: Path) -> None:
         """Write a checkpoint of ATOM, which holds its settings as well."""

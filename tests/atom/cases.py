@@ -35,6 +35,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"value_residual": False, "lag_embedding": False, "lag_gate_fs": None},
     {"lifting": "linear", "rope": "index"},
     {"attention": "standard", "walk_encoding": False},
+    {"pair_layers": 2, "output": "flight", "branch_gain": 0.1, "lifted_keys": "start"},
     {"attention": "gat"},
     {"attention": "gat", "lifted_keys": "start", "time_attention": "start", "rope": "none"},
     {"attention": "gat", "graph_radius_angstrom": 2.0, "lifted_keys": "start"},
@@ -42,6 +43,7 @@ VARIANTS: list[dict[str, Any]] = [
 STRICT: list[dict[str, Any]] = [
     {"symmetry": "strict", "lifted_keys": "start", "output_heads": 3},
     {"symmetry": "strict", "time_attention": "start", "attention": "standard"},
+    {"symmetry": "strict", "pair_layers": 2, "output": "flight"},
 ]
 
 

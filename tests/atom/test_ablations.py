@@ -22,17 +22,20 @@ from tests.atom.cases import (
 NAMES = {
     "no-lifting", "strictly-equivariant", "standard-attention", "no-rope", "index-rope", "start",
     "joint", "no-input-noise", "no-target-noise", "no-random-walk", "no-value-residual", "gat",
+    "no-pairs", "no-flight",
 }  # fmt: skip
+# Off by default, so that models of the paper's form load and count as they did.
+EXTRAS = {"pair_layers": 1, "output": "flight"}
 # Ways for the lag to be seen without T-RoPE; off, to see T-RoPE alone.
 ROPE_ALONE = {"lag_embedding": False, "lag_gate_fs": None}
 
 
 def test_names_and_settings():
     assert set(ABLATIONS) == NAMES
-    whole = ATOMConfig()
+    whole = ATOMConfig(**EXTRAS)
     for name, ablation in ABLATIONS.items():
         assert "\n" not in ablation.description and ablation.description
-        changed = ATOMConfig(**ablation.overrides)
+        changed = ATOMConfig(**EXTRAS | ablation.overrides)
         # One of the two time attentions is the default.
         assert (changed != whole) or name == "joint"
 
@@ -41,9 +44,9 @@ def test_names_and_settings():
 def test_predictions_differ_from_the_whole_models(name):
     batch, times = start(), lags(100.0, 2000.0)
     torch.manual_seed(0)
-    whole = ATOM(config())
+    whole = ATOM(config(**EXTRAS))
     torch.manual_seed(0)
-    without = ATOM(config(**ABLATIONS[name].overrides))
+    without = ATOM(config(**EXTRAS | ABLATIONS[name].overrides))
     # Weights that both have are the same.
     shared = {
         n: p
@@ -81,6 +84,50 @@ def test_no_lifting_is_linear_in_inputs_and_norms():
     equivariant = make_lifting(config())
     still = equivariant(batch.positions, velocities, batch.atomic_numbers, walk)
     assert difference(equivariant(*turned)[1][..., :m], still[1][..., :m]) < ROUNDING_A
+
+
+def test_without_pairs_no_atom_is_lifted_by_its_surroundings():
+    batch = start()
+    moved = batch.positions.clone()
+    moved[:, 4] += 0.3
+    scaled = 200 * batch.velocities
+
+    def change_of_the_others(**overrides):
+        torch.manual_seed(0)
+        lifting = make_lifting(config(**EXTRAS | overrides))
+        walk = torch.rand(2, 5, config().walk_steps)
+        before, after = (
+            lifting(x, scaled, batch.atomic_numbers, walk)[1] for x in (batch.positions, moved)
+        )
+        return difference(before[:, :4], after[:, :4])
+
+    assert change_of_the_others() > VISIBLE_A
+    assert change_of_the_others(**ABLATIONS["no-pairs"].overrides) == 0
+
+
+def test_flight_is_ballistic_at_first_and_ends():
+    batch, tau = start(), config().flight_fs
+    times = lags(0.01, 1.0, 10_000.0)
+
+    def base(**overrides):
+        torch.manual_seed(0)
+        model = ATOM(config(**EXTRAS | overrides)).double()
+        with torch.no_grad():
+            for parameter in model.project_output.parameters():
+                parameter.zero_()
+        return model(
+            *(t.double() for t in (batch.positions, batch.velocities)),
+            batch.atomic_numbers,
+            times.double(),
+        )
+
+    moved = base() - batch.positions[:, None]
+    free = batch.velocities[:, None] * times[..., None, None]
+    assert torch.allclose(moved[:, 0], free[:, 0].double(), rtol=1e-3, atol=1e-7)
+    assert torch.allclose(moved[:, 1] / free[:, 1], torch.full((), 0.968).double(), rtol=1e-2)
+    assert torch.allclose(moved[:, 2], (tau * batch.velocities).double(), rtol=1e-5)
+    still = base(**ABLATIONS["no-flight"].overrides)
+    assert difference(still, batch.positions[:, None]) < 1e-9
 
 
 @pytest.mark.parametrize("name", [None, "standard-attention"])

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from atom import ATOM, ATOMConfig, CheckpointError
+from atom.loss import masked_loss
 from tests.atom.cases import (
     HEADS,
     MODES,
@@ -94,6 +95,23 @@ def test_loss_is_the_mean_square_per_molecule():
             by_hand.append(error.square().mean())
     assert len(by_hand) > 0
     assert float(loss) == pytest.approx(float(sum(by_hand)) / len(by_hand), rel=1e-5)
+
+
+def test_the_root_is_taken_at_each_lag():
+    predicted = torch.zeros(2, 2, 2, 3)
+    targets = torch.zeros_like(predicted)
+    # Sample 0: 0.1 A on every coordinate at lag 0, 0.5 A at lag 1; sample 1: its lag 1 is padding.
+    targets[0, 0], targets[0, 1], targets[1, 0] = 0.1, 0.5, 0.3
+    targets[1, 1] = torch.nan
+    scored = torch.ones(2, 2, dtype=torch.bool)
+    valid = torch.tensor([[True, True], [True, False]])
+    roots = masked_loss(predicted, targets, scored, valid, kind="rmse")
+    assert float(roots) == pytest.approx(((0.1 + 0.5) / 2 + 0.3) / 2, rel=1e-3)
+    nothing = masked_loss(predicted, targets, scored & False, valid, kind="rmse")
+    assert float(nothing) == 0.0
+    exact = predicted.clone().requires_grad_()
+    masked_loss(exact, torch.zeros_like(exact), scored, valid, kind="rmse").backward()
+    assert exact.grad is not None and bool(exact.grad.isfinite().all())
 
 
 def test_lag_weights_choose_lags():

@@ -19,7 +19,7 @@ from benchmarks.evaluation import (
 from benchmarks.metrics import Metric
 from benchmarks.models import Budget, make_model
 from benchmarks.models.trivial import Persistence
-from benchmarks.scoring import predict_errors
+from benchmarks.scoring import predict_errors, validation_error
 from tests.benchmarks import toys
 
 
@@ -67,6 +67,24 @@ def test_failed_and_infinite_predictions_score_as_persistence_and_are_counted(da
     counted = {v.n_failed for v in values_of(result) if v.molecule == MEAN}
     assert counted == {3}
     assert sum(v.n_failed for v in values_of(result) if v.metric == Metric.S2S) == 3 * 3
+
+
+def test_validation_weighs_molecules_alike_and_counts_persistence_as_one(data):
+    part = data.parts["test_id"]
+    windows = part.windows
+    assert validation_error(Persistence(), part, batch_size=3) == pytest.approx(1.0)
+    assert validation_error(Gives(windows.targets), part) == pytest.approx(0.0)
+    failed = torch.ones(len(windows.states), dtype=torch.bool)
+    assert validation_error(Gives(windows.targets, failed), part) == pytest.approx(1.0)
+    # Half of every move: a quarter of persistence's error, for floppy and stiff molecules alike.
+    still = windows.states.positions[:, None]
+    halfway = still + 0.5 * (windows.targets - still)
+    names = np.array(windows.states.molecule)
+    one = torch.from_numpy(names == names[0])[:, None, None, None]
+    mixed = torch.where(one, windows.targets, halfway)
+    n_molecules = len(set(names))
+    assert validation_error(Gives(halfway), part) == pytest.approx(0.25)
+    assert validation_error(Gives(mixed), part) == pytest.approx(0.25 * (1 - 1 / n_molecules))
 
 
 def test_what_is_not_scored_may_be_anything(data):

@@ -103,6 +103,33 @@ def test_windows_have_as_many_lags_as_were_drawn():
     assert turn.windows.targets.shape[1] == n_lags.max()
 
 
+def test_a_window_keeps_some_of_its_lags_in_order_each_as_often():
+    whole, few = (
+        [
+            turn
+            for turns in islice(StepLoader(windows(), settings(lags_per_window=n)), 40)
+            for turn in turns
+        ]
+        for n in (None, 3)
+    )
+    kept = np.zeros(len(toys.TASK.lags_fs))
+    for all_lags, some in zip(whole, few, strict=True):
+        assert all_lags.windows.start_id == some.windows.start_id
+        assert some.windows.lags_fs.shape[1] == 3
+        for i, lags in enumerate(some.windows.lags_fs):
+            known = all_lags.windows.lags_fs[i]
+            columns = [int((known == lag).nonzero()) for lag in lags if not lag.isnan()]
+            assert columns == sorted(set(columns)) and len(columns) == min(
+                3, (~known.isnan()).sum()
+            )
+            assert torch.equal(
+                some.windows.targets[i, : len(columns)], all_lags.windows.targets[i, columns]
+            )
+            kept[columns] += 1
+        assert some.noise.targets.shape == some.windows.targets.shape
+    assert kept.min() > 0.7 * kept.mean()
+
+
 def test_few_frames_are_the_first_and_shorten_the_horizons():
     few = first_frames(BLOCKS, 5)
     assert [t.n_frames for t in few] == [5] * len(BLOCKS)
