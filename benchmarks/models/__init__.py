@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.models.atom import AtomGat, AtomJoint, AtomStart
+from benchmarks.models.egnn import Egnn
+from benchmarks.models.egno import Egno
 from benchmarks.models.trivial import (
     Ballistic,
     Blend,
@@ -22,6 +24,8 @@ MODELS: dict[str, type[Model]] = {
         AtomJoint,
         AtomStart,
         AtomGat,
+        Egno,
+        Egnn,
         Persistence,
         Ballistic,
         Centroid,
