@@ -24,7 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "n_blocks": 5,
         "width": 128,
         "n_heads": 8,
-        "feedforward_width": 48,
+        "feedforward_width": 24,
         "lifted_keys": "start",
     },
     # Trains in minutes on one CPU core.
