@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tg80.errors import UserError
 
-DEFAULT_CPU_MINUTES = 3.0
+DEFAULT_CPU_MINUTES = 5.0  # The matched budget.
 
 FoldOption = Annotated[int, typer.Option(help="Fold of the split, 1 to 5.", show_default=False)]
 DataOption = Annotated[

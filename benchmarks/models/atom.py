@@ -22,6 +22,8 @@ from benchmarks.training import LossFunction, TrainingSettings
 from tg80.errors import UserError
 
 WEIGHTS, SETTINGS = "atom.safetensors", "atom.json"
+# How a preset trains where nothing else is asked for; docs/atom.md has the trials.
+TRAINING: dict[str, dict[str, Any]] = {"mini": {"learning_rate": 5e-3, "lags_per_window": 3}}
 
 
 class AtomSettings(BaseModel):
@@ -86,7 +88,9 @@ class AtomJoint(Learnt[ATOM]):
         preset = ATOMConfig.preset(self.given.preset).model_dump()
         overrides = self.given.model | self.fixed
         self.config = parse_settings(ATOMConfig, preset | overrides, prefix="model.")
-        super().__init__(self.given.training, self.given.device)
+        asked = self.given.training.model_dump(exclude_unset=True)
+        training = TrainingSettings(**TRAINING.get(self.given.preset, {}) | asked)
+        super().__init__(training, self.given.device)
         self.begin: dict[str, torch.Tensor] | None = None
 
     @classmethod

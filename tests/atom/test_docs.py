@@ -13,14 +13,14 @@ def tables() -> dict[str, str]:
     for name, info in ATOMConfig.model_fields.items():
         settings.append(f"| `{name}` | `{info.default}` | {info.description} |")
     presets = [
-        "| preset | blocks | width | heads | feed-forward | keys of X and V | parameters |",
-        "|---|---|---|---|---|---|---|",
+        "| preset | blocks | width | heads | feed-forward | pair layers | output | parameters |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in PRESETS:
         config = ATOMConfig.preset(name)
         presets.append(
             f"| `{name}` | {config.n_blocks} | {config.width} | {config.n_heads} "
-            f"| {config.feedforward_width} | `{config.lifted_keys}` "
+            f"| {config.feedforward_width} | {config.pair_layers} | `{config.output}` "
             f"| {ATOM(config).n_parameters:,} |"
         )
     return {"setting": "\n".join(settings), "preset": "\n".join(presets)}

@@ -81,7 +81,7 @@ def test_it_has_about_the_default_models_parameters(preset):
         ATOM(ATOMConfig.preset(preset, symmetry=symmetry)).n_parameters
         for symmetry in ("quasi", "strict")
     ]
-    assert counts[1] == pytest.approx(counts[0], rel=0.05)
+    assert counts[1] == pytest.approx(counts[0], rel=0.06)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import torch
 
 from benchmarks import checkpointing
 from benchmarks.models import Budget, make_model
+from benchmarks.models.atom import TRAINING
 from benchmarks.training import CHECKPOINT, Trainer, TrainingSettings, pick_device
 from benchmarks.training_settings import settings_table
 from tests.benchmarks import toys
@@ -252,3 +253,15 @@ def test_the_same_seed_trains_the_same_atom_and_another_does_not(data, tmp_path)
         found.append(model.predict(states, lags)[0])
     torch.testing.assert_close(found[0], found[1], atol=0, rtol=0)
     assert float((found[0] - found[2]).abs().max()) > 0
+
+
+def test_a_preset_s_training_is_the_default_and_what_is_asked_goes_first():
+    plain = make_model("atom").settings()["training"]
+    assert plain["lags_per_window"] == TRAINING["mini"]["lags_per_window"]
+    asked = make_model("atom", training={"lags_per_window": None, "batch_size": 4})
+    assert asked.settings()["training"]["lags_per_window"] is None
+    assert asked.settings()["training"]["learning_rate"] == TRAINING["mini"]["learning_rate"]
+    paper = make_model("atom", preset="paper").settings()["training"]
+    assert paper["lags_per_window"] is None and paper["learning_rate"] == 3e-3
+    again = make_model("atom", **asked.settings()).settings()
+    assert again == asked.settings()
