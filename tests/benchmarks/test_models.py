@@ -13,6 +13,7 @@ from tg80.errors import UserError
 
 LAGS = (30.0, 60.0, 90.0)
 SETTINGS = {name: toys.TINY_ATOM for name in ("atom", "atom-start", "atom-gat")}
+SETTINGS |= {name: toys.TINY_EGNN for name in ("egno", "egnn")}
 STANDS_STILL = {"persistence", "centroid", "mean-structure", "relaxed-structure"}
 ATOL = 2e-4  # A, float32 round-off through a network
 
@@ -81,6 +82,25 @@ def test_a_shift_of_the_start_shifts_the_prediction(fitted, data):
     assert float(difference.abs().max()) < ATOL
 
 
+def turned(states, matrix):
+    """The same states with positions and velocities turned."""
+    moved = {key: getattr(states, key) @ matrix.T for key in ("positions", "velocities")}
+    return replace(states, **moved)
+
+
+@pytest.mark.parametrize("reflect", [False, True], ids=["rotation", "reflection"])
+def test_rotations_and_reflections_do_what_the_model_declares(fitted, data, reflect):
+    """Exact where that is declared, and visibly not where it is not."""
+    states = start_of(data, fitted)
+    random = torch.randn(3, 3, generator=torch.Generator().manual_seed(3))
+    matrix = torch.linalg.qr(random).Q
+    matrix = matrix * (matrix.det().sign() * (-1 if reflect else 1))
+    difference = predict(fitted, turned(states, matrix)) - predict(fitted, states) @ matrix.T
+    difference = torch.where(states.atom_mask[:, None, :, None], difference, 0.0).abs().max()
+    exact = fitted.equivariance == "E(3)" or (fitted.equivariance == "SE(3)" and not reflect)
+    assert float(difference) < ATOL if exact else float(difference) > 2 * ATOL
+
+
 def test_the_order_of_atoms_does_not_matter(data, tmp_path, request, fitted):
     """Models that keep structures by molecule are fitted to data in the other order."""
     rng = np.random.default_rng(0)
@@ -110,6 +130,18 @@ def test_lags_are_honoured(fitted, data):
     else:
         assert float((positions[:, 1] - positions[:, 0]).abs().max()) > 1e-6
         assert float((positions[:, 2] - positions[:, 1]).abs().max()) > 1e-6
+
+
+def test_the_order_of_the_lags_does_not_matter(fitted, data):
+    states = start_of(data, fitted)
+    plain, other = predict(fitted, states), predict(fitted, states, (90.0, 30.0, 60.0))
+    torch.testing.assert_close(other, plain[:, [2, 0, 1]], atol=ATOL, rtol=0)
+
+
+def test_any_number_of_uneven_lags_can_be_asked(fitted, data):
+    states = start_of(data, fitted)
+    for lags in ((17.0,), (5.0, 30.0, 31.0, 200.0, 201.0, 700.0)):
+        assert bool(torch.isfinite(predict(fitted, states, lags)).all())
 
 
 def test_padded_lags_change_nothing(fitted, data):
@@ -213,6 +245,12 @@ def test_settings_are_checked():
         make_model("atom-start", model={"time_attention": "joint"})
     with pytest.raises(UserError, match="unknown device"):
         make_model("atom", device="tpu")
+    with pytest.raises(UserError, match=r"unknown setting model\.n_modes"):
+        make_model("egnn", model={"n_modes": 2})
+    with pytest.raises(UserError, match=r"unknown setting training\.batchsize"):
+        make_model("egno", training={"batchsize": 3})
+    with pytest.raises(UserError, match=r"setting model\.time_width"):
+        make_model("egno", model={"time_width": 3})
     assert make_model("atom-start").settings()["model"]["time_attention"] == "start"
 
 

@@ -28,6 +28,10 @@ TINY_ATOM = {
     "model": {"n_blocks": 1, "width": 16, "n_heads": 2, "feedforward_width": 16},
     "training": {"windows_per_trajectory": 4, "batch_size": 4, "validations": 2},
 }
+TINY_EGNN = {
+    "model": {"n_layers": 1, "width": 8, "time_width": 4},
+    "training": {"windows_per_trajectory": 4, "batch_size": 4, "validations": 2},
+}
 # Trained on the mini set that ships along in a second or two.
 SMALL_ATOM = {
     "model": {"n_blocks": 2, "width": 32, "n_heads": 2, "feedforward_width": 32},

@@ -1,0 +1,266 @@
+"""EGNN: equivariant message passing, every lag predicted on its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from atom.elements import MAX_ATOMIC_NUMBER
+from atom.loss import masked_loss
+from benchmarks.loading import Turn
+from benchmarks.models.edges import N_KINDS, Edges, find_edges
+from benchmarks.models.learnt import Learnt
+from benchmarks.protocol import Equivariance
+from benchmarks.settings import parse_settings
+from benchmarks.states import score_mask_of
+from benchmarks.training import LossFunction, TrainingSettings
+
+
+class EGNNConfig(BaseModel):
+    """Settings of an EGNN; the equations the names refer to stand in `docs/baselines.md`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_layers: int = Field(default=4, ge=1, description="layers L")
+    width: int = Field(default=64, ge=1, description="features of an atom, and of a message")
+    time_width: int = Field(default=32, ge=2, multiple_of=2, description="width of the lag's code")
+    time_unit_fs: float = Field(
+        default=8.0, gt=0, description="unit of the lag in its code, fs; periods are 6.3 of it on"
+    )
+    two_hops: bool = Field(
+        default=True, description="edges between atoms with a bonded neighbour in common, too"
+    )
+    radius_angstrom: float | None = Field(
+        default=None,
+        gt=0,
+        description="edges between all other pairs as close as this, A; null: no",
+    )
+    bond_factor: float = Field(
+        default=1.25, gt=0, description="bonded if d < factor * (sum of covalent radii)"
+    )
+    velocity_time_fs: float = Field(
+        default=20.0, gt=0, description="time by which velocities are made lengths, fs"
+    )
+
+
+class EquivariantLayer(nn.Module):
+    """One layer of EGNN with velocities.
+
+    Args:
+        width: of features and messages.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        # The first matrix of the message network acts on [h_i, h_j, d^2, kind]; kept in parts, the
+        # products with h are made once an atom and not once an edge.
+        self.receiver = nn.Linear(width, width)
+        self.sender = nn.Linear(width, width, bias=False)
+        self.edge = nn.Linear(1 + N_KINDS, width, bias=False)
+        self.message = nn.Linear(width, width)
+        last = nn.Linear(width, 1)
+        self.pull = nn.Sequential(nn.Linear(width, width), nn.SiLU(), last)
+        self.keep = _two_layers(width, width, 1)
+        self.node = _two_layers(2 * width, width, width)
+        # Small pulls at first: else the structure is torn apart before anything is learnt.
+        nn.init.xavier_uniform_(last.weight, gain=1e-3)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, h: Tensor, x: Tensor, v: Tensor, edges: Edges) -> tuple[Tensor, ...]:
+        """The next (h, x, v).
+
+        Args:
+            h: (B N, P, width). x, v: (B N, P, 3) A.
+        """
+        apart = x[edges.receiver] - x[edges.sender]
+        kind = edges.kind[:, None].expand(-1, apart.shape[1], -1)
+        distance2 = apart.square().sum(-1, keepdim=True)
+        message = self.receiver(h)[edges.receiver] + self.sender(h)[edges.sender]
+        message = silu(message + self.edge(torch.cat([distance2, kind.to(distance2)], dim=-1)))
+        message = silu(self.message(message))
+        force = edges.sums(apart * self.pull(message).to(apart)) / edges.degree[:, None].to(apart)
+        v = self.keep(h).to(v) * v + force
+        h = h + self.node(torch.cat([h, edges.sums(message).to(h)], dim=-1))
+        return h, x + v, v
+
+
+def _two_layers(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(n_in, n_hidden), nn.SiLU(), nn.Linear(n_hidden, n_out))
+
+
+def code_of_lags(lags_fs: Tensor, width: int, unit_fs: float) -> Tensor:
+    """Sines and cosines of lag / unit * 10000^(-2k/width) of the lags (B, P), (B, P, width)."""
+    rates = 10_000.0 ** (-torch.arange(0, width, 2, device=lags_fs.device) / width)
+    angles = lags_fs[..., None] / unit_fs * rates.to(lags_fs)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class EGNNModule(nn.Module):
+    """Start states and lags in, positions out; exactly equivariant under E(3)."""
+
+    def __init__(self, config: EGNNConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, config.width)
+        self.lift = nn.Linear(config.width + 1 + config.time_width, config.width)
+        self.layers = nn.ModuleList(EquivariantLayer(config.width) for _ in range(config.n_layers))
+
+    def forward(
+        self, positions: Tensor, velocities: Tensor, atomic_numbers: Tensor, lags_fs: Tensor
+    ) -> Tensor:
+        """Predict the positions at each lag.
+
+        Args:
+            positions: (B, N, 3) A. velocities: (B, N, 3) A/fs.
+            atomic_numbers: (B, N), 0 = padding.
+            lags_fs: (B, P) fs since the start, in any order; NaN = padding.
+
+        Returns:
+            (B, P, N, 3) A; the start positions at padded atoms and lags.
+        """
+        config, real, valid = self.config, atomic_numbers > 0, ~lags_fs.isnan()
+        size, n_steps = atomic_numbers.shape, lags_fs.shape[1]
+        positions = positions.where(real[..., None], 0.0)
+        edges = find_edges(
+            positions, atomic_numbers, bond_factor=config.bond_factor, two_hops=config.two_hops,
+            radius_angstrom=config.radius_angstrom,
+        )  # fmt: skip
+        start = centred(positions, real)
+        v = (velocities * config.velocity_time_fs).where(real[..., None], 0.0)
+        h = self._features(v, atomic_numbers, lags_fs)
+        x, v = (a.flatten(0, 1)[:, None].expand(-1, n_steps, -1) for a in (start, v))
+        x = self.decode(h, x, v, edges, real, lags_fs)
+        moved = x.unflatten(0, size).transpose(1, 2) - start[:, None]
+        wanted = valid[:, :, None, None] & real[:, None, :, None]
+        return positions[:, None] + moved.where(wanted, 0.0)
+
+    def _features(self, v: Tensor, atomic_numbers: Tensor, lags_fs: Tensor) -> Tensor:
+        """Features (B N, P, width) of element, speed and lag."""
+        size, n_steps = atomic_numbers.shape, lags_fs.shape[1]
+        element = self.embedding(atomic_numbers)[:, :, None].expand(-1, -1, n_steps, -1)
+        speed = v.norm(dim=-1)[:, :, None, None].expand(-1, -1, n_steps, -1)
+        lags = code_of_lags(lags_fs.nan_to_num(), self.config.time_width, self.config.time_unit_fs)
+        lags = lags.to(v)[:, None].expand(-1, size[1], -1, -1)
+        return self.lift(torch.cat([element, speed, lags], dim=-1).flatten(0, 1))
+
+    def decode(
+        self, h: Tensor, x: Tensor, v: Tensor, edges: Edges, real: Tensor, lags_fs: Tensor
+    ) -> Tensor:
+        """Positions (B N, P, 3) behind all layers.
+
+        Args:
+            h: (B N, P, width). x, v: (B N, P, 3). real: (B, N). lags_fs: (B, P).
+        """
+        for layer in self.layers:
+            h, x, v = layer(h, x, v, edges)
+        return x
+
+
+def centred(x: Tensor, real: Tensor) -> Tensor:
+    """Positions less their mean over the real atoms; zero at padding.
+
+    Args:
+        x: (B, N, ...). real: (B, N) bool.
+    """
+    weight = real.reshape(*real.shape, *(1,) * (x.ndim - 2)).double()
+    # float64: nothing of a shift of the molecule is left over.
+    mean = (x * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
+    return ((x - mean) * weight).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class SquaredError:
+    """Sum of the mean squared errors of a turn's windows, and how many count."""
+
+    atoms: str
+
+    def __call__(self, module: nn.Module, turn: Turn) -> tuple[Tensor, Tensor]:
+        batch = turn.windows
+        valid = ~batch.lags_fs.isnan()
+        scored = score_mask_of(batch.atomic_numbers, self.atoms)
+        predicted = module(batch.positions, batch.velocities, batch.atomic_numbers, batch.lags_fs)
+        # The mean leaves out windows without a scored atom or a lag.
+        count = (scored.any(1) & valid.any(1)).sum()
+        return masked_loss(predicted, batch.targets, scored, valid) * count, count
+
+
+class EgnnSettings(BaseModel):
+    """Settings of a run of EGNN or EGNO: a preset, and what differs from it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preset: Literal["mini", "published"] = "mini"
+    model: dict[str, Any] = Field(default_factory=dict, description="fields of the configuration")
+    training: dict[str, Any] = Field(default_factory=dict, description="fields of TrainingSettings")
+    device: str = "cpu"
+
+
+# Plain Adam at one rate, as the papers train: no warm-up, decay, clipping or averaging.
+PUBLISHED_TRAINING: dict[str, Any] = {
+    "learning_rate": 1e-4,
+    "weight_decay": 0.0,
+    "batch_size": 100,
+    "warmup_fraction": 0.0,
+    "final_rate_fraction": 1.0,
+    "gradient_clip": 1e9,
+    "ema_decay": 0.0,
+}
+
+
+class Egnn(Learnt[EGNNModule]):
+    """EGNN with the lag among the features: each lag is predicted on its own, in one shot.
+
+    References:
+        Satorras, Hoogeboom and Welling, arXiv:2102.09844.
+    """
+
+    id: ClassVar[str] = "egnn"
+    equivariance: ClassVar[Equivariance] = "E(3)"
+    config_class: ClassVar[type[EGNNConfig]] = EGNNConfig
+    module_class: ClassVar[type[EGNNModule]] = EGNNModule
+    presets: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {
+        "mini": {"model": {}, "training": {"learning_rate": 1e-3}},
+        "published": {"model": {"n_layers": 5}, "training": PUBLISHED_TRAINING},
+    }
+
+    def __init__(self, **settings: Any) -> None:
+        """Settings as in `EgnnSettings`.
+
+        Raises:
+            UserError: a setting is unknown or out of range.
+        """
+        self.given = parse_settings(EgnnSettings, settings)
+        preset = self.presets[self.given.preset]
+        self.config = parse_settings(
+            self.config_class, preset["model"] | self.given.model, prefix="model."
+        )
+        training = parse_settings(
+            TrainingSettings, preset["training"] | self.given.training, prefix="training."
+        )
+        super().__init__(training, self.given.device)
+
+    def settings(self) -> dict[str, Any]:
+        """The resolved settings."""
+        return {
+            "preset": self.given.preset,
+            "model": self.config.model_dump(),
+            "training": self.training.model_dump(mode="json"),
+            "device": self.device.type,
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """The model's settings."""
+        return {"model": self.config.model_dump(mode="json")}
+
+    def build(self) -> EGNNModule:
+        """A module with random weights."""
+        return self.module_class(self.config)
+
+    def loss(self, atoms: str) -> LossFunction:
+        """Mean squared error, without label noise."""
+        return SquaredError(atoms)
