@@ -116,6 +116,9 @@ def leaderboard(
     style: Annotated[
         str, typer.Option("--format", help="terminal, markdown or json.")
     ] = "terminal",
+    skill: Annotated[
+        bool, typer.Option("--skill", help="Skill at every lag in place of errors.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print the tables of all records below a folder, one for each task, track and part.
@@ -126,7 +129,7 @@ def leaderboard(
 
     if style not in ("terminal", "markdown", "json"):
         raise UserError(f"unknown format {style!r}; choose terminal, markdown or json")
-    _print(read_records(folder), "json" if as_json else style)
+    _print(read_records(folder), "json" if as_json else style, skill=skill)
 
 
 app.command()(symmetry)
@@ -135,17 +138,18 @@ app.command()(horizons)
 app.command()(ablate)
 
 
-def _print(records: list[Any], style: str) -> None:
+def _print(records: list[Any], style: str, *, skill: bool = False) -> None:
     from benchmarks import leaderboard as tables
 
     lines = tables.entries(records)
     if style == "json":
         print(json.dumps(tables.as_json(lines)))
     elif style == "markdown":
-        print(tables.markdown(lines), end="")
+        print(tables.markdown(lines, skill=skill), end="")
     else:
         # A pipe has no width of its own, and a table squeezed to 80 columns is unreadable.
-        tables.print_tables(lines, Console(width=None if sys.stdout.isatty() else 160))
+        console = Console(width=None if sys.stdout.isatty() else 160)
+        tables.print_tables(lines, console, skill=skill)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks import metrics
-from benchmarks.data import SEEN_PARTS, BenchmarkData, Part
+from benchmarks.data import SEEN_PARTS, BenchmarkData, Part, Windows
 from benchmarks.metrics import Metric
 from benchmarks.models.trivial import (
     Ballistic,
@@ -28,13 +30,20 @@ REFERENCES_SEEN = (*_ANYWHERE, MeanStructure)
 REFERENCES_UNSEEN = (*_ANYWHERE, RelaxedStructure)
 
 
+class Best(NamedTuple):
+    """Smallest error of any legal reference, molecule -> (P,) A^2."""
+
+    raw: dict[str, np.ndarray]
+    aligned: dict[str, np.ndarray]
+
+
 @dataclass(frozen=True)
 class PartScore:
     """One model on one part.
 
     Attributes:
         task: at the task's lags. curve: at the further lags. stored_frame: windows as stored.
-        reference, reference_aligned: molecule -> smallest error (P,) of any legal reference.
+        reference, curve_reference: what they are compared with for skill.
     """
 
     part: str
@@ -43,8 +52,8 @@ class PartScore:
     task: Errors
     curve: Errors | None
     stored_frame: Errors | None
-    reference: dict[str, np.ndarray]
-    reference_aligned: dict[str, np.ndarray]
+    reference: Best
+    curve_reference: Best | None
 
 
 def references_of(part: str) -> tuple[type[Model], ...]:
@@ -62,22 +71,20 @@ def fit_references(data: BenchmarkData) -> dict[str, Model]:
     return fitted
 
 
-def reference_errors(
-    references: Mapping[str, Model], part: Part
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Smallest error of any legal reference per molecule and lag, raw and aligned."""
-    names = part.windows.states.molecule
+def reference_errors(references: Mapping[str, Model], part: str, windows: Windows) -> Best:
+    """Smallest error of any legal reference per molecule and lag."""
+    names = windows.states.molecule
     raw, aligned = {}, {}
-    for reference in references_of(part.name):
-        errors = predict_errors(references[reference.id], part.windows)
+    for reference in references_of(part):
+        errors = predict_errors(references[reference.id], windows)
         raw[reference.id] = metrics.per_molecule(errors.raw, names)
         aligned[reference.id] = metrics.per_molecule(errors.aligned, names)
-    return metrics.best_reference(raw), metrics.best_reference(aligned)
+    return Best(metrics.best_reference(raw), metrics.best_reference(aligned))
 
 
 def score_part(model: Model, part: Part, references: Mapping[str, Model]) -> PartScore:
     """Score one part; the stored frame only for models that learn orientation from data."""
-    reference, reference_aligned = reference_errors(references, part)
+    best = partial(reference_errors, references, part.name)
     return PartScore(
         part=part.name,
         molecules=part.windows.states.molecule,
@@ -85,8 +92,8 @@ def score_part(model: Model, part: Part, references: Mapping[str, Model]) -> Par
         task=predict_errors(model, part.windows),
         curve=predict_errors(model, part.curve) if part.curve else None,
         stored_frame=predict_errors(model, part.stored_frame) if model.trains else None,
-        reference=reference,
-        reference_aligned=reference_aligned,
+        reference=best(part.windows),
+        curve_reference=best(part.curve) if part.curve else None,
     )
 
 
@@ -119,10 +126,13 @@ def values_of(score: PartScore) -> list[Value]:
     names = score.molecules
     values: list[Value] = []
     counts = _Counts(names, score.task.failed)
-    for errors in (score.task, score.curve):
-        if errors is not None:
-            values += _by_lag(Metric.MSE, errors.raw, errors.lags_fs, counts)
-            values += _by_lag(Metric.MSE_ALIGNED, errors.aligned, errors.lags_fs, counts)
+    for errors, best in ((score.task, score.reference), (score.curve, score.curve_reference)):
+        if errors is not None and best is not None:
+            lags = errors.lags_fs
+            values += _by_lag(Metric.MSE, errors.raw, lags, counts)
+            values += _by_lag(Metric.MSE_ALIGNED, errors.aligned, lags, counts)
+            values += _skills(Metric.SKILL, errors.raw, best.raw, lags, counts)
+            values += _skills(Metric.SKILL_ALIGNED, errors.aligned, best.aligned, lags, counts)
     per_start = {
         Metric.S2T: metrics.s2t(score.task.raw),
         Metric.S2S: metrics.s2s(score.task.raw),
@@ -134,14 +144,6 @@ def values_of(score: PartScore) -> list[Value]:
         per_start[Metric.S2S_STORED_FRAME] = metrics.s2s(score.stored_frame.raw)
     for metric, errors in per_start.items():
         values += _by_lag(metric, errors[:, None], None, counts)
-    values += _skills(Metric.SKILL, score.task.raw, score.reference, score.task.lags_fs, counts)
-    values += _skills(
-        Metric.SKILL_ALIGNED,
-        score.task.aligned,
-        score.reference_aligned,
-        score.task.lags_fs,
-        counts,
-    )
     return values
 
 

@@ -6,6 +6,7 @@ model trained on these frames from random weights with the same budget: what pre
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -278,10 +279,17 @@ def _zero_shot(pretraining: Pretraining, data: BenchmarkData, references: Mappin
     values = {(v.molecule, v.lag_fs, v.metric): v for v in values_of(scores)}
     name = data.task.molecule or ""
     s2t, s2s = (values[name, None, metric] for metric in (Metric.S2T, Metric.S2S))
-    skills = [v.value for (who, _, m), v in values.items() if who == name and m == Metric.SKILL]
+    lags = _scored_lags(data)
+    skills = [values[name, lag, Metric.SKILL].value for lag in lags]
     return Row(
         ZERO_SHOT, 0, 1, s2t.value, s2s.value, None, None, float(np.median(skills)), s2t.n
     )  # fmt: skip
+
+
+def _scored_lags(data: BenchmarkData) -> list[float]:
+    """The task's lags as they really are; those of the curve are not part of its score."""
+    lags = data.parts[PART].windows.lags_fs[0].tolist()
+    return [lag for lag in lags if not math.isnan(lag)]
 
 
 def _row(start: str, n_frames: int | None, records: Sequence[Record], data: BenchmarkData) -> Row:
@@ -295,8 +303,12 @@ def _row(start: str, n_frames: int | None, records: Sequence[Record], data: Benc
         return float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
 
     s2t, s2s = values(Metric.S2T), values(Metric.S2S)
+    lags = _scored_lags(data)
     skills = [
-        row[4] for r in records for row in r.rows if row[:2] == [PART, name] and row[3] == "skill"
+        row[4]
+        for record in records
+        for row in record.rows
+        if row[:2] == [PART, name] and row[3] == Metric.SKILL and row[2] in lags
     ]
     return Row(
         start=start,

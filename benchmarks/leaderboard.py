@@ -24,7 +24,8 @@ class Entry:
     Attributes:
         mse: lag in fs -> error, task lags only. All errors in A^2: mean over molecules, folds and
             seeds; `s2s_spread` is the standard deviation over seeds, None with one seed.
-        skill: median over molecules at the horizon, mean over folds and seeds.
+        skill: median over molecules at the horizon, mean over folds and seeds. skills: lag in fs ->
+            the same at every lag, those of the curve too.
         n_failed: windows whose prediction failed, of n.
     """
 
@@ -42,6 +43,7 @@ class Entry:
     s2s_spread: float | None
     s2s_aligned: float | None
     skill: float | None
+    skills: dict[float, float]
     n: int
     n_failed: int
 
@@ -95,6 +97,7 @@ def _entry(records: Sequence[Record], part: str, settings: str) -> Entry:
         s2s_spread=float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else None,
         s2s_aligned=_mean(_number(r, part, Metric.S2S_ALIGNED, MEAN) for r in records),
         skill=_mean(horizon_skill(r, part) for r in records),
+        skills=_skills(records, part),
         n=sum(n for n, _ in counts),
         n_failed=sum(failed for _, failed in counts),
     )
@@ -126,8 +129,18 @@ def _curve(records: Sequence[Record], part: str, lags: Sequence[float]) -> dict[
 
 def horizon_skill(record: Record, part: str) -> float | None:
     """Skill at the longest lag, median over molecules; None where it was not scored."""
-    rows = [r for r in record.rows if r[0] == part and r[1] == MEDIAN and r[3] == Metric.SKILL]
-    return max(rows, key=lambda row: row[2])[4] if rows else None
+    skills = _skills([record], part)
+    return skills[max(skills)] if skills else None
+
+
+def _skills(records: Sequence[Record], part: str) -> dict[float, float]:
+    """Skill at every lag in order of time, median over molecules, mean over records."""
+    found: dict[float, list[float]] = {}
+    for record in records:
+        for row in record.rows:
+            if row[0] == part and row[1] == MEDIAN and row[3] == Metric.SKILL:
+                found.setdefault(row[2], []).append(row[4])
+    return {lag: float(np.mean(found[lag])) for lag in sorted(found)}
 
 
 def _number(record: Record, part: str, metric: Metric, molecule: str) -> float | None:
@@ -139,24 +152,28 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(present)) if present else None
 
 
-def columns(entry: Entry) -> list[str]:
-    """Headings of a table whose first line is `entry`."""
-    lags = [f"{lag:g} fs" for lag in entry.mse]
-    return ["model", *lags, "S2T", "S2S", "S2S aligned", "skill", "folds", "seeds", "failed"]
+def columns(entry: Entry, *, skill: bool = False) -> list[str]:
+    """Headings of a table whose first line is `entry`: errors at each lag, or skill."""
+    lags = [f"{lag:g} fs" for lag in (entry.skills if skill else entry.mse)]
+    scores = [] if skill else ["S2T", "S2S", "S2S aligned", "skill"]
+    return ["model", *lags, *scores, "folds", "seeds", "failed"]
 
 
-def cells(entry: Entry, name: str) -> list[str]:
+def cells(entry: Entry, name: str, *, skill: bool = False) -> list[str]:
     """One line as text, errors x 1e-2 A^2."""
     s2s = _scaled(entry.s2s)
     if entry.s2s_spread is not None:
         s2s += f" ± {_scaled(entry.s2s_spread)}"
-    return [
-        name,
+    errors = [
         *(_scaled(value) for value in entry.mse.values()),
         _scaled(entry.s2t),
         s2s,
         _scaled(entry.s2s_aligned),
         "-" if entry.skill is None else f"{entry.skill:+.2f}",
+    ]
+    return [
+        name,
+        *([f"{value:+.2f}" for value in entry.skills.values()] if skill else errors),
         ",".join(map(str, entry.folds)),
         str(entry.seeds),
         f"{entry.n_failed}/{entry.n}",
@@ -173,7 +190,9 @@ def _scaled(value: float | None) -> str:
     )
 
 
-def tables(lines: Sequence[Entry]) -> list[tuple[str, list[Entry], list[str]]]:
+def tables(
+    lines: Sequence[Entry], *, skill: bool = False
+) -> list[tuple[str, list[Entry], list[str]]]:
     """(title, lines, names) for every task, track and part.
 
     A model that stands there with several settings gets their hash after its name.
@@ -187,28 +206,29 @@ def tables(lines: Sequence[Entry]) -> list[tuple[str, list[Entry], list[str]]]:
             + (" (oracle)" if e.oracle else "")
             for e in members
         ]  # fmt: skip
-        result.append((f"{task}, {track}, {part}: MSE x 1e-2 A^2", members, names))
+        shown = "skill, median over molecules" if skill else "MSE x 1e-2 A^2"
+        result.append((f"{task}, {track}, {part}: {shown}", members, names))
     return result
 
 
-def print_tables(lines: Sequence[Entry], console: Console) -> None:
+def print_tables(lines: Sequence[Entry], console: Console, *, skill: bool = False) -> None:
     """Tables for the terminal."""
-    for title, members, names in tables(lines):
+    for title, members, names in tables(lines, skill=skill):
         table = Table(title=title, title_justify="left")
-        for i, heading in enumerate(columns(members[0])):
+        for i, heading in enumerate(columns(members[0], skill=skill)):
             table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=i == 0)
         for entry, name in zip(members, names, strict=True):
-            table.add_row(*(cell.replace("[", r"\[") for cell in cells(entry, name)))
+            table.add_row(*(cell.replace("[", r"\[") for cell in cells(entry, name, skill=skill)))
         console.print(table)
 
 
-def markdown(lines: Sequence[Entry]) -> str:
+def markdown(lines: Sequence[Entry], *, skill: bool = False) -> str:
     """The same tables as Markdown."""
     blocks = []
-    for title, members, names in tables(lines):
-        heading = columns(members[0])
+    for title, members, names in tables(lines, skill=skill):
+        heading = columns(members[0], skill=skill)
         rows = [heading, ["---", *["--:"] * (len(heading) - 1)]]
-        rows += [cells(e, n) for e, n in zip(members, names, strict=True)]
+        rows += [cells(e, n, skill=skill) for e, n in zip(members, names, strict=True)]
         body = "\n".join("| " + " | ".join(row) + " |" for row in rows)
         blocks.append(f"### {title}\n\n{body}\n")
     return "\n".join(blocks)

@@ -98,6 +98,14 @@ def test_leaderboard_in_every_format(finished, capsys):
     assert "| persistence | " in text
     assert main(["leaderboard", str(out)]) == 0
     assert "960 fs" in capsys.readouterr().out
+    assert main(["leaderboard", str(out), "--skill", "--format", "markdown"]) == 0
+    text = capsys.readouterr().out
+    assert "test_time: skill, median over molecules" in text
+    # The lags of the curve stand before the task's; no reference is above itself.
+    assert "| model | 10 fs | 20 fs | 50 fs | 100 fs | 120 fs |" in text
+    row = next(line for line in text.splitlines() if line.startswith("| persistence |"))
+    assert all(float(cell) <= 0 for cell in row.split("|")[2:14])
+    assert set(persistence[0]["skills"]) > set(persistence[0]["mse"])
 
 
 def test_leaderboard_ranks_by_s2s_and_averages_folds(finished):

@@ -105,7 +105,7 @@ def test_references_legal_in_each_part():
 
 def test_the_best_reference_is_chosen_for_each_molecule_and_lag(data, references):
     part = data.parts["test_time"]
-    best, _ = reference_errors(references, part)
+    best = reference_errors(references, part.name, part.windows).raw
     tables = [
         metrics.per_molecule(
             predict_errors(references[r.id], part.windows).raw, part.windows.states.molecule
@@ -120,6 +120,9 @@ def test_skill_of_a_reference_is_never_above_zero(data, references):
     for result in score(references["blend"], data, references):
         skills = [v.value for v in values_of(result) if v.metric == Metric.SKILL]
         assert skills and max(skills) <= 1e-12
+        # At the lags of the curve as well.
+        lags = {v.lag_fs for v in values_of(result) if v.metric == Metric.SKILL}
+        assert len(lags) == len(toys.TASK.lags_fs) + len(toys.TASK.curve_lags_fs)
 
 
 def test_models_of_seen_molecules_leave_the_others_out(data, references):
