@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from atom import ATOM, PRESETS, ATOMConfig
+from atom.ablations import ABLATIONS
 
 PAGE = Path(__file__).parents[2] / "docs" / "atom.md"
 
@@ -23,7 +24,12 @@ def tables() -> dict[str, str]:
             f"| {config.feedforward_width} | {config.pair_layers} | `{config.output}` "
             f"| {ATOM(config).n_parameters:,} |"
         )
-    return {"setting": "\n".join(settings), "preset": "\n".join(presets)}
+    ablations = ["| word | settings | why the forward differs |", "|---|---|---|"]
+    for name, ablation in ABLATIONS.items():
+        changes = ", ".join(f"`{field}={value}`" for field, value in ablation.overrides.items())
+        ablations.append(f"| `{name}` | {changes} | {ablation.description} |")
+    parts = {"setting": settings, "preset": presets, "ablation": ablations}
+    return {name: "\n".join(rows) for name, rows in parts.items()}
 
 
 def test_the_tables_of_the_docs_are_the_code_s():
