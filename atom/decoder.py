@@ -43,7 +43,8 @@ class Decoder(nn.Module):
         )  # fmt: skip
         self.is_strict = config.symmetry == "strict"
         make_block = EquivariantBlock if self.is_strict else Block
-        self.blocks = nn.ModuleList(make_block(config, i == 0) for i in range(config.n_blocks))
+        blocks = [make_block(config, i == 0) for i in range(config.n_blocks)]
+        self.blocks = nn.ModuleList(blocks)
         irreps = o3.Irreps(f"{inside}x0e + {inside}x1o")
         with plain_layers():
             self.project_output = o3.Linear(irreps, f"{n_vectors}x1o")
@@ -63,7 +64,7 @@ class Decoder(nn.Module):
         with torch.no_grad():
             for parameter in self.project_output.parameters():
                 parameter.mul_(OUTPUT_GAIN)
-            for block in self.blocks:
+            for block in blocks:
                 block.attention.gamma.mul_(config.branch_gain)
                 for parameter in block.feedforward.outer.parameters():
                     parameter.mul_(config.branch_gain)
