@@ -7,7 +7,7 @@ blocks only, so that no test frame can leak however a model is written.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,14 +59,15 @@ class TrainingData:
 
     Attributes:
         trajectories: the train blocks of the training molecules.
-        validation: windows of unseen molecules for early stopping, None if the fold has none.
+        validation: what chooses the weights that are kept: windows of unseen molecules (`val`) and
+            of later times of the training molecules (`val_time`), those that the data has.
         relaxed_positions: molecule -> (n_atoms, 3) A, GFN2-xTB, of every molecule that has them:
             no trajectory is needed to know these. Public sets have none.
     """
 
     task: TaskSpec
     trajectories: tuple[Trajectory, ...]
-    validation: Part | None
+    validation: tuple[Part, ...]
     relaxed_positions: dict[str, np.ndarray]
 
     @property
@@ -147,10 +148,11 @@ def cut(
         raise UserError(f"fold {fold} of split {split.version} has no training molecule here")
     scored = {name: members for name, members in blocks.items() if members and name != "train"}
     parts = {name: _part(name, members, task) for name, members in scored.items()}
+    later = _later_times(cut_part(trajectories, chosen, fold, "val_time"), task)
     training = TrainingData(
         task=task,
         trajectories=blocks["train"],
-        validation=parts.get("val"),
+        validation=(*([parts["val"]] if "val" in parts else []), *later),
         relaxed_positions={
             t.name: t.relaxed_positions for t in trajectories if t.relaxed_positions is not None
         },
@@ -170,6 +172,12 @@ def windows_at(data: BenchmarkData, part: str, lags_fs: Sequence[float]) -> Wind
     horizon_fs = max(*lags_fs, data.task.horizon_fs)
     starts = _starts(data.blocks[part], horizon_fs, part, data.task)
     return _windows(starts, lags_fs, data.task, True)
+
+
+def _later_times(blocks: Iterable[Trajectory], task: TaskSpec) -> list[Part]:
+    """`val_time`, left out where the task's horizon is longer than a block."""
+    members = [block for block in blocks if block.length_fs > task.horizon_fs]
+    return [_part("val_time", members, task)] if members else []
 
 
 def _part(name: str, blocks: Sequence[Trajectory], task: TaskSpec) -> Part:

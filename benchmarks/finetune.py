@@ -199,7 +199,7 @@ def molecule_data(
     blocks = whole.blocks | {"val_time": tuple(cut_part([trajectory], single, fold, "val_time"))}
     whole = replace(whole, blocks=blocks, split_sha256=split.sha256)
     windows = windows_at(whole, "val_time", task.validation_lags_fs or task.lags_fs)
-    validation = Part("val_time", windows, None, windows)
+    validation = (Part("val_time", windows, None, windows),)
     return replace(whole, training=replace(whole.training, validation=validation))
 
 

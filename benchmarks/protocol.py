@@ -41,7 +41,7 @@ class FitReport:
     Attributes:
         n_parameters: numbers learnt. n_steps, n_epochs: of the optimiser. cpu_seconds: CPU time
             (wall time on a GPU) of all processes over all sittings, validation apart.
-        best_validation: error on `val`, persistence's being 1, of the model that was kept.
+        best_validation: error in validation, persistence's being 1, of the model that was kept.
         stopped_early: the budget was not used up. longest_lag_fs: that was learnt from; longer ones
             are extrapolation. history: one entry a validation.
     """

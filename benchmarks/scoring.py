@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,12 +75,17 @@ def predict_errors(model: Model, windows: Windows, batch_size: int = 64) -> Erro
     )  # fmt: skip
 
 
-def validation_error(model: Model, part: Part, batch_size: int = 64) -> float:
-    """S2T over that of persistence, mean over molecules: what early stopping looks at.
+def validation_error(model: Model, parts: Sequence[Part], batch_size: int = 64) -> float:
+    """S2T over that of persistence: what early stopping looks at.
 
-    Errors of floppy molecules are tens of times those of stiff ones and hardly predictable: a mean
-    of S2S would be theirs alone, and would keep weights that have learnt nothing yet.
+    The geometric mean over molecules, then over parts. Errors of floppy molecules are tens of times
+    those of stiff ones and hardly predictable, and a stiff molecule that was not understood can
+    have many times the error of persistence: a mean of either would be that of one molecule alone.
     """
+    return math.exp(np.mean([_log_ratio(model, part, batch_size) for part in parts]))
+
+
+def _log_ratio(model: Model, part: Part, batch_size: int) -> float:
     own, still = [], []
     for found in _predict(model, part.windows, batch_size):
         own.append(found.squared(found.positions))
@@ -88,4 +94,6 @@ def validation_error(model: Model, part: Part, batch_size: int = 64) -> float:
     by_model, by_persistence = (
         metrics.per_molecule(metrics.s2t(np.concatenate(errors)), names) for errors in (own, still)
     )
-    return float(np.mean([by_model[name] / by_persistence[name] for name in by_model]))
+    # No error at all has no logarithm.
+    tiny = np.finfo(float).tiny
+    return float(np.mean([np.log(max(by_model[n], tiny) / by_persistence[n]) for n in by_model]))

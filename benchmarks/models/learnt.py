@@ -84,7 +84,7 @@ class Learnt(ABC, Generic[Module]):
         out: Path,
         progress: Progress | None = None,
     ) -> FitReport:
-        """Train on the train blocks; the weights best on `val` are kept."""
+        """Train on the train blocks; the weights best on `val` and `val_time` are kept."""
         training = self.training
         torch.set_num_threads(training.threads)
         self.initialise(data, seed=seed)
@@ -98,7 +98,7 @@ class Learnt(ABC, Generic[Module]):
             module,
             self.loss(data.task.score if training.loss_atoms == "scored" else "all"),
             windows,
-            None if data.validation is None else self._validation(data),
+            self._validation(data) if data.validation else None,
             training,
             budget=budget,
             seed=seed,
@@ -112,12 +112,10 @@ class Learnt(ABC, Generic[Module]):
         return report
 
     def _validation(self, data: TrainingData) -> Callable[[Any], float]:
-        part = data.validation
-        assert part is not None
 
         def validate(module: Module) -> float:
             self.module = module
-            return validation_error(self, part)
+            return validation_error(self, data.validation)
 
         return validate
 

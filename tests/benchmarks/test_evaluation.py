@@ -69,22 +69,36 @@ def test_failed_and_infinite_predictions_score_as_persistence_and_are_counted(da
     assert sum(v.n_failed for v in values_of(result) if v.metric == Metric.S2S) == 3 * 3
 
 
-def test_validation_weighs_molecules_alike_and_counts_persistence_as_one(data):
-    part = data.parts["test_id"]
+def test_validation_weighs_molecules_and_parts_alike_and_counts_persistence_as_one(data):
+    part, other = data.parts["test_id"], data.parts["test_time"]
     windows = part.windows
-    assert validation_error(Persistence(), part, batch_size=3) == pytest.approx(1.0)
-    assert validation_error(Gives(windows.targets), part) == pytest.approx(0.0)
+    assert validation_error(Persistence(), [part, other], batch_size=3) == pytest.approx(1.0)
+    assert validation_error(Gives(windows.targets), [part]) < 1e-100
     failed = torch.ones(len(windows.states), dtype=torch.bool)
-    assert validation_error(Gives(windows.targets, failed), part) == pytest.approx(1.0)
-    # Half of every move: a quarter of persistence's error, for floppy and stiff molecules alike.
-    still = windows.states.positions[:, None]
-    halfway = still + 0.5 * (windows.targets - still)
-    names = np.array(windows.states.molecule)
-    one = torch.from_numpy(names == names[0])[:, None, None, None]
-    mixed = torch.where(one, windows.targets, halfway)
-    n_molecules = len(set(names))
-    assert validation_error(Gives(halfway), part) == pytest.approx(0.25)
-    assert validation_error(Gives(mixed), part) == pytest.approx(0.25 * (1 - 1 / n_molecules))
+    assert validation_error(Gives(windows.targets, failed), [part]) == pytest.approx(1.0)
+
+    class Moves(Persistence):
+        """Goes a share of every true move: (1 - share)^2 of persistence's error."""
+
+        def __init__(self, shares):
+            self.shares = shares
+
+        def predict(self, states, lags_fs):
+            windows = part.windows if states.start_id[0] in starts else other.windows
+            rows = [windows.states.start_id.index(name) for name in states.start_id]
+            still = states.positions[:, None]
+            share = torch.tensor([self.shares.get(name, 0.0) for name in states.molecule])
+            moved = still + share[:, None, None, None] * (windows.targets[rows] - still)
+            return moved, torch.zeros(len(rows), dtype=torch.bool)
+
+    starts = set(windows.states.start_id)
+    names = sorted(set(windows.states.molecule))
+    halfway = dict.fromkeys(names, 0.5)
+    assert validation_error(Moves(halfway), [part]) == pytest.approx(0.25, rel=1e-4)
+    one = validation_error(Moves({names[0]: 0.9}), [part])
+    assert one == pytest.approx(0.01 ** (1 / len(names)), rel=1e-3)
+    # The molecules of the other part stay where they are.
+    assert validation_error(Moves(halfway), [part, other]) == pytest.approx(0.5, rel=1e-4)
 
 
 def test_what_is_not_scored_may_be_anything(data):

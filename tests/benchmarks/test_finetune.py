@@ -78,8 +78,8 @@ def test_parts_of_one_molecule(molecule):
     assert (train.name, train.first_frame, train.n_frames) == ("formaldehyde", 0, 301)
     assert list(molecule.parts) == ["test_time"]
     frame = lambda part: [int(i.split("@")[1]) for i in part.windows.states.start_id]  # noqa: E731
-    assert min(frame(molecule.training.validation)) >= 0.635 * 500
-    assert max(frame(molecule.training.validation)) + 24 <= 0.755 * 500
+    assert min(frame(molecule.training.validation[0])) >= 0.635 * 500
+    assert max(frame(molecule.training.validation[0])) + 24 <= 0.755 * 500
     assert min(frame(molecule.parts["test_time"])) >= 0.79 * 500
     assert molecule.split_sha256 == SPLIT.sha256
 
