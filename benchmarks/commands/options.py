@@ -29,7 +29,8 @@ FromOption = Annotated[
     typer.Option("--from", help="Folder of results of `atom-bench run`, whose models are taken."),
 ]
 PresetOption = Annotated[
-    str | None, typer.Option(help="Size of a learnt model: mini, public or paper.")
+    str | None,
+    typer.Option(help="Size of ATOM: mini, public or paper; of EGNO and EGNN: mini or published."),
 ]
 EpochsOption = Annotated[int | None, typer.Option(help="Training budget in epochs.")]
 BudgetOption = Annotated[
