@@ -114,7 +114,7 @@ def test_a_bad_list_stops_before_any_work(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=300):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
