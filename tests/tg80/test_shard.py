@@ -263,7 +263,7 @@ def test_files_of_another_kind_name_themselves(tmp_path):
         file["x"] = 1
     with pytest.raises(CorruptFile, match=r"other\.h5md.*no TG80 shard"):
         _ = Shard(other).metadata
-    with pytest.raises(UserError, match="(?i)no such file"):
+    with pytest.raises(UserError, match=r"(?i)no such file"):
         _ = Shard(tmp_path / "none.h5md").metadata
 
 
