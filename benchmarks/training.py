@@ -51,7 +51,7 @@ class Trainer:
         module: what is trained, on `device` already.
         loss: what is made small, per window; anything random in it belongs to the turn's noise.
         windows: the training windows.
-        validate: error of a module on `val`, persistence's being 1; None where there is nothing to
+        validate: error of a module in validation, persistence's being 1; None where there is nothing to
             validate on: then the last averaged weights are kept.
         out: folder of the checkpoint.
         identity: what else makes this run: a checkpoint of another one is refused.
