@@ -51,8 +51,8 @@ class Trainer:
         module: what is trained, on `device` already.
         loss: what is made small, per window; anything random in it belongs to the turn's noise.
         windows: the training windows.
-        validate: error of a module in validation, persistence's being 1; None where there is nothing to
-            validate on: then the last averaged weights are kept.
+        validate: error of a module, persistence's being 1; None where there is nothing to validate
+            on: then the last averaged weights are kept.
         out: folder of the checkpoint.
         identity: what else makes this run: a checkpoint of another one is refused.
     """
