@@ -18,7 +18,7 @@ from benchmarks.loading import Turn
 from benchmarks.models.learnt import Learnt
 from benchmarks.settings import parse_settings
 from benchmarks.states import score_mask_of
-from benchmarks.training import LossFunction, TrainingSettings
+from benchmarks.training import LossFunction
 from tg80.errors import UserError
 
 WEIGHTS, SETTINGS = "atom.safetensors", "atom.json"
@@ -33,7 +33,7 @@ class AtomSettings(BaseModel):
 
     preset: Literal["mini", "public", "paper"] = "mini"
     model: dict[str, Any] = Field(default_factory=dict, description="fields of ATOMConfig")
-    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    training: dict[str, Any] = Field(default_factory=dict, description="fields of TrainingSettings")
     device: str = "cpu"
     pretrained: str | None = Field(None, description="sha256 of the weights training begins with")
 
@@ -67,7 +67,7 @@ class _LossFunction:
         return mean * count, count
 
 
-class AtomJoint(Learnt[ATOM]):
+class AtomJoint(Learnt[ATOM, ATOMConfig]):
     """ATOM whose steps attend to each other."""
 
     id: ClassVar[str] = "atom"
@@ -87,10 +87,11 @@ class AtomJoint(Learnt[ATOM]):
                 raise UserError(f"model {self.id} is {name} = {value!r}")
         preset = ATOMConfig.preset(self.given.preset).model_dump()
         overrides = self.given.model | self.fixed
-        self.config = parse_settings(ATOMConfig, preset | overrides, prefix="model.")
-        asked = self.given.training.model_dump(exclude_unset=True)
-        training = TrainingSettings(**TRAINING.get(self.given.preset, {}) | asked)
-        super().__init__(training, self.given.device)
+        config = parse_settings(ATOMConfig, preset | overrides, prefix="model.")
+        super().__init__(
+            self.given.preset, config, TRAINING.get(self.given.preset, {}), self.given.training,
+            self.given.device,
+        )  # fmt: skip
         self.begin: dict[str, torch.Tensor] | None = None
 
     @classmethod
@@ -107,22 +108,13 @@ class AtomJoint(Learnt[ATOM]):
         return model
 
     def settings(self) -> dict[str, Any]:
-        """The resolved settings."""
+        """The resolved settings, and the weights it began with if given."""
         begin = self.given.pretrained
-        return {
-            "preset": self.given.preset,
-            "model": self.config.model_dump(),
-            "training": self.training.model_dump(mode="json"),
-            "device": self.device.type,
-            **({} if begin is None else {"pretrained": begin}),
-        }
+        return super().settings() | ({} if begin is None else {"pretrained": begin})
 
     def identity(self) -> dict[str, Any]:
         """The model's settings, and the weights it began with."""
-        return {
-            "model": self.config.model_dump(mode="json"),
-            "pretrained": self.given.pretrained,
-        }
+        return super().identity() | {"pretrained": self.given.pretrained}
 
     def build(self) -> ATOM:
         """A module with random weights, or those that training is to begin with.

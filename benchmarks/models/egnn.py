@@ -18,7 +18,7 @@ from benchmarks.models.learnt import Learnt
 from benchmarks.protocol import Equivariance
 from benchmarks.settings import parse_settings
 from benchmarks.states import score_mask_of
-from benchmarks.training import LossFunction, TrainingSettings
+from benchmarks.training import LossFunction
 
 
 class EGNNConfig(BaseModel):
@@ -215,7 +215,7 @@ PUBLISHED_TRAINING: dict[str, Any] = {
 }
 
 
-class Egnn(Learnt[EGNNModule]):
+class Egnn(Learnt[EGNNModule, EGNNConfig]):
     """EGNN with the lag among the features: each lag is predicted on its own, in one shot.
 
     References:
@@ -239,26 +239,12 @@ class Egnn(Learnt[EGNNModule]):
         """
         self.given = parse_settings(EgnnSettings, settings)
         preset = self.presets[self.given.preset]
-        self.config = parse_settings(
+        config = parse_settings(
             self.config_class, preset["model"] | self.given.model, prefix="model."
         )
-        training = parse_settings(
-            TrainingSettings, preset["training"] | self.given.training, prefix="training."
+        super().__init__(
+            self.given.preset, config, preset["training"], self.given.training, self.given.device
         )
-        super().__init__(training, self.given.device)
-
-    def settings(self) -> dict[str, Any]:
-        """The resolved settings."""
-        return {
-            "preset": self.given.preset,
-            "model": self.config.model_dump(),
-            "training": self.training.model_dump(mode="json"),
-            "device": self.device.type,
-        }
-
-    def identity(self) -> dict[str, Any]:
-        """The model's settings."""
-        return {"model": self.config.model_dump(mode="json")}
 
     def build(self) -> EGNNModule:
         """A module with random weights."""

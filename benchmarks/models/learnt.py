@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
+from pydantic import BaseModel
 from rich.progress import Progress
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -19,6 +20,7 @@ from benchmarks.data import TrainingData
 from benchmarks.loading import first_frames, training_lags
 from benchmarks.protocol import Budget, Equivariance, FitReport
 from benchmarks.scoring import validation_error
+from benchmarks.settings import parse_settings
 from benchmarks.states import StartStates
 from benchmarks.training import LossFunction, Trainer, TrainingSettings, pick_device
 from tg80.errors import UserError
@@ -26,9 +28,10 @@ from tg80.files import write_atomically
 from tg80.windows import TrainingWindows
 
 Module = TypeVar("Module", bound=nn.Module)
+Config = TypeVar("Config", bound=BaseModel)
 
 
-class Learnt(ABC, Generic[Module]):
+class Learnt(ABC, Generic[Module, Config]):
     """A model that the one training loop trains.
 
     A subclass says how its module is built and what its training makes small; the module is called
@@ -47,24 +50,49 @@ class Learnt(ABC, Generic[Module]):
     weights_file: ClassVar[str] = "weights.safetensors"
     settings_file: ClassVar[str] = "settings.json"
 
-    def __init__(self, training: TrainingSettings, device: str) -> None:
-        """Settings of the training, and where it takes place: auto, cpu or cuda."""
-        processes = training.processes or distributed.world_size()
-        self.training = training.model_copy(update={"processes": processes})
+    def __init__(
+        self,
+        preset: str,
+        config: Config,
+        preset_training: Mapping[str, Any],
+        training: Mapping[str, Any],
+        device: str,
+    ) -> None:
+        """A model of a size, to be trained.
+
+        Args:
+            preset: name of the size. config: settings of the module.
+            preset_training: how this size trains where nothing else is asked for.
+            training: what is asked for, fields of `TrainingSettings`.
+            device: where the training takes place: auto, cpu or cuda.
+
+        Raises:
+            UserError: a setting is unknown or out of range.
+        """
+        self.preset, self.config = preset, config
+        asked = {**preset_training, **training}
+        settings = parse_settings(TrainingSettings, asked, prefix="training.")
+        processes = settings.processes or distributed.world_size()
+        self.training = settings.model_copy(update={"processes": processes})
         self.device = pick_device(device)
         self.module: Module | None = None
 
-    @abstractmethod
     def settings(self) -> dict[str, Any]:
         """The resolved settings."""
+        return {
+            "preset": self.preset,
+            "model": self.config.model_dump(),
+            "training": self.training.model_dump(mode="json"),
+            "device": self.device.type,
+        }
 
     @abstractmethod
     def build(self) -> Module:
         """A module with weights from torch's global generator."""
 
-    @abstractmethod
     def identity(self) -> dict[str, Any]:
         """What else than its training makes this model: a checkpoint of another one is refused."""
+        return {"model": self.config.model_dump(mode="json")}
 
     @abstractmethod
     def loss(self, atoms: str) -> LossFunction:
