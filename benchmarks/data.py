@@ -43,14 +43,15 @@ class Part:
     """The scored windows of one part, the same starts throughout.
 
     Attributes:
-        windows: at the task's lags. curve: at its further lags, None without such.
-        stored_frame: `windows` before they were turned, the diagnostic of orientation.
+        windows: at the task's lags, turned. curve: at its further lags, None without such.
+        stored_frame: `windows` before they were turned, the diagnostic of orientation; None where
+            nothing is turned or scored.
     """
 
     name: str
     windows: Windows
-    curve: Windows | None
-    stored_frame: Windows
+    curve: Windows | None = None
+    stored_frame: Windows | None = None
 
 
 @dataclass(frozen=True)
@@ -175,9 +176,13 @@ def windows_at(data: BenchmarkData, part: str, lags_fs: Sequence[float]) -> Wind
 
 
 def _later_times(blocks: Iterable[Trajectory], task: TaskSpec) -> list[Part]:
-    """`val_time`, left out where the task's horizon is longer than a block."""
-    members = [block for block in blocks if block.length_fs > task.horizon_fs]
-    return [_part("val_time", members, task)] if members else []
+    """`val_time` at the lags of early stopping, left out where they are longer than a block."""
+    lags_fs = task.validation_lags_fs or task.lags_fs
+    members = [block for block in blocks if block.length_fs > lags_fs[-1]]
+    if not members:
+        return []
+    starts = _starts(members, lags_fs[-1], "val_time", task)
+    return [Part("val_time", _windows(starts, lags_fs, task, True))]
 
 
 def _part(name: str, blocks: Sequence[Trajectory], task: TaskSpec) -> Part:

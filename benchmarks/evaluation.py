@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -61,43 +61,75 @@ def references_of(part: str) -> tuple[type[Model], ...]:
     return REFERENCES_SEEN if part in SEEN_PARTS else REFERENCES_UNSEEN
 
 
-def fit_references(data: BenchmarkData) -> dict[str, Model]:
-    """All references, fitted on the train blocks; they need neither budget nor seed."""
+class References(Mapping[str, Model]):
+    """The fitted references by id, and their errors, computed once for all models scored."""
+
+    def __init__(self, models: Mapping[str, Model]) -> None:
+        self._models = dict(models)
+        # The windows are kept beside their errors, so that no others get their address.
+        self._best: dict[tuple[str, int], tuple[Windows, Best]] = {}
+
+    def __getitem__(self, model_id: str) -> Model:
+        return self._models[model_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._models)
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    def best(self, part: str, windows: Windows) -> Best:
+        """Smallest error of any reference that is legal in a part, per molecule and lag."""
+        key = part, id(windows)
+        if key not in self._best:
+            self._best[key] = windows, self._compute(part, windows)
+        return self._best[key][1]
+
+    def _compute(self, part: str, windows: Windows) -> Best:
+        names = windows.states.molecule
+        raw, aligned = {}, {}
+        for reference in references_of(part):
+            errors = predict_errors(self[reference.id], windows)
+            raw[reference.id] = metrics.per_molecule(errors.raw, names)
+            aligned[reference.id] = metrics.per_molecule(errors.aligned, names)
+        return Best(metrics.best_reference(raw), metrics.best_reference(aligned))
+
+
+def fit_references(data: BenchmarkData) -> References:
+    """All references that are legal in some part, fitted on the train blocks.
+
+    They need neither budget nor seed.
+    """
     fitted = {}
-    for reference in dict.fromkeys((*REFERENCES_SEEN, *REFERENCES_UNSEEN)):
+    for reference in dict.fromkeys(r for part in data.parts for r in references_of(part)):
         model = reference()
         model.fit(data.training, budget=Budget(epochs=1), seed=0, out=Path())
         fitted[reference.id] = model
-    return fitted
+    return References(fitted)
 
 
-def reference_errors(references: Mapping[str, Model], part: str, windows: Windows) -> Best:
-    """Smallest error of any legal reference per molecule and lag."""
-    names = windows.states.molecule
-    raw, aligned = {}, {}
-    for reference in references_of(part):
-        errors = predict_errors(references[reference.id], windows)
-        raw[reference.id] = metrics.per_molecule(errors.raw, names)
-        aligned[reference.id] = metrics.per_molecule(errors.aligned, names)
-    return Best(metrics.best_reference(raw), metrics.best_reference(aligned))
+def score_part(model: Model, part: Part, references: References) -> PartScore:
+    """Score one part.
 
-
-def score_part(model: Model, part: Part, references: Mapping[str, Model]) -> PartScore:
-    """Score one part; the stored frame only for models that learn orientation from data."""
-    best = partial(reference_errors, references, part.name)
+    The stored frame only for models that learn orientation from data: what follows rotations
+    exactly errs alike in every frame.
+    """
+    learns_orientation = model.trains and model.equivariance == "none"
+    stored_frame = part.stored_frame if learns_orientation else None
+    best = partial(references.best, part.name)
     return PartScore(
         part=part.name,
         molecules=part.windows.states.molecule,
         start_ids=part.windows.states.start_id,
         task=predict_errors(model, part.windows),
         curve=predict_errors(model, part.curve) if part.curve else None,
-        stored_frame=predict_errors(model, part.stored_frame) if model.trains else None,
+        stored_frame=predict_errors(model, stored_frame) if stored_frame else None,
         reference=best(part.windows),
         curve_reference=best(part.curve) if part.curve else None,
     )
 
 
-def score(model: Model, data: BenchmarkData, references: Mapping[str, Model]) -> list[PartScore]:
+def score(model: Model, data: BenchmarkData, references: References) -> list[PartScore]:
     """Score every part the model can predict: seen-only models leave out unseen molecules."""
     return [
         score_part(model, part, references)

@@ -17,8 +17,8 @@ from rich.progress import Progress
 
 from atom import ATOM, CheckpointError
 from benchmarks import distributed, results
-from benchmarks.data import BenchmarkData, Part, cut, manifest_sha256, windows_at
-from benchmarks.evaluation import fit_references, score, values_of
+from benchmarks.data import BenchmarkData, cut, manifest_sha256
+from benchmarks.evaluation import References, fit_references, score, values_of
 from benchmarks.metrics import Metric
 from benchmarks.models import MODELS, TRIVIAL, make_model
 from benchmarks.models.atom import WEIGHTS, AtomJoint
@@ -26,7 +26,7 @@ from benchmarks.protocol import Budget
 from benchmarks.results import RECORD, Record
 from benchmarks.runner import MODEL_FOLDER, run_once
 from benchmarks.tasks import TaskSpec
-from tg80.dataset import cut_part, load, shipped_folder
+from tg80.dataset import load, shipped_folder
 from tg80.errors import UserError
 from tg80.splits import Fold, Split
 from tg80.trajectories import read_trajectory
@@ -196,11 +196,12 @@ def molecule_data(
     )
     single = split.restrict([task.molecule]).model_copy(update={"folds": (alone,)})
     whole = cut([trajectory], task, fold, single, manifest_sha256([shard.path]))
-    blocks = whole.blocks | {"val_time": tuple(cut_part([trajectory], single, fold, "val_time"))}
-    whole = replace(whole, blocks=blocks, split_sha256=split.sha256)
-    windows = windows_at(whole, "val_time", task.validation_lags_fs or task.lags_fs)
-    validation = (Part("val_time", windows, None, windows),)
-    return replace(whole, training=replace(whole.training, validation=validation))
+    if not whole.training.validation:
+        raise UserError(
+            f"no window of {task.id} fits into val_time of {task.molecule}, a trajectory of "
+            f"{trajectory.length_fs:g} fs; choose longer data"
+        )
+    return replace(whole, split_sha256=split.sha256)
 
 
 def _shipped(task: TaskSpec) -> Path:
@@ -236,7 +237,7 @@ def study(
         raise UserError(
             f"--frames must lie between 2 and {block.n_frames}, the train block of {block.name}"
         )
-    references = fit_references(data) if distributed.is_main() else {}
+    references = fit_references(data) if distributed.is_main() else References({})
 
     def records_of(start: str, n_frames: int) -> list[Record]:
         training = {**settings.get("training", {}), "train_frames": n_frames}
@@ -272,7 +273,7 @@ def _model(pretraining: Pretraining, start: str, settings: Mapping[str, Any]) ->
     return kind(**settings, model=pretraining.module.config.model_dump(mode="json"))
 
 
-def _zero_shot(pretraining: Pretraining, data: BenchmarkData, references: Mapping[str, Any]) -> Row:
+def _zero_shot(pretraining: Pretraining, data: BenchmarkData, references: References) -> Row:
     model = _model(pretraining, PRETRAINED, {})
     model.initialise(data.training, seed=0)
     (scores,) = score(model, data, references)

@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from benchmarks import distributed, results
 from benchmarks.data import BenchmarkData
-from benchmarks.evaluation import fit_references, score
+from benchmarks.evaluation import References, fit_references, score
 from benchmarks.models import TRIVIAL, make_model, model_class
 from benchmarks.protocol import Budget, FitReport, Model
 from benchmarks.results import Record
@@ -34,7 +34,7 @@ def run_model(
     Returns:
         The records: the model's by seed, then the trivial predictors'.
     """
-    references = fit_references(data) if distributed.is_main() else {}
+    references = fit_references(data) if distributed.is_main() else References({})
     chosen = model_class(model_id)
     runs: list[tuple[str, int | None, Mapping[str, Any]]] = [
         (model_id, seed if chosen.trains else None, settings)
@@ -75,7 +75,7 @@ def run_once(
     seed: int | None,
     budget: Budget,
     out: Path,
-    references: Mapping[str, Model],
+    references: References,
     progress: Progress | None = None,
 ) -> Record:
     """One model and seed: the finished record if there is one, else fit and score.

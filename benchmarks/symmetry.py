@@ -153,8 +153,8 @@ def robustness(model: Model, data: BenchmarkData) -> dict[str, Robustness]:
     for name, part in data.parts.items():
         if model.seen_only and name not in SEEN_PARTS:
             continue
-        molecules = part.windows.states.molecule
-        errors = [predict_errors(model, w).raw for w in (part.windows, part.stored_frame)]
+        molecules, stored = part.windows.states.molecule, part.stored_frame or part.windows
+        errors = [predict_errors(model, w).raw for w in (part.windows, stored)]
         s2t, s2s = (
             [_mean_over_molecules(reduce(e), molecules) for e in errors]
             for reduce in (metrics.s2t, metrics.s2s)

@@ -10,7 +10,6 @@ from benchmarks.evaluation import (
     MEDIAN,
     POOLED,
     fit_references,
-    reference_errors,
     references_of,
     score,
     score_part,
@@ -119,7 +118,7 @@ def test_references_legal_in_each_part():
 
 def test_the_best_reference_is_chosen_for_each_molecule_and_lag(data, references):
     part = data.parts["test_time"]
-    best = reference_errors(references, part.name, part.windows).raw
+    best = references.best(part.name, part.windows).raw
     tables = [
         metrics.per_molecule(
             predict_errors(references[r.id], part.windows).raw, part.windows.states.molecule
@@ -128,6 +127,44 @@ def test_the_best_reference_is_chosen_for_each_molecule_and_lag(data, references
     ]
     for name, values in best.items():
         np.testing.assert_array_equal(values, np.min([t[name] for t in tables], axis=0))
+
+
+def test_references_predict_once_however_many_models_are_scored(data, monkeypatch):
+    references = fit_references(data)
+    asked = []
+    for name, model in references.items():
+
+        def count(states, lags_fs, predict=model.predict, name=name):
+            asked.append((name, states.start_id, lags_fs.shape[1]))
+            return predict(states, lags_fs)
+
+        monkeypatch.setattr(model, "predict", count)
+    first = score(Persistence(), data, references)
+    legal = sum(len(references_of(part)) for part in data.parts)
+    # At the task's lags and at those of the curve.
+    assert len(asked) == len(set(asked)) == 2 * legal
+    again = score(Persistence(), data, references)
+    assert len(asked) == 2 * legal
+    alone = score(Persistence(), data, fit_references(data))
+    for one, two, three in zip(first, again, alone, strict=True):
+        assert values_of(one) == values_of(two) == values_of(three)
+
+
+class Learns(Persistence):
+    trains = True
+
+
+class Turns(Learns):
+    equivariance = "none"
+
+
+def test_only_models_that_learn_orientation_are_scored_in_the_stored_frame(data, references):
+    part = data.parts["test_id"]
+    scored = {m: score_part(m(), part, references) for m in (Persistence, Learns, Turns)}
+    assert [m for m, found in scored.items() if found.stored_frame is not None] == [Turns]
+    canonical, stored = scored[Turns].task.raw, scored[Turns].stored_frame.raw
+    # What is left out is the same number: persistence follows rotations exactly.
+    np.testing.assert_allclose(canonical, stored, rtol=1e-4)
 
 
 def test_skill_of_a_reference_is_never_above_zero(data, references):

@@ -96,6 +96,18 @@ def test_parts_come_from_their_molecules_and_blocks():
     assert all(t.length_fs <= 0.6 * length for t in data.training.trajectories)
 
 
+def test_early_stopping_may_look_at_shorter_lags():
+    whole = toys.toy_data().training.validation[-1]
+    shorter = toys.TASK.model_copy(update={"validation_lags_fs": (20.0, 40.0)})
+    short = toys.toy_data(task=shorter).training.validation[-1]
+    assert (whole.name, whole.windows.lags_fs[0].tolist()) == ("val_time", [30, 60, 90])
+    assert (short.name, short.windows.lags_fs[0].tolist()) == ("val_time", [20, 40])
+    assert len(short.windows.states) > len(whole.windows.states)
+    assert (short.curve, short.stored_frame) == (None, None)
+    longer = toys.TASK.model_copy(update={"validation_lags_fs": (200.0,)})
+    assert [p.name for p in toys.toy_data(task=longer).training.validation] == ["val"]
+
+
 def test_a_fold_that_does_not_exist_is_refused(tmp_path):
     for fold in (0, 6, 9):
         with pytest.raises(UserError, match="fold must be 1 to 5"):
