@@ -1,4 +1,6 @@
-"""Fixtures of the tests of the download."""
+"""Fixtures of the tests of downloads and of validation."""
+
+import shutil
 
 import pytest
 
@@ -31,3 +33,14 @@ def server(site):
 
     with serving(site) as server:
         yield server
+
+
+@pytest.fixture
+def copy(ethanol_shard, tmp_path):
+    """A copy of the clean shard that may be spoilt."""
+    from tests.tg80.validation import refresh_checksum
+
+    path = tmp_path / ethanol_shard.name
+    shutil.copy(ethanol_shard, path)
+    refresh_checksum(path)
+    return path
