@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -53,17 +54,35 @@ def entries(records: Iterable[Record]) -> list[Entry]:
 
     Records of one model that differ in settings, budget or data are lines of their own.
     """
-    groups: dict[tuple, list[Record]] = {}
-    for record in records:
-        for part in record.parts:
-            key = (record.task, record.track, part, record.model, _settings_key(record))
-            groups.setdefault(key, []).append(record)
-    lines = [_entry(members, key[2], key[4]) for key, members in groups.items()]
+    lines = [_entry(members, key.part, key.settings) for key, members in grouped(records).items()]
     order = {part: i for i, part in enumerate(PART_ORDER)}
-    return sorted(lines, key=lambda e: (e.task, e.track, order[e.part], e.s2s))
+    last = len(order)
+    return sorted(lines, key=lambda e: (e.task, e.track, order.get(e.part, last), e.part, e.s2s))
 
 
-def _settings_key(record: Record) -> str:
+class LineKey(NamedTuple):
+    """What the records of one line have in common."""
+
+    task: str
+    track: str
+    part: str
+    model: str
+    settings: str
+
+
+def grouped(records: Iterable[Record]) -> dict[LineKey, list[Record]]:
+    """The records behind each line."""
+    groups: dict[LineKey, list[Record]] = {}
+    for record in records:
+        settings = settings_key(record)
+        for part in record.parts:
+            key = LineKey(record.task, record.track, part, record.model, settings)
+            groups.setdefault(key, []).append(record)
+    return groups
+
+
+def settings_key(record: Record) -> str:
+    """Hash of what tells records of one model apart: settings, budget, data and task."""
     from benchmarks.results import run_key
 
     identity = {
