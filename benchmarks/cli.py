@@ -13,6 +13,7 @@ from rich.console import Console
 from benchmarks.commands.ablate import ablate
 from benchmarks.commands.finetune import finetune
 from benchmarks.commands.horizons import horizons
+from benchmarks.commands.leaderboard import leaderboard, print_tables
 from benchmarks.commands.options import (
     DEFAULT_CPU_MINUTES,
     BudgetOption,
@@ -106,50 +107,15 @@ def run(
     if as_json:
         print(json.dumps([record.model_dump(mode="json") for record in records]))
     else:
-        _print(records, "terminal")
+        print_tables(records, "terminal")
         Console(stderr=True).print(f"records: {out.resolve()}", soft_wrap=True)
 
 
-@app.command()
-def leaderboard(
-    folder: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("runs"),
-    style: Annotated[
-        str, typer.Option("--format", help="terminal, markdown or json.")
-    ] = "terminal",
-    skill: Annotated[
-        bool, typer.Option("--skill", help="Skill at every lag in place of errors.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Print the tables of all records below a folder, one for each task, track and part.
-
-    Example: atom-bench leaderboard runs --format markdown
-    """
-    from benchmarks.results import read_records
-
-    if style not in ("terminal", "markdown", "json"):
-        raise UserError(f"unknown format {style!r}; choose terminal, markdown or json")
-    _print(read_records(folder), "json" if as_json else style, skill=skill)
-
-
+app.command()(leaderboard)
 app.command()(symmetry)
 app.command()(finetune)
 app.command()(horizons)
 app.command()(ablate)
-
-
-def _print(records: list[Any], style: str, *, skill: bool = False) -> None:
-    from benchmarks import leaderboard as tables
-
-    lines = tables.entries(records)
-    if style == "json":
-        print(json.dumps(tables.as_json(lines)))
-    elif style == "markdown":
-        print(tables.markdown(lines, skill=skill), end="")
-    else:
-        # A pipe has no width of its own, and a table squeezed to 80 columns is unreadable.
-        console = Console(width=None if sys.stdout.isatty() else 160)
-        tables.print_tables(lines, console, skill=skill)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,7 +1,9 @@
-"""Tables over records: for the terminal, as Markdown, as JSON."""
+"""Tables over records: for the terminal, as Markdown, as JSON, as CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -13,7 +15,7 @@ from rich.table import Table
 
 from benchmarks.evaluation import MEAN, MEDIAN
 from benchmarks.metrics import PRINTED_SCALE, Metric
-from benchmarks.results import Record
+from benchmarks.results import ROW_FIELDS, Record
 
 PART_ORDER = ("test_time", "test_id", "test_ood", "val", "val_time", "train")
 
@@ -256,3 +258,15 @@ def markdown(lines: Sequence[Entry], *, skill: bool = False) -> str:
 def as_json(lines: Sequence[Entry]) -> list[Mapping]:
     """The lines as JSON-able dictionaries, errors in A^2."""
     return [asdict(entry) | {"unit": "A^2"} for entry in lines]
+
+
+def as_csv(records: Iterable[Record]) -> str:
+    """All numbers of all records, one a row, lags in fs and the unit of each value beside it."""
+    stream = io.StringIO()
+    run = ("task", "track", "model", "settings", "oracle", "seed", "fold")
+    writer = csv.DictWriter(stream, (*run, *ROW_FIELDS), lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        own = {"settings": settings_key(record), "oracle": record.oracle}
+        writer.writerows(row | own for row in record.table())
+    return stream.getvalue()
