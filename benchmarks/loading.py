@@ -90,10 +90,7 @@ def first_frames(blocks: Sequence[Trajectory], n_frames: int | None) -> list[Tra
                 f"{n_frames} frames are asked for, but the train block of {block.name} has "
                 f"{block.n_frames}"
             )
-    return [
-        replace(b, positions=b.positions[:n_frames], velocities=b.velocities[:n_frames])
-        for b in blocks
-    ]
+    return [block.frames(0, n_frames) for block in blocks]
 
 
 def longest_trained_lag_fs(windows: TrainingWindows) -> float:
