@@ -49,7 +49,7 @@ app.add_typer(speed_app, name="speed")
 
 @app.command()
 def run(
-    fold: FoldOption,
+    fold: FoldOption = None,
     data: DataOption = None,
     task: TaskOption = "mini-xtb-v1",
     model: Annotated[str, typer.Option(help="Model id.")] = "atom",
@@ -79,7 +79,7 @@ def run(
     from benchmarks.protocol import Budget
     from benchmarks.runner import run_model
     from benchmarks.settings import parse_overrides
-    from benchmarks.tasks import get_task
+    from benchmarks.tasks import get_task, is_fine_tuning
 
     if epochs is None and budget_cpu_minutes is None:
         budget_cpu_minutes = DEFAULT_CPU_MINUTES
@@ -87,7 +87,7 @@ def run(
         with distributed.together():
             budget = Budget(epochs=epochs, cpu_minutes=budget_cpu_minutes)
             chosen_task, chosen_seeds = get_task(task, track), parse_seeds(seeds)
-            if chosen_task.molecule is not None:
+            if is_fine_tuning(chosen_task):
                 raise UserError(f"task {task}: `atom-bench finetune` runs it")
             given: dict[str, Any] = parse_overrides(settings or [])
             if model_class(model).trains:

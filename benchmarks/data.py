@@ -7,23 +7,27 @@ blocks only, so that no test frame can leak however a model is written.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.public_task import read_public_task
 from benchmarks.states import StartStates, start_states
-from benchmarks.tasks import TaskSpec, window_rotation
+from benchmarks.tasks import Protocol, TaskSpec, window_rotation
 from tg80.dataset import cut_part, load, shipped_folder
 from tg80.errors import CorruptFile, UserError
 from tg80.lags import scored_starts
-from tg80.splits import TIME_PARTS, Split, load_split
-from tg80.trajectories import Trajectory
+from tg80.splits import TIME_PARTS, Fold, Split, load_split
+from tg80.trajectories import Trajectory, read_trajectory
 from tg80.windows import collate, cut_window
 
 N_FOLDS = 5
+# Number in records of tasks without folds.
+NO_FOLD = 0
 # Parts of molecules that the training set holds: their own train block may be used as a reference.
 SEEN_PARTS = TIME_PARTS
 SCORED_PARTS = ("val", "test_time", "test_id", "test_ood")
@@ -64,12 +68,17 @@ class TrainingData:
             of later times of the training molecules (`val_time`), those that the data has.
         relaxed_positions: molecule -> (n_atoms, 3) A, GFN2-xTB, of every molecule that has them:
             no trajectory is needed to know these. Public sets have none.
+        hessians: molecule -> (3 n_atoms, 3 n_atoms) eV/A^2 at those, likewise.
+        validation_blocks: the trajectories, or blocks, that the windows of `validation` are from,
+            for the energies and forces of their start states.
     """
 
     task: TaskSpec
     trajectories: tuple[Trajectory, ...]
     validation: tuple[Part, ...]
     relaxed_positions: dict[str, np.ndarray]
+    hessians: dict[str, np.ndarray] = field(default_factory=dict)
+    validation_blocks: tuple[Trajectory, ...] = ()
 
     @property
     def molecules(self) -> tuple[str, ...]:
@@ -95,43 +104,115 @@ class BenchmarkData:
 
 
 def load_benchmark(
-    task: TaskSpec, fold: int, folder: Path | None = None, split: str | Path | None = None
+    task: TaskSpec,
+    fold: int | None = None,
+    folder: Path | None = None,
+    split: str | Path | None = None,
 ) -> BenchmarkData:
     """Read a task's data and cut it into parts.
 
     Args:
-        fold: 1 to 5. folder: shards, None for those that ship along. split: a frozen split by name
-            or file, None for the task's own.
+        fold: 1 to 5; None where the task decides. folder: data, None for those that ship along.
+        split: a frozen split by name or file, None for the task's own.
 
     Raises:
-        UserError: no such fold; folder missing or empty; a shard that cannot be read, is at another
-            level of theory, or holds a molecule that is not in the split; a horizon that is longer
-            than a block.
+        UserError: no such fold, or not the task's; folder missing or empty; a file that cannot be
+            read, is at another level of theory, or holds a molecule that is not in the split; a
+            horizon that is longer than a block.
     """
-    if not 1 <= fold <= N_FOLDS:
+    if task.protocol == Protocol.PUBLIC:
+        fold = _fold_of(task, fold, None)
+        if split is not None:
+            raise UserError(f"task {task.id} has no split; leave --split out")
+        return _public_data(task, folder)
+    if task.protocol == Protocol.SPLIT and fold is not None and not 1 <= fold <= N_FOLDS:
         raise UserError(f"fold must be 1 to {N_FOLDS}, not {fold}")
+    frozen = load_split(split or task.split)
+    fold = _fold_of(task, fold, frozen)
+    if task.protocol == Protocol.SINGLE:
+        return molecule_data(task, fold, frozen, folder)
     try:
         data = load(_shipped(task) if folder is None else folder, level=task.level)
         trajectories = [data.trajectory(*key) for key in data.trajectories]
     except CorruptFile as error:
         raise UserError(str(error)) from error  # the data are the user's choice
     paths = [shard.path for shard in data.trajectories.values()]
-    frozen = load_split(split or task.split)
     return cut(trajectories, task, fold, frozen, manifest_sha256(paths))
+
+
+def _fold_of(task: TaskSpec, fold: int | None, split: Split | None) -> int:
+    """The fold that is run: the one asked for, or the task's own."""
+    if not task.has_folds:
+        if fold not in (None, NO_FOLD):
+            raise UserError(f"task {task.id} has no folds; leave --fold out")
+        return NO_FOLD
+    if task.protocol == Protocol.ZERO_SHOT:
+        assert split is not None and task.molecule is not None
+        own = split.zero_shot_fold(task.molecule).index
+        if fold not in (None, own):
+            raise UserError(
+                f"fold {fold} does not hold {task.molecule} out of distribution, fold {own} does; "
+                "leave --fold out"
+            )
+        return own
+    if fold is None:
+        raise UserError(f"task {task.id} has folds; give --fold, 1 to {N_FOLDS}")
+    return fold
+
+
+def molecule_data(
+    task: TaskSpec, fold: int, split: Split, folder: Path | None = None
+) -> BenchmarkData:
+    """Train block, `val_time` and `test_time` of the task's molecule, replica 0.
+
+    Raises:
+        UserError: no such data or molecule, or a block too short for the task.
+    """
+    assert task.molecule is not None
+    data = load(_shipped(task) if folder is None else folder, level=task.level)
+    if task.molecule not in data:
+        raise UserError(f"{task.id}: no shard of {task.molecule} in {folder or 'the data'}")
+    shard = data.replicas(task.molecule)[0]
+    try:
+        trajectory = read_trajectory(shard)
+    except CorruptFile as error:
+        raise UserError(str(error)) from error
+    alone = Fold(
+        index=fold, ood_clusters=(), train=(task.molecule,), val=(), test_id=(), test_ood=()
+    )
+    single = split.restrict([task.molecule]).model_copy(update={"folds": (alone,)})
+    whole = cut([trajectory], task, fold, single, manifest_sha256([shard.path]))
+    if not whole.training.validation:
+        raise UserError(
+            f"no window of {task.id} fits into val_time of {task.molecule}, a trajectory of "
+            f"{trajectory.length_fs:g} fs; choose longer data"
+        )
+    return replace(whole, split_sha256=split.sha256)
 
 
 def _shipped(task: TaskSpec) -> Path:
     try:
-        return shipped_folder(task.id.rsplit("-v", 1)[0])
+        return shipped_folder(shipped_name(task))
     except UserError:
         reason = f"task {task.id} has no data that ships along; name its folder by --data"
         raise UserError(reason) from None
 
 
+def shipped_name(task: TaskSpec) -> str:
+    """Name that a task's data have where they ship along: mini-xtb of mini-xtb-zero-shot/furan."""
+    family = task.id.partition("/")[0]
+    return re.sub(r"-(v\d+|finetune|singletask|zero-shot)$", "", family)
+
+
 def cut(
     trajectories: Sequence[Trajectory], task: TaskSpec, fold: int, split: Split, manifest: str
 ) -> BenchmarkData:
-    """Divide trajectories into the parts of one fold of `split`."""
+    """Divide trajectories into the parts of one fold of `split`.
+
+    Raises:
+        UserError: a molecule that is not in the split, or none of a part that the task needs; a
+            horizon that is longer than a block.
+    """
     names = {t.name for t in trajectories}
     unknown = sorted(names - set(split.clusters))
     if unknown:
@@ -147,6 +228,11 @@ def cut(
     }
     if not blocks["train"]:
         raise UserError(f"fold {fold} of split {split.version} has no training molecule here")
+    if task.protocol == Protocol.ZERO_SHOT:
+        blocks["test_time"] = blocks["test_id"] = ()
+        blocks["test_ood"] = tuple(t for t in blocks["test_ood"] if t.name == task.molecule)
+        if not blocks["test_ood"]:
+            raise UserError(f"{task.id}: no trajectory of {task.molecule} in the data")
     scored = {name: members for name, members in blocks.items() if members and name != "train"}
     parts = {name: _part(name, members, task) for name, members in scored.items()}
     later = _later_times(cut_part(trajectories, chosen, fold, "val_time"), task)
@@ -157,8 +243,34 @@ def cut(
         relaxed_positions={
             t.name: t.relaxed_positions for t in trajectories if t.relaxed_positions is not None
         },
-    )
+        hessians={t.name: t.hessian for t in trajectories if t.hessian is not None},
+        validation_blocks=(
+            *blocks["val"], *cut_part(trajectories, chosen, fold, "val_time"),
+        ),
+    )  # fmt: skip
+    if task.protocol == Protocol.ZERO_SHOT:
+        # The molecules that choose the weights are no part of what is asked.
+        parts.pop("val", None)
+        scored.pop("val", None)
     return BenchmarkData(task, fold, training, parts, scored, manifest, split.sha256)
+
+
+def _public_data(task: TaskSpec, folder: Path | None) -> BenchmarkData:
+    found = read_public_task(task, folder)
+    lags_fs, turn = task.lags_fs, not task.as_published
+
+    def windows(part: str, turned: bool) -> Windows:
+        starts = [(found.trajectory, int(start)) for start in found.starts[part]]
+        return _windows(starts, lags_fs, task, turned)
+
+    test = Part(
+        "test_time", windows("test_time", turn), None, windows("test_time", False) if turn else None
+    )
+    training = TrainingData(task, found.blocks, (Part("val_time", windows("val_time", turn)),), {})
+    return BenchmarkData(
+        task, NO_FOLD, training, {"test_time": test}, {"test_time": (found.test_block,)},
+        manifest_sha256([found.path]), found.sha256,
+    )  # fmt: skip
 
 
 def windows_at(data: BenchmarkData, part: str, lags_fs: Sequence[float]) -> Windows:
@@ -172,7 +284,7 @@ def windows_at(data: BenchmarkData, part: str, lags_fs: Sequence[float]) -> Wind
     """
     horizon_fs = max(*lags_fs, data.task.horizon_fs)
     starts = _starts(data.blocks[part], horizon_fs, part, data.task)
-    return _windows(starts, lags_fs, data.task, True)
+    return _windows(starts, lags_fs, data.task, not data.task.as_published)
 
 
 def _later_times(blocks: Iterable[Trajectory], task: TaskSpec) -> list[Part]:

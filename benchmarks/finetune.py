@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from atom import ATOM, CheckpointError
 from benchmarks import distributed, results
-from benchmarks.data import BenchmarkData, cut, manifest_sha256
+from benchmarks.data import NO_FOLD, BenchmarkData
 from benchmarks.evaluation import References, fit_references, score, values_of
 from benchmarks.metrics import Metric
 from benchmarks.models import MODELS, TRIVIAL, make_model
@@ -26,10 +26,8 @@ from benchmarks.protocol import Budget
 from benchmarks.results import RECORD, Record
 from benchmarks.runner import MODEL_FOLDER, run_once
 from benchmarks.tasks import TaskSpec
-from tg80.dataset import load, shipped_folder
 from tg80.errors import UserError
-from tg80.splits import Fold, Split
-from tg80.trajectories import read_trajectory
+from tg80.splits import Split
 
 PART = "test_time"
 PRETRAINED, SCRATCH, ZERO_SHOT = "fine-tuned", "from scratch", "not fine-tuned"
@@ -131,7 +129,8 @@ def _runs(path: Path) -> Iterator[tuple[Path, Record]]:
         record = results.read_record(folder)
         if record is None or not issubclass(MODELS.get(record.model, object), AtomJoint):
             continue
-        if "pretrained" not in record.settings:
+        # Neither what was fine-tuned nor what knows one molecule alone.
+        if "pretrained" not in record.settings and record.fold != NO_FOLD:
             yield folder, record
 
 
@@ -173,44 +172,6 @@ def _why_seen(record: Record, task: TaskSpec, split: Split) -> str | None:
     if task.molecule in fold.val:
         return f"{task.molecule} chose its weights, being in val of fold {fold.index}"
     return None
-
-
-def molecule_data(
-    task: TaskSpec, fold: int, split: Split, folder: Path | None = None
-) -> BenchmarkData:
-    """Train block, `val_time` and `test_time` of the task's molecule, replica 0.
-
-    Raises:
-        UserError: no such data or molecule, or a block too short for the task.
-    """
-    assert task.molecule is not None
-    data = load(_shipped(task) if folder is None else folder, level=task.level)
-    if task.molecule not in data:
-        raise UserError(f"{task.id}: no shard of {task.molecule} in {folder or 'the data'}")
-    shard = data.replicas(task.molecule)[0]
-    trajectory = read_trajectory(shard)
-    if task.inputs == "heavy":
-        trajectory = trajectory.heavy_atoms()
-    alone = Fold(
-        index=fold, ood_clusters=(), train=(task.molecule,), val=(), test_id=(), test_ood=()
-    )
-    single = split.restrict([task.molecule]).model_copy(update={"folds": (alone,)})
-    whole = cut([trajectory], task, fold, single, manifest_sha256([shard.path]))
-    if not whole.training.validation:
-        raise UserError(
-            f"no window of {task.id} fits into val_time of {task.molecule}, a trajectory of "
-            f"{trajectory.length_fs:g} fs; choose longer data"
-        )
-    return replace(whole, split_sha256=split.sha256)
-
-
-def _shipped(task: TaskSpec) -> Path:
-    family = task.id.partition("/")[0]
-    try:
-        return shipped_folder(family.removesuffix("-finetune"))
-    except UserError:
-        reason = f"{family} has no data that ships along; name its folder by --data"
-        raise UserError(reason) from None
 
 
 def study(

@@ -13,6 +13,11 @@ from benchmarks.data import TrainingData
 from benchmarks.states import StartStates
 from tg80.errors import UserError
 
+
+class CannotPredict(UserError):
+    """The data lack what a model needs; beside a learnt model it is left out."""
+
+
 Equivariance = Literal["none", "SE(3)", "E(3)"]
 """What a prediction follows exactly: shifts only; proper rotations too; reflections too."""
 

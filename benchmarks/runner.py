@@ -12,8 +12,9 @@ from rich.progress import Progress
 from benchmarks import distributed, results
 from benchmarks.data import BenchmarkData
 from benchmarks.evaluation import References, fit_references, score
+from benchmarks.examples import examples_of, write_examples
 from benchmarks.models import TRIVIAL, make_model, model_class
-from benchmarks.protocol import Budget, FitReport, Model
+from benchmarks.protocol import Budget, CannotPredict, FitReport, Model
 from benchmarks.results import Record
 
 MODEL_FOLDER = "model"
@@ -32,7 +33,7 @@ def run_model(
     """Run a model for every seed, and the trivial predictors beside a learnt one.
 
     Returns:
-        The records: the model's by seed, then the trivial predictors'.
+        The records: the model's by seed, then those of the trivial predictors that the data allow.
     """
     references = fit_references(data) if distributed.is_main() else References({})
     chosen = model_class(model_id)
@@ -42,13 +43,19 @@ def run_model(
     ]
     if chosen.trains:
         runs += [(name, None, {}) for name in TRIVIAL]
-    return [
-        run_once(
-            make_model(name, **given), data, seed=seed, budget=budget, out=out,
-            references=references, progress=progress,
-        )
-        for name, seed, given in runs
-    ]  # fmt: skip
+    records = []
+    for name, seed, given in runs:
+        try:
+            record = run_once(
+                make_model(name, **given), data, seed=seed, budget=budget, out=out,
+                references=references, progress=progress,
+            )  # fmt: skip
+        except CannotPredict:
+            if name == model_id:
+                raise
+            continue
+        records.append(record)
+    return records
 
 
 def run_folder_of(
@@ -56,7 +63,7 @@ def run_folder_of(
 ) -> tuple[str, Path]:
     """Key and folder of a run: a record lies there once it is finished."""
     key = results.run_key(
-        task=data.task.model_dump(mode="json"), fold=data.fold, model=model.id, seed=seed,
+        task=data.task.identity(), fold=data.fold, model=model.id, seed=seed,
         settings=model.settings(), budget=_asked(model, budget), split=data.split_sha256,
         manifest=data.manifest_sha256,
     )  # fmt: skip
@@ -88,12 +95,19 @@ def run_once(
         record = results.read_record(folder) if distributed.is_main() else None
     if (record := distributed.from_main(record)) is not None:
         return record
-    folder.mkdir(parents=True, exist_ok=True)
-    report = FitReport()
+    report, refusal = FitReport(), None
+    if model.trains:
+        folder.mkdir(parents=True, exist_ok=True)
     if model.trains or distributed.is_main():
-        report = model.fit(
-            data.training, budget=budget, seed=seed or 0, out=folder, progress=progress
-        )
+        try:
+            report = model.fit(
+                data.training, budget=budget, seed=seed or 0, out=folder, progress=progress
+            )
+        except CannotPredict as error:
+            refusal = error
+    # The other processes wait for rank 0, whatever became of it.
+    if (refusal := distributed.from_main(refusal)) is not None:
+        raise refusal
     if distributed.is_main():
         model.save(folder / MODEL_FOLDER)
         scores = score(model, data, references)
@@ -105,7 +119,7 @@ def run_once(
             seed=seed,
             fold=data.fold,
             oracle=model.oracle,
-            task_spec=data.task.model_dump(mode="json"),
+            task_spec=data.task.identity(),
             settings=settings,
             budget=asked,
             fit=dataclasses.asdict(report),
@@ -116,6 +130,7 @@ def run_once(
             hardware=results.hardware(settings.get("device", "cpu")),
             rows=results.rows_of(scores),
         )
+        write_examples(folder, examples_of(model, data))
         results.write_record(folder, record, scores)
     record = distributed.from_main(record)
     assert record is not None

@@ -68,7 +68,8 @@ def finetune(
     Example: atom-bench finetune ethanol --from runs --frames 32,128,512 --seeds 3
     """  # fmt: skip
     from benchmarks import distributed
-    from benchmarks.finetune import find_pretraining, molecule_data, study
+    from benchmarks.data import molecule_data
+    from benchmarks.finetune import find_pretraining, study
     from benchmarks.finetune_report import document, figure, sheet
     from benchmarks.protocol import Budget
     from benchmarks.settings import parse_overrides

@@ -25,7 +25,7 @@ from tg80.cli_support import JsonOption
 
 
 def horizons(
-    fold: FoldOption,
+    fold: FoldOption = None,
     results: Annotated[
         Path, typer.Option("--from", help="Folder of results, whose trained models are asked.")
     ] = Path("runs"),
@@ -94,7 +94,7 @@ def horizons(
             progress.update(bar, description=text, advance=1)
 
         found = study(runs, benchmark, asked, refused, tell=tell)
-    report = {"task": task, "track": track, "fold": fold} | document(found)
+    report = {"task": task, "track": track, "fold": benchmark.fold} | document(found)
     if out is not None:
         write_atomically(out / "horizons.json", json.dumps(report).encode())
         for label in by_label(found):

@@ -14,11 +14,20 @@ from tg80.errors import UserError
 
 DEFAULT_CPU_MINUTES = 5.0  # The matched budget.
 
-FoldOption = Annotated[int, typer.Option(help="Fold of the split, 1 to 5.", show_default=False)]
-DataOption = Annotated[
-    Path | None, typer.Option(help="Folder of shards; default: the data that ships along.")
+FoldOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Fold of the split, 1 to 5; tasks on one molecule decide themselves.",
+        show_default=False,
+    ),
 ]
-TaskOption = Annotated[str, typer.Option(help="Task id.")]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder of shards, or of npz files of a public set; default: what ships."),
+]
+TaskOption = Annotated[
+    str, typer.Option(help="Task id, such as tg80-multitask, tg80-zero-shot/furan or md17/aspirin.")
+]
 TrackOption = Annotated[str, typer.Option(help="canonical, heavy-input or all-atom.")]
 SplitOption = Annotated[
     str | None, typer.Option(help="Frozen split by name or file; default: the task's.")

@@ -24,7 +24,7 @@ from tg80.errors import RunFailed
 
 
 def symmetry(
-    fold: FoldOption,
+    fold: FoldOption = None,
     data: DataOption = None,
     task: TaskOption = "mini-xtb-v1",
     model: Annotated[
@@ -80,7 +80,7 @@ def symmetry(
         document = {
             "task": chosen_task.id,
             "track": chosen_task.track,
-            "fold": fold,
+            "fold": benchmark.fold,
             "settings": dataclasses.asdict(settings),
             "rows": [figures(one) for one in found],
         }

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from benchmarks.data import TrainingData
 from benchmarks.geometry import superpose
-from benchmarks.protocol import Budget, Equivariance, FitReport
+from benchmarks.protocol import Budget, CannotPredict, Equivariance, FitReport
 from benchmarks.states import StartStates, score_mask_of
 from tg80.constants import masses_of
 from tg80.errors import UserError
@@ -150,7 +150,7 @@ class RelaxedStructure(_Structure):
     def fit(self, data: TrainingData, **_: Any) -> FitReport:
         missing = sorted(set(data.molecules) - set(data.relaxed_positions))
         if missing:
-            raise UserError(
+            raise CannotPredict(
                 f"{self.id} needs structures relaxed with GFN2-xTB, which this data does not have "
                 f"({', '.join(missing[:5])}); leave that model out"
             )
@@ -271,7 +271,8 @@ def _fit_lags(data: TrainingData) -> np.ndarray:
     frame_fs = data.trajectories[0].frame_fs
     longest = min(t.length_fs for t in data.trajectories)
     grid = np.geomspace(frame_fs, longest / 2, 12)
-    wanted = {lag for lag in (*data.task.lags_fs, *data.task.curve_lags_fs, *grid) if lag < longest}
+    asked = (*data.task.lags_fs, *data.task.curve_lags_fs, *grid)
+    wanted = {lag for lag in asked if lag <= longest}
     _, real = lag_frames(sorted(wanted), frame_fs)
     return real[~np.isnan(real)]
 

@@ -11,7 +11,8 @@ import torch
 from atom import ATOM
 from benchmarks import results
 from benchmarks.cli import main
-from benchmarks.finetune import find_pretraining, molecule_data, study
+from benchmarks.data import molecule_data
+from benchmarks.finetune import find_pretraining, study
 from benchmarks.finetune_report import document, figure, sheet
 from benchmarks.models import Budget, make_model
 from benchmarks.models.atom import AtomJoint
