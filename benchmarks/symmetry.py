@@ -26,7 +26,7 @@ from benchmarks.scoring import predict_errors
 from benchmarks.sheets import Sheet
 from benchmarks.states import StartStates, score_mask_of
 from tg80.errors import UserError
-from tg80.trajectories import Trajectory
+from tg80.trajectories import reordered_hessian
 
 # Shifts and orders of atoms may change a prediction by float32 rounding, and no more. A network
 # of some blocks makes 1e-5 A of the 4e-6 A by which coordinates of 40 A are rounded.
@@ -242,22 +242,15 @@ def reordered(training: TrainingData, orders: Mapping[str, np.ndarray]) -> Train
     """The training data with the atoms of each molecule in another order."""
     return replace(
         training,
-        trajectories=tuple(_reordered(t, orders[t.name]) for t in training.trajectories),
+        trajectories=tuple(t.reordered(orders[t.name]) for t in training.trajectories),
         relaxed_positions={
             name: x[orders[name]] if name in orders else x
             for name, x in training.relaxed_positions.items()
         },
-    )
-
-
-def _reordered(trajectory: Trajectory, order: np.ndarray) -> Trajectory:
-    relaxed = trajectory.relaxed_positions
-    return replace(
-        trajectory,
-        positions=trajectory.positions[:, order],
-        velocities=trajectory.velocities[:, order],
-        atomic_numbers=trajectory.atomic_numbers[order],
-        relaxed_positions=None if relaxed is None else relaxed[order],
+        hessians={
+            name: reordered_hessian(h, orders[name]) if name in orders else h
+            for name, h in training.hessians.items()
+        },
     )
 
 
