@@ -23,7 +23,7 @@ from tg80.trajectories import Trajectory
 FILE = "trivial.json"
 
 
-class _Trivial:
+class Trivial:
     """What the predictors here share: nothing to train, a JSON file as memory."""
 
     id: ClassVar[str]
@@ -79,7 +79,7 @@ class _Trivial:
         pass
 
 
-class Persistence(_Trivial):
+class Persistence(Trivial):
     """Nothing moves: x(t + lag) = x(t)."""
 
     id: ClassVar[str] = "persistence"
@@ -88,7 +88,7 @@ class Persistence(_Trivial):
         return _every_step(states.positions.double(), lags_fs)
 
 
-class Ballistic(_Trivial):
+class Ballistic(Trivial):
     """Every atom flies on: x(t + lag) = x(t) + lag v(t)."""
 
     id: ClassVar[str] = "ballistic"
@@ -98,7 +98,7 @@ class Ballistic(_Trivial):
         return states.positions.double()[:, None] + flight
 
 
-class Centroid(_Trivial):
+class Centroid(Trivial):
     """Every atom sits at the molecule's centroid: what is left if orientation is lost entirely."""
 
     id: ClassVar[str] = "centroid"
@@ -110,7 +110,7 @@ class Centroid(_Trivial):
         return _every_step(centroid.expand_as(states.positions), lags_fs)
 
 
-class _Structure(_Trivial):
+class _Structure(Trivial):
     """One structure a molecule, superposed by mass on the start state, at every lag.
 
     It is turned, but never reflected.
@@ -158,7 +158,7 @@ class RelaxedStructure(_Structure):
         return FitReport()
 
 
-class Blend(_Trivial):
+class Blend(Trivial):
     """Start state and rest structure, weighted: x0 + w(lag) (structure - x0).
 
     Molecules of the training set: their mean structure, with weights of their own fitted by least
