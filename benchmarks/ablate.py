@@ -20,6 +20,7 @@ from benchmarks.models import make_model
 from benchmarks.protocol import Budget
 from benchmarks.results import ERRORS, Record
 from benchmarks.runner import run_folder_of, run_once
+from benchmarks.settings import parse_overrides
 from benchmarks.significance import paired_interval
 from tg80.errors import UserError
 
@@ -45,12 +46,15 @@ class Variant:
     is_base: bool
 
 
-def variants(base: str, given: Mapping[str, Any], only: Sequence[str] = ()) -> list[Variant]:
+def variants(
+    base: str, given: Mapping[str, Any], only: Sequence[str] = (), changes: Sequence[str] = ()
+) -> list[Variant]:
     """The base, and every ablation of it.
 
     Args:
         base: id of the base model, `atom` or `atom-start`. given: its settings. only: names of
-            ablations; empty: all.
+            ablations; empty: all, or none if there are changes. changes: settings such as
+            `training.loss=mse`, each of them a variant of its own.
 
     Raises:
         UserError: an unknown name, or a setting that does not fit.
@@ -60,19 +64,39 @@ def variants(base: str, given: Mapping[str, Any], only: Sequence[str] = ()) -> l
         raise UserError(f"no ablation {unknown[0]!r}; choose from {', '.join(ABLATIONS)}")
     if base not in BASES.values():
         raise UserError(f"{base} has no ablations; choose {' or '.join(BASES.values())}")
-    resolved = make_model(base, **given).settings()
     found = [Variant(BASE, f"{base} as it stands", base, dict(given), {}, True)]
-    for name in only or ABLATIONS:
+    for name in only or (() if changes else ABLATIONS):
         ablation = ABLATIONS[name]
-        fields = {"time_attention": resolved["model"]["time_attention"]}
-        fields |= given.get("model", {}) | ablation.overrides
-        model = registry_id(fields)
-        settings = dict(given) | {"model": fields}
-        is_base = model == base and make_model(model, **settings).settings() == resolved
-        found.append(
-            Variant(name, ablation.description, model, settings, dict(ablation.overrides), is_base)
-        )
+        asked = {"model": ablation.overrides}
+        found.append(_variant(name, ablation.description, base, given, asked))
+    for change in dict.fromkeys(changes):
+        asked = parse_overrides([change], option="--change")
+        if not all(isinstance(fields, dict) and part in ("model", "training")
+                   for part, fields in asked.items()):  # fmt: skip
+            raise UserError(
+                f"--change wants model.NAME=VALUE or training.NAME=VALUE, not {change!r}"
+            )
+        found.append(_variant(change, "this setting", base, given, asked))
     return found
+
+
+def _variant(
+    name: str,
+    description: str,
+    base: str,
+    given: Mapping[str, Any],
+    asked: Mapping[str, dict[str, Any]],
+) -> Variant:
+    """The base with other settings; it may turn out to be the base itself."""
+    resolved = make_model(base, **given).settings()
+    fields = {"time_attention": resolved["model"]["time_attention"]}
+    fields |= given.get("model", {}) | asked.get("model", {})
+    training = given.get("training", {}) | asked.get("training", {})
+    settings = dict(given) | asked | {"model": fields, "training": training}
+    model = registry_id(fields)
+    is_base = model == base and make_model(model, **settings).settings() == resolved
+    overrides = {key: value for part in asked.values() for key, value in part.items()}
+    return Variant(name, description, model, settings, overrides, is_base)
 
 
 def registry_id(fields: Mapping[str, Any]) -> str:

@@ -29,8 +29,11 @@ def parse_settings(kind: type[Settings], values: Mapping[str, Any], prefix: str 
         raise UserError(f"setting {name.rstrip('.') or 'model'}: {first['msg']}") from None
 
 
-def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
+def parse_overrides(pairs: Iterable[str], option: str = "--set") -> dict[str, Any]:
     """`["a.b=1", "c=x"]` as nested dictionaries; values are JSON where they can be, else text.
+
+    Args:
+        pairs: what was given. option: to which option, for messages.
 
     Raises:
         UserError: no `=`, an empty name, or two settings that contradict.
@@ -40,7 +43,8 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
         name, found, text = pair.partition("=")
         keys = name.strip().split(".")
         if not found or not all(keys):
-            raise UserError(f"--set wants NAME=VALUE such as training.batch_size=8, not {pair!r}")
+            example = "training.batch_size=8"
+            raise UserError(f"{option} wants NAME=VALUE such as {example}, not {pair!r}")
         try:
             value = json.loads(text)
         except json.JSONDecodeError:
@@ -49,6 +53,6 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
         for key in keys[:-1]:
             place = place.setdefault(key, {})
             if not isinstance(place, dict):
-                raise UserError(f"--set {pair}: {key} was set to a value before")
+                raise UserError(f"{option} {pair}: {key} was set to a value before")
         place[keys[-1]] = value
     return result

@@ -32,7 +32,7 @@ from tg80.cli_support import JsonOption
 
 
 def ablate(
-    fold: FoldOption,
+    fold: FoldOption = None,
     data: DataOption = None,
     task: TaskOption = "mini-xtb-v1",
     model: Annotated[str, typer.Option(help="The base: atom or atom-start.")] = "atom",
@@ -40,7 +40,12 @@ def ablate(
     preset: PresetOption = None,
     seeds: SeedsOption = "3",
     only: Annotated[
-        str | None, typer.Option(help="Names of ablations, separated by commas; default: all.")
+        str | None,
+        typer.Option(help="Names of ablations, by commas; default: all, or none beside --change."),
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(help="One setting that differs, as in --set: a variant of its own; repeat."),
     ] = None,
     epochs: EpochsOption = None,
     budget_cpu_minutes: BudgetOption = None,
@@ -58,6 +63,8 @@ def ablate(
     both. The same command again reuses finished runs and goes on with killed ones.
 
     Example: atom-bench ablate --fold 2 --seeds 3 --only no-rope,gat --budget-cpu-minutes 3
+
+    Example: atom-bench ablate --fold 2 --change training.loss=mse --change model.n_blocks=3
     """
     from benchmarks.ablate import run_all, variants
     from benchmarks.ablation_report import document, sheets
@@ -74,7 +81,7 @@ def ablate(
     given: dict[str, Any] = parse_overrides(settings or [])
     given |= {"device": device} | ({"preset": preset} if preset else {})
     names = [name.strip() for name in (only or "").split(",") if name.strip()]
-    chosen = variants(model, given, names)
+    chosen = variants(model, given, names, change or ())
     benchmark = load_benchmark(chosen_task, fold, data, split)
     make_folder(out, "--out")
     with progress_bars() as progress:
@@ -83,7 +90,13 @@ def ablate(
             tell=partial(progress.console.print, soft_wrap=True, highlight=False, markup=False),
         )  # fmt: skip
     if as_json:
-        about = {"task": task, "track": track, "fold": fold, "base": model, "seeds": chosen_seeds}
+        about = {
+            "task": task,
+            "track": track,
+            "fold": benchmark.fold,
+            "base": model,
+            "seeds": chosen_seeds,
+        }
         print(json.dumps(document(chosen, done, **about)))
     else:
         print_sheets(sheets(chosen, done), as_markdown=as_markdown)

@@ -56,6 +56,31 @@ def test_every_ablation_changes_what_it_says_and_nothing_else(base):
     assert {m for n, m in models.items() if n not in ("gat", "joint", "start")} == {base}
 
 
+def test_settings_of_choice_are_variants_as_well():
+    changes = [
+        "training.loss=mse",
+        "model.time_attention=start",
+        "model.width=64",
+        "model.width=64",
+    ]
+    given = {"model": {"n_blocks": 1}, "training": {"batch_size": 4}}
+    chosen = variants("atom", given, changes=changes)
+    assert [v.name for v in chosen] == [BASE, *changes[:3]]
+    assert [v.model for v in chosen] == ["atom", "atom", "atom-start", "atom"]
+    assert [v.is_base for v in chosen] == [True, False, False, True]  # 64 is the width of `mini`
+    base, other = (make_model(v.model, **v.settings).settings() for v in chosen[:2])
+    assert other["training"]["loss"] == "mse" and other["training"]["batch_size"] == 4
+    assert base["model"] == other["model"] and other["model"]["n_blocks"] == 1
+    names = [v.name for v in variants("atom", given, ["no-rope"], ["training.loss=mse"])]
+    assert names == [BASE, "no-rope", "training.loss=mse"]
+
+
+@pytest.mark.parametrize("change", ["device=cpu", "model=3", "training.loss", "training.lost=mse"])
+def test_settings_that_are_none_are_refused(change):
+    with pytest.raises(UserError, match=r"loss|lost|--change wants model\.NAME=VALUE"):
+        variants("atom", {}, changes=[change])
+
+
 def test_all_are_run_at_the_same_budget_and_the_base_only_once(finished):
     out, _, done, lines = finished
     assert {name: len(runs) for name, runs in done.items()} == dict.fromkeys((BASE, *CHOSEN), 2)
