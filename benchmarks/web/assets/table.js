@@ -1,0 +1,147 @@
+// A table that sorts by its headings: real buttons, so that a keyboard reaches them.
+
+// columns: { key, label, title, value(row), text: sorts as text, best: 'high' if large is good,
+//            format(value) -> text, padded so that decimal points stand below each other,
+//            show(row, formatted) -> text or node, where it is more than that }
+function sortableTable({ caption, columns, rows, sort, remember, region }) {
+  const state = { key: sort.key, down: sort.down };
+  const head = make('tr');
+  const body = make('tbody');
+  const padded = columns.map((column) => column.format && padding(rows.map((row) => column.format(column.value(row)))));
+  const content = (column, i, row) => {
+    const text = column.format ? padded[i](column.format(column.value(row))) : undefined;
+    return column.show ? column.show(row, text) : text;
+  };
+  const buttons = new Map();
+  for (const column of columns) {
+    const press = () => {
+      if (state.key === column.key) state.down = !state.down;
+      else Object.assign(state, { key: column.key, down: column.best === 'high' });
+      if (remember) remember({ ...state });
+      refresh();
+      const order = state.down ? 'from large to small' : 'from small to large';
+      byId('live').textContent = `Sorted by ${column.name || column.label}, ${order}.`;
+    };
+    const arrow = make('span', { class: 'arrow', 'aria-hidden': 'true' });
+    const words = make('span', {}, column.label);
+    const button = make('button', { type: 'button', title: column.title, onclick: press },
+      ...(column.text ? [words, arrow] : [arrow, words]));
+    const cell = make('th', { scope: 'col', 'data-key': column.key, class: column.text ? 'text' : null }, button);
+    buttons.set(column.key, cell);
+    head.append(cell);
+  }
+
+  function refresh() {
+    const column = columns.find((one) => one.key === state.key) || columns[0];
+    const sorted = [...rows].sort((a, b) => {
+      const [x, y] = [column.value(a), column.value(b)];
+      // What has no number stands last, whichever way the table is turned.
+      const missing = (v) => (column.text ? false : !isNumber(v));
+      if (missing(x) || missing(y)) return Number(missing(x)) - Number(missing(y));
+      const order = column.text ? String(x).localeCompare(String(y), 'en', { numeric: true }) : x - y;
+      return state.down ? -order : order;
+    });
+    for (const [key, cell] of buttons) {
+      if (key === state.key) cell.setAttribute('aria-sort', state.down ? 'descending' : 'ascending');
+      else cell.removeAttribute('aria-sort');
+      cell.querySelector('.arrow').textContent = key === state.key ? (state.down ? '▼' : '▲') : '';
+    }
+    body.replaceChildren(...sorted.map((row) => make('tr', { class: row.kind || null },
+      ...columns.map((one, i) => (i === 0
+        ? make('th', { scope: 'row' }, content(one, i, row))
+        : make('td', { class: one.text ? 'text' : null }, content(one, i, row)))))));
+  }
+
+  refresh();
+  return make('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': region },
+    make('table', {}, make('caption', {}, caption), make('thead', {}, head), body));
+}
+
+// Fills numbers up with spaces of a digit's width, to the longest fraction of their column.
+function padding(texts) {
+  const fraction = (text) => (/^[^.]*\d\.?\d*$/.test(text) ? text.length - (text.indexOf('.') + 1 || text.length) : 0);
+  const most = Math.max(0, ...texts.map(fraction));
+  return (text) => {
+    const point = most && !text.includes('.') ? '\u2008' : '';
+    return text + point + '\u2007'.repeat(most - fraction(text));
+  };
+}
+
+function nameCell(line) {
+  return make('span', { class: 'model' }, make('span', { class: 'name' }, line.label), badge(line.kind));
+}
+
+function spread(line, text) {
+  const around = isNumber(line.s2s_spread) ? `± ${error(line.s2s_spread)}` : '';
+  return make('span', {}, text, make('span', { class: 'spread' }, around));
+}
+
+function links(line) {
+  const box = make('span', { class: 'links' });
+  for (const [name, file] of line.records) box.append(make('a', { href: file }, name));
+  return box;
+}
+
+const number = (key) => (line) => line[key];
+const fact = (key) => (line) => line.facts[key];
+
+const COLUMNS = [
+  { key: 'model', label: 'Model', text: true, value: number('label'), show: nameCell,
+    title: 'Name of the model; a hash in brackets tells its settings apart.' },
+  { key: 's2t', label: 'S2T', value: number('s2t'), format: error,
+    title: 'State to trajectory: mean squared error over all lags, mean over molecules; 10⁻² Å².' },
+  { key: 's2s', label: 'S2S', value: number('s2s'), format: error, show: spread,
+    title: 'State to state: mean squared error at the longest lag, mean over molecules; 10⁻² Å². '
+      + 'After ±, the standard deviation over seeds: how much training varies.' },
+  { key: 's2t_aligned', label: 'S2T aligned', value: number('s2t_aligned'), format: error,
+    title: 'S2T after centroids are removed and each step is turned onto the truth: the error of shape alone.' },
+  { key: 's2s_aligned', label: 'S2S aligned', value: number('s2s_aligned'), format: error,
+    title: 'S2S of shape alone, as S2T aligned.' },
+  { key: 'skill', label: 'Skill', best: 'high', value: number('skill'), format: skill,
+    title: '1 − error / error of the best legal trivial predictor, at the longest lag; median over molecules. '
+      + '0 is the best trivial predictor, 1 is perfect.' },
+  { key: 'n_failed', label: 'Failed', value: (l) => (l.n ? l.n_failed / l.n : null), show: (l) => `${l.n_failed}/${l.n}`,
+    title: 'Windows whose prediction failed, of all. They are scored as persistence.' },
+  { key: 'folds', label: 'Folds', text: true, value: (l) => l.folds.join(','), show: (l) => plain(l.folds.join(', ')),
+    title: 'Folds of the split that the row is the mean of.' },
+  { key: 'seeds', label: 'Seeds', value: number('seeds'), show: (l) => plain(l.seeds),
+    title: 'Trainings from different random numbers that the row is the mean of.' },
+  { key: 'inputs', label: 'Inputs', text: true, optional: true, value: fact('inputs'), show: (l) => plain(l.facts.inputs),
+    title: 'What a prediction is made from.' },
+  { key: 'labels', label: 'Learnt from', text: true, optional: true, value: fact('labels'), show: (l) => plain(l.facts.labels),
+    title: 'Labels used in training: positions, or energies and forces.' },
+  { key: 'samples_seen', label: 'Samples', optional: true, value: fact('samples_seen'), show: (l) => plain(l.facts.samples_seen),
+    title: 'Training windows or frames seen, repeats counted; mean over runs.' },
+  { key: 'train_cpu_seconds', label: 'Training, s', optional: true, value: fact('train_cpu_seconds'),
+    show: (l) => plain(l.facts.train_cpu_seconds), title: 'CPU seconds of training a run.' },
+  { key: 'predict_cpu_seconds', label: 'Predicting, s', optional: true, value: fact('predict_cpu_seconds'),
+    show: (l) => plain(l.facts.predict_cpu_seconds), title: 'CPU seconds of all predictions of a run.' },
+  { key: 'seconds_per_trajectory', label: 's / trajectory', optional: true, value: fact('seconds_per_trajectory'),
+    show: (l) => plain(l.facts.seconds_per_trajectory), title: 'CPU seconds for all lags of one start.' },
+  { key: 'valid_share', label: 'Valid', best: 'high', optional: true, value: fact('valid_share'),
+    show: (l) => plain(l.facts.valid_share),
+    title: 'Share of predicted structures whose bond lengths and angles lie in the 0.1–99.9 % range of the data.' },
+  { key: 'bond_distance', label: 'Bonds off, Å', optional: true, value: fact('bond_distance'),
+    show: (l) => plain(l.facts.bond_distance), title: 'Distance between predicted and true distributions of bond lengths.' },
+  { key: 'records', label: 'Records', value: (l) => l.records.length, show: links,
+    title: 'The records behind the row, one a run: rows, settings, versions and hashes as JSON.' },
+];
+
+let boardSort = { key: 's2s', down: false };
+
+function showBoard() {
+  const task = currentTask();
+  const part = currentPart();
+  const present = (column) => !column.optional || part.lines.some((l) => column.value(l) !== null && column.value(l) !== undefined);
+  const columns = COLUMNS.filter(present);
+  byId('board-table').replaceChildren(sortableTable({
+    caption: `${task.task}, ${task.track}, ${part.part}: errors in 10⁻² Å²`,
+    region: `Table of ${task.task}, ${part.part}`,
+    columns, rows: part.lines, sort: boardSort, remember: (sort) => { boardSort = sort; },
+  }));
+  byId('columns').replaceChildren(...columns.flatMap((c) => [make('dt', {}, c.label), make('dd', {}, c.title)]));
+  const folds = new Set(part.lines.map((line) => line.folds.join(',')));
+  byId('warning').hidden = folds.size < 2;
+  byId('warning').textContent = 'These rows were not all run on the same folds: compare those with the '
+    + 'same entry under Folds, or choose one fold above.';
+}

@@ -1,0 +1,229 @@
+"""What the page shows: lines, curves, molecules and examples of all records, as plain data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.evaluation import MEAN, MEDIAN, POOLED
+from benchmarks.leaderboard import PART_ORDER, Entry, LineKey, entries, grouped
+from benchmarks.metrics import Metric
+from benchmarks.models import MODELS, TRIVIAL
+from benchmarks.results import Record
+from benchmarks.web.movies import movies
+from tg80.errors import UserError
+
+SUBMITTED = "submitted/"
+DIGITS = 4
+_AVERAGES = {MEAN, MEDIAN, POOLED}
+_CURVES = (Metric.MSE, Metric.MSE_ALIGNED, Metric.SKILL)
+_PER_MOLECULE = {"s2t": Metric.S2T, "s2s": Metric.S2S, "s2s_aligned": Metric.S2S_ALIGNED}
+# What a line says beside its scores, where the records tell it.
+_FACTS = (
+    "inputs", "labels", "samples_seen", "train_cpu_seconds", "predict_cpu_seconds",
+    "seconds_per_trajectory", "valid_share", "bond_distance",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PageRecord:
+    """A record, the folder it lies in, and its copy below the page."""
+
+    record: Record
+    folder: Path
+    link: str
+
+    @cached_property
+    def numbers(self) -> dict[tuple[str, str], dict[tuple[float | None, str], float]]:
+        """(part, molecule) -> (lag, metric) -> value; values that are not finite are left out.
+
+        Raises:
+            UserError: a row is not of a record's form.
+        """
+        found: dict[tuple[str, str], dict[tuple[float | None, str], float]] = {}
+        for row in self.record.rows:
+            try:
+                part, molecule, lag, metric, value, _, n, n_failed = row
+                if not all(isinstance(text, str) for text in (part, molecule, metric)):
+                    raise ValueError("no text")
+                at = None if lag is None else float(lag)
+                if not (math.isfinite(at or 0.0) and math.isfinite(n + n_failed)):
+                    raise ValueError("not finite")
+                if value is not None and math.isfinite(value):
+                    found.setdefault((part, molecule), {})[at, metric] = float(value)
+            except (TypeError, ValueError) as error:
+                raise UserError(f"{self.folder}: a row of its record is not one: {row}") from error
+        return found
+
+
+def page_content(found: Sequence[PageRecord]) -> dict[str, Any]:
+    """All that the page's scripts draw; errors in A^2, rounded to what is shown."""
+    for one in found:
+        _ = one.numbers  # Told here, with the folder's name, not in the middle of a table.
+    boards = []
+    keys = [(one.record.task, one.record.track) for one in found]
+    # The task with the most records comes first: it is the one that the page opens with.
+    for key in sorted(set(keys), key=lambda key: (-keys.count(key), key)):
+        boards.append(_task([one for one, at in zip(found, keys, strict=True) if at == key]))
+    return {
+        "n_records": len(found),
+        "commits": sorted({one.record.git_commit or "unknown" for one in found}),
+        "tasks": boards,
+    }
+
+
+def _task(members: Sequence[PageRecord]) -> dict[str, Any]:
+    first = members[0].record
+    folds = sorted({one.record.fold for one in members}, key=lambda fold: (fold is None, fold))
+    choices: list[tuple[str, list[PageRecord]]] = [("all", list(members))]
+    if len(folds) > 1:
+        choices += [(str(f), [m for m in members if m.record.fold == f]) for f in folds]
+    lags = [float(lag) for lag in first.task_spec.get("lags_fs", ())]
+    return {
+        "task": first.task,
+        "track": first.track,
+        "description": str(first.task_spec.get("description", "")),
+        "level": str(first.task_spec.get("level", "")),
+        "lags_fs": lags,
+        "folds": [{"fold": name, "parts": _parts(chosen)} for name, chosen in choices],
+        "movies": movies([m for m in members if m.record.fold == folds[0]], folds[0]),
+    }
+
+
+def _parts(members: Sequence[PageRecord]) -> list[dict[str, Any]]:
+    own = {id(one.record): one for one in members}
+    records = [one.record for one in members]
+    behind = grouped(records)
+    by_part: dict[str, list[Entry]] = {}
+    for entry in entries(records):
+        by_part.setdefault(entry.part, []).append(entry)
+    order = {part: i for i, part in enumerate(PART_ORDER)}
+    parts = sorted(by_part, key=lambda part: (order.get(part, len(order)), part))
+    return [
+        {
+            "part": part,
+            "lines": [
+                _line(entry, label, [own[id(record)] for record in behind[_key(entry)]])
+                for entry, label in zip(by_part[part], line_labels(by_part[part]), strict=True)
+            ],
+        }
+        for part in parts
+    ]
+
+
+def _key(entry: Entry) -> LineKey:
+    return LineKey(entry.task, entry.track, entry.part, entry.model, entry.settings)
+
+
+def line_labels(lines: Sequence[Entry]) -> list[str]:
+    """Names that tell the lines of a table apart."""
+    models = [line.model for line in lines]
+    return [
+        line.model + (f" [{line.settings}]" if models.count(line.model) > 1 else "")
+        for line in lines
+    ]
+
+
+def kind_of(entry: Entry) -> str:
+    """Whose line it is: "model", "reference", "oracle", or "submitted" from outside."""
+    if entry.model.startswith(SUBMITTED) or entry.model not in MODELS:
+        return "submitted"
+    if entry.oracle:
+        return "oracle"
+    return "reference" if entry.model in TRIVIAL else "model"
+
+
+def _line(entry: Entry, label: str, members: Sequence[PageRecord]) -> dict[str, Any]:
+    failed = entry.n_failed
+    return {
+        "label": label,
+        "model": entry.model,
+        "settings": entry.settings,
+        "kind": kind_of(entry),
+        "folds": list(entry.folds),
+        "seeds": entry.seeds,
+        "s2t": short(entry.s2t),
+        "s2s": short(entry.s2s),
+        "s2s_spread": short(entry.s2s_spread),
+        "s2t_aligned": short(_mean(members, entry.part, MEAN, None, Metric.S2T_ALIGNED)),
+        "s2s_aligned": short(entry.s2s_aligned),
+        "skill": short(entry.skill),
+        "n": entry.n,
+        "n_failed": failed,
+        "facts": {name: _fact(getattr(entry, name, None)) for name in _FACTS},
+        "curve": _curves(members, entry.part, MEAN),
+        "molecules": _molecules(members, entry.part),
+        "records": [[_run_name(one.record), one.link] for one in members],
+    }
+
+
+def _fact(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return short(value) if isinstance(value, float) else value
+
+
+def _run_name(record: Record) -> str:
+    fold = "" if record.fold is None else f"fold {record.fold}"
+    seed = "" if record.seed is None else f"seed {record.seed}"
+    return ", ".join(text for text in (fold, seed) if text) or "record"
+
+
+def _molecules(members: Sequence[PageRecord], part: str) -> dict[str, Any]:
+    names = {name for one in members for (at, name) in one.numbers if at == part}
+    return {name: _molecule(members, part, name) for name in sorted(names - _AVERAGES)}
+
+
+def _molecule(members: Sequence[PageRecord], part: str, name: str) -> dict[str, Any]:
+    curve = _curves(members, part, name)
+    scores: dict[str, Any] = {
+        key: short(_mean(members, part, name, None, metric))
+        for key, metric in _PER_MOLECULE.items()
+    }
+    skills = [value for value in curve[Metric.SKILL] if value is not None]
+    return scores | {"skill": skills[-1] if skills else None, "curve": curve}
+
+
+def _curves(members: Sequence[PageRecord], part: str, molecule: str) -> dict[str, Any]:
+    """Lags in order, and a number or None for each of them in every curve."""
+    found: dict[tuple[float, str], list[float]] = {}
+    # Skill is a median over molecules, errors are means.
+    for place in dict.fromkeys((molecule, MEDIAN if molecule == MEAN else molecule)):
+        for one in members:
+            for (lag, metric), value in one.numbers.get((part, place), {}).items():
+                if lag is not None and metric in _CURVES:
+                    found.setdefault((lag, metric), []).append(value)
+    lags = sorted({lag for lag, _ in found})
+    curves: dict[str, Any] = {"lags_fs": lags}
+    for metric in _CURVES:
+        values = [found.get((lag, metric)) for lag in lags]
+        curves[metric] = [short(float(np.mean(v))) if v else None for v in values]
+    return curves
+
+
+def _mean(
+    members: Iterable[PageRecord], part: str, molecule: str, lag: float | None, metric: str
+) -> float | None:
+    found = [one.numbers.get((part, molecule), {}).get((lag, metric)) for one in members]
+    values = [value for value in found if value is not None]
+    return float(np.mean(values)) if values else None
+
+
+def short(value: float | None) -> float | None:
+    """A number with no more digits than a reader can use."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.{DIGITS}g}")
+
+
+def summary(content: Mapping[str, Any]) -> str:
+    """What stands on the page, in a line."""
+    n = content["n_records"]
+    if not n:
+        return "No record lies here yet: run atom-bench run, and build the page again."
+    tasks = sorted({task["task"] for task in content["tasks"]})
+    return f"{n} record{'s' if n > 1 else ''} of {', '.join(tasks)}."
