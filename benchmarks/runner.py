@@ -13,6 +13,7 @@ from benchmarks import distributed, results
 from benchmarks.data import BenchmarkData
 from benchmarks.evaluation import References, fit_references, score
 from benchmarks.examples import examples_of, write_examples
+from benchmarks.examples import examples_of, write_examples
 from benchmarks.models import TRIVIAL, make_model, model_class
 from benchmarks.protocol import Budget, CannotPredict, FitReport, Model
 from benchmarks.results import Record
@@ -130,6 +131,7 @@ def run_once(
             hardware=results.hardware(settings.get("device", "cpu")),
             rows=results.rows_of(scores),
         )
+        write_examples(folder, examples_of(model, data))
         write_examples(folder, examples_of(model, data))
         results.write_record(folder, record, scores)
     record = distributed.from_main(record)
