@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,11 @@ import torch
 from benchmarks.public_task import read_public_task
 from benchmarks.states import StartStates, start_states
 from benchmarks.tasks import Protocol, TaskSpec, window_rotation
+from benchmarks.validity import Geometries, Pairs
 from tg80.dataset import cut_part, load, shipped_folder
 from tg80.errors import CorruptFile, UserError
 from tg80.lags import scored_starts
+from tg80.molecules import Molecule, molecule_from_smiles
 from tg80.splits import TIME_PARTS, Fold, Split, load_split
 from tg80.trajectories import Trajectory, read_trajectory
 from tg80.windows import collate, cut_window
@@ -92,6 +95,8 @@ class BenchmarkData:
 
     Attributes:
         blocks: the trajectories, or time blocks of them, that each part is scored on.
+        whole: all trajectories, for what is known of molecules in evaluation. bonds: molecule ->
+            pairs of atoms, of those whose graph is known.
     """
 
     task: TaskSpec
@@ -101,6 +106,13 @@ class BenchmarkData:
     blocks: dict[str, tuple[Trajectory, ...]]
     manifest_sha256: str
     split_sha256: str
+    whole: tuple[Trajectory, ...] = ()
+    bonds: Mapping[str, Pairs] = field(default_factory=dict)
+
+    @cached_property
+    def geometries(self) -> Geometries:
+        """Ranges of bond lengths and angles; no model sees them."""
+        return Geometries(self.whole, self.bonds)
 
 
 def load_benchmark(
@@ -137,7 +149,8 @@ def load_benchmark(
     except CorruptFile as error:
         raise UserError(str(error)) from error  # the data are the user's choice
     paths = [shard.path for shard in data.trajectories.values()]
-    return cut(trajectories, task, fold, frozen, manifest_sha256(paths))
+    found = cut(trajectories, task, fold, frozen, manifest_sha256(paths))
+    return replace(found, bonds=_bonds(data.molecules.values()))
 
 
 def _fold_of(task: TaskSpec, fold: int | None, split: Split | None) -> int:
@@ -187,7 +200,12 @@ def molecule_data(
             f"no window of {task.id} fits into val_time of {task.molecule}, a trajectory of "
             f"{trajectory.length_fs:g} fs; choose longer data"
         )
-    return replace(whole, split_sha256=split.sha256)
+    bonds = _bonds([molecule_from_smiles(shard.metadata.smiles, task.molecule)])
+    return replace(whole, split_sha256=split.sha256, bonds=bonds)
+
+
+def _bonds(molecules: Iterable[Molecule]) -> dict[str, Pairs]:
+    return {m.name: [(i, j) for i, j, _ in m.bonds] for m in molecules}
 
 
 def _shipped(task: TaskSpec) -> Path:
@@ -252,7 +270,9 @@ def cut(
         # The molecules that choose the weights are no part of what is asked.
         parts.pop("val", None)
         scored.pop("val", None)
-    return BenchmarkData(task, fold, training, parts, scored, manifest, split.sha256)
+    return BenchmarkData(
+        task, fold, training, parts, scored, manifest, split.sha256, tuple(trajectories)
+    )
 
 
 def _public_data(task: TaskSpec, folder: Path | None) -> BenchmarkData:
@@ -269,7 +289,7 @@ def _public_data(task: TaskSpec, folder: Path | None) -> BenchmarkData:
     training = TrainingData(task, found.blocks, (Part("val_time", windows("val_time", turn)),), {})
     return BenchmarkData(
         task, NO_FOLD, training, {"test_time": test}, {"test_time": (found.test_block,)},
-        manifest_sha256([found.path]), found.sha256,
+        manifest_sha256([found.path]), found.sha256, (found.trajectory,),
     )  # fmt: skip
 
 

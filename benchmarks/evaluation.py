@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from benchmarks import metrics
 from benchmarks.data import SEEN_PARTS, BenchmarkData, Part, Windows
@@ -22,7 +23,8 @@ from benchmarks.models.trivial import (
     RelaxedStructure,
 )
 from benchmarks.protocol import Budget, Model
-from benchmarks.scoring import Errors, predict_errors
+from benchmarks.scoring import Answer, Errors, ask, predict_errors
+from benchmarks.validity import Geometries, Validity, validity_of
 
 # Section "Skill" of docs/benchmark.md. The train block of a molecule is only there for seen ones.
 _ANYWHERE = (Persistence, Ballistic, Centroid, Blend)
@@ -44,6 +46,9 @@ class PartScore:
     Attributes:
         task: at the task's lags. curve: at the further lags. stored_frame: windows as stored.
         reference, curve_reference: what they are compared with for skill.
+        validity: of the scored atoms at the task's lags. validity_all_atoms: of all atoms that are
+            given, None where these are the same.
+        seconds: CPU time of the predictions at the task's lags (wall time on a GPU).
     """
 
     part: str
@@ -54,6 +59,9 @@ class PartScore:
     stored_frame: Errors | None
     reference: Best
     curve_reference: Best | None
+    validity: Validity | None = None
+    validity_all_atoms: Validity | None = None
+    seconds: float | None = None
 
 
 def references_of(part: str) -> tuple[type[Model], ...]:
@@ -108,8 +116,10 @@ def fit_references(data: BenchmarkData) -> References:
     return References(fitted)
 
 
-def score_part(model: Model, part: Part, references: References) -> PartScore:
-    """Score one part.
+def score_part(
+    model: Model, part: Part, references: References, geometries: Geometries | None = None
+) -> PartScore:
+    """Score one part, its validity only with the molecules' geometries.
 
     The stored frame only for models that learn orientation from data: what follows rotations
     exactly errs alike in every frame.
@@ -117,22 +127,40 @@ def score_part(model: Model, part: Part, references: References) -> PartScore:
     learns_orientation = model.trains and model.equivariance == "none"
     stored_frame = part.stored_frame if learns_orientation else None
     best = partial(references.best, part.name)
+    answer = ask(model, part.windows)
+    scored, every = part.windows.states.score_mask, part.windows.states.atom_mask
+    more_than_scored = not torch.equal(scored, every)
     return PartScore(
         part=part.name,
         molecules=part.windows.states.molecule,
         start_ids=part.windows.states.start_id,
-        task=predict_errors(model, part.windows),
+        task=answer.errors,
         curve=predict_errors(model, part.curve) if part.curve else None,
         stored_frame=predict_errors(model, stored_frame) if stored_frame else None,
         reference=best(part.windows),
         curve_reference=best(part.curve) if part.curve else None,
+        validity=_validity(answer, part, scored, geometries),
+        validity_all_atoms=_validity(answer, part, every, geometries) if more_than_scored else None,
+        seconds=answer.seconds,
     )
+
+
+def _validity(
+    answer: Answer, part: Part, atoms: torch.Tensor, geometries: Geometries | None
+) -> Validity | None:
+    if geometries is None:
+        return None
+    windows, errors = part.windows, answer.errors
+    return validity_of(
+        answer.positions, windows.targets.numpy(), errors.lags_fs, errors.failed,
+        windows.states.molecule, atoms.numpy(), geometries,
+    )  # fmt: skip
 
 
 def score(model: Model, data: BenchmarkData, references: References) -> list[PartScore]:
     """Score every part the model can predict: seen-only models leave out unseen molecules."""
     return [
-        score_part(model, part, references)
+        score_part(model, part, references, data.geometries)
         for name, part in data.parts.items()
         if name in SEEN_PARTS or not model.seen_only
     ]
@@ -176,7 +204,28 @@ def values_of(score: PartScore) -> list[Value]:
         per_start[Metric.S2S_STORED_FRAME] = metrics.s2s(score.stored_frame.raw)
     for metric, errors in per_start.items():
         values += _by_lag(metric, errors[:, None], None, counts)
+    shares = (score.validity, Metric.VALID, Metric.BOND_DISTANCE)
+    every = (score.validity_all_atoms, Metric.VALID_ALL_ATOMS, Metric.BOND_DISTANCE_ALL_ATOMS)
+    for validity, share, distance in (shares, every):
+        if validity is not None:
+            values += _validity_values(validity, share, distance, score.task.lags_fs, counts)
     return values
+
+
+def _validity_values(
+    validity: Validity, share: Metric, distance: Metric, lags_fs: np.ndarray, counts: _Counts
+) -> list[Value]:
+    """Shares over all lags of each molecule, and at each lag over all; distances over all lags."""
+    over_lags = metrics.s2t(validity.valid)
+    if np.isnan(over_lags).all():
+        return []
+    values = _by_lag(share, over_lags[:, None], None, counts)
+    values += [
+        value for value in _by_lag(share, validity.valid, lags_fs, counts) if value.molecule == MEAN
+    ]
+    table = {name: number[None] for name, number in validity.bond_distance.items()}
+    mean = {MEAN: metrics.mean_over_molecules(table)}
+    return values + _values(distance, table, mean, None, counts)
 
 
 class _Counts:

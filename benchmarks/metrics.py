@@ -32,6 +32,10 @@ class Metric(StrEnum):
     S2S_STORED_FRAME = "s2s_stored_frame"
     SKILL = "skill"
     SKILL_ALIGNED = "skill_aligned"
+    VALID = "valid"
+    VALID_ALL_ATOMS = "valid_all_atoms"
+    BOND_DISTANCE = "bond_distance"
+    BOND_DISTANCE_ALL_ATOMS = "bond_distance_all_atoms"
 
     @property
     def description(self) -> str:
@@ -41,7 +45,7 @@ class Metric(StrEnum):
     @property
     def unit(self) -> str:
         """Unit of the stored value."""
-        return "1" if self in (Metric.SKILL, Metric.SKILL_ALIGNED) else UNIT
+        return _OTHER_UNITS.get(self, UNIT)
 
 
 _DESCRIPTIONS = {
@@ -55,7 +59,16 @@ _DESCRIPTIONS = {
     Metric.S2S_STORED_FRAME: "S2S of the windows as they are stored, not turned: a diagnostic",
     Metric.SKILL: "1 - MSE / MSE of the best legal reference, per molecule and lag",
     Metric.SKILL_ALIGNED: "skill in the aligned error",
+    Metric.VALID: "share of structures whose scored atoms have all bonds and angles within range",
+    Metric.VALID_ALL_ATOMS: "the same of all atoms that are given, hydrogens too",
+    Metric.BOND_DISTANCE: "Wasserstein-1 distance of bond lengths to the data's, mean over bonds "
+    "among scored atoms",
+    Metric.BOND_DISTANCE_ALL_ATOMS: "the same of all atoms that are given",
 }
+_OTHER_UNITS = {
+    Metric.SKILL: "1", Metric.SKILL_ALIGNED: "1", Metric.VALID: "1", Metric.VALID_ALL_ATOMS: "1",
+    Metric.BOND_DISTANCE: "A", Metric.BOND_DISTANCE_ALL_ATOMS: "A",
+}  # fmt: skip
 
 
 def squared_errors(

@@ -44,7 +44,8 @@ class FitReport:
     """What fitting did.
 
     Attributes:
-        n_parameters: numbers learnt. n_steps, n_epochs: of the optimiser. cpu_seconds: CPU time
+        n_parameters: numbers learnt. n_steps, n_epochs: of the optimiser. n_samples: windows (or
+            frames with labels) learnt from, repetitions counted. cpu_seconds: CPU time
             (wall time on a GPU) of all processes over all sittings, validation apart.
         best_validation: error in validation, persistence's being 1, of the model that was kept.
         stopped_early: the budget was not used up. longest_lag_fs: that was learnt from; longer ones
@@ -58,6 +59,7 @@ class FitReport:
     best_validation: float | None = None
     stopped_early: bool = False
     longest_lag_fs: float | None = None
+    n_samples: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -67,13 +69,14 @@ class Model(Protocol):
     Attributes:
         id: key of the registry. trains: whether `fit` uses seed and budget.
         oracle: it uses test trajectories or a Hessian of the reference level; never a reference.
+            That may hang on the data, and is known once it is fitted.
         seen_only: it needs the molecule's own train block, and so cannot predict other molecules.
         equivariance: which motions of the start the prediction follows exactly.
     """
 
     id: ClassVar[str]
     trains: ClassVar[bool]
-    oracle: ClassVar[bool]
+    oracle: bool
     seen_only: ClassVar[bool]
     equivariance: ClassVar[Equivariance]
 

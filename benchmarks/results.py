@@ -31,13 +31,16 @@ class Record(BaseModel):
     Attributes:
         key: hash of all that decides the result; two records of one key are the same run.
         settings: the resolved settings of the model and its training. budget: what was asked for.
-        fit: the report of fitting. rows: one list a number, in the order of `ROW_FIELDS`; what is
-            the same in all rows (task, track, model, seed, fold) stands once above.
+        inputs, labels: what the model predicts from and learns from, as on its card.
+        fit: the report of fitting. prediction: windows of all parts at the task's lags, and CPU
+            seconds (wall time on a GPU) that predicting them took.
+        rows: one list a number, in the order of `ROW_FIELDS`; what is the same in all rows (task,
+            track, model, seed, fold) stands once above.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: int = 1
+    format_version: int = 2
     key: str
     task: str
     track: str
@@ -48,7 +51,10 @@ class Record(BaseModel):
     task_spec: dict[str, Any]
     settings: dict[str, Any]
     budget: dict[str, Any]
+    inputs: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     fit: dict[str, Any]
+    prediction: dict[str, float] | None = None
     split_sha256: str
     manifest_sha256: str
     versions: dict[str, str]
@@ -102,6 +108,14 @@ def rows_of(scores: Sequence[PartScore]) -> list[list[Any]]:
         for s in scores
         for v in values_of(s)
     ]
+
+
+def prediction_cost(scores: Sequence[PartScore]) -> dict[str, float] | None:
+    """Windows predicted at the task's lags, and the seconds that took; None if not known."""
+    seconds = [score.seconds for score in scores if score.seconds is not None]
+    if len(seconds) < len(scores) or not scores:
+        return None
+    return {"n_windows": sum(len(score.start_ids) for score in scores), "seconds": sum(seconds)}
 
 
 def write_record(folder: Path, record: Record, scores: Sequence[PartScore]) -> None:

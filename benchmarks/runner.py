@@ -13,8 +13,8 @@ from benchmarks import distributed, results
 from benchmarks.data import BenchmarkData
 from benchmarks.evaluation import References, fit_references, score
 from benchmarks.examples import examples_of, write_examples
-from benchmarks.examples import examples_of, write_examples
 from benchmarks.models import TRIVIAL, make_model, model_class
+from benchmarks.models.cards import read_card
 from benchmarks.protocol import Budget, CannotPredict, FitReport, Model
 from benchmarks.results import Record
 
@@ -112,6 +112,7 @@ def run_once(
     if distributed.is_main():
         model.save(folder / MODEL_FOLDER)
         scores = score(model, data, references)
+        card = read_card(model.id)
         record = Record(
             key=key,
             task=data.task.id,
@@ -123,7 +124,10 @@ def run_once(
             task_spec=data.task.identity(),
             settings=settings,
             budget=asked,
+            inputs=card.inputs,
+            labels=card.labels,
             fit=dataclasses.asdict(report),
+            prediction=results.prediction_cost(scores),
             split_sha256=data.split_sha256,
             manifest_sha256=data.manifest_sha256,
             versions=results.versions(),
@@ -131,7 +135,6 @@ def run_once(
             hardware=results.hardware(settings.get("device", "cpu")),
             rows=results.rows_of(scores),
         )
-        write_examples(folder, examples_of(model, data))
         write_examples(folder, examples_of(model, data))
         results.write_record(folder, record, scores)
     record = distributed.from_main(record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,9 +32,30 @@ class Errors:
 
 
 @dataclass(frozen=True)
-class _Predicted:
-    """A model's answer for some windows, persistence where it failed; arrays as in `Windows`."""
+class Answer:
+    """What a model said of one set of windows.
 
+    Attributes:
+        positions: (B, P, N, 3) A, the model's own, whatever they are.
+        seconds: CPU time of all predictions (wall time on a GPU).
+    """
+
+    errors: Errors
+    positions: np.ndarray
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """A model's answer for some windows; arrays as in `Windows`.
+
+    Attributes:
+        positions: persistence where it failed. own: as the model gave them.
+        seconds: that it took.
+    """
+
+    own: torch.Tensor
+    seconds: float
     positions: torch.Tensor
     still: torch.Tensor
     target: torch.Tensor
@@ -52,27 +74,46 @@ def _predict(model: Model, windows: Windows, batch_size: int) -> Iterator[_Predi
     for first in range(0, len(states), batch_size):
         rows = range(first, min(first + batch_size, len(states)))
         batch, batch_lags = states.select(rows), lags[list(rows)]
-        positions, failed = model.predict(batch, batch_lags)
+        begin = _now(model)
+        own, failed = model.predict(batch, batch_lags)
+        seconds = _now(model) - begin
         scored = batch.score_mask[:, None, :, None] & ~torch.isnan(batch_lags)[:, :, None, None]
-        failed = failed | (scored & ~torch.isfinite(positions)).flatten(1).any(1)
-        still = batch.positions[:, None].expand_as(positions)
-        positions = torch.where(scored & ~failed[:, None, None, None], positions, still)
+        failed = failed | (scored & ~torch.isfinite(own)).flatten(1).any(1)
+        still = batch.positions[:, None].expand_as(own)
+        positions = torch.where(scored & ~failed[:, None, None, None], own, still)
         target = windows.targets[list(rows)]
-        yield _Predicted(positions, still, target, batch.score_mask, batch_lags, failed)
+        yield _Predicted(
+            own, seconds, positions, still, target, batch.score_mask, batch_lags, failed
+        )
+
+
+def _now(model: Model) -> float:
+    # As training is timed: CPU time does not depend on what else the machine does.
+    device = getattr(model, "device", None)
+    on_gpu = isinstance(device, torch.device) and device.type == "cuda"
+    return time.perf_counter() if on_gpu else time.process_time()
 
 
 def predict_errors(model: Model, windows: Windows, batch_size: int = 64) -> Errors:
     """Squared errors of a model; a failed prediction is scored as persistence."""
-    raw, aligned, failed = [], [], []
+    return ask(model, windows, batch_size).errors
+
+
+def ask(model: Model, windows: Windows, batch_size: int = 64) -> Answer:
+    """A model's predictions and their squared errors; a failed one is scored as persistence."""
+    raw, aligned, failed, own, seconds = [], [], [], [], 0.0
     for found in _predict(model, windows, batch_size):
         raw.append(found.squared(found.positions))
         arguments = (found.positions, found.target, found.score_mask, found.lags_fs)
         aligned.append(metrics.aligned_squared_errors(*arguments))
         failed.append(found.failed.numpy())
-    return Errors(
+        own.append(found.own.numpy())
+        seconds += found.seconds
+    errors = Errors(
         windows.lags_fs.double().numpy(),
         np.concatenate(raw), np.concatenate(aligned), np.concatenate(failed),
     )  # fmt: skip
+    return Answer(errors, np.concatenate(own), seconds)
 
 
 def validation_error(model: Model, parts: Sequence[Part], batch_size: int = 64) -> float:

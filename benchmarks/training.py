@@ -314,11 +314,17 @@ class Trainer:
         shown = "-" if self.best_validation is None else f"{self.best_validation:.3f}"
         return f"seed {self.seed}, step {self.step}, val {shown} of persistence"
 
+    def _n_samples(self) -> int:
+        """Windows learnt from; the last step of an epoch may have fewer than the others."""
+        epochs, steps = divmod(self.step, self.steps_per_epoch)
+        return epochs * len(self.windows) + steps * self.settings.windows_per_step
+
     def _report(self, stopped_early: bool) -> FitReport:
         return FitReport(
             n_parameters=sum(p.numel() for p in self.module.parameters()),
             n_steps=self.step,
             n_epochs=self.step // self.steps_per_epoch,
+            n_samples=self._n_samples(),
             cpu_seconds=self.seconds + distributed.summed([self._unshared])[0],
             best_validation=self.best_validation,
             stopped_early=stopped_early,
