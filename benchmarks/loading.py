@@ -67,11 +67,13 @@ def training_lags(
     shortest = min(block.length_fs for block in blocks)
     if settings.train_frames is not None and shortest < lags[-1]:
         lags, fraction = lags * (shortest / lags[-1]), 0.0
-    n_lags = settings.n_lags
+    n_lags, longest = settings.n_lags, settings.longest_horizon_fs
+    if longest is None and not task.multi_task:
+        longest = lags[-1]
     return DrawnLags(
         tuple(lags.tolist()),
         fraction,
-        settings.longest_horizon_fs,
+        longest,
         n_lags=(n_lags, n_lags) if isinstance(n_lags, int) else n_lags,
     )
 

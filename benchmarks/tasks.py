@@ -49,7 +49,7 @@ class TaskSpec(BaseModel):
         lags_fs: the P lags of S2T and S2S; the last is the horizon.
         curve_lags_fs: further lags of the error curve, predicted in a call of their own.
         starts: most starts a molecule and part.
-        multi_task: horizons of training windows are log-uniform, not the task's own.
+        multi_task: training windows reach to the end of the train block, not to the task's horizon.
         molecule: the one molecule that is scored, where it is one. Of fine-tuning, single and
             public tasks it is also the one that is learnt from.
         validation_lags_fs: lags of early stopping, if not `lags_fs`; shorter ones have more starts.

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-DEFAULT_FIXED_LAG_FRACTION = 0.8
+DEFAULT_FIXED_LAG_FRACTION = 0.2
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -68,7 +68,10 @@ class TrainingSettings(BaseModel):
         f"{DEFAULT_FIXED_LAG_FRACTION}, and 0 for multi-task training",
     )
     longest_horizon_fs: float | None = Field(
-        default=None, gt=0, description="of log-uniform horizons; null: the train block's length"
+        default=None,
+        gt=0,
+        description="of log-uniform horizons; null: the task's horizon, and for multi-task "
+        "training the train block's length",
     )
     n_lags: Count | tuple[Count, Count] | None = Field(
         default=None,

@@ -205,6 +205,7 @@ class EgnnSettings(BaseModel):
 # Plain Adam on squared errors at one rate, as the papers: no warm-up, decay, clipping, averaging.
 PUBLISHED_TRAINING: dict[str, Any] = {
     "loss": "mse",
+    "fixed_lag_fraction": 1.0,
     "learning_rate": 1e-4,
     "weight_decay": 0.0,
     "batch_size": 100,

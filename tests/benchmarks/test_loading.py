@@ -64,7 +64,17 @@ def test_the_tasks_lags_are_fixed_where_there_is_one_horizon():
     def fraction(**given):
         return training_lags(toys.TASK, TrainingSettings(**given), BLOCKS).fixed_fraction
 
-    assert fraction() == 0.8 and fraction(fixed_lag_fraction=0.3) == 0.3
+    assert fraction() == 0.2 and fraction(fixed_lag_fraction=0.3) == 0.3
+
+
+def test_horizons_are_drawn_to_that_of_the_task_or_of_many_tasks_to_the_block():
+    """The blocks are longer than the horizon."""
+    given = TrainingSettings(fixed_lag_fraction=0.0)
+    one = training_lags(toys.TASK, given, BLOCKS)
+    many = training_lags(toys.TASK.model_copy(update={"multi_task": True}), given, BLOCKS)
+    assert longest_trained_lag_fs(windows(one)) == toys.TASK.horizon_fs
+    assert draws(one)[:, -1].max() <= toys.TASK.horizon_fs < draws(many)[:, -1].max()
+    assert longest_trained_lag_fs(windows(many)) == 700.0
 
 
 def test_a_longest_horizon_leaves_longer_ones_to_extrapolation():
