@@ -65,11 +65,11 @@ function axes(scale, frame) {
       draw('text', { x: frame.left - 8, y: y + 4, 'text-anchor': 'end' }, isSkill ? String(value).replace('-', '\u2212') : String(Number(value.toPrecision(2)))));
   }
   let last = -Infinity;
-  for (const lag of ticks125(scale.x.low, scale.x.high)) {
+  for (const lag of new Set([...ticks125(scale.x.low, scale.x.high), scale.x.high])) {
     const x = scale.xAt(lag);
     group.append(draw('line', { x1: x, x2: x, y1: frame.bottom, y2: frame.bottom + 5, class: 'tick' }));
     if (x - last > 34) {
-      group.append(draw('text', { x, y: frame.bottom + 20, 'text-anchor': 'middle' }, String(Number(lag.toPrecision(2)))));
+      group.append(draw('text', { x, y: frame.bottom + 20, 'text-anchor': 'middle' }, String(Number(lag.toPrecision(4)))));
       last = x;
     }
   }

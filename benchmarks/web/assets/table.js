@@ -46,7 +46,7 @@ function sortableTable({ caption, columns, rows, sort, remember, region }) {
       else cell.removeAttribute('aria-sort');
       cell.querySelector('.arrow').textContent = key === state.key ? (state.down ? '▼' : '▲') : '';
     }
-    body.replaceChildren(...sorted.map((row) => make('tr', { class: row.kind || null },
+    body.replaceChildren(...sorted.map((row) => make('tr', { class: row.kind ? `row-${row.kind}` : null },
       ...columns.map((one, i) => (i === 0
         ? make('th', { scope: 'row' }, content(one, i, row))
         : make('td', { class: one.text ? 'text' : null }, content(one, i, row)))))));
@@ -68,12 +68,7 @@ function padding(texts) {
 }
 
 function nameCell(line) {
-  return make('span', { class: 'model' }, make('span', { class: 'name' }, line.label), badge(line.kind));
-}
-
-function spread(line, text) {
-  const around = isNumber(line.s2s_spread) ? `± ${error(line.s2s_spread)}` : '';
-  return make('span', {}, text, make('span', { class: 'spread' }, around));
+  return make('span', { class: 'who' }, make('span', { class: 'name' }, line.label), badge(line.kind));
 }
 
 function links(line) {
@@ -90,9 +85,10 @@ const COLUMNS = [
     title: 'Name of the model; a hash in brackets tells its settings apart.' },
   { key: 's2t', label: 'S2T', value: number('s2t'), format: error,
     title: 'State to trajectory: mean squared error over all lags, mean over molecules; 10⁻² Å².' },
-  { key: 's2s', label: 'S2S', value: number('s2s'), format: error, show: spread,
-    title: 'State to state: mean squared error at the longest lag, mean over molecules; 10⁻² Å². '
-      + 'After ±, the standard deviation over seeds: how much training varies.' },
+  { key: 's2s', label: 'S2S', value: number('s2s'), format: error,
+    title: 'State to state: mean squared error at the longest lag, mean over molecules; 10⁻² Å².' },
+  { key: 's2s_spread', label: '± over seeds', value: number('s2s_spread'), format: error, optional: true,
+    title: 'Standard deviation of S2S over seeds: how much training varies, not whether two models differ.' },
   { key: 's2t_aligned', label: 'S2T aligned', value: number('s2t_aligned'), format: error,
     title: 'S2T after centroids are removed and each step is turned onto the truth: the error of shape alone.' },
   { key: 's2s_aligned', label: 'S2S aligned', value: number('s2s_aligned'), format: error,
