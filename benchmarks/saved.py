@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks import results
 from benchmarks.data import BenchmarkData
-from benchmarks.models import MODELS, TRIVIAL, make_model, model_class
+from benchmarks.models import MODELS, ROLLED_OUT, TRIVIAL, make_model, model_class
 from benchmarks.protocol import Model
 from benchmarks.results import Record
 from benchmarks.runner import MODEL_FOLDER
@@ -148,10 +148,12 @@ def cases(
             ids; empty: all that are registered, or that the folder holds. seeds: None for all of
             the folder's, or 0.
     """
-    learnt = [name for name in MODELS if MODELS[name].trains and (not models or name in models)]
+    wanted = models or [name for name in MODELS if name not in ROLLED_OUT]
+    learnt = [name for name in MODELS if MODELS[name].trains and name in wanted]
     runs: list[SavedRun] = []
     if folder is not None and learnt:
         runs = saved_runs(folder, data, models=models and learnt, seeds=seeds or ())
+    runs = [run for run in runs if run.record.model in learnt]
     found = [Case(run.record.model, run.label, "trained", run.record.seed, {}, run) for run in runs]
     initial: dict[str, Case] = {}
     for run in runs:

@@ -7,6 +7,9 @@ from typing import Any
 from benchmarks.models.atom import AtomGat, AtomJoint, AtomStart
 from benchmarks.models.egnn import Egnn
 from benchmarks.models.egno import Egno
+from benchmarks.models.force_field import RollsOut
+from benchmarks.models.harmonic import Harmonic
+from benchmarks.models.mace import Mace
 from benchmarks.models.trivial import (
     Ballistic,
     Blend,
@@ -26,17 +29,30 @@ MODELS: dict[str, type[Model]] = {
         AtomGat,
         Egno,
         Egnn,
+        Mace,
         Persistence,
         Ballistic,
         Centroid,
         MeanStructure,
         RelaxedStructure,
+        Harmonic,
         Blend,
     )
 }
+# Thousands of evaluations a prediction: studies of many predictions take these only if named.
+ROLLED_OUT = tuple(name for name, model in MODELS.items() if issubclass(model, RollsOut))
 TRIVIAL = tuple(name for name, model in MODELS.items() if not model.trains)
 
-__all__ = ["MODELS", "TRIVIAL", "Budget", "FitReport", "Model", "make_model", "model_class"]
+__all__ = [
+    "MODELS",
+    "ROLLED_OUT",
+    "TRIVIAL",
+    "Budget",
+    "FitReport",
+    "Model",
+    "make_model",
+    "model_class",
+]
 
 
 def model_class(model_id: str) -> type[Model]:

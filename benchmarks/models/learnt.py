@@ -44,7 +44,7 @@ class Learnt(ABC, Generic[Module, Config]):
 
     id: ClassVar[str]
     trains: ClassVar[bool] = True
-    oracle: ClassVar[bool] = False
+    oracle: bool = False
     seen_only: ClassVar[bool] = False
     equivariance: ClassVar[Equivariance] = "none"
     weights_file: ClassVar[str] = "weights.safetensors"

@@ -28,7 +28,7 @@ class Trivial:
 
     id: ClassVar[str]
     trains: ClassVar[bool] = False
-    oracle: ClassVar[bool] = False
+    oracle: bool = False
     seen_only: ClassVar[bool] = False
     equivariance: ClassVar[Equivariance] = "E(3)"
 

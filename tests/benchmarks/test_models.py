@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.models import MODELS, TRIVIAL, Budget, make_model, model_class
+from benchmarks.models import TRIVIAL, Budget, make_model, model_class
 from benchmarks.states import StartStates
 from tests.benchmarks import toys
 from tg80.errors import UserError
@@ -14,11 +14,12 @@ from tg80.errors import UserError
 LAGS = (30.0, 60.0, 90.0)
 SETTINGS = {name: toys.TINY_ATOM for name in ("atom", "atom-start", "atom-gat")}
 SETTINGS |= {name: toys.TINY_EGNN for name in ("egno", "egnn")}
+SETTINGS |= {"mace": toys.TINY_MACE}
 STANDS_STILL = {"persistence", "centroid", "mean-structure", "relaxed-structure"}
 ATOL = 2e-4  # A, float32 round-off through a network
 
 
-@pytest.fixture(scope="module", params=list(MODELS))
+@pytest.fixture(scope="module", params=toys.MODEL_PARAMS)
 def fitted(request, data, tmp_path_factory):
     """A model after a short fit."""
     model = make_model(request.param, **SETTINGS.get(request.param, {}))

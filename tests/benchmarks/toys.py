@@ -1,14 +1,18 @@
 """Small molecules in memory that vibrate harmonically: trajectories without shards or dynamics."""
 
+import importlib.util
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 
 import numpy as np
+import pytest
 
 from benchmarks.data import BenchmarkData, cut
+from benchmarks.models import MODELS
 from benchmarks.tasks import TaskSpec
+from tg80.constants import ACCELERATION, masses_of
 from tg80.splits import load_split
-from tg80.trajectories import Trajectory
+from tg80.trajectories import FrameLabels, Trajectory
 
 # Names of each part of fold 2 of tg80-v1; their atoms here are made up.
 TRAIN = ("1-butanol", "acetonitrile", "chlorobenzene", "ethylene")
@@ -32,6 +36,12 @@ TINY_EGNN = {
     "model": {"n_layers": 1, "width": 8, "time_width": 4},
     "training": {"windows_per_trajectory": 4, "batch_size": 4, "validations": 2},
 }
+# Long steps: nothing in the toys moves fast.
+TINY_MACE = {
+    "model": {"n_channels": 4, "max_ell": 1, "correlation": 1, "radial_widths": [4]},
+    "training": {"windows_per_trajectory": 4, "batch_size": 4, "validations": 2},
+    "rollout": {"time_step_fs": 5.0},
+}
 # Trained on the mini set that ships along in a second or two.
 SMALL_ATOM = {
     "model": {"n_blocks": 2, "width": 32, "n_heads": 2, "feedforward_width": 32},
@@ -39,6 +49,15 @@ SMALL_ATOM = {
         "windows_per_trajectory": 4, "batch_size": 8, "validations": 1, "loss_atoms": "all",
     },
 }  # fmt: skip
+
+NEEDS_MACE = (
+    pytest.mark.mace,
+    pytest.mark.skipif(
+        importlib.util.find_spec("mace") is None,
+        reason="mace is not installed: pip install -c constraints.txt '.[mace]'",
+    ),
+)
+MODEL_PARAMS = [pytest.param(name, marks=NEEDS_MACE if name == "mace" else ()) for name in MODELS]
 
 
 def toy_trajectory(name: str, seed: int = 0, n_frames: int = N_FRAMES) -> Trajectory:
@@ -52,9 +71,34 @@ def toy_trajectory(name: str, seed: int = 0, n_frames: int = N_FRAMES) -> Trajec
     time = (np.arange(n_frames) * FRAME_FS)[:, None, None]
     positions = rest + 0.1 * np.sin(rate * time + phase)
     velocities = 0.1 * rate * np.cos(rate * time + phase)
+    forces = -masses_of(numbers)[:, None] * rate**2 * (positions - rest) / ACCELERATION
+    energies = -0.5 * (forces * (positions - rest)).sum((1, 2))
     return Trajectory(
-        name, 0, positions.astype("f4"), velocities.astype("f4"), numbers, rest, FRAME_FS
-    )
+        name, 0, positions.astype("f4"), velocities.astype("f4"), numbers, rest, FRAME_FS,
+        hessian=spring_hessian(rest),
+        labels=FrameLabels(partial(_labels, energies, forces.astype("f4")), 0, n_frames),
+    )  # fmt: skip
+
+
+def _labels(
+    energies: np.ndarray, forces: np.ndarray, first: int, stop: int
+) -> tuple[np.ndarray, np.ndarray]:
+    return energies[first:stop], forces[first:stop]
+
+
+def spring_hessian(rest: np.ndarray, stiffness: float = 5.0) -> np.ndarray:
+    """Hessian (3N, 3N) eV/A^2 of slack springs between all pairs of atoms."""
+    n_atoms = len(rest)
+    blocks = np.zeros((n_atoms, n_atoms, 3, 3))
+    for i in range(n_atoms):
+        for j in range(i):
+            axis = (rest[i] - rest[j]) / np.linalg.norm(rest[i] - rest[j])
+            block = stiffness * np.outer(axis, axis)
+            blocks[i, i] += block
+            blocks[j, j] += block
+            blocks[i, j] -= block
+            blocks[j, i] -= block
+    return blocks.transpose(0, 2, 1, 3).reshape(3 * n_atoms, 3 * n_atoms)
 
 
 def toy_trajectories(names: Sequence[str] = NAMES) -> list[Trajectory]:
@@ -70,11 +114,4 @@ def toy_data(
 
 def permuted(trajectory: Trajectory, order: np.ndarray) -> Trajectory:
     """The same molecule with its atoms in another order."""
-    relaxed = trajectory.relaxed_positions
-    return replace(
-        trajectory,
-        positions=trajectory.positions[:, order],
-        velocities=trajectory.velocities[:, order],
-        atomic_numbers=trajectory.atomic_numbers[order],
-        relaxed_positions=None if relaxed is None else relaxed[order],
-    )
+    return trajectory.reordered(order)

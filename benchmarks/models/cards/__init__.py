@@ -45,7 +45,13 @@ class Card(BaseModel):
     settings: str = Field(min_length=1, description="what settings it takes")
     inputs: tuple[
         Literal[
-            "positions", "velocities", "atomic_numbers", "lags", "molecule", "relaxed_structure"
+            "positions",
+            "velocities",
+            "atomic_numbers",
+            "lags",
+            "molecule",
+            "relaxed_structure",
+            "hessian",
         ],
         ...,
     ] = Field(min_length=1, description="what a prediction is made from")

@@ -1,0 +1,176 @@
+"""Normal modes of the GFN2-xTB Hessian, propagated exactly: the physicist's baseline."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.data import TrainingData
+from benchmarks.geometry import kabsch_rotation, weighted_centroid
+from benchmarks.models.trivial import Trivial
+from benchmarks.protocol import CannotPredict, Equivariance, FitReport
+from benchmarks.states import StartStates
+from tg80.constants import ACCELERATION, BOLTZMANN_EV_PER_K, masses_of
+
+HESSIAN_LEVEL = "gfn2-xtb"
+# Softer modes, imaginary ones too, have no use as oscillators: one period of 20 cm-1 is 1.7 ps.
+SOFTEST_PER_CM = 20.0
+# A mode that holds more in the start is not in the well that the Hessian is of: thermal ones hold
+# 10 kT once in 100 000 times.
+MOST_ENERGY_EV = 10 * BOLTZMANN_EV_PER_K * 300
+_RADIANS_PER_FS = 2 * math.pi * 2.99792458e-5  # of 1 cm-1
+
+
+@dataclass(frozen=True)
+class Modes:
+    """The vibrations of one molecule.
+
+    Attributes:
+        structure: (N, 3) A, centre of mass at the origin. masses: (N,) u.
+        vectors: (3N, M) orthonormal, mass-weighted. rates: (M,) rad/fs, 0 where a mode is softer
+            than `SOFTEST_PER_CM` or imaginary.
+    """
+
+    structure: Tensor
+    masses: Tensor
+    vectors: Tensor
+    rates: Tensor
+
+
+def modes_of(structure: np.ndarray, hessian: np.ndarray, masses: np.ndarray) -> Modes:
+    """Normal modes without shifts and rotations.
+
+    Args:
+        structure: (N, 3) A. hessian: (3N, 3N) eV/A^2 there. masses: (N,) u.
+    """
+    centred = structure - masses @ structure / masses.sum()
+    root = np.sqrt(np.repeat(masses, 3))
+    rigid = _rigid_motions(centred) * root[:, None]
+    u, size, _ = np.linalg.svd(rigid, full_matrices=True)
+    # Linear molecules have one rotation less, a single atom none.
+    rank = int((size > 1e-6 * size[0]).sum())
+    inner = u[:, rank:]
+    weighted = (hessian + hessian.T) / 2 / np.outer(root, root)
+    squares, vectors = np.linalg.eigh(inner.T @ weighted @ inner)
+    rates = np.sqrt(np.clip(squares * ACCELERATION, 0, None))
+    rates[rates < SOFTEST_PER_CM * _RADIANS_PER_FS] = 0
+    return Modes(*map(torch.from_numpy, (centred, masses, inner @ vectors, rates)))
+
+
+def _rigid_motions(x: np.ndarray) -> np.ndarray:
+    """Shifts and rotations about the origin of x (N, 3), as columns (3N, 6)."""
+    columns = [np.tile(axis, (len(x), 1)).ravel() for axis in np.eye(3)]
+    columns += [np.cross(axis, x).ravel() for axis in np.eye(3)]
+    return np.stack(columns, axis=1)
+
+
+class Harmonic(Trivial):
+    """Every normal mode swings on, in the frame of the start.
+
+    The rest structure is superposed on the start by mass, so that the displacement has no part in
+    rotations (Eckart's frame); displacement and velocity are taken apart into modes, each of which
+    follows its own cosine and sine. The frame flies on with the centre of mass and does not turn,
+    as molecules without angular momentum.
+
+    Modes without a frequency to speak of, and those displaced so far that another conformer or a
+    turned methyl group must be why, stay where they started.
+
+    References:
+        Wilson, Decius and Cross, Molecular Vibrations (1955), chapter 2; Eckart (1935),
+        doi:10.1103/PhysRev.47.552.
+    """
+
+    id: ClassVar[str] = "harmonic"
+    equivariance: ClassVar[Equivariance] = "SE(3)"
+
+    def __init__(self) -> None:
+        self.structures: dict[str, np.ndarray] = {}
+        self.hessians: dict[str, np.ndarray] = {}
+        self._modes: dict[str, Modes] = {}
+
+    def fit(self, data: TrainingData, **_: Any) -> FitReport:
+        """Take structures and Hessians.
+
+        Raises:
+            CannotPredict: the data have none.
+        """
+        missing = sorted(set(data.molecules) - set(data.hessians))
+        if missing:
+            raise CannotPredict(
+                f"{self.id} needs Hessians of GFN2-xTB, which this data does not have "
+                f"({', '.join(missing[:5])}); leave that model out"
+            )
+        self.structures, self.hessians = data.relaxed_positions, data.hessians
+        # Where the data are of the Hessian's own level, it knows what others must learn.
+        self.oracle, self._modes = data.task.level == HESSIAN_LEVEL, {}
+        return FitReport()
+
+    def _predict(self, states: StartStates, lags_fs: Tensor) -> Tensor:
+        shape = (*lags_fs.shape, *states.positions.shape[1:])
+        positions = torch.zeros(shape, dtype=torch.float64)
+        for name in dict.fromkeys(states.molecule):
+            rows = torch.tensor([i for i, other in enumerate(states.molecule) if other == name])
+            numbers = states.atomic_numbers[rows[0]]
+            n = int((numbers > 0).sum())
+            positions[rows, :, :n] = propagate(
+                self._modes_of(name, numbers[:n]),
+                states.positions[rows, :n].double(),
+                states.velocities[rows, :n].double(),
+                lags_fs[rows],
+            )
+        return positions
+
+    def _modes_of(self, name: str, atomic_numbers: Tensor) -> Modes:
+        if name not in self.hessians:
+            raise CannotPredict(f"{self.id}: there is no Hessian of {name}")
+        if name not in self._modes:
+            masses = masses_of(atomic_numbers.numpy())
+            self._modes[name] = modes_of(self.structures[name], self.hessians[name], masses)
+        return self._modes[name]
+
+    def _memory(self) -> dict[str, Any]:
+        return {
+            "oracle": self.oracle,
+            "structures": {name: x.tolist() for name, x in self.structures.items()},
+            "hessians": {name: h.tolist() for name, h in self.hessians.items()},
+        }
+
+    def _remember(self, memory: dict[str, Any]) -> None:
+        self.oracle = memory["oracle"]
+        self.structures = {name: np.array(x) for name, x in memory["structures"].items()}
+        self.hessians = {name: np.array(h) for name, h in memory["hessians"].items()}
+
+
+def propagate(modes: Modes, positions: Tensor, velocities: Tensor, lags_fs: Tensor) -> Tensor:
+    """Positions (B, P, N, 3) A of harmonic motion.
+
+    Args:
+        positions: (B, N, 3) A. velocities: (B, N, 3) A/fs. lags_fs: (B, P).
+    """
+    masses = modes.masses.expand(len(positions), -1)
+    centre = weighted_centroid(positions, masses)
+    drift = weighted_centroid(velocities, masses)
+    rest = modes.structure.expand_as(positions)
+    turn = kabsch_rotation(rest, positions - centre, masses)
+    root = modes.masses.sqrt()[:, None]
+
+    def weighted(x: Tensor) -> Tensor:
+        return (root * x).flatten(1)
+
+    displacement = weighted((positions - centre) @ turn - modes.structure)
+    q = displacement @ modes.vectors
+    p = weighted((velocities - drift) @ turn) @ modes.vectors
+    swings = (q * modes.rates).square() / (2 * ACCELERATION) < MOST_ENERGY_EV
+    q, p = torch.where(swings, q, 0.0), torch.where(swings, p, 0.0)
+    held = displacement - q @ modes.vectors.T
+    angle = lags_fs[:, :, None] * modes.rates
+    swing = torch.where(modes.rates > 0, angle.sin() / modes.rates.clamp(min=1e-12), 0.0)
+    amplitudes = q[:, None] * angle.cos() + p[:, None] * swing
+    moved = (amplitudes @ modes.vectors.T + held[:, None]).unflatten(2, (-1, 3)) / root
+    frame = (modes.structure + moved) @ turn.transpose(1, 2)[:, None]
+    return frame + centre[:, None] + lags_fs[:, :, None, None] * drift[:, None]

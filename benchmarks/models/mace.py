@@ -1,0 +1,328 @@
+"""MACE: mace-torch's model, trained on energies and forces, and integrated from every start."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from atom.layers import o3, plain_layers
+from benchmarks.data import TrainingData
+from benchmarks.loading import Turn, first_frames
+from benchmarks.models.force_field import ForceField, RolloutSettings, RollsOut
+from benchmarks.models.learnt import Learnt
+from benchmarks.models.mace_frames import (
+    Facts,
+    FrameBatch,
+    TrainingFrames,
+    facts_of,
+    graph_of,
+    validation_frames,
+)
+from benchmarks.protocol import Budget, Equivariance, FitReport
+from benchmarks.settings import parse_settings
+from benchmarks.training import LossFunction, Trainer
+from tg80.errors import UserError
+from tg80.files import write_atomically
+
+FACTS_FILE = "facts.json"
+
+
+class MaceConfig(BaseModel):
+    """Settings of a MACE; names in brackets are those of `mace_run_train`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_channels: int = Field(default=16, ge=1, description="features of each kind (num_channels)")
+    max_l: int = Field(default=0, ge=0, description="order of the messages that are kept (max_L)")
+    max_ell: int = Field(default=2, ge=0, description="order of the spherical harmonics (max_ell)")
+    correlation: int = Field(default=2, ge=1, description="body order less one (correlation)")
+    n_layers: int = Field(default=2, ge=1, description="layers (num_interactions)")
+    cutoff_angstrom: float = Field(default=4.0, gt=0, description="of neighbours, A (r_max)")
+    n_radial: int = Field(default=8, ge=1, description="radial functions (num_radial_basis)")
+    radial_widths: tuple[int, ...] = Field(
+        default=(16, 16), description="hidden layers of the radial network (radial_MLP)"
+    )
+    readout_width: int = Field(default=16, ge=1, description="of the last readout (MLP_irreps)")
+    energy_weight: float = Field(default=1.0, ge=0, description="of the loss (energy_weight)")
+    forces_weight: float = Field(default=100.0, ge=0, description="of the loss (forces_weight)")
+
+
+class MaceSettings(BaseModel):
+    """Settings of a run of MACE: a preset, and what differs from it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preset: Literal["mini", "published"] = "mini"
+    model: dict[str, Any] = Field(default_factory=dict, description="fields of MaceConfig")
+    training: dict[str, Any] = Field(default_factory=dict, description="fields of TrainingSettings")
+    rollout: dict[str, Any] = Field(default_factory=dict, description="fields of RolloutSettings")
+    device: str = "cpu"
+
+
+# What mace_run_train does unless told otherwise, but for its schedule and AMSGrad.
+_TRAINING: dict[str, Any] = {
+    "learning_rate": 1e-2,
+    "weight_decay": 5e-7,
+    "gradient_clip": 10.0,
+    "batch_size": 10,
+}
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "mini": {"model": {}, "training": _TRAINING},
+    "published": {
+        "model": {
+            "n_channels": 128, "max_l": 1, "max_ell": 3, "correlation": 3, "cutoff_angstrom": 5.0,
+            "radial_widths": (64, 64, 64),
+        },
+        "training": _TRAINING,
+    },
+}  # fmt: skip
+
+
+class Mace(RollsOut, Learnt[nn.Module, MaceConfig]):
+    """The real MACE, trained on the frames that other models start from, then rolled out.
+
+    References:
+        Batatia et al., arXiv:2206.07697; github.com/ACEsuit/mace.
+    """
+
+    id: ClassVar[str] = "mace"
+    equivariance: ClassVar[Equivariance] = "E(3)"
+
+    def __init__(self, **settings: Any) -> None:
+        """Settings as in `MaceSettings`.
+
+        Raises:
+            UserError: mace-torch is not installed; a setting is unknown or out of range.
+        """
+        _check_installed()
+        given = parse_settings(MaceSettings, settings)
+        preset = PRESETS[given.preset]
+        config = parse_settings(MaceConfig, preset["model"] | given.model, prefix="model.")
+        super().__init__(given.preset, config, preset["training"], given.training, given.device)
+        self.rollout = parse_settings(RolloutSettings, given.rollout, prefix="rollout.")
+        self.facts: Facts | None = None
+        self._precise: nn.Module | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """The resolved settings."""
+        return super().settings() | {"rollout": self.rollout.model_dump()}
+
+    def identity(self) -> dict[str, Any]:
+        """The settings and the facts of the data."""
+        return super().identity() | {"facts": self.known().model_dump(mode="json")}
+
+    def known(self) -> Facts:
+        """The facts of the training data.
+
+        Raises:
+            UserError: there are none yet.
+        """
+        if self.facts is None:
+            raise UserError(f"model {self.id} has not been trained or loaded")
+        return self.facts
+
+    def build(self, dtype: torch.dtype = torch.float32) -> nn.Module:
+        """A ScaleShiftMACE with random weights."""
+        c, facts, modules = self.config, self.known(), _mace("mace.modules")
+        hidden = "+".join(
+            f"{c.n_channels}x{order}{'eo'[order % 2]}" for order in range(c.max_l + 1)
+        )
+        block = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
+        with plain_layers(), _default_dtype(dtype):
+            return modules.ScaleShiftMACE(
+                atomic_inter_scale=facts.force_scale,
+                atomic_inter_shift=facts.energy_shift,
+                r_max=c.cutoff_angstrom,
+                num_bessel=c.n_radial,
+                num_polynomial_cutoff=5,
+                max_ell=c.max_ell,
+                interaction_cls=block,
+                interaction_cls_first=block,
+                num_interactions=c.n_layers,
+                num_elements=len(facts.elements),
+                hidden_irreps=o3.Irreps(hidden),
+                MLP_irreps=o3.Irreps(f"{c.readout_width}x0e"),
+                gate=torch.nn.functional.silu,
+                atomic_energies=np.array(facts.isolated_energies),
+                avg_num_neighbors=facts.n_neighbours,
+                atomic_numbers=list(facts.elements),
+                correlation=c.correlation,
+                radial_MLP=list(c.radial_widths),
+            )
+
+    def loss(self, atoms: str) -> LossFunction:
+        """mace-torch's loss of energies an atom and forces; all atoms count."""
+        c, tools = self.config, _mace("mace.tools.torch_geometric.data")
+        weighted = _mace("mace.modules.loss").WeightedEnergyForcesLoss(
+            energy_weight=c.energy_weight, forces_weight=c.forces_weight
+        )
+
+        def loss(module: nn.Module, turn: Turn) -> tuple[Tensor, Tensor]:
+            frames = turn.windows
+            assert isinstance(frames, FrameBatch)
+            graph = self._graph(frames.positions, frames.atomic_numbers)
+            found = module(graph, training=True)
+            x, real = frames.positions, frames.atomic_numbers > 0
+            ones = x.new_ones(len(x))
+            truth = tools.Data(
+                energy=frames.energies.to(x), forces=frames.forces.to(x)[real], ptr=graph["ptr"],
+                weight=ones, energy_weight=ones, forces_weight=ones,
+            )  # fmt: skip
+            # Total energies lose their digits in float32; those without isolated atoms don't.
+            predicted = {"energy": found["interaction_energy"], "forces": found["forces"]}
+            return weighted.to(x.device)(truth, predicted, ddp=False) * len(x), ones.sum()
+
+        return loss
+
+    def _graph(self, positions: Tensor, atomic_numbers: Tensor) -> dict[str, Tensor]:
+        elements = torch.tensor(self.known().elements, device=positions.device)
+        return graph_of(positions, atomic_numbers, elements, self.config.cutoff_angstrom)
+
+    def initialise(self, data: TrainingData, *, seed: int) -> None:
+        """Take the facts of the train blocks, and draw the weights of this seed."""
+        blocks = first_frames(data.trajectories, self.training.train_frames)
+        self.facts = facts_of(data, blocks, self.config.cutoff_angstrom)
+        self._precise = None
+        super().initialise(data, seed=seed)
+
+    def fit(
+        self,
+        data: TrainingData,
+        *,
+        budget: Budget,
+        seed: int,
+        out: Path,
+        progress: Progress | None = None,
+    ) -> FitReport:
+        """Train on frames of the train blocks; the weights with the best forces are kept.
+
+        Validation is on the frames that the validation windows start from; `best_validation` is
+        the error of the forces over their own size, both root mean square.
+        """
+        training = self.training
+        torch.set_num_threads(training.threads)
+        self.initialise(data, seed=seed)
+        module = self.trained()
+        frames = TrainingFrames(
+            first_frames(data.trajectories, training.train_frames), self.known(), seed=seed,
+            windows_per_trajectory=training.windows_per_trajectory,
+        )  # fmt: skip
+        trainer = Trainer(
+            module, self.loss(data.task.score), frames, self._force_validation(data), training,
+            budget=budget, seed=seed, out=out, device=self.device, identity=self.identity(),
+        )  # fmt: skip
+        best, report = trainer.run(progress)
+        module.load_state_dict(best)
+        self.module, self._precise = module.eval(), None
+        return replace(report, longest_lag_fs=None)
+
+    def _force_validation(self, data: TrainingData) -> Callable[[nn.Module], float] | None:
+        batches = validation_frames(data, self.known())
+        if not batches:
+            return None
+
+        def validate(module: nn.Module) -> float:
+            error, size = (np.sqrt(x) for x in self.force_errors(batches, module))
+            return float(error / size)
+
+        return validate
+
+    def force_errors(
+        self, batches: list[FrameBatch], module: nn.Module | None = None
+    ) -> tuple[float, float]:
+        """Mean square of the error of forces, and of the forces, (eV/A)^2, all atoms alike."""
+        module = module or self.trained()
+        errors, sizes, count = 0.0, 0.0, 0
+        for batch in batches:
+            batch = replace(batch, positions=batch.positions.to(self.device))
+            real = batch.atomic_numbers > 0
+            graph = self._graph(batch.positions, batch.atomic_numbers.to(self.device))
+            with torch.enable_grad():
+                forces = module(graph, training=False)["forces"].detach().cpu()
+            truth = batch.forces[real].double()
+            errors += float((forces.double() - truth).square().sum())
+            sizes, count = sizes + float(truth.square().sum()), count + truth.numel()
+        return errors / count, sizes / count
+
+    def force_field(self) -> ForceField:
+        """Energies and forces of the trained module, in float64."""
+        precise = self._in_float64()
+
+        def field(positions: Tensor, atomic_numbers: Tensor) -> tuple[Tensor, Tensor]:
+            x, z = positions.to(self.device), atomic_numbers.to(self.device)
+            with torch.enable_grad():
+                found = precise(self._graph(x, z), training=False)
+            forces = torch.zeros_like(x)
+            forces[z > 0] = found["forces"].detach()
+            return found["energy"].detach().cpu(), forces.cpu()
+
+        return field
+
+    def _in_float64(self) -> nn.Module:
+        """The trained weights in a module whose constants are of float64 too."""
+        if self._precise is None:
+            with torch.random.fork_rng(devices=[]):
+                precise = self.build(torch.float64).to(self.device)
+            weights = dict(self.trained().named_parameters())
+            with torch.no_grad():
+                for name, parameter in precise.named_parameters():
+                    parameter.copy_(weights[name])
+            self._precise = precise.requires_grad_(False).eval()
+        return self._precise
+
+    def write_weights(self, path: Path) -> None:
+        """Write the module's parameters, and the facts of the training data beside them."""
+        super().write_weights(path)
+        write_atomically(path.with_name(FACTS_FILE), self.known().model_dump_json().encode())
+
+    def read_weights(self, path: Path) -> nn.Module:
+        """The module that `write_weights` wrote; nothing is unpickled.
+
+        Raises:
+            OSError, ValueError: a file is missing or damaged.
+        """
+        self.facts = Facts.model_validate_json(path.with_name(FACTS_FILE).read_text())
+        return super().read_weights(path)
+
+
+def _check_installed() -> None:
+    if importlib.util.find_spec("mace") is None:
+        raise UserError("model mace needs mace-torch: pip install 'tg80[mace]'")
+
+
+def _mace(name: str) -> ModuleType:
+    """A module of mace-torch, whose import is silent and changes no defaults of torch.
+
+    It would let torch.load unpickle anything unless told otherwise, here and in child processes.
+    """
+    variable = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(variable)
+    with contextlib.redirect_stdout(io.StringIO()):
+        module = importlib.import_module(name)
+    if before is None:
+        os.environ.pop(variable, None)
+    return module
+
+
+@contextlib.contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

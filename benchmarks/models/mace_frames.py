@@ -1,0 +1,225 @@
+"""Frames with energies and forces: what a machine-learned force field is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from benchmarks.data import TrainingData
+from benchmarks.loading import DrawnLags
+from benchmarks.protocol import CannotPredict
+from tg80.errors import UserError
+from tg80.theory import get_level, symbols_of
+from tg80.trajectories import Trajectory
+from tg80.windows import TrainingWindows, WindowBatch
+
+Graph = dict[str, Tensor]
+
+
+class Facts(BaseModel):
+    """What a force field knows of its training data besides its weights.
+
+    Attributes:
+        elements: atomic numbers, rising. isolated_energies: eV, theirs, of the level's record.
+        force_scale: root mean square of the forces, eV/A. energy_shift: mean energy an atom less
+            that of the isolated atoms, eV. n_neighbours: of an atom within the cutoff, mean.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    elements: tuple[int, ...]
+    isolated_energies: tuple[float, ...]
+    force_scale: float
+    energy_shift: float
+    n_neighbours: float
+
+
+def facts_of(data: TrainingData, blocks: Sequence[Trajectory], cutoff: float) -> Facts:
+    """Facts of the training blocks.
+
+    Raises:
+        CannotPredict: the data have no energies and forces.
+        UserError: the level's record lacks an isolated atom.
+    """
+    elements = sorted({int(z) for block in blocks for z in block.atomic_numbers})
+    energies = isolated_energies(data.task.level, elements)
+    forces, shifts, neighbours = [], [], []
+    for block in blocks:
+        total, force = labels_of(block)
+        bare = sum(energies[int(z)] for z in block.atomic_numbers)
+        forces.append(float(np.square(force, dtype=np.float64).mean()))
+        shifts.append(float((total - bare).mean()) / block.n_atoms)
+        x = torch.from_numpy(np.array(block.positions[:: max(1, block.n_frames // 20)]))
+        neighbours.append(float((torch.cdist(x, x) < cutoff).sum(2).double().mean()) - 1)
+    return Facts(
+        elements=tuple(elements),
+        isolated_energies=tuple(energies[z] for z in elements),
+        force_scale=float(np.sqrt(np.mean(forces))),
+        energy_shift=float(np.mean(shifts)),
+        n_neighbours=max(1.0, float(np.mean(neighbours))),
+    )
+
+
+def isolated_energies(level: str, elements: Sequence[int]) -> dict[int, float]:
+    """Energies of isolated atoms by atomic number, eV, of the level's record.
+
+    Raises:
+        UserError: it lacks one.
+    """
+    known = get_level(level).isolated_atom_energies
+    symbols = dict(zip(elements, symbols_of(elements), strict=True))
+    missing = [symbol for symbol in symbols.values() if symbol not in known]
+    if missing:
+        raise UserError(
+            f"level {level} has no energy of the isolated atom {missing[0]}; "
+            "`python -m pipelines.isolated_atoms` computes those of a level"
+        )
+    return {z: known[symbol] for z, symbol in symbols.items()}
+
+
+def labels_of(block: Trajectory) -> tuple[np.ndarray, np.ndarray]:
+    """Energies (n_frames,) eV and forces (n_frames, n_atoms, 3) eV/A.
+
+    Raises:
+        CannotPredict: they are not known, or not those of these atoms alone.
+    """
+    if block.labels is None:
+        raise CannotPredict(
+            f"a force field learns from energies and forces of all atoms, which {block.name} does "
+            "not have here; choose another model, data or track"
+        )
+    return block.labels.read()
+
+
+@dataclass(frozen=True)
+class FrameBatch(WindowBatch):
+    """Frames in the place of windows: the one lag is 0 and its target the frame itself.
+
+    Attributes:
+        energies: (B,) eV less those of the isolated atoms. forces: (B, N, 3) eV/A, 0 = padding.
+    """
+
+    energies: Tensor
+    forces: Tensor
+
+
+class TrainingFrames(TrainingWindows):
+    """Random frames of training blocks, every molecule equally often.
+
+    Which frame an item is depends on (seed, epoch, index), as for windows.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[Trajectory],
+        facts: Facts,
+        *,
+        seed: int,
+        windows_per_trajectory: int,
+    ) -> None:
+        lags = DrawnLags((blocks[0].frame_fs,), 1.0)
+        super().__init__(
+            blocks, lags, seed=seed, windows_per_trajectory=windows_per_trajectory, rotate=False
+        )
+        self.facts = facts
+        self.labels = [labels_of(block) for block in blocks]
+
+    def __getitems__(self, numbers: Sequence[int]) -> FrameBatch:
+        """The batch of these items; torch's loader asks for it under this name."""
+        epochs, indices = np.divmod(np.asarray(numbers), len(self))
+        uniforms = np.empty(len(indices))
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            uniforms[here] = self._draws(epoch)[0][indices[here], 0]
+        which = indices // self.windows_per_trajectory
+        frames = (uniforms * self._n_frames[which]).astype(np.int64)
+        chosen = [
+            (self.trajectories[i], frame, self.labels[i])
+            for i, frame in zip(which.tolist(), frames.tolist(), strict=True)
+        ]
+        return batch_of(chosen, self.facts)
+
+
+Labelled = tuple[Trajectory, int, tuple[np.ndarray, np.ndarray]]
+
+
+def batch_of(frames: Sequence[Labelled], facts: Facts) -> FrameBatch:
+    """Frames, each a trajectory, its number in it and the trajectory's labels, padded."""
+    isolated = dict(zip(facts.elements, facts.isolated_energies, strict=True))
+    n_atoms = max(block.n_atoms for block, _, _ in frames)
+    size = len(frames)
+    positions = np.zeros((size, n_atoms, 3), dtype=np.float32)
+    forces = np.zeros_like(positions)
+    numbers = np.zeros((size, n_atoms), dtype=np.int64)
+    energies = np.zeros(size)
+    for i, (block, frame, (energy, force)) in enumerate(frames):
+        n = block.n_atoms
+        positions[i, :n] = block.positions[frame]
+        forces[i, :n] = force[frame]
+        numbers[i, :n] = block.atomic_numbers
+        energies[i] = energy[frame] - sum(isolated[int(z)] for z in block.atomic_numbers)
+    x = torch.from_numpy(positions)
+    return FrameBatch(
+        positions=x,
+        velocities=torch.zeros_like(x),
+        atomic_numbers=torch.from_numpy(numbers),
+        lags_fs=torch.zeros(size, 1),
+        targets=x[:, None],
+        molecule=tuple(block.name for block, _, _ in frames),
+        start_id=tuple(block.start_id(frame) for block, frame, _ in frames),
+        energies=torch.from_numpy(energies).float(),
+        forces=torch.from_numpy(forces),
+    )
+
+
+def validation_frames(data: TrainingData, facts: Facts, size: int = 32) -> list[FrameBatch]:
+    """The frames that the validation windows of all models start from, in batches."""
+    wanted = {start for part in data.validation for start in part.windows.states.start_id}
+    found: list[Labelled] = []
+    for block in data.validation_blocks:
+        frames = [i for i in range(block.n_frames) if block.start_id(i) in wanted]
+        if frames:
+            labels = labels_of(block)
+            found += [(block, frame, labels) for frame in frames]
+    return [batch_of(found[i : i + size], facts) for i in range(0, len(found), size)]
+
+
+def graph_of(positions: Tensor, atomic_numbers: Tensor, elements: Tensor, cutoff: float) -> Graph:
+    """One graph of all molecules of a batch, as MACE takes it.
+
+    Distances within molecules of this size are computed faster than a neighbour list is kept.
+
+    Args:
+        positions: (B, N, 3). atomic_numbers: (B, N), 0 = padding. elements: that are known.
+
+    Raises:
+        UserError: an atom is of another element.
+    """
+    real = atomic_numbers > 0
+    known = atomic_numbers[real][:, None] == elements
+    if not bool(known.any(1).all()):
+        strange = int(atomic_numbers[real][~known.any(1)][0])
+        raise UserError(f"no training molecule has {symbols_of([strange])[0]}; a force field can't")
+    near = torch.cdist(positions, positions, compute_mode="donot_use_mm_for_euclid_dist") < cutoff
+    near &= real[:, :, None] & real[:, None, :]
+    near.diagonal(dim1=1, dim2=2).fill_(False)
+    number = (torch.cumsum(real.flatten(), 0) - 1).view(real.shape)
+    row, i, j = near.nonzero(as_tuple=True)
+    edges = torch.stack([number[row, i], number[row, j]])
+    n_atoms = real.sum(1)
+    x = positions[real]
+    return {
+        "positions": x,
+        "node_attrs": known.to(x.dtype),
+        "edge_index": edges,
+        "shifts": x.new_zeros(edges.shape[1], 3),
+        "unit_shifts": x.new_zeros(edges.shape[1], 3),
+        "cell": x.new_zeros(3 * len(n_atoms), 3),
+        "batch": torch.repeat_interleave(n_atoms),
+        "ptr": torch.cat([n_atoms.new_zeros(1), n_atoms.cumsum(0)]),
+    }
