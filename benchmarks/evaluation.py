@@ -179,6 +179,7 @@ class Value:
 
 
 MEAN, POOLED, MEDIAN = "mean-over-molecules", "pooled", "median-over-molecules"
+AVERAGES = (MEAN, POOLED, MEDIAN)
 
 
 def values_of(score: PartScore) -> list[Value]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
 from itertools import groupby
 from typing import NamedTuple
 
@@ -13,9 +14,22 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.board import (
+    COST_HEADING,
+    QUALITY_HEADING,
+    Costs,
+    Quality,
+    cost_cells,
+    costs_of,
+    quality_cells,
+    quality_of,
+)
+from benchmarks.data import NO_FOLD
 from benchmarks.evaluation import MEAN, MEDIAN
+from benchmarks.floor import PartFloor, on_molecules
 from benchmarks.metrics import PRINTED_SCALE, Metric
 from benchmarks.results import ROW_FIELDS, Record
+from benchmarks.tasks import AS_PUBLISHED
 
 PART_ORDER = ("test_time", "test_id", "test_ood", "val", "val_time", "train")
 
@@ -26,10 +40,11 @@ class Entry:
 
     Attributes:
         mse: lag in fs -> error, task lags only. All errors in A^2: mean over molecules, folds and
-            seeds; `s2s_spread` is the standard deviation over seeds, None with one seed.
+            seeds; `s2s_spread` is twice the standard deviation over seeds, None with one seed.
         skill: median over molecules at the horizon, mean over folds and seeds. skills: lag in fs ->
             the same at every lag, those of the curve too.
         n_failed: windows whose prediction failed, of n.
+        costs: of runs, all their parts together. quality: of the predicted structures.
     """
 
     task: str
@@ -49,6 +64,8 @@ class Entry:
     skills: dict[float, float]
     n: int
     n_failed: int
+    costs: Costs
+    quality: Quality
 
 
 def entries(records: Iterable[Record]) -> list[Entry]:
@@ -115,12 +132,14 @@ def _entry(records: Sequence[Record], part: str, settings: str) -> Entry:
         mse=_curve(records, part, lags),
         s2t=_mean(_number(r, part, Metric.S2T, MEAN) for r in records) or 0.0,
         s2s=_mean(s2s) or 0.0,
-        s2s_spread=float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else None,
+        s2s_spread=2 * float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else None,
         s2s_aligned=_mean(_number(r, part, Metric.S2S_ALIGNED, MEAN) for r in records),
         skill=_mean(horizon_skill(r, part) for r in records),
         skills=_skills(records, part),
         n=sum(n for n, _ in counts),
         n_failed=sum(failed for _, failed in counts),
+        costs=costs_of(records),
+        quality=quality_of(records, part),
     )
 
 
@@ -173,15 +192,46 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(present)) if present else None
 
 
-def columns(entry: Entry, *, skill: bool = False) -> list[str]:
-    """Headings of a table whose first line is `entry`: errors at each lag, or skill."""
-    lags = [f"{lag:g} fs" for lag in (entry.skills if skill else entry.mse)]
-    scores = [] if skill else ["S2T", "S2S", "S2S aligned", "skill"]
+class View(StrEnum):
+    """What a table shows of its lines."""
+
+    ERRORS = "errors"
+    SKILL = "skill"
+    COSTS = "costs"
+    QUALITY = "quality"
+
+    @property
+    def title(self) -> str:
+        """What stands after the part."""
+        return _TITLES[self]
+
+
+_TITLES = {
+    View.ERRORS: "MSE x 1e-2 A^2, S2S ± 2 sigma over seeds",
+    View.SKILL: "skill, median over molecules",
+    View.COSTS: "what a run takes",
+    View.QUALITY: "predicted structures",
+}
+
+
+def columns(entry: Entry, view: View = View.ERRORS) -> list[str]:
+    """Headings of a table whose first line is `entry`."""
+    if view == View.COSTS:
+        return list(COST_HEADING)
+    if view == View.QUALITY:
+        return list(QUALITY_HEADING)
+    is_skill = view == View.SKILL
+    lags = [f"{lag:g} fs" for lag in (entry.skills if is_skill else entry.mse)]
+    scores = [] if is_skill else ["S2T", "S2S", "S2S aligned", "skill"]
     return ["model", *lags, *scores, "folds", "seeds", "failed"]
 
 
-def cells(entry: Entry, name: str, *, skill: bool = False) -> list[str]:
+def cells(entry: Entry, name: str, view: View = View.ERRORS) -> list[str]:
     """One line as text, errors x 1e-2 A^2."""
+    if view == View.COSTS:
+        return [name, *cost_cells(entry.costs)]
+    if view == View.QUALITY:
+        return [name, *quality_cells(entry.quality)]
     s2s = _scaled(entry.s2s)
     if entry.s2s_spread is not None:
         s2s += f" ± {_scaled(entry.s2s_spread)}"
@@ -194,11 +244,22 @@ def cells(entry: Entry, name: str, *, skill: bool = False) -> list[str]:
     ]
     return [
         name,
-        *([f"{value:+.2f}" for value in entry.skills.values()] if skill else errors),
-        ",".join(map(str, entry.folds)),
+        *([f"{v:+.2f}" for v in entry.skills.values()] if view == View.SKILL else errors),
+        _folds(entry.folds),
         str(entry.seeds),
         f"{entry.n_failed}/{entry.n}",
     ]
+
+
+def floor_cells(floor: PartFloor) -> list[str]:
+    """The floor under the headings of errors."""
+    errors = [*floor.mse.values(), floor.s2t, floor.s2s]
+    numbers = [f"{PRINTED_SCALE * value:.2g}" for value in errors]
+    return [floor.label, *numbers, "-", "-", _folds(floor.folds), "-", "-"]
+
+
+def _folds(folds: Iterable[int]) -> str:
+    return ",".join("-" if fold == NO_FOLD else str(fold) for fold in folds)
 
 
 def _scaled(value: float | None) -> str:
@@ -211,14 +272,28 @@ def _scaled(value: float | None) -> str:
     )
 
 
-def tables(
-    lines: Sequence[Entry], *, skill: bool = False
-) -> list[tuple[str, list[Entry], list[str]]]:
-    """(title, lines, names) for every task, track and part.
+@dataclass(frozen=True)
+class Board:
+    """One table: its lines, best first, then floors that are not ranked, and notes below it."""
+
+    title: str
+    heading: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+
+def boards(
+    lines: Sequence[Entry], view: View = View.ERRORS, floors: Sequence[PartFloor] = ()
+) -> list[Board]:
+    """A table for every task, track and part.
 
     A model that stands there with several settings gets their hash after its name.
     """
     result = []
+    if view == View.COSTS:
+        # Those of a run are the same in all its parts.
+        runs = {(e.task, e.track, e.model, e.settings): replace(e, part="all parts") for e in lines}
+        lines = sorted(runs.values(), key=lambda e: (e.task, e.track))
     for (task, track, part), group in groupby(lines, key=lambda e: (e.task, e.track, e.part)):
         members = list(group)
         ids = [e.model for e in members]
@@ -227,37 +302,75 @@ def tables(
             + (" (oracle)" if e.oracle else "")
             for e in members
         ]  # fmt: skip
-        shown = "skill, median over molecules" if skill else "MSE x 1e-2 A^2"
-        result.append((f"{task}, {track}, {part}: {shown}", members, names))
+        rows = [cells(e, n, view) for e, n in zip(members, names, strict=True)]
+        mine = [f for f in floors if (f.task, f.track, f.part) == (task, track, part)]
+        notes = [f.note for f in mine] if view == View.ERRORS else []
+        rows += [floor_cells(f) for f in mine] if view == View.ERRORS else []
+        marked = f"{task} (as published: with leaks)" if task.endswith(AS_PUBLISHED) else task
+        title = f"{marked}, {track}, {part}: {view.title}"
+        result.append(Board(title, columns(members[0], view), rows, notes))
     return result
 
 
-def print_tables(lines: Sequence[Entry], console: Console, *, skill: bool = False) -> None:
-    """Tables for the terminal."""
-    for title, members, names in tables(lines, skill=skill):
-        table = Table(title=title, title_justify="left")
-        for i, heading in enumerate(columns(members[0], skill=skill)):
+def boards_beside(records: Sequence[Record], floors: Sequence[PartFloor]) -> list[Board]:
+    """Errors on the molecules that a floor is known of, where these are not all."""
+    result = []
+    for floor in floors:
+        if not floor.is_complete:
+            lines = entries(
+                on_molecules(record, floor.molecules)
+                for record in records
+                if (record.task, record.track) == (floor.task, floor.track)
+            )
+            (board,) = boards([e for e in lines if e.part == floor.part], floors=[floor])
+            title = f"{board.title}, molecules with twins only"
+            result.append(replace(board, title=title))
+    return result
+
+
+def print_tables(
+    lines: Sequence[Entry],
+    console: Console,
+    view: View = View.ERRORS,
+    floors: Sequence[PartFloor] = (),
+    beside: Sequence[Board] = (),
+) -> None:
+    """Tables for the terminal, others that stand beside them at the end."""
+    for board in [*boards(lines, view, floors), *beside]:
+        caption = "\n".join(board.notes) or None
+        table = Table(
+            title=board.title, title_justify="left", caption=caption, caption_justify="left"
+        )
+        for i, heading in enumerate(board.heading):
             table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=i == 0)
-        for entry, name in zip(members, names, strict=True):
-            table.add_row(*(cell.replace("[", r"\[") for cell in cells(entry, name, skill=skill)))
+        for row in board.rows:
+            table.add_row(*(cell.replace("[", r"\[") for cell in row))
         console.print(table)
 
 
-def markdown(lines: Sequence[Entry], *, skill: bool = False) -> str:
+def markdown(
+    lines: Sequence[Entry],
+    view: View = View.ERRORS,
+    floors: Sequence[PartFloor] = (),
+    beside: Sequence[Board] = (),
+) -> str:
     """The same tables as Markdown."""
     blocks = []
-    for title, members, names in tables(lines, skill=skill):
-        heading = columns(members[0], skill=skill)
-        rows = [heading, ["---", *["--:"] * (len(heading) - 1)]]
-        rows += [cells(e, n, skill=skill) for e, n in zip(members, names, strict=True)]
-        body = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-        blocks.append(f"### {title}\n\n{body}\n")
+    for board in [*boards(lines, view, floors), *beside]:
+        rule = ["---", *["--:"] * (len(board.heading) - 1)]
+        body = "\n".join(
+            "| " + " | ".join(row) + " |" for row in (board.heading, rule, *board.rows)
+        )
+        notes = "".join(f"\n{note}\n" for note in board.notes)
+        blocks.append(f"### {board.title}\n\n{body}\n{notes}")
     return "\n".join(blocks)
 
 
-def as_json(lines: Sequence[Entry]) -> list[Mapping]:
-    """The lines as JSON-able dictionaries, errors in A^2."""
-    return [asdict(entry) | {"unit": "A^2"} for entry in lines]
+def as_json(lines: Sequence[Entry], floors: Sequence[PartFloor] = ()) -> list[Mapping]:
+    """The lines as JSON-able dictionaries, errors in A^2; floors after them, as model "floor"."""
+    nothing = dict.fromkeys(field.name for field in fields(Entry))
+    marked = [nothing | {"model": "floor"} | asdict(floor) for floor in floors]
+    return [entry | {"unit": "A^2"} for entry in [*(asdict(line) for line in lines), *marked]]
 
 
 def as_csv(records: Iterable[Record]) -> str:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from tg80.cli_support import JsonOption
 from tg80.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmarks.floor import PartFloor
+    from benchmarks.leaderboard import View
+    from benchmarks.results import Record
 
 STYLES = ("terminal", "markdown", "json", "csv")
 
@@ -24,6 +30,17 @@ def leaderboard(
     skill: Annotated[
         bool, typer.Option("--skill", help="Skill at every lag in place of errors.")
     ] = False,
+    costs: Annotated[
+        bool, typer.Option("--costs", help="Inputs, labels and CPU time in place of errors.")
+    ] = False,
+    quality: Annotated[
+        bool,
+        typer.Option("--quality", help="Validity and rotation robustness in place of errors."),
+    ] = False,
+    twins: Annotated[
+        Path | None,
+        typer.Option(help="Folder of twins for the floor; default: what ships with the data."),
+    ] = None,
     published: Annotated[
         bool,
         typer.Option("--published", help="The figures that others printed, in place of records."),
@@ -44,13 +61,17 @@ def leaderboard(
         raise UserError(f"unknown format {style!r}; choose {', '.join(STYLES[:-1])} or csv")
     if html is not None and published:
         raise UserError("--html holds the published figures already; leave out --published")
+    from benchmarks.leaderboard import View
+
     chosen = "json" if as_json else style
     if html is not None:
         _write_page(folder, html, as_json=as_json)
     elif published:
         _print_published(chosen)
     else:
-        _print_records(folder, chosen, skill=skill)
+        asked = {View.SKILL: skill, View.COSTS: costs, View.QUALITY: quality}
+        views = [view for view, wanted in asked.items() if wanted] or [View.ERRORS]
+        _print_records(folder, chosen, views, twins)
 
 
 def _write_page(folder: Path, site: Path, *, as_json: bool) -> None:
@@ -77,7 +98,8 @@ def _print_published(style: str) -> None:
         print_sheets(published.sheets(tables), as_markdown=style == "markdown")
 
 
-def _print_records(folder: Path, style: str, *, skill: bool) -> None:
+def _print_records(folder: Path, style: str, views: Sequence[View], twins: Path | None) -> None:
+    from benchmarks.floor import part_floors
     from benchmarks.leaderboard import as_csv
     from benchmarks.results import read_records
 
@@ -85,19 +107,27 @@ def _print_records(folder: Path, style: str, *, skill: bool) -> None:
     if style == "csv":
         print(as_csv(records), end="")
     else:
-        print_tables(records, style, skill=skill)
+        print_tables(records, style, views, part_floors(records, twins))
 
 
-def print_tables(records: list, style: str, *, skill: bool = False) -> None:
+def print_tables(
+    records: list[Record],
+    style: str,
+    views: Sequence[View] = (),
+    floors: Sequence[PartFloor] = (),
+) -> None:
     """Tables of records for the terminal, as Markdown or as JSON."""
     from benchmarks import leaderboard as tables
 
     lines = tables.entries(records)
     if style == "json":
-        print(json.dumps(tables.as_json(lines)))
-    elif style == "markdown":
-        print(tables.markdown(lines, skill=skill), end="")
-    else:
-        # A pipe has no width of its own, and a table squeezed to 80 columns is unreadable.
-        console = Console(width=None if sys.stdout.isatty() else 160)
-        tables.print_tables(lines, console, skill=skill)
+        print(json.dumps(tables.as_json(lines, floors)))
+        return
+    # A pipe has no width of its own, and a table squeezed to 80 columns is unreadable.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for view in views or [tables.View.ERRORS]:
+        beside = tables.boards_beside(records, floors) if view == tables.View.ERRORS else ()
+        if style == "markdown":
+            print(tables.markdown(lines, view, floors, beside), end="")
+        else:
+            tables.print_tables(lines, console, view, floors, beside)
