@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.commands.ablate import ablate
+from benchmarks.commands.compare import compare
 from benchmarks.commands.finetune import finetune
 from benchmarks.commands.horizons import horizons
 from benchmarks.commands.leaderboard import leaderboard, print_tables
@@ -32,6 +33,7 @@ from benchmarks.commands.options import (
     parse_seeds,
     progress_bars,
 )
+from benchmarks.commands.outside import score, submit, template
 from benchmarks.commands.symmetry import symmetry
 from benchmarks.speed.commands import app as speed_app
 from tg80.cli_support import JsonOption, run_app
@@ -116,6 +118,10 @@ app.command()(symmetry)
 app.command()(finetune)
 app.command()(horizons)
 app.command()(ablate)
+app.command()(compare)
+app.command()(template)
+app.command()(score)
+app.command()(submit)
 
 
 def main(argv: list[str] | None = None) -> int:

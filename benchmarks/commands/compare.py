@@ -1,0 +1,41 @@
+"""`atom-bench compare`: whether one model beats another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.commands.options import MarkdownOption
+from tg80.cli_support import JsonOption
+
+
+def compare(
+    folder: Annotated[Path, typer.Argument(help="Folder of results.")],
+    a: Annotated[str, typer.Argument(help="Model id, or MODEL[HASH] as in the leaderboard.")],
+    b: Annotated[str, typer.Argument(help="The other one.")],
+    part: Annotated[
+        str | None, typer.Option(help="Only this part, such as test_ood; default: all of both.")
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 2000,
+    as_json: JsonOption = False,
+    as_markdown: MarkdownOption = False,
+) -> None:
+    """Tell whether model A beats model B: S2T and S2S on the same windows, mean of seeds.
+
+    The interval is a paired bootstrap over molecules, then over time blocks of each, at 95 %
+    confidence. If it holds zero, the two are not told apart.
+
+    Example: atom-bench compare runs atom persistence --part test_time
+    """
+    from benchmarks.compare import compare as compare_models
+    from benchmarks.compare import document, sheet
+    from benchmarks.sheets import print_sheets
+
+    found = compare_models(folder, a, b, part=part, resamples=resamples)
+    if as_json:
+        print(json.dumps(document(found)))
+    else:
+        print_sheets([sheet(found)], as_markdown=as_markdown)

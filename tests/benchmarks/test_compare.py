@@ -1,0 +1,156 @@
+"""A beats B: the interval, and which records may be compared."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from benchmarks import results
+from benchmarks.cli import main
+from benchmarks.compare import compare
+from benchmarks.evaluation import fit_references
+from benchmarks.leaderboard import settings_key
+from benchmarks.models import Budget, make_model
+from benchmarks.runner import run_once
+from benchmarks.significance import paired_interval
+from tests.benchmarks import toys
+from tg80.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def runs(data, tmp_path_factory):
+    out, references = tmp_path_factory.mktemp("runs"), fit_references(data)
+    for name, seed in (("persistence", None), ("centroid", None), ("atom", 0), ("atom", 1)):
+        model = make_model(name, **(toys.TINY_ATOM if name == "atom" else {}))
+        run_once(model, data, seed=seed, budget=Budget(epochs=1), out=out, references=references)
+    return out
+
+
+def folder_of(runs, model):
+    return sorted(path.parent for path in runs.rglob(f"{model}/*/record.json"))
+
+
+def changed(runs, tmp_path, model, **update):
+    """The runs, with the records of one model changed."""
+    shutil.copytree(runs, tmp_path / "runs")
+    for folder in folder_of(tmp_path / "runs", model):
+        record = results.read_record(folder).model_copy(update=update)
+        (folder / "record.json").write_text(record.model_dump_json())
+    return tmp_path / "runs"
+
+
+def test_the_better_one_wins_either_way_round(runs):
+    for found, sign in ((compare(runs, "persistence", "centroid"), -1),
+                        (compare(runs, "centroid", "persistence"), 1)):  # fmt: skip
+        assert {(c.part, c.score) for c in found} == {
+            (part, score)
+            for part in ("test_time", "test_id", "test_ood", "val")
+            for score in ("s2t", "s2s")
+        }
+        for one in found:
+            assert one.verdict == "persistence beats centroid"
+            assert sign * one.low > 0 and sign * one.high > 0
+            assert one.low < one.a_error - one.b_error < one.high
+    s2s = {(r.model): r.value("test_ood", "s2s", "mean-over-molecules")
+           for r in results.read_records(runs)}  # fmt: skip
+    (one,) = [c for c in found if (c.part, c.score) == ("test_ood", "s2s")]
+    assert one.a_error == pytest.approx(s2s["centroid"])
+    assert (one.molecules, one.folds) == (2, (2,))
+
+
+def test_seeds_are_averaged_and_the_command_prints_it(runs, capsys):
+    asked = ["compare", str(runs), "atom", "persistence", "--part", "test_time"]
+    assert main([*asked, "--json"]) == 0
+    s2t, s2s = json.loads(capsys.readouterr().out)
+    assert (s2t["a_seeds"], s2t["b_seeds"], s2t["score"], s2s["score"]) == (2, 1, "s2t", "s2s")
+    own = [results.read_record(f).value("test_time", "s2s", "mean-over-molecules")
+           for f in folder_of(runs, "atom")]  # fmt: skip
+    assert s2s["a_error"] == pytest.approx(np.mean(own))
+    assert main([*asked, "--markdown"]) == 0
+    shown = capsys.readouterr().out
+    assert "A - B, 95 %" in shown and s2s["verdict"] in shown
+
+
+def test_records_that_do_not_pair_are_refused(runs, tmp_path):
+    def refused(folder, message, a="persistence", b="centroid", **options):
+        with pytest.raises(UserError, match=message) as caught:
+            compare(folder, a, b, **options)
+        assert "\n" not in str(caught.value)
+
+    refused(runs, "no record of egno; there are atom, centroid, persistence", b="egno")
+    refused(runs, "are the same records", b="persistence")
+    refused(runs, "have no part train in common", part="train")
+    refused(tmp_path, "no record.json below it")
+    other = changed(runs, tmp_path / "a", "centroid", manifest_sha256="0" * 64)
+    refused(other, "ran toy-v1 on different data")
+    other = changed(runs, tmp_path / "b", "centroid", fold=3)
+    refused(other, "persistence has folds 2 of toy-v1, centroid has 3: .* run what is missing")
+    other = changed(runs, tmp_path / "c", "centroid", task="toy-v2")
+    refused(other, "have no task and part in common")
+    other = changed(runs, tmp_path / "d", "centroid")
+    path = folder_of(other, "centroid")[0] / "errors.npz"
+    with np.load(path) as arrays:
+        kept = dict(arrays)
+    kept["val/start_id"] = kept["val/start_id"][::-1]
+    np.savez(path, **kept)
+    refused(other, "other windows in val of fold 2")
+    path.write_bytes(b"PK")
+    refused(other, "errors.npz: cannot be read")
+
+
+def test_several_settings_must_be_told_apart(runs, tmp_path):
+    shutil.copytree(runs, tmp_path / "runs")
+    folder = folder_of(tmp_path / "runs", "atom")[1]
+    record = results.read_record(folder)
+    other = record.model_copy(update={"settings": record.settings | {"device": "elsewhere"}})
+    (folder / "record.json").write_text(other.model_dump_json())
+    with pytest.raises(UserError, match=r"several settings: name atom\["):
+        compare(tmp_path / "runs", "atom", "persistence")
+    for one in (record, other):
+        name = f"atom[{settings_key(one)}]"
+        found = compare(tmp_path / "runs", name, "persistence", part="val")
+        assert found[0].a == name and found[0].a_seeds == 1
+
+
+def hierarchical(rng, n_molecules=30, n_windows=8):
+    """Differences with a mean of their own for each molecule; the mean of all is zero."""
+    own = rng.normal(size=(n_molecules, 1))
+    values = own + rng.normal(size=(n_molecules, n_windows))
+    return values.ravel(), np.repeat(np.arange(n_molecules), n_windows).astype(str).tolist()
+
+
+def test_the_interval_covers_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    n = 150
+    held = 0
+    for i in range(n):
+        values, names = hierarchical(rng)
+        low, high = paired_interval(values, names, resamples=300, seed=i)
+        held += low < 0 < high
+    # 95 % less what few molecules cost; windows drawn as if they were independent hold 63 %.
+    assert 0.88 < held / n <= 1.0
+
+
+def test_windows_that_overlap_are_drawn_in_blocks():
+    rng = np.random.default_rng(1)
+    n, n_blocks, length = 100, 30, 20
+    held, held_alone = 0, 0
+    for i in range(n):
+        values = np.repeat(rng.normal(size=n_blocks), length)
+        blocks = np.repeat(np.arange(n_blocks), length).tolist()
+        names = ["aspirin"] * len(values)
+        low, high = paired_interval(values, names, resamples=200, seed=i, blocks=blocks)
+        held += low < 0 < high
+        low, high = paired_interval(values, names, resamples=200, seed=i)
+        held_alone += low < 0 < high
+    assert 0.86 < held / n <= 1.0 and held_alone / n < 0.6
+
+
+def test_each_window_alone_is_the_default():
+    values, names = hierarchical(np.random.default_rng(2))
+    values[3] = np.nan
+    own = [str(i) for i in range(len(values))]
+    assert paired_interval(values, names) == pytest.approx(
+        paired_interval(values, names, blocks=own)
+    )
