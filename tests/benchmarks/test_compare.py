@@ -113,7 +113,7 @@ def test_several_settings_must_be_told_apart(runs, tmp_path):
         assert found[0].a == name and found[0].a_seeds == 1
 
 
-def hierarchical(rng, n_molecules=30, n_windows=8):
+def hierarchical(rng, n_molecules=20, n_windows=6):
     """Differences with a mean of their own for each molecule; the mean of all is zero."""
     own = rng.normal(size=(n_molecules, 1))
     values = own + rng.normal(size=(n_molecules, n_windows))
@@ -122,14 +122,14 @@ def hierarchical(rng, n_molecules=30, n_windows=8):
 
 def test_the_interval_covers_as_often_as_it_says():
     rng = np.random.default_rng(0)
-    n = 150
+    n = 100
     held = 0
     for i in range(n):
         values, names = hierarchical(rng)
-        low, high = paired_interval(values, names, resamples=300, seed=i)
+        low, high = paired_interval(values, names, resamples=200, seed=i)
         held += low < 0 < high
-    # 95 % less what few molecules cost; windows drawn as if they were independent hold 63 %.
-    assert 0.88 < held / n <= 1.0
+    # 95 % less what few molecules and resamples cost.
+    assert 0.86 < held / n <= 1.0
 
 
 def test_windows_that_overlap_are_drawn_in_blocks():
