@@ -1,7 +1,8 @@
 # make setup   an environment in .venv, from nothing; does nothing when it is up to date
 # make demo    real DFT trajectories, then train and score ATOM on the shipped mini data set
 # make test    the default tests;  make test-slow: those that take minutes as well
-# make lint    ruff, pyright and the import contracts;  make docs: the site in site/
+# make lint    ruff, pyright and the import contracts
+# make docs    the site in site/, the leaderboard of the committed records in site/board/
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -32,6 +33,8 @@ demo: setup
 
 # Two processes, a file each at a time: the tests themselves are single-threaded.
 test: setup
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+		echo 'No chromium and chromedriver here: the tests of the leaderboard page in a browser are skipped.'
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup
@@ -56,6 +59,7 @@ lint: setup
 docs: setup
 	$(PIP) -e '.[docs]'
 	$(BIN)/mkdocs build --strict
+	$(BIN)/atom-bench leaderboard benchmarks/results --html site/board
 
 clean:
 	rm -rf .venv .venv-e3nn06 build dist site *.egg-info

@@ -65,7 +65,7 @@ def leaderboard(
 
     chosen = "json" if as_json else style
     if html is not None:
-        _write_page(folder, html, as_json=as_json)
+        _write_page(folder, html, twins, as_json=as_json)
     elif published:
         _print_published(chosen)
     else:
@@ -74,10 +74,10 @@ def leaderboard(
         _print_records(folder, chosen, views, twins)
 
 
-def _write_page(folder: Path, site: Path, *, as_json: bool) -> None:
+def _write_page(folder: Path, site: Path, twins: Path | None, *, as_json: bool) -> None:
     from benchmarks.web.site import write_site
 
-    page = write_site(folder, site)
+    page = write_site(folder, site, twins)
     if as_json:
         print(json.dumps({"page": str(page.path), "records": page.n_records}))
         return

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.board import Costs, Quality
+from benchmarks.data import NO_FOLD
 from benchmarks.evaluation import MEAN, MEDIAN, POOLED
+from benchmarks.floor import PartFloor, part_floors
 from benchmarks.leaderboard import PART_ORDER, Entry, LineKey, entries, grouped
 from benchmarks.metrics import Metric
 from benchmarks.models import MODELS, TRIVIAL
 from benchmarks.results import Record
+from benchmarks.tasks import AS_PUBLISHED
 from benchmarks.web.movies import movies
 from tg80.errors import UserError
 
@@ -24,11 +28,6 @@ DIGITS = 4
 _AVERAGES = {MEAN, MEDIAN, POOLED}
 _CURVES = (Metric.MSE, Metric.MSE_ALIGNED, Metric.SKILL)
 _PER_MOLECULE = {"s2t": Metric.S2T, "s2s": Metric.S2S, "s2s_aligned": Metric.S2S_ALIGNED}
-# What a line says beside its scores, where the records tell it.
-_FACTS = (
-    "inputs", "labels", "samples_seen", "train_cpu_seconds", "predict_cpu_seconds",
-    "seconds_per_trajectory", "valid_share", "bond_distance",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,15 +61,20 @@ class PageRecord:
         return found
 
 
-def page_content(found: Sequence[PageRecord]) -> dict[str, Any]:
-    """All that the page's scripts draw; errors in A^2, rounded to what is shown."""
+def page_content(found: Sequence[PageRecord], twins: Path | None = None) -> dict[str, Any]:
+    """All that the page's scripts draw; errors in A^2, rounded to what is shown.
+
+    Args:
+        twins: folder of twins for the floor, None for those that ship with the data.
+    """
     for one in found:
         _ = one.numbers  # Told here, with the folder's name, not in the middle of a table.
     boards = []
     keys = [(one.record.task, one.record.track) for one in found]
     # The task with the most records comes first: it is the one that the page opens with.
     for key in sorted(set(keys), key=lambda key: (-keys.count(key), key)):
-        boards.append(_task([one for one, at in zip(found, keys, strict=True) if at == key]))
+        members = [one for one, at in zip(found, keys, strict=True) if at == key]
+        boards.append(_task(members, twins))
     return {
         "n_records": len(found),
         "commits": sorted({one.record.git_commit or "unknown" for one in found}),
@@ -78,36 +82,40 @@ def page_content(found: Sequence[PageRecord]) -> dict[str, Any]:
     }
 
 
-def _task(members: Sequence[PageRecord]) -> dict[str, Any]:
+def _task(members: Sequence[PageRecord], twins: Path | None) -> dict[str, Any]:
     first = members[0].record
-    folds = sorted({one.record.fold for one in members}, key=lambda fold: (fold is None, fold))
+    folds = sorted({one.record.fold for one in members})
     choices: list[tuple[str, list[PageRecord]]] = [("all", list(members))]
     if len(folds) > 1:
         choices += [(str(f), [m for m in members if m.record.fold == f]) for f in folds]
+    # One fold's examples keep the page small: that which most runs share.
+    shown = max(folds, key=lambda fold: sum(m.record.fold == fold for m in members))
     lags = [float(lag) for lag in first.task_spec.get("lags_fs", ())]
     return {
         "task": first.task,
         "track": first.track,
         "description": str(first.task_spec.get("description", "")),
-        "level": str(first.task_spec.get("level", "")),
+        "leaks": first.task.endswith(AS_PUBLISHED),
         "lags_fs": lags,
-        "folds": [{"fold": name, "parts": _parts(chosen)} for name, chosen in choices],
-        "movies": movies([m for m in members if m.record.fold == folds[0]], folds[0]),
+        "folds": [{"fold": name, "parts": _parts(chosen, twins)} for name, chosen in choices],
+        "movies": movies([m for m in members if m.record.fold == shown], shown),
     }
 
 
-def _parts(members: Sequence[PageRecord]) -> list[dict[str, Any]]:
+def _parts(members: Sequence[PageRecord], twins: Path | None) -> list[dict[str, Any]]:
     own = {id(one.record): one for one in members}
     records = [one.record for one in members]
     behind = grouped(records)
     by_part: dict[str, list[Entry]] = {}
     for entry in entries(records):
         by_part.setdefault(entry.part, []).append(entry)
+    floors = part_floors(records, twins)
     order = {part: i for i, part in enumerate(PART_ORDER)}
     parts = sorted(by_part, key=lambda part: (order.get(part, len(order)), part))
     return [
         {
             "part": part,
+            "floors": [_floor(floor) for floor in floors if floor.part == part],
             "lines": [
                 _line(entry, label, [own[id(record)] for record in behind[_key(entry)]])
                 for entry, label in zip(by_part[part], line_labels(by_part[part]), strict=True)
@@ -119,6 +127,21 @@ def _parts(members: Sequence[PageRecord]) -> list[dict[str, Any]]:
 
 def _key(entry: Entry) -> LineKey:
     return LineKey(entry.task, entry.track, entry.part, entry.model, entry.settings)
+
+
+def _floor(floor: PartFloor) -> dict[str, Any]:
+    """A floor of some molecules is no floor of the mean over all: then only theirs are given."""
+    return {
+        "label": floor.label,
+        "displacement_angstrom": floor.displacement_angstrom,
+        "n_molecules": floor.n_molecules,
+        "lags_fs": list(floor.mse),
+        "mse": [short(value) for value in floor.mse.values()] if floor.is_complete else None,
+        "molecules": {
+            name: [short(values[lag]) for lag in floor.mse]
+            for name, values in floor.molecules.items()
+        },
+    }
 
 
 def line_labels(lines: Sequence[Entry]) -> list[str]:
@@ -146,7 +169,7 @@ def _line(entry: Entry, label: str, members: Sequence[PageRecord]) -> dict[str, 
         "model": entry.model,
         "settings": entry.settings,
         "kind": kind_of(entry),
-        "folds": list(entry.folds),
+        "folds": [fold for fold in entry.folds if fold != NO_FOLD],
         "seeds": entry.seeds,
         "s2t": short(entry.s2t),
         "s2s": short(entry.s2s),
@@ -156,21 +179,27 @@ def _line(entry: Entry, label: str, members: Sequence[PageRecord]) -> dict[str, 
         "skill": short(entry.skill),
         "n": entry.n,
         "n_failed": failed,
-        "facts": {name: _fact(getattr(entry, name, None)) for name in _FACTS},
+        "costs": _facts(entry.costs),
+        "quality": _facts(entry.quality),
         "curve": _curves(members, entry.part, MEAN),
         "molecules": _molecules(members, entry.part),
         "records": [[_run_name(one.record), one.link] for one in members],
     }
 
 
-def _fact(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value))
-    return short(value) if isinstance(value, float) else value
+def _facts(facts: Costs | Quality) -> dict[str, Any]:
+    """Numbers shortened, lists as text, None where nothing is known."""
+    found = {}
+    for name, value in asdict(facts).items():
+        if isinstance(value, (list, tuple)):
+            found[name] = ", ".join(str(item).replace("_", " ") for item in value) or None
+        else:
+            found[name] = short(value)
+    return found
 
 
 def _run_name(record: Record) -> str:
-    fold = "" if record.fold is None else f"fold {record.fold}"
+    fold = "" if record.fold == NO_FOLD else f"fold {record.fold}"
     seed = "" if record.seed is None else f"seed {record.seed}"
     return ", ".join(text for text in (fold, seed) if text) or "record"
 

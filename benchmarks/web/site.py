@@ -27,12 +27,15 @@ class Written:
     n_records: int
 
 
-def write_site(folder: Path, site: Path) -> Written:
+def write_site(folder: Path, site: Path, twins: Path | None = None) -> Written:
     """Build the page of all records below `folder`.
 
     Records lie under the hash of their content and the page is written after them, so that at any
     instant a page lies there whose links all lead somewhere. Records that it no longer shows are
     removed at the end; files of others are never touched.
+
+    Args:
+        twins: folder of twins for the floor, None for those that ship with the data.
 
     Raises:
         UserError: no such folder of results; a record or its examples that cannot be read; `site`
@@ -53,7 +56,7 @@ def write_site(folder: Path, site: Path) -> Written:
             if link not in copies:
                 found.append(PageRecord(record, path.parent, link))
             copies[link] = content
-    page = render(page_content(found), read_published())
+    page = render(page_content(found, twins), read_published())
     (site / RECORDS).mkdir(parents=True, exist_ok=True)
     wanted = {INDEX, *copies}
     _write_marker(site, wanted | listed)

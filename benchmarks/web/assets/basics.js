@@ -40,6 +40,14 @@ function skill(value) {
   return sign + (size >= 100 ? Math.round(size).toLocaleString('en-US').replaceAll(',', '\u2009') : size.toFixed(2));
 }
 
+// Seconds, counts and other numbers, with the digits that a reader can use.
+function figure(value) {
+  if (!isNumber(value)) return '–';
+  if (Math.abs(value) >= 100) return Math.round(value).toLocaleString('en-US').replaceAll(',', '\u2009');
+  return value === 0 ? '0' : String(Number(value.toPrecision(2)));
+}
+
+const percent = (value) => (isNumber(value) ? (100 * value).toFixed(1) : '–');
 const plain = (value) => (value === null || value === undefined || value === '' ? '–' : String(value));
 const fs = (lag) => `${Number(lag.toPrecision(6))} fs`;
 
@@ -69,8 +77,33 @@ function moleculesOf(part) {
   return [...new Set(part.lines.flatMap((line) => Object.keys(line.molecules)))].sort();
 }
 
+// Stands for the molecules that have a floor, whose mean can be compared with it.
+const WITH_FLOOR = '*floor';
+
+function moleculesWithFloor(part) {
+  return part.floors.length ? Object.keys(part.floors[0].molecules).sort() : [];
+}
+
+// The curve over some molecules: errors as their mean, skill as their median.
+function curveOver(line, names) {
+  const curves = names.filter((name) => Object.hasOwn(line.molecules, name)).map((name) => line.molecules[name].curve);
+  if (curves.length < names.length || !curves.length) return null;
+  const over = (key, combine) => curves[0].lags_fs.map((lag, i) => {
+    const values = curves.map((curve) => curve[key][i]).filter(isNumber);
+    return values.length === names.length ? combine(values) : null;
+  });
+  const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
+  const median = (values) => {
+    const sorted = [...values].sort((a, b) => a - b);
+    const half = (sorted.length - 1) / 2;
+    return (sorted[Math.floor(half)] + sorted[Math.ceil(half)]) / 2;
+  };
+  return { lags_fs: curves[0].lags_fs, mse: over('mse', mean), mse_aligned: over('mse_aligned', mean), skill: over('skill', median) };
+}
+
 function curveOf(line) {
   if (!chosen.molecule) return line.curve;
+  if (chosen.molecule === WITH_FLOOR) return curveOver(line, moleculesWithFloor(currentPart()));
   const own = Object.hasOwn(line.molecules, chosen.molecule) ? line.molecules[chosen.molecule] : null;
   return own ? own.curve : null;
 }

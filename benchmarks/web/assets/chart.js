@@ -28,17 +28,22 @@ function chartSeries(part) {
   });
 }
 
-function floorPoints(part) {
-  if (!part.floor || chosen.quantity !== 'mse') return [];
-  const floor = chosen.molecule ? (part.floor.molecules || {})[chosen.molecule] : part.floor;
-  if (!floor) return [];
-  return floor.lags_fs.map((lag, i) => [lag, floor.mse[i]]).filter(([lag, v]) => lag > 0 && isNumber(v) && v > 0)
-    .map(([lag, value]) => [lag, PRINTED * value]);
+// The floors that what is shown can be compared with: [{ label, points: [[lag, value]] }].
+function floorSeries(part) {
+  if (chosen.quantity !== 'mse') return [];
+  return part.floors.map((floor) => {
+    const names = chosen.molecule === WITH_FLOOR ? moleculesWithFloor(part) : [chosen.molecule];
+    const own = names.map((name) => (Object.hasOwn(floor.molecules, name) ? floor.molecules[name] : null));
+    const mean = own.includes(null) ? null : floor.lags_fs.map((lag, i) => own.reduce((sum, v) => sum + v[i], 0) / own.length);
+    const values = chosen.molecule ? mean : floor.mse;
+    const points = (values || []).map((value, i) => [floor.lags_fs[i], PRINTED * value]);
+    return { label: floor.label.replace(' A)', ' Å)'), points: points.filter(([lag, v]) => lag > 0 && isNumber(v) && v > 0) };
+  }).filter((floor) => floor.points.length);
 }
 
-function scales(series, floor, frame) {
+function scales(series, floors, frame) {
   const isSkill = chosen.quantity === 'skill';
-  const shown = [...series.flatMap((one) => one.points), ...floor];
+  const shown = [...series.flatMap((one) => one.points), ...floors.flatMap((one) => one.points)];
   const lags = shown.map(([lag]) => lag);
   const values = shown.map(([, value]) => value);
   const x = { low: Math.min(...lags), high: Math.max(...lags) };
@@ -110,38 +115,45 @@ function endLabels(series, scale, frame) {
 function showCurves() {
   const part = currentPart();
   const molecules = moleculesOf(part);
-  if (chosen.molecule && !molecules.includes(chosen.molecule)) chosen.molecule = '';
+  const withFloor = moleculesWithFloor(part);
+  const named = chosen.molecule === WITH_FLOOR ? withFloor.length && !part.floors[0].mse : molecules.includes(chosen.molecule);
+  if (!named) chosen.molecule = '';
+  // Where all molecules have one, the mean over all has its floor already.
+  const special = withFloor.length && !part.floors[0].mse
+    ? [[WITH_FLOOR, `mean over the ${withFloor.length} molecule${withFloor.length > 1 ? 's' : ''} with a floor`]] : [];
   const again = (change) => (value) => { change(value); writeAddress(); showCurves(); showMolecules(); };
   byId('curve-controls').replaceChildren(
     switcher('Quantity', QUANTITIES, chosen.quantity, again((value) => { chosen.quantity = value; })),
-    selector('Molecule', [['', 'mean over molecules'], ...molecules.map((m) => [m, m])], chosen.molecule,
+    selector('Molecule', [['', 'mean over molecules'], ...special, ...molecules.map((m) => [m, m])], chosen.molecule,
       again((value) => { chosen.molecule = value; })));
   const all = chartSeries(part);
   const series = all.filter((one) => !chosen.hidden.has(one.line.label));
-  const floor = floorPoints(part);
-  drawChart(series, floor);
-  showLegend(all, floor);
-  showChartTable(all, floor);
+  const floors = floorSeries(part);
+  drawChart(series, floors);
+  showLegend(all, floors);
+  showChartTable(all, floors);
 }
 
-function drawChart(series, floor) {
+function drawChart(series, floors) {
   const box = byId('chart');
   const width = Math.max(280, box.clientWidth || 800);
   const isWide = width > 640;
   const height = isWide ? 440 : 340;
   const frame = { left: 56, right: width - (isWide ? 170 : 14), top: 34, bottom: height - 52 };
   const lagAxis = chosen.quantity === 'skill' ? 'on a logarithmic lag axis' : 'on logarithmic axes';
-  const where = chosen.molecule || (chosen.quantity === 'skill' ? 'median over molecules' : 'mean over molecules');
+  const average = chosen.quantity === 'skill' ? 'median' : 'mean';
+  const where = chosen.molecule === WITH_FLOOR ? `${average} over the molecules that have a floor, of models that ran on all of them`
+    : chosen.molecule || `${average} over molecules`;
   const words = QUANTITIES.find(([key]) => key === chosen.quantity)[1];
   const title = `${words} against lag, ${where}, ${lagAxis}; the figures stand in the table below`;
   if (!series.some((one) => one.points.length)) {
     box.replaceChildren(make('p', { class: 'note' }, 'No line is shown here.'));
     return;
   }
-  const scale = scales(series, floor, frame);
+  const scale = scales(series, floors, frame);
   const svg = draw('svg', { viewBox: `0 0 ${width} ${height}`, width, height, role: 'img', 'aria-label': title, class: 'chart' });
   svg.append(axes(scale, frame));
-  if (floor.length) svg.append(drawFloor(floor, scale, frame));
+  if (floors.length) svg.append(drawFloors(floors, scale, frame));
   // Models above the trivial predictors.
   const order = [...series].sort((a, b) => Number(Boolean(a.look.marker)) - Number(Boolean(b.look.marker)));
   for (const one of order) { const group = drawLine(one, scale, frame); if (group) svg.append(group); }
@@ -151,18 +163,35 @@ function drawChart(series, floor) {
   const clipped = chosen.quantity === 'skill' && series.some((one) => one.points.some(([, v]) => v < SKILL_FLOOR));
   byId('chart-note').textContent = `${where[0].toUpperCase()}${where.slice(1)}. Grey lines are trivial predictors.`
     + (clipped ? ` Skill below \u2212${-SKILL_FLOOR} is not drawn.` : '')
-    + (chosen.quantity === 'mse' && !floor.length ? ' No predictability floor is known for this choice.' : '')
-    + (floor.length ? ' Below the hatched floor nothing can be predicted: there, copies of one start have parted.' : '');
+    + floorNote(floors);
 }
 
-function drawFloor(floor, scale, frame) {
-  const line = floor.map(([lag, v], i) => `${i ? 'L' : 'M'}${scale.xAt(lag).toFixed(1)} ${scale.yAt(v).toFixed(1)}`).join('');
-  const area = `${line}L${scale.xAt(floor.at(-1)[0]).toFixed(1)} ${frame.bottom}L${scale.xAt(floor[0][0]).toFixed(1)} ${frame.bottom}Z`;
-  return draw('g', { class: 'floor' },
-    draw('title', {}, 'predictability floor'),
+function floorNote(floors) {
+  if (chosen.quantity !== 'mse') return '';
+  if (floors.length) {
+    return ' Below the hatched floor nothing can be predicted from a state known that well: twins, copies of a start '
+      + 'displaced by as much as its label says, have parted that far.';
+  }
+  const known = moleculesWithFloor(currentPart());
+  return known.length ? ` A predictability floor is known for ${known.join(', ')} only: choose one of them, or their mean, above.`
+    : ' No predictability floor is known here.';
+}
+
+function drawFloors(floors, scale, frame) {
+  const path = ({ points }) => points.map(([lag, v], i) => `${i ? 'L' : 'M'}${scale.xAt(lag).toFixed(1)} ${scale.yAt(v).toFixed(1)}`).join('');
+  // The hatching ends at the lowest: starts that are known best part last.
+  const lowest = floors.reduce((a, b) => (b.points.at(-1)[1] < a.points.at(-1)[1] ? b : a));
+  const [first, last] = [lowest.points[0][0], lowest.points.at(-1)[0]].map((lag) => scale.xAt(lag).toFixed(1));
+  const group = draw('g', { class: 'floor' },
     draw('defs', {}, draw('pattern', { id: 'hatch', width: 6, height: 6, patternUnits: 'userSpaceOnUse', patternTransform: 'rotate(45)' },
       draw('line', { x1: 0, x2: 0, y1: 0, y2: 6 }))),
-    draw('path', { d: area, fill: 'url(#hatch)' }), draw('path', { d: line, class: 'edge' }));
+    draw('path', { d: `${path(lowest)}L${last} ${frame.bottom}L${first} ${frame.bottom}Z`, fill: 'url(#hatch)' }));
+  for (const floor of floors) {
+    const [lag, value] = floor.points[0];
+    group.append(draw('path', { d: path(floor), class: 'edge' }, draw('title', {}, floor.label)),
+      draw('text', { x: scale.xAt(lag) - 6, y: scale.yAt(value) + 4, 'text-anchor': 'end' }, floor.label));
+  }
+  return group;
 }
 
 // The numbers at the lag that the pointer is nearest to.
@@ -184,7 +213,7 @@ function readout(svg, series, scale, frame) {
   return box;
 }
 
-function showLegend(all, floor) {
+function showLegend(all, floors) {
   const buttons = all.map(({ line, look }) => {
     const sample = draw('svg', { width: 34, height: 14, 'aria-hidden': 'true' },
       draw('path', { class: look.css, d: 'M1 7H33', 'stroke-dasharray': look.dash || null }));
@@ -198,13 +227,13 @@ function showLegend(all, floor) {
       },
     }, sample, make('span', {}, line.label));
   });
-  if (floor.length) buttons.push(make('span', { class: 'key' }, make('i', { class: 'hatch' }), 'predictability floor'));
+  if (floors.length) buttons.push(make('span', { class: 'key' }, make('i', { class: 'hatch' }), 'predictability floor'));
   byId('legend').replaceChildren(...buttons);
 }
 
-function showChartTable(all, floor) {
+function showChartTable(all, floors) {
   const rows = all.map(({ line, points }) => ({ label: line.label, kind: line.kind, points }));
-  if (floor.length) rows.push({ label: 'predictability floor', points: floor });
+  rows.push(...floors);
   const lags = [...new Set(rows.flatMap((row) => row.points.map(([lag]) => lag)))].sort((a, b) => a - b);
   const at = (row, lag) => (row.points.find(([one]) => one === lag) || [])[1];
   const show = (v) => (chosen.quantity === 'skill' ? skill(v) : error(isNumber(v) ? v / PRINTED : null));

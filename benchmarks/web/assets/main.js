@@ -20,7 +20,7 @@ function showControls() {
     (part) => { chosen.part = part; showAll(); focusPart(part); }));
   byId('controls').replaceChildren(...fields);
   const lags = task.lags_fs.length ? ` S2T is over lags of ${task.lags_fs.map((lag) => Number(lag.toPrecision(4))).join(', ')} fs; S2S is at the last.` : '';
-  byId('task').replaceChildren(make('b', {}, task.task), `, ${task.track} track: ${task.description}.${lags}`);
+  byId('task').replaceChildren(make('b', {}, task.task), task.leaks ? ' (as published: with leaks)' : '', `, ${task.track} track: ${task.description}.${lags}`);
 }
 
 function focusPart(part) {

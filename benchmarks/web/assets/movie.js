@@ -61,7 +61,7 @@ function showMovie() {
   turning(svg, paint);
   byId('movie-box').replaceChildren(
     make('div', { class: 'controls' },
-      selector('Case', own.map((one, i) => [String(i), `${one.molecule} (${one.start_id})`]), String(movie.case),
+      selector('Case', own.map((one, i) => [String(i), one.start_id]), String(movie.case),
         (value) => { movie.case = Number(value); movie.frame = 0; showMovie(); }),
       selector('Prediction of', names.map((name) => [name, name]), movie.model,
         (value) => { movie.model = value; showMovie(); })),
@@ -82,7 +82,7 @@ function windowError(shown, truth, predicted) {
   return sum / (3 * shown.scored.length);
 }
 
-// Turned by the two angles of the view, nearest last.
+// Turned by the two angles of the view.
 function turned(positions) {
   const [a, b] = movie.turn;
   const [ca, sa, cb, sb] = [Math.cos(a), Math.sin(a), Math.cos(b), Math.sin(b)];
@@ -100,18 +100,16 @@ function paintMolecule(svg, shown, truthRaw, predictedRaw, failed) {
   const at = ([x, y]) => [(x * scale).toFixed(1), (-y * scale).toFixed(1)];
   const size = (symbol) => (symbol === 'H' ? RADII.H : RADII.other) * 100 * scale;
   const bond = (p, q, css) => { const [[x1, y1], [x2, y2]] = [at(p), at(q)]; return draw('line', { x1, y1, x2, y2, class: css }); };
-  const parts = [];
-  for (const [i, j] of shown.bonds) parts.push([(truth[i][2] + truth[j][2]) / 2, bond(truth[i], truth[j], 'true')]);
-  truth.forEach((p, i) => {
-    const [cx, cy] = at(p);
+  // Bonds lie below atoms, letters above everything.
+  const bonds = shown.bonds.map(([i, j]) => bond(truth[i], truth[j], 'true'));
+  const order = truth.map((_, i) => i).sort((i, j) => truth[i][2] - truth[j][2]);
+  const letters = [];
+  const atoms = order.map((i) => {
+    const [cx, cy] = at(truth[i]);
     const symbol = shown.symbols[i];
-    const scored = shown.scored.includes(i);
-    const css = `true atom${scored ? '' : ' unscored'}`;
-    const group = draw('g', {}, draw('circle', { cx, cy, r: size(symbol).toFixed(1), class: css }));
-    if (symbol !== 'H') group.append(draw('text', { x: cx, y: Number(cy) + 4, class: 'symbol' }, symbol));
-    parts.push([p[2], group]);
+    if (symbol !== 'H') letters.push(draw('text', { x: cx, y: Number(cy) + 4, class: 'symbol' }, symbol));
+    return draw('circle', { cx, cy, r: size(symbol).toFixed(1), class: `true${shown.scored.includes(i) ? '' : ' unscored'}` });
   });
-  parts.sort((a, b) => a[0] - b[0]);
   const ghost = draw('g', { class: 'predicted' });
   if (!failed) {
     const place = new Map(shown.scored.map((atom, i) => [atom, predicted[i]]));
@@ -121,7 +119,7 @@ function paintMolecule(svg, shown, truthRaw, predictedRaw, failed) {
       ghost.append(draw('circle', { cx, cy, r: (size(shown.symbols[atom]) + 2.5).toFixed(1) }));
     }
   }
-  svg.replaceChildren(draw('g', {}, ...parts.map(([, node]) => node)), ghost);
+  svg.replaceChildren(draw('g', {}, ...bonds, ...atoms), ghost, draw('g', {}, ...letters));
 }
 
 function turning(svg, paint) {

@@ -78,7 +78,7 @@ function links(line) {
 }
 
 const number = (key) => (line) => line[key];
-const fact = (key) => (line) => line.facts[key];
+const of = (group, key) => (line) => line[group][key];
 
 const COLUMNS = [
   { key: 'model', label: 'Model', text: true, value: number('label'), show: nameCell,
@@ -88,7 +88,7 @@ const COLUMNS = [
   { key: 's2s', label: 'S2S', value: number('s2s'), format: error,
     title: 'State to state: mean squared error at the longest lag, mean over molecules; 10⁻² Å².' },
   { key: 's2s_spread', label: '± over seeds', value: number('s2s_spread'), format: error, optional: true,
-    title: 'Standard deviation of S2S over seeds: how much training varies, not whether two models differ.' },
+    title: 'Twice the standard deviation of S2S over seeds: how much training varies, not whether two models differ.' },
   { key: 's2t_aligned', label: 'S2T aligned', value: number('s2t_aligned'), format: error,
     title: 'S2T after centroids are removed and each step is turned onto the truth: the error of shape alone.' },
   { key: 's2s_aligned', label: 'S2S aligned', value: number('s2s_aligned'), format: error,
@@ -102,23 +102,25 @@ const COLUMNS = [
     title: 'Folds of the split that the row is the mean of.' },
   { key: 'seeds', label: 'Seeds', value: number('seeds'), show: (l) => plain(l.seeds),
     title: 'Trainings from different random numbers that the row is the mean of.' },
-  { key: 'inputs', label: 'Inputs', text: true, optional: true, value: fact('inputs'), show: (l) => plain(l.facts.inputs),
+  { key: 'valid', label: 'Valid, %', best: 'high', optional: true, value: of('quality', 'valid'), format: percent,
+    title: 'Predicted structures whose bond lengths and angles, among scored atoms, all lie in the 0.1–99.9 % range of the data.' },
+  { key: 'bond_distance', label: 'Bonds off, Å', optional: true, value: of('quality', 'bond_distance'), format: figure,
+    title: 'Distance between the predicted and the true distribution of bond lengths (Wasserstein-1), mean over bonds.' },
+  { key: 'robustness', label: 'Turned / stored', optional: true, value: of('quality', 'robustness'), format: figure,
+    title: 'S2S of turned windows over that of the same windows as stored. 1 for models that follow every rotation; '
+      + 'far above, a model knows the laboratory frame.' },
+  { key: 'inputs', label: 'Inputs', text: true, optional: true, value: of('costs', 'inputs'), show: (l) => plain(l.costs.inputs),
     title: 'What a prediction is made from.' },
-  { key: 'labels', label: 'Learnt from', text: true, optional: true, value: fact('labels'), show: (l) => plain(l.facts.labels),
+  { key: 'labels', label: 'Learnt from', text: true, optional: true, value: of('costs', 'labels'), show: (l) => plain(l.costs.labels),
     title: 'Labels used in training: positions, or energies and forces.' },
-  { key: 'samples_seen', label: 'Samples', optional: true, value: fact('samples_seen'), show: (l) => plain(l.facts.samples_seen),
-    title: 'Training windows or frames seen, repeats counted; mean over runs.' },
-  { key: 'train_cpu_seconds', label: 'Training, s', optional: true, value: fact('train_cpu_seconds'),
-    show: (l) => plain(l.facts.train_cpu_seconds), title: 'CPU seconds of training a run.' },
-  { key: 'predict_cpu_seconds', label: 'Predicting, s', optional: true, value: fact('predict_cpu_seconds'),
-    show: (l) => plain(l.facts.predict_cpu_seconds), title: 'CPU seconds of all predictions of a run.' },
-  { key: 'seconds_per_trajectory', label: 's / trajectory', optional: true, value: fact('seconds_per_trajectory'),
-    show: (l) => plain(l.facts.seconds_per_trajectory), title: 'CPU seconds for all lags of one start.' },
-  { key: 'valid_share', label: 'Valid', best: 'high', optional: true, value: fact('valid_share'),
-    show: (l) => plain(l.facts.valid_share),
-    title: 'Share of predicted structures whose bond lengths and angles lie in the 0.1–99.9 % range of the data.' },
-  { key: 'bond_distance', label: 'Bonds off, Å', optional: true, value: fact('bond_distance'),
-    show: (l) => plain(l.facts.bond_distance), title: 'Distance between predicted and true distributions of bond lengths.' },
+  { key: 'n_samples', label: 'Samples', optional: true, value: of('costs', 'n_samples'), format: figure,
+    title: 'Windows or labelled frames learnt from, repetitions counted; mean over runs.' },
+  { key: 'training_seconds', label: 'Training, s', optional: true, value: of('costs', 'training_seconds'), format: figure,
+    title: 'CPU seconds of training a run (wall time on a GPU).' },
+  { key: 'prediction_seconds', label: 'Predicting, s', optional: true, value: of('costs', 'prediction_seconds'), format: figure,
+    title: 'CPU seconds of predicting all windows of all parts in a run (wall time on a GPU).' },
+  { key: 'seconds_per_trajectory', label: 's / trajectory', optional: true, value: of('costs', 'seconds_per_trajectory'), format: figure,
+    title: 'The same for one window: all lags from one start.' },
   { key: 'records', label: 'Records', value: (l) => l.records.length, show: links,
     title: 'The records behind the row, one a run: rows, settings, versions and hashes as JSON.' },
 ];
