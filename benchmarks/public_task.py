@@ -56,7 +56,9 @@ def read_public_task(task: TaskSpec, folder: Path | None) -> PublicTask:
         raise UserError(str(error)) from error  # the data are the user's choice
     protocol = "as-published" if task.as_published else "leak-free"
     heavy = task.inputs == "heavy"
-    cut = single_task(data, protocol, heavy=heavy)
+    counts = {"train": task.train_windows or task.starts}
+    counts |= {"val_time": task.starts, "test_time": task.starts}
+    cut = single_task(data, protocol, heavy=heavy, n_starts=counts)
     starts = {part: np.sort(frames) for part, frames in cut.starts.items()}
     trajectory, length_fs = cut.trajectory, cut.trajectory.length_fs
     test_block = trajectory

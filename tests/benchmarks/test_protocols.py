@@ -8,7 +8,7 @@ import pytest
 from benchmarks import results
 from benchmarks.cli import main
 from benchmarks.data import load_benchmark
-from benchmarks.tasks import TASKS, get_task, known_tasks
+from benchmarks.tasks import PUBLIC, TASKS, get_task, known_tasks
 from tests import public_files
 from tests.factories import make_dataset
 from tg80.errors import UserError
@@ -194,7 +194,9 @@ def test_a_public_set_as_published_keeps_its_faults(md17):
 @pytest.mark.parametrize(
     ("task", "model"), [("md17/ethanol", "atom"), ("md17/ethanol@published", "egnn")]
 )
-def test_models_run_on_a_public_set(md17, tmp_path, capsys, task, model):
+def test_models_run_on_a_public_set(md17, tmp_path, capsys, monkeypatch, task, model):
+    fewer = PUBLIC["md17"].model_copy(update={"starts": 40, "train_windows": 20})
+    monkeypatch.setitem(PUBLIC, "md17", fewer)
     asked = ["--task", task, "--data", str(md17), "--out", str(tmp_path)]
     if "@" in task:
         asked += ["--track", "heavy-input"]
@@ -203,9 +205,14 @@ def test_models_run_on_a_public_set(md17, tmp_path, capsys, task, model):
     # Structures relaxed with GFN2-xTB are not known there.
     expected = {model, "persistence", "ballistic", "centroid", "mean-structure", "blend"}
     assert expected <= set(records) and "relaxed-structure" not in records
+    assert records[model]["fit"]["n_samples"] == 20
     for record in records.values():
         assert record["task_spec"].get("as_published", False) == ("@" in task)
         assert {row[0] for row in record["rows"]} == {"test_time"}
+        assert record["prediction"]["n_windows"] == 40
+        # Bonds are perceived there; swinging atoms keep to their ranges.
+        shares = [row[4] for row in record["rows"] if row[3] == "valid"]
+        assert shares and (record["model"] != "persistence" or min(shares) > 0.9)
         assert all(np.isfinite(row[4]) for row in record["rows"])
     folders = [path.parent for path in tmp_path.rglob("record.json")]
     assert len(folders) == len(records)
