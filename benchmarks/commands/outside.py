@@ -1,0 +1,145 @@
+"""`atom-bench template`, `score` and `submit`: joining the leaderboard from outside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks.commands.options import (
+    DataOption,
+    FoldOption,
+    OutOption,
+    SplitOption,
+    TaskOption,
+    TrackOption,
+    make_folder,
+)
+from tg80.cli_support import JsonOption
+from tg80.errors import UserError
+
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace the file if there is one.")]
+AsIsOption = Annotated[
+    bool,
+    typer.Option("--as-is", help="Take positions that look like another unit, frame or order."),
+]
+FileArgument = Annotated[Path, typer.Argument(help="Filled template, or archive of `submit`.")]
+
+
+def template(
+    out: Annotated[Path, typer.Option(help="HDF5 file to write.", show_default=False)],
+    fold: FoldOption = None,
+    data: DataOption = None,
+    task: TaskOption = "mini-xtb-v1",
+    part: Annotated[
+        list[str] | None, typer.Option(help="Part, may be repeated; default: the test parts.")
+    ] = None,
+    track: TrackOption = "canonical",
+    split: SplitOption = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the start states and lags of the test parts as a file to fill in, without targets.
+
+    Fill the dataset `predictions` and the attributes of `submission`, and check with `atom-bench
+    score` or `atom-bench submit`. docs/joining.md has an example.
+
+    Example: atom-bench template --task mini-xtb-v1 --fold 2 --out template.h5
+    """
+    from benchmarks.data import load_benchmark
+    from benchmarks.outside.layout import write_template
+    from benchmarks.outside.template import issue
+    from benchmarks.tasks import get_task
+
+    _check_free(out, force)
+    made = issue(load_benchmark(get_task(task, track), fold, data, split), part).template
+    write_template(out, made)
+    facts = {
+        "file": str(out), "id": made.id, **made.header, "parts": made.parts,
+        "shape": list(made.shape), "lags_fs": made.lags_fs.tolist(),
+    }  # fmt: skip
+    if as_json:
+        print(json.dumps(facts))
+    else:
+        n_entries, n_lags, n_atoms, _ = made.shape
+        print(f"{out}: template {made.id}")
+        print(f"{n_entries} entries of {', '.join(made.parts)}, {n_lags} lags, {n_atoms} atoms")
+
+
+def score(
+    file: FileArgument,
+    data: DataOption = None,
+    split: SplitOption = None,
+    out: OutOption = Path("runs"),
+    as_is: AsIsOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a filled template, score it as models are scored, and write a record of it.
+
+    The row is called submitted/NAME. What is wrong with a file is said in one line, exit code 2.
+
+    Example: atom-bench score template.h5 --out runs
+    """
+    from benchmarks.leaderboard import entries, print_tables
+    from benchmarks.outside.scoring import load_data_of, score_submission
+    from benchmarks.outside.submission import opened
+
+    with opened(file, as_is=as_is) as submission:
+        loaded = load_data_of(submission, data, split)
+        make_folder(out, "--out")
+        record = score_submission(submission, loaded, out)
+    if as_json:
+        print(record.model_dump_json())
+    else:
+        print_tables(entries([record]), Console(width=160))
+        Console(stderr=True).print(f"records: {out.resolve()}", soft_wrap=True)
+
+
+def submit(
+    file: FileArgument,
+    out: Annotated[Path, typer.Option(help="Archive to write, NAME.zip.", show_default=False)],
+    data: DataOption = None,
+    split: SplitOption = None,
+    as_is: AsIsOption = False,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a filled template and pack it with its card and checksums into one archive to send.
+
+    Where the test data are at hand (they ship along, or --data), start states are compared with
+    them as well. docs/joining.md says where to send it.
+
+    Example: atom-bench submit template.h5 --out my-net-fold2.zip
+    """
+    from benchmarks.outside.packing import pack
+    from benchmarks.outside.scoring import check_with_data
+    from benchmarks.outside.submission import opened
+
+    if out.suffix != ".zip":
+        raise UserError(f"--out {out}: name an archive that ends in .zip")
+    _check_free(out, force)
+    with opened(file, as_is=as_is) as submission:
+        compared = check_with_data(submission, data, split)
+        pack(submission, out)
+    facts = {
+        "archive": str(out), "template": submission.template.id, "model": submission.card.model,
+        "bytes": out.stat().st_size, "compared_with_data": compared,
+    }  # fmt: skip
+    if as_json:
+        print(json.dumps(facts))
+    else:
+        print(f"{out}: {facts['bytes']} bytes, ready to send")
+        if not compared:
+            print("start states were not compared: the test data are not here")
+
+
+def _check_free(path: Path, force: bool) -> None:
+    if not path.parent.is_dir():
+        raise UserError(f"--out {path}: no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise UserError(f"--out {path}: a folder; name a file")
+    if path.exists() and not force:
+        raise UserError(f"--out {path}: exists; choose another name, or --force to replace it")

@@ -1,0 +1,1 @@
+"""Joining from outside: templates to fill in, submissions to check and score, archives to send."""

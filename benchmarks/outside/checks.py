@@ -1,0 +1,183 @@
+"""Predictions that are numbers, but not the numbers that were asked for.
+
+What can be told from the file alone: at the shortest lag molecules have hardly moved, so that other
+units, frames and orders show. A bad model is not refused: each check wants the likeness to one
+mistake, and most entries must show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from benchmarks.geometry import kabsch_rotation
+from benchmarks.outside.layout import Template
+from tg80.errors import UserError
+
+# Size in the unit over size in angstrom.
+_UNITS = {"nm": 0.1, "Bohr": 1.8897261, "pm": 100.0, "metre": 1e-10}
+_FAR = 1e6  # A
+_SHIFTED = 1.0  # A
+_MOVED, _ALIKE = 0.3, 0.15  # of the molecule's size
+
+
+def check_finite(where: str, template: Template, predictions: np.ndarray, failed: np.ndarray):
+    """Refuse entries that are not filled in, and numbers that can be no positions.
+
+    Args:
+        where: the file, for messages. predictions: (E, P, N, 3) A. failed: (E,) bool.
+
+    Raises:
+        UserError: there are such.
+    """
+    if failed.all():
+        raise UserError(f"{where}: every entry is marked as failed; there is nothing to score")
+    scored = template.score_mask[:, None, :, None] & ~failed[:, None, None, None]
+    missing = np.isnan(predictions) & scored
+    empty = (missing == scored).all((1, 2, 3)) & ~failed
+    if empty.any():
+        raise UserError(
+            f"{where}: {empty.sum()} of {len(template)} entries are not filled in, the first is "
+            f"{template.entry[empty.argmax()]}; predict it, or mark it in 'failed'"
+        )
+    asked = "give positions of all scored atoms at all lags, or mark the entry in 'failed'"
+    for bad, what in (
+        (missing, "NaN"),
+        (np.isinf(predictions) & scored, "infinite"),
+        ((np.abs(np.nan_to_num(predictions)) > _FAR) & scored, f"beyond {_FAR:g} A"),
+    ):
+        if bad.any():
+            entry, lag, atom, _ = np.argwhere(bad)[0]
+            raise UserError(
+                f"{where}: {bad.sum()} coordinates are {what}, the first in entry "
+                f"{template.entry[entry]} at {template.lags_fs[lag]:g} fs, atom {atom}; {asked}"
+            )
+
+
+def check_plausible(where: str, template: Template, predictions: np.ndarray, failed: np.ndarray):
+    """Refuse positions in another unit, frame or order.
+
+    Raises:
+        UserError: they look like that; the message says what they look like.
+    """
+    found = next(_mistakes(template, predictions, ~failed), None)
+    if found:
+        raise UserError(f"{where}: {found}; if it is meant so, say --as-is")
+
+
+def _mistakes(template: Template, predictions: np.ndarray, kept: np.ndarray) -> Iterator[str]:
+    mask = template.score_mask[kept]
+    start = np.where(mask[..., None], template.positions[kept], 0.0)
+    predicted = np.where(mask[:, None, :, None], predictions[kept], 0.0)
+    first, lag_fs = predicted[:, 0], template.lags_fs[0]
+    shift, x, p = (
+        _centroid(first, mask) - _centroid(start, mask),
+        *(np.where(mask[..., None], a - _centroid(a, mask)[:, None], 0.0) for a in (start, first)),
+    )
+    size = _norm(x)
+    if not (size > 0).any():
+        return
+    several = size > 0
+    ratio = (_norm(p) / np.where(several, size, 1.0))[several]
+    yield from _scale(ratio, _cosine(x, p)[several], lag_fs)
+    yield from _rows(start, first, size, lag_fs)
+    yield from _place(shift, x, p, size, lag_fs)
+    yield from _turn(x[several], p[several], size[several], lag_fs)
+    yield from _atoms(x[several], p[several], size[several], mask[several], lag_fs)
+    yield from _lag_order(start, predicted, mask)
+
+
+def _scale(ratio: np.ndarray, cosine: np.ndarray, lag_fs: float) -> Iterator[str]:
+    low, middle, high = np.quantile(ratio, [0.25, 0.5, 0.75])
+    for unit, factor in _UNITS.items():
+        if max(abs(low / factor - 1), abs(high / factor - 1)) < 0.05 and cosine.mean() > 0.5:
+            yield (
+                f"molecules at {lag_fs:g} fs are {middle:.3g} times as large as at the start: "
+                f"positions in {unit}? Give angstrom"
+            )
+    if 1e-3 < middle < 0.3 and np.abs(np.median(cosine)) < 0.5:
+        yield (
+            f"predictions at {lag_fs:g} fs have no likeness to the molecules at the start and are "
+            f"{middle:.2g} times as large: displacements? Give positions, start added"
+        )
+
+
+def _rows(start: np.ndarray, first: np.ndarray, size: np.ndarray, lag_fs: float) -> Iterator[str]:
+    flat, wanted = (a.reshape(len(a), -1) for a in (first, start))
+    square = (flat**2).sum(1)[:, None] + (wanted**2).sum(1) - 2 * flat @ wanted.T
+    nearest = square.argmin(1)
+    distance = np.sqrt(np.maximum(square.min(1), 0.0))
+    other = (nearest != np.arange(len(flat))) & (distance < _ALIKE * size)
+    if other.mean() > 0.5:
+        yield (
+            f"{other.sum()} of {len(other)} predictions at {lag_fs:g} fs lie on the start of "
+            "another entry: rows in another order? Keep that of the template"
+        )
+
+
+def _place(
+    shift: np.ndarray, x: np.ndarray, p: np.ndarray, size: np.ndarray, lag_fs: float
+) -> Iterator[str]:
+    distance = np.median(np.linalg.norm(shift, axis=-1))
+    if distance > _SHIFTED and np.median(_norm(p - x) / np.where(size > 0, size, 1)) < _MOVED:
+        yield (
+            f"molecules at {lag_fs:g} fs lie {distance:.2g} A from their start as a whole: moved "
+            "to another origin? Give positions in the frame of the template"
+        )
+
+
+def _turn(x: np.ndarray, p: np.ndarray, size: np.ndarray, lag_fs: float) -> Iterator[str]:
+    plain = np.median(_norm(p - x) / size)
+    if plain < _MOVED:
+        return
+    for sign, word in ((1.0, "turned"), (-1.0, "mirrored")):
+        mobile, target = torch.from_numpy(sign * p), torch.from_numpy(x)
+        turned = mobile @ kabsch_rotation(mobile, target).transpose(-1, -2)
+        if np.median(_norm(turned.numpy() - x) / size) < _ALIKE:
+            yield (
+                f"molecules at {lag_fs:g} fs have the shape of their start but are {word}: axes "
+                "or frame changed? Give positions in the frame of the template"
+            )
+
+
+def _atoms(
+    x: np.ndarray, p: np.ndarray, size: np.ndarray, mask: np.ndarray, lag_fs: float
+) -> Iterator[str]:
+    if np.median(_norm(p - x) / size) < _MOVED:
+        return
+    matched = []
+    for one, other, scored in zip(x, p, mask, strict=True):
+        square = ((one[scored][:, None] - other[scored][None]) ** 2).sum(-1)
+        matched.append(np.sqrt(square[linear_sum_assignment(square)].sum()))
+    if np.median(np.array(matched) / size) < _ALIKE:
+        yield (
+            f"predictions at {lag_fs:g} fs lie on the start of other atoms of the same entry: "
+            "atoms in another order? Keep that of atomic_numbers"
+        )
+
+
+def _lag_order(start: np.ndarray, predicted: np.ndarray, mask: np.ndarray) -> Iterator[str]:
+    moved = np.linalg.norm(predicted - start[:, None], axis=-1).sum(-1) / mask.sum(-1)[:, None]
+    near, far = np.median(moved[:, 0]), np.median(moved[:, -1])
+    if near > 3 * far and near > 0.05:
+        yield (
+            f"molecules move {near:.2g} A to the shortest lag and {far:.2g} A to the longest: lags "
+            "in reverse? Keep the order of lags_fs"
+        )
+
+
+def _centroid(positions: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Centroid (E, 3) of the atoms under the mask; the others are zero."""
+    return positions.sum(1) / mask.sum(1, keepdims=True)
+
+
+def _norm(values: np.ndarray) -> np.ndarray:
+    return np.sqrt((values**2).sum((1, 2)))
+
+
+def _cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    length = _norm(one) * _norm(other)
+    return (one * other).sum((1, 2)) / np.where(length > 0, length, 1.0)

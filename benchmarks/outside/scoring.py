@@ -1,0 +1,200 @@
+"""Score a submission as any model is scored: its predictions are looked up, not computed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from benchmarks.data import BenchmarkData, TrainingData, load_benchmark, shipped_name
+from benchmarks.evaluation import fit_references
+from benchmarks.outside.card import PREFIX
+from benchmarks.outside.submission import Submission, check_issued
+from benchmarks.outside.template import Issued, issue
+from benchmarks.protocol import Budget, Equivariance, FitReport, Model
+from benchmarks.results import Record, read_record
+from benchmarks.runner import MODEL_FOLDER, run_folder_of, run_once
+from benchmarks.states import StartStates
+from benchmarks.tasks import get_task
+from tg80.dataset import shipped_folder
+from tg80.errors import UserError
+from tg80.files import write_atomically
+
+STATED, KEPT = "submission.json", "submission.h5"
+# Rounding of lags in float32, fs.
+_SAME_LAG = 1e-2
+
+
+class Submitted:
+    """The predictions of a submission, asked for like those of a model."""
+
+    trains: ClassVar[bool] = False
+    oracle: ClassVar[bool] = False
+    seen_only: ClassVar[bool] = False
+    equivariance: ClassVar[Equivariance] = "none"
+
+    def __init__(self, submission: Submission, issued: Issued) -> None:
+        self.id = PREFIX + submission.card.model
+        self.submission = submission
+        self.issued = issued
+
+    def initialise(self, data: TrainingData, *, seed: int) -> None:
+        """Nothing is left to be made."""
+
+    def fit(
+        self,
+        data: TrainingData,
+        *,
+        budget: Budget,
+        seed: int,
+        out: Path,
+        progress: Progress | None = None,
+    ) -> FitReport:
+        """What the outsider told of the training."""
+        card = self.submission.card
+        return FitReport(
+            n_parameters=card.n_parameters,
+            cpu_seconds=card.training_cpu_seconds + card.training_gpu_seconds,
+        )
+
+    def predict(
+        self, states: StartStates, lags_fs: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Positions (B, P, N, 3) A and failures (B,), in the frames of the states.
+
+        Raises:
+            UserError: a state or lag that the template does not hold.
+        """
+        template = self.submission.template
+        unknown = [start for start in states.start_id if start not in self.issued.row]
+        if unknown:
+            raise UserError(f"{unknown[0]} is not in the template {template.id}")
+        rows = np.array([self.issued.row[start] for start in states.start_id])
+        columns = _columns(lags_fs.double().numpy(), template.lags_fs)
+        n_atoms = states.positions.shape[1]
+        asked = self.submission.predictions[rows[:, None], columns, :n_atoms]
+        positions = self.issued.taken_back(rows, asked)
+        failed = torch.from_numpy(self.submission.failed[rows])
+        return torch.from_numpy(positions).float(), failed
+
+    def save(self, folder: Path) -> None:
+        """Keep what was sent in: it is to this row what weights are to others."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with self.submission.path.open("rb") as source, (folder / KEPT).open("wb") as copy:
+            shutil.copyfileobj(source, copy)
+        stated = {
+            "template": self.submission.template.id,
+            "sha256": self.submission.sha256,
+            "card": self.submission.card.model_dump(),
+        }
+        write_atomically(folder / STATED, json.dumps(stated, indent=1).encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        raise UserError(f"{folder}: a submission is scored again by `atom-bench score {KEPT}`")
+
+    def settings(self) -> dict[str, Any]:
+        """What is the same for all seeds and folds of one model."""
+        card = self.submission.card
+        return {
+            "submitted": True,
+            "parts": self.submission.template.parts,
+            "paper": card.paper,
+            "licence": card.licence,
+            "labels": card.words("labels"),
+            "inputs": card.words("inputs"),
+            "training_hardware": card.hardware,
+        }
+
+
+def _columns(lags_fs: np.ndarray, known_fs: np.ndarray) -> np.ndarray:
+    """Where lags (B, P) stand in the template; padding points at any."""
+    asked = np.nan_to_num(lags_fs, nan=float(known_fs[0]))
+    columns = np.abs(asked[..., None] - known_fs).argmin(-1)
+    if (np.abs(known_fs[columns] - asked) > _SAME_LAG).any():
+        raise UserError(f"a lag is not in the template, which has {known_fs.tolist()} fs")
+    return columns
+
+
+def load_data_of(
+    submission: Submission, folder: Path | None = None, split: str | None = None
+) -> BenchmarkData:
+    """The data that a submission is scored on.
+
+    Raises:
+        UserError: no such task, track or data.
+    """
+    header = submission.template.header
+    return load_benchmark(get_task(header["task"], header["track"]), header["fold"], folder, split)
+
+
+def issue_again(submission: Submission, data: BenchmarkData) -> Issued:
+    """The template that the submission must have been made from.
+
+    Raises:
+        UserError: it was made from another.
+    """
+    again = issue(data, [part for part in submission.template.parts if part in data.parts])
+    check_issued(submission, again.template)
+    return again
+
+
+def score_submission(submission: Submission, data: BenchmarkData, out: Path) -> Record:
+    """Score every part of the template and write the record where the leaderboard finds it.
+
+    The same submission again gives the record that is there.
+
+    Raises:
+        UserError: it was not made from this data's template; there is another submission of this
+            model and seed.
+    """
+    issued = issue_again(submission, data)
+    chosen = {name: part for name, part in data.parts.items() if name in submission.template.parts}
+    restricted = replace(data, parts=chosen)
+    model = cast(Model, Submitted(submission, issued))
+    seed, budget = submission.card.seed, Budget(epochs=1)  # Nothing is trained.
+    _, folder = run_folder_of(model, restricted, seed=seed, budget=budget, out=out)
+    _check_unlike(folder, submission)
+    return run_once(
+        model, restricted, seed=seed, budget=budget, out=out,
+        references=fit_references(restricted),
+    )  # fmt: skip
+
+
+def _check_unlike(folder: Path, submission: Submission) -> None:
+    if read_record(folder) is None:
+        return
+    try:
+        sha256 = json.loads((folder / MODEL_FOLDER / STATED).read_text())["sha256"]
+    except (OSError, ValueError, KeyError):
+        sha256 = None
+    if sha256 != submission.sha256:
+        raise UserError(
+            f"{submission.shown}: {folder} holds another submission of {submission.card.model}, "
+            f"seed {submission.card.seed}; choose another model name or seed, or move it away"
+        )
+
+
+def check_with_data(
+    submission: Submission, folder: Path | None = None, split: str | None = None
+) -> bool:
+    """Compare with the data's own template, if the data are at hand; False if they are not.
+
+    Raises:
+        UserError: it was made from another template; `folder` cannot be read.
+    """
+    header = submission.template.header
+    task = get_task(header["task"], header["track"])
+    if folder is None:
+        try:
+            shipped_folder(shipped_name(task))
+        except UserError:
+            return False
+    issue_again(submission, load_data_of(submission, folder, split))
+    return True
