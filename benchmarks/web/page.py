@@ -61,8 +61,8 @@ def _data(content: Mapping[str, Any]) -> str:
 
 
 def _metric(metric: Metric) -> str:
-    unit = "" if metric.unit == "1" else " (Å²; printed ×10⁻²)"
-    return f"<dt><code>{escape(metric)}</code></dt><dd>{escape(metric.description)}{unit}</dd>"
+    unit = {"1": "", "A^2": " (Å²; printed ×10⁻²)"}.get(metric.unit, f" ({metric.unit})")
+    return f"<dt><code>{escape(metric)}</code></dt><dd>{escape(metric.description + unit)}</dd>"
 
 
 def _published(table: PublishedTable) -> str:

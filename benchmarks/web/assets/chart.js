@@ -86,9 +86,12 @@ function axes(scale, frame) {
 }
 
 function drawLine({ line, look, points }, scale, frame) {
-  const inside = points.filter(([, v]) => scale.yAt(v) <= frame.bottom + 0.5);
+  const isInside = ([, v]) => scale.yAt(v) <= frame.bottom + 0.5;
+  const inside = points.filter(isInside);
   if (!inside.length) return null;
-  const d = inside.map(([lag, v], i) => `${i ? 'L' : 'M'}${scale.xAt(lag).toFixed(1)} ${scale.yAt(v).toFixed(1)}`).join('');
+  // A line that leaves the picture begins anew where it comes back.
+  const d = points.map(([lag, v], i) => (isInside([lag, v])
+    ? `${i && isInside(points[i - 1]) ? 'L' : 'M'}${scale.xAt(lag).toFixed(1)} ${scale.yAt(v).toFixed(1)}` : '')).join('');
   const group = draw('g', { class: 'series', 'data-model': line.label },
     draw('title', {}, line.label),
     draw('path', { class: look.css, d, 'stroke-dasharray': look.dash || null }));
@@ -124,7 +127,7 @@ function showCurves() {
   const again = (change) => (value) => { change(value); writeAddress(); showCurves(); showMolecules(); };
   byId('curve-controls').replaceChildren(
     switcher('Quantity', QUANTITIES, chosen.quantity, again((value) => { chosen.quantity = value; })),
-    selector('Molecule', [['', 'mean over molecules'], ...special, ...molecules.map((m) => [m, m])], chosen.molecule,
+    selector('Molecule', [['', `${chosen.quantity === 'skill' ? 'median' : 'mean'} over molecules`], ...special, ...molecules.map((m) => [m, m])], chosen.molecule,
       again((value) => { chosen.molecule = value; })));
   const all = chartSeries(part);
   const series = all.filter((one) => !chosen.hidden.has(one.line.label));
@@ -161,7 +164,7 @@ function drawChart(series, floors) {
   box.replaceChildren(svg);
   byId('readout').replaceWith(readout(svg, series, scale, frame));
   const clipped = chosen.quantity === 'skill' && series.some((one) => one.points.some(([, v]) => v < SKILL_FLOOR));
-  byId('chart-note').textContent = `${where[0].toUpperCase()}${where.slice(1)}. Grey lines are trivial predictors.`
+  byId('chart-note').textContent = `${where[0].toUpperCase()}${where.slice(1)}. Grey lines are trivial predictors and oracles.`
     + (clipped ? ` Skill below \u2212${-SKILL_FLOOR} is not drawn.` : '')
     + floorNote(floors);
 }
