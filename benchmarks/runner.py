@@ -21,6 +21,19 @@ from benchmarks.results import Record
 MODEL_FOLDER = "model"
 
 
+@dataclasses.dataclass(frozen=True)
+class Stated:
+    """What is told of a model that ran elsewhere, and stands in no card and is not measured here.
+
+    Attributes:
+        inputs, labels, prediction: as in `Record`.
+    """
+
+    inputs: tuple[str, ...]
+    labels: tuple[str, ...]
+    prediction: dict[str, float] | None
+
+
 def run_model(
     model_id: str,
     data: BenchmarkData,
@@ -85,10 +98,12 @@ def run_once(
     out: Path,
     references: References,
     progress: Progress | None = None,
+    stated: Stated | None = None,
 ) -> Record:
     """One model and seed: the finished record if there is one, else fit and score.
 
-    Of several processes all train, and rank 0 alone scores and writes.
+    Of several processes all train, and rank 0 alone scores and writes. A model without a card
+    brings what is `stated` of it.
     """
     settings, asked = model.settings(), _asked(model, budget)
     key, folder = run_folder_of(model, data, seed=seed, budget=budget, out=out)
@@ -112,7 +127,7 @@ def run_once(
     if distributed.is_main():
         model.save(folder / MODEL_FOLDER)
         scores = score(model, data, references)
-        card = read_card(model.id)
+        card = stated or read_card(model.id)
         record = Record(
             key=key,
             task=data.task.id,
@@ -127,7 +142,7 @@ def run_once(
             inputs=card.inputs,
             labels=card.labels,
             fit=dataclasses.asdict(report),
-            prediction=results.prediction_cost(scores),
+            prediction=stated.prediction if stated else results.prediction_cost(scores),
             split_sha256=data.split_sha256,
             manifest_sha256=data.manifest_sha256,
             versions=results.versions(),

@@ -61,11 +61,11 @@ class SubmissionCard(BaseModel):
         description="a line in letters and digits, or leave it empty",
     )
     seed: int = Field(default=0, ge=0, le=2**31, description="a whole number from 0 on")
-    n_parameters: int = Field(default=0, ge=0, le=10**15, description="a count, 0 if untold")
-    samples_seen: int = Field(default=0, ge=0, le=10**15, description="a count, 0 if untold")
-    training_cpu_seconds: float = Field(default=0.0, ge=0, le=1e12, description="0 if untold")
-    training_gpu_seconds: float = Field(default=0.0, ge=0, le=1e12, description="0 if untold")
-    prediction_seconds: float = Field(default=0.0, ge=0, le=1e12, description="0 if untold")
+    n_parameters: int = Field(default=0, ge=0, le=10**15, description="a count, or 0")
+    samples_seen: int = Field(default=0, ge=0, le=10**15, description="a count, or 0")
+    training_cpu_seconds: float = Field(default=0.0, ge=0, le=1e12, description="seconds, or 0")
+    training_gpu_seconds: float = Field(default=0.0, ge=0, le=1e12, description="seconds, or 0")
+    prediction_seconds: float = Field(default=0.0, ge=0, le=1e12, description="seconds, or 0")
 
     @field_validator("labels", "inputs")
     @classmethod
@@ -76,9 +76,9 @@ class SubmissionCard(BaseModel):
             raise ValueError(f"unknown word {unknown[0][:40]!r}")
         return ",".join(dict.fromkeys(words))
 
-    def words(self, field: str) -> list[str]:
-        """`labels` or `inputs` as a list; "none" is an empty one."""
-        return [word for word in getattr(self, field).split(",") if word not in ("", "none")]
+    def words(self, field: str) -> tuple[str, ...]:
+        """`labels` or `inputs` one by one; "none" is none."""
+        return tuple(w for w in getattr(self, field).split(",") if w not in ("", "none"))
 
 
 def read_submission_card(file: h5py.File, path: Path) -> SubmissionCard:
@@ -103,10 +103,17 @@ def read_submission_card(file: h5py.File, path: Path) -> SubmissionCard:
         if field.annotation is int and isinstance(value, float) and value.is_integer():
             told[name] = int(value)
     try:
-        return SubmissionCard.model_validate(told)
+        card = SubmissionCard.model_validate(told)
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
         wanted = SubmissionCard.model_fields[name].description
         raise UserError(
             f"{path}: attribute {name!r} of {SUBMISSION} is {str(told[name])[:60]!r}; give {wanted}"
         ) from error
+    seconds = card.training_cpu_seconds + card.training_gpu_seconds
+    if card.words("labels") and not (seconds and card.samples_seen):
+        raise UserError(
+            f"{path}: {SUBMISSION} says that {card.model} learnt from {card.labels}, but not at what "
+            "cost; give samples_seen, and training_cpu_seconds or training_gpu_seconds"
+        )
+    return card

@@ -121,9 +121,7 @@ def _check_storage(dataset: h5py.Dataset, name: str, path: Path) -> None:
     if plist.get_external_count():
         raise UserError(f"{path}: the values of {name!r} lie in another file; copy them into this")
     if dataset.chunks and np.prod([float(n) for n in dataset.chunks]) > MOST_NUMBERS:
-        raise UserError(
-            f"{path}: {name!r} has chunks of {dataset.chunks}; use smaller ones"
-        )
+        raise UserError(f"{path}: {name!r} has chunks of {dataset.chunks}; use smaller ones")
     filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
     if filters - _FILTERS:
         raise UserError(

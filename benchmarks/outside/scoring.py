@@ -19,7 +19,7 @@ from benchmarks.outside.submission import Submission, check_issued
 from benchmarks.outside.template import Issued, issue
 from benchmarks.protocol import Budget, Equivariance, FitReport, Model
 from benchmarks.results import Record, read_record
-from benchmarks.runner import MODEL_FOLDER, run_folder_of, run_once
+from benchmarks.runner import MODEL_FOLDER, Stated, run_folder_of, run_once
 from benchmarks.states import StartStates
 from benchmarks.tasks import get_task
 from tg80.dataset import shipped_folder
@@ -60,6 +60,7 @@ class Submitted:
         card = self.submission.card
         return FitReport(
             n_parameters=card.n_parameters,
+            n_samples=card.samples_seen,
             cpu_seconds=card.training_cpu_seconds + card.training_gpu_seconds,
         )
 
@@ -107,8 +108,6 @@ class Submitted:
             "parts": self.submission.template.parts,
             "paper": card.paper,
             "licence": card.licence,
-            "labels": card.words("labels"),
-            "inputs": card.words("inputs"),
             "training_hardware": card.hardware,
         }
 
@@ -163,8 +162,18 @@ def score_submission(submission: Submission, data: BenchmarkData, out: Path) -> 
     _check_unlike(folder, submission)
     return run_once(
         model, restricted, seed=seed, budget=budget, out=out,
-        references=fit_references(restricted),
+        references=fit_references(restricted), stated=_stated(submission),
     )  # fmt: skip
+
+
+def _stated(submission: Submission) -> Stated:
+    card = submission.card
+    cost = {"n_windows": float(len(submission.template)), "seconds": card.prediction_seconds}
+    return Stated(
+        inputs=card.words("inputs"),
+        labels=card.words("labels"),
+        prediction=cost if card.prediction_seconds else None,
+    )
 
 
 def _check_unlike(folder: Path, submission: Submission) -> None:

@@ -10,7 +10,10 @@ from benchmarks.outside.layout import write_template
 from benchmarks.outside.submission import read_submission
 from benchmarks.outside.template import Issued, issue
 
-TOLD = {"model": "my-net", "licence": "MIT", "labels": "positions"}
+TOLD = {
+    "model": "my-net", "licence": "MIT", "labels": "positions", "samples_seen": 1000,
+    "training_cpu_seconds": 60.0,
+}  # fmt: skip
 
 
 def filled(path: Path, predictions: np.ndarray, issued: Issued, **told) -> Path:

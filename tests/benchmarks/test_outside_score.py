@@ -98,13 +98,22 @@ def test_unscored_atoms_and_failed_entries_may_be_left_out(data, tmp_path):
 
 
 def test_the_leaderboard_shows_the_row_with_its_origin(data, tmp_path):
-    told = {"seed": 3, "training_cpu_seconds": 60.0, "n_parameters": 12.0}
+    told = {
+        "seed": 3,
+        "prediction_seconds": 14.0,
+        "n_parameters": 12.0,
+        "inputs": "positions, lags",
+    }
     submission = outside.fill_and_read(tmp_path / "sent.h5", data, outside.still, **told)
     record = score_submission(submission, data, tmp_path / "runs")
     built_in("persistence", data, tmp_path / "runs")
     lines = entries(read_records(tmp_path / "runs"))
     assert {line.model for line in lines} == {"submitted/my-net", "persistence"}
-    assert record.seed == 3 and record.settings["labels"] == ["positions"]
+    assert record.seed == 3 and record.settings["submitted"]
+    assert record.labels == ("positions",) and record.inputs == ("positions", "lags")
+    (line, *_) = [line for line in lines if line.model == "submitted/my-net"]
+    assert line.costs.seconds_per_trajectory == pytest.approx(14.0 / 56)
+    assert line.costs.n_samples == 1000 and line.costs.training_seconds == 60.0
     assert record.fit["cpu_seconds"] == 60.0 and record.fit["n_parameters"] == 12
     folder = tmp_path / "runs/toy-v1/canonical/fold2/submitted/my-net"
     (kept,) = folder.rglob(KEPT)
