@@ -113,7 +113,7 @@ def read_submission_card(file: h5py.File, path: Path) -> SubmissionCard:
     seconds = card.training_cpu_seconds + card.training_gpu_seconds
     if card.words("labels") and not (seconds and card.samples_seen):
         raise UserError(
-            f"{path}: {SUBMISSION} says that {card.model} learnt from {card.labels}, but not at what "
-            "cost; give samples_seen, and training_cpu_seconds or training_gpu_seconds"
+            f"{path}: {SUBMISSION} says that {card.model} learnt from {card.labels}, but not at "
+            "what cost; give samples_seen, and training_cpu_seconds or training_gpu_seconds"
         )
     return card

@@ -53,7 +53,7 @@ def test_the_truth_scores_zero(data, tmp_path):
         tmp_path / "sent.h5", data, lambda issued: outside.truth(issued, data)
     )
     record = score_submission(submission, data, tmp_path)
-    errors = [row[4] for row in record.rows if not row[3].startswith("skill")]
+    errors = [row[4] for row in record.rows if row[5] == "A^2"]
     skills = [row[4] for row in record.rows if row[3] == "skill"]
     assert len(errors) > 50 and max(errors) < 1e-12
     assert len(skills) > 10 and min(skills) > 1 - 1e-9
@@ -178,3 +178,25 @@ def test_altered_starts_under_a_new_id_are_refused(data, tmp_path):
         path = outside.filled(tmp_path / "a.h5", outside.still(altered), altered)
         with pytest.raises(UserError, match=r"is not what was handed out|not those of this fold"):
             score_submission(read_submission(path), data, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "predict"), [("persistence", outside.still), ("ballistic", outside.flying)]
+)
+def test_the_same_on_the_data_that_ship_along(name, predict, mini, tmp_path):
+    submission = outside.fill_and_read(tmp_path / "sent.h5", mini, predict)
+    sent, own = score_submission(submission, mini, tmp_path), built_in(name, mini, tmp_path)
+    assert len(rows(sent)) > 1000 and rows(sent).keys() == rows(own).keys()
+    for key, (value, *_) in rows(sent).items():
+        rounding = 2e-5 if key[3].startswith("skill") else 1e-9
+        assert value == pytest.approx(rows(own)[key][0], rel=2e-5, abs=rounding), key
+
+
+@pytest.mark.slow
+def test_the_truth_scores_zero_on_the_data_that_ship_along(mini, tmp_path):
+    submission = outside.fill_and_read(
+        tmp_path / "sent.h5", mini, lambda issued: outside.truth(issued, mini)
+    )
+    record = score_submission(submission, mini, tmp_path)
+    assert max(row[4] for row in record.rows if row[5] == "A^2" and "bond" not in row[3]) < 1e-12
