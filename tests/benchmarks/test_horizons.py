@@ -92,12 +92,10 @@ def test_horizons_longer_than_a_block_are_refused_there_alone(found):
 def test_what_was_trained_for(found):
     _, record = found
     trained = trained_range(record, 10.0)
-    assert (trained.shortest_fs, trained.longest_fs) == (10.0, 7200.0)
-    kinds = [trained.kind(lag) for lag in (5.0, 10.0, 120.0, 130.0, 7200.0, 7210.0)]
-    assert kinds == [
-        "extrapolation", "interpolation", "trained", "interpolation", "interpolation",
-        "extrapolation",
-    ]  # fmt: skip
+    assert (trained.shortest_fs, trained.longest_fs) == (10.0, HORIZON)
+    kinds = [trained.kind(lag) for lag in (5.0, 10.0, 120.0, 130.0, 970.0)]
+    outside, inside = "extrapolation", "interpolation"
+    assert kinds == [outside, inside, "trained", inside, outside]
     settings = record.settings | {"training": {"fixed_lag_fraction": 1.0}}
     fixed = record.model_copy(update={"settings": settings, "fit": {"longest_lag_fs": HORIZON}})
     alone = trained_range(fixed, 10.0)
@@ -112,7 +110,7 @@ def test_report(found):
     assert len(rows) == len(result.questions) == len(report["rows"]) / 3
     beyond = [r for r in rows if r["kind"] == "horizons" and r["horizon_fs"] == 3840.0]
     assert {r["part"] for r in beyond} == {"test_id", "test_ood"}
-    expected = ["trained", "trained", *["interpolation"] * 6]  # 480, 960, 1440 .. 3840 fs
+    expected = ["trained", "trained", *["extrapolation"] * 6]  # 480, 960, 1440 .. 3840 fs
     assert all(r["lag_kinds"] == expected for r in beyond)
     assert report["refused"] == list(result.refused)
     titles = [sheet.title for sheet in sheets(result)]
