@@ -21,7 +21,7 @@ from benchmarks.protocol import Budget
 from benchmarks.results import ERRORS, Record
 from benchmarks.runner import run_folder_of, run_once
 from benchmarks.settings import parse_overrides
-from benchmarks.significance import paired_interval
+from benchmarks.significance import paired_interval, two_sigma
 from tg80.errors import UserError
 
 BASE = "base"
@@ -92,7 +92,7 @@ def _variant(
     fields = {"time_attention": resolved["model"]["time_attention"]}
     fields |= given.get("model", {}) | asked.get("model", {})
     training = given.get("training", {}) | asked.get("training", {})
-    settings = dict(given) | asked | {"model": fields, "training": training}
+    settings = {**given, **asked, "model": fields, "training": training}
     model = registry_id(fields)
     is_base = model == base and make_model(model, **settings).settings() == resolved
     overrides = {key: value for part in asked.values() for key, value in part.items()}
@@ -244,9 +244,8 @@ def _known(value: float | None) -> float:
 def _effect(
     mine: Sequence[float], base: Sequence[float], interval: tuple[float, float] | None
 ) -> Effect:
-    spread = error = None
+    spread, error = two_sigma(mine), None
     if len(mine) > 1:
-        spread = 2 * float(np.std(mine, ddof=1))
         variances = [np.var(values, ddof=1) / len(values) for values in (mine, base)]
         error = 2 * float(np.sqrt(sum(variances)))
     difference = float(np.mean(mine) - np.mean(base))

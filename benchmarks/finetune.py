@@ -25,6 +25,7 @@ from benchmarks.models.atom import WEIGHTS, AtomJoint
 from benchmarks.protocol import Budget
 from benchmarks.results import RECORD, Record
 from benchmarks.runner import MODEL_FOLDER, run_once
+from benchmarks.significance import two_sigma
 from benchmarks.tasks import TaskSpec
 from tg80.errors import UserError
 from tg80.splits import Split
@@ -51,7 +52,7 @@ class Pretraining:
 
 @dataclass(frozen=True)
 class Row:
-    """Errors on the molecule's `test_time` in A^2, means over seeds, and their spread.
+    """Errors on the molecule's `test_time` in A^2, means over seeds, and their spread (2 sigma).
 
     Attributes:
         start: PRETRAINED, SCRATCH, ZERO_SHOT or the id of a trivial predictor, which knows the
@@ -261,9 +262,6 @@ def _row(start: str, n_frames: int | None, records: Sequence[Record], data: Benc
         found = [record.value(PART, metric, name) for record in records]
         return [value for value in found if value is not None]
 
-    def spread(numbers: Sequence[float]) -> float | None:
-        return float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
-
     s2t, s2s = values(Metric.S2T), values(Metric.S2S)
     lags = _scored_lags(data)
     skills = [
@@ -278,8 +276,8 @@ def _row(start: str, n_frames: int | None, records: Sequence[Record], data: Benc
         seeds=len(records),
         s2t=float(np.mean(s2t)),
         s2s=float(np.mean(s2s)),
-        s2t_spread=spread(s2t),
-        s2s_spread=spread(s2s),
+        s2t_spread=two_sigma(s2t),
+        s2s_spread=two_sigma(s2s),
         skill=float(np.median(skills)) if skills else None,
         windows=len(data.parts[PART].windows.states),
     )

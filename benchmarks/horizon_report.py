@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.horizons import Answer, Curves, Question, Study
 from benchmarks.metrics import PRINTED_SCALE
 from benchmarks.sheets import Sheet
+from benchmarks.significance import with_spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,7 +96,7 @@ def _row(
     for members in groups.values():
         answers = [curve.answers[index] for curve in members]
         kind = "" if irregular else SHORT[members[0].trained.kind(answers[0].lags_fs[-1])]
-        errors.append(_spread([PRINTED_SCALE * figure_of(a.mse) for a in answers]) + kind)
+        errors.append(with_spread([PRINTED_SCALE * figure_of(a.mse) for a in answers]) + kind)
         skills.append(f"{np.mean([figure_of(a.skill or ()) for a in answers]):+.2f}")
     for answers in study.references.values():
         errors.append(f"{PRINTED_SCALE * figure_of(answers[index].mse):.3g}")
@@ -113,15 +114,10 @@ def _dependence_sheet(groups: dict[str, list[Curves]]) -> Sheet:
         "Difference of predictions at the same lags, A: root mean squares, and the largest",
         ("model", "alone / among 8", "alone / among 32", "8 / 32", "largest", "displacement"),
         [
-            (label, *(_spread([getattr(c.dependence, key) for c in members]) for key in keys))
+            (label, *(with_spread([getattr(c.dependence, key) for c in members]) for key in keys))
             for label, members in groups.items()
         ],
     )
-
-
-def _spread(values: Sequence[float]) -> str:
-    mean = float(np.mean(values))
-    return f"{mean:.3g}" + (f" ± {np.std(values, ddof=1):.1g}" if len(values) > 1 else "")
 
 
 def figure(study: Study, label: str) -> bytes:

@@ -29,6 +29,7 @@ from benchmarks.evaluation import MEAN, MEDIAN
 from benchmarks.floor import PartFloor, on_molecules
 from benchmarks.metrics import PRINTED_SCALE, Metric
 from benchmarks.results import ROW_FIELDS, Record
+from benchmarks.significance import two_sigma
 from benchmarks.tasks import AS_PUBLISHED
 
 PART_ORDER = ("test_time", "test_id", "test_ood", "val", "val_time", "train")
@@ -132,7 +133,7 @@ def _entry(records: Sequence[Record], part: str, settings: str) -> Entry:
         mse=_curve(records, part, lags),
         s2t=_mean(_number(r, part, Metric.S2T, MEAN) for r in records) or 0.0,
         s2s=_mean(s2s) or 0.0,
-        s2s_spread=2 * float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else None,
+        s2s_spread=two_sigma(per_seed),
         s2s_aligned=_mean(_number(r, part, Metric.S2S_ALIGNED, MEAN) for r in records),
         skill=_mean(horizon_skill(r, part) for r in records),
         skills=_skills(records, part),
@@ -377,7 +378,8 @@ def as_csv(records: Iterable[Record]) -> str:
     """All numbers of all records, one a row, lags in fs and the unit of each value beside it."""
     stream = io.StringIO()
     run = ("task", "track", "model", "settings", "oracle", "seed", "fold")
-    writer = csv.DictWriter(stream, (*run, *ROW_FIELDS), lineterminator="\n")
+    heading: tuple[str, ...] = (*run, *ROW_FIELDS)
+    writer = csv.DictWriter(stream, heading, lineterminator="\n")
     writer.writeheader()
     for record in records:
         own = {"settings": settings_key(record), "oracle": record.oracle}

@@ -1,10 +1,21 @@
-"""Whether a difference between two models is more than chance."""
+"""How far a figure can be trusted: its spread over seeds, and whether a difference is chance."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+
+
+def two_sigma(values: Sequence[float]) -> float | None:
+    """Twice the standard deviation over seeds, what `±` means everywhere; None with one seed."""
+    return 2 * float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def with_spread(values: Sequence[float]) -> str:
+    """Mean over seeds, and `± two_sigma` where there are several, as text."""
+    spread = two_sigma(values)
+    return f"{np.mean(values):.3g}" + ("" if spread is None else f" ± {spread:.1g}")
 
 
 def paired_interval(

@@ -24,6 +24,7 @@ from benchmarks.models import make_model
 from benchmarks.protocol import Model
 from benchmarks.scoring import predict_errors
 from benchmarks.sheets import Sheet
+from benchmarks.significance import with_spread
 from benchmarks.states import StartStates, score_mask_of
 from tg80.errors import UserError
 from tg80.trajectories import reordered_hessian
@@ -299,10 +300,10 @@ def _errors_row(label: str, state: str, members: Sequence[Symmetry]) -> tuple[st
         label,
         state,
         str(len(members)),
-        _spread([one.rotations.paper for one in members]),
-        _spread([one.rotations.point for one in members]),
-        _spread([one.reflections.point for one in members]),
-        _spread([one.displacement for one in members]),
+        with_spread([one.rotations.paper for one in members]),
+        with_spread([one.rotations.point for one in members]),
+        with_spread([one.reflections.point for one in members]),
+        with_spread([one.displacement for one in members]),
         f"{max(one.translation for one in members):.1e}",
         f"{max(one.permutation for one in members):.1e}",
         "yes" if all(one.is_exact for one in members) else "NO",
@@ -321,7 +322,7 @@ def _layer_sheet(key: tuple[str, str], members: Sequence[Symmetry]) -> Sheet:
     label, state = key
 
     def cell(layer: str, kind: str, figure: str) -> str:
-        return _spread([getattr(one.layers[layer][kind], figure) for one in members])
+        return with_spread([getattr(one.layers[layer][kind], figure) for one in members])
 
     return Sheet(
         f"{label}, {state}: features behind each layer, scalars fixed and vectors turned",
@@ -337,11 +338,3 @@ def _layer_sheet(key: tuple[str, str], members: Sequence[Symmetry]) -> Sheet:
             for layer in members[0].layers
         ],
     )
-
-
-def _spread(values: Sequence[float]) -> str:
-    """Mean, and standard deviation over seeds."""
-    mean = float(np.mean(values))
-    if len(values) == 1:
-        return f"{mean:.3g}"
-    return f"{mean:.3g} ± {np.std(values, ddof=1):.1g}"
