@@ -378,8 +378,8 @@ def as_csv(records: Iterable[Record]) -> str:
     """All numbers of all records, one a row, lags in fs and the unit of each value beside it."""
     stream = io.StringIO()
     run = ("task", "track", "model", "settings", "oracle", "seed", "fold")
-    heading: tuple[str, ...] = (*run, *ROW_FIELDS)
-    writer = csv.DictWriter(stream, heading, lineterminator="\n")
+    heading = [*run, *ROW_FIELDS]
+    writer: csv.DictWriter[str] = csv.DictWriter(stream, heading, lineterminator="\n")
     writer.writeheader()
     for record in records:
         own = {"settings": settings_key(record), "oracle": record.oracle}
