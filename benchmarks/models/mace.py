@@ -211,7 +211,8 @@ class Mace(RollsOut, Learnt[nn.Module, MaceConfig]):
         """Train on frames of the train blocks; the weights with the best forces are kept.
 
         Validation is on the frames that the validation windows start from; `best_validation` is
-        the error of the forces over their own size, both root mean square.
+        the error of the forces over their own size, both root mean square, and the geometric mean
+        of that over the parts: unseen molecules and later times count alike, as for other models.
         """
         training = self.training
         torch.set_num_threads(training.threads)
@@ -231,13 +232,13 @@ class Mace(RollsOut, Learnt[nn.Module, MaceConfig]):
         return replace(report, longest_lag_fs=None)
 
     def _force_validation(self, data: TrainingData) -> Callable[[nn.Module], float] | None:
-        batches = validation_frames(data, self.known())
-        if not batches:
+        parts = validation_frames(data, self.known())
+        if not parts:
             return None
 
         def validate(module: nn.Module) -> float:
-            error, size = (np.sqrt(x) for x in self.force_errors(batches, module))
-            return float(error / size)
+            squares = [self.force_errors(batches, module) for batches in parts.values()]
+            return float(np.exp(np.mean([np.log(error / size) / 2 for error, size in squares])))
 
         return validate
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -177,11 +177,23 @@ def batch_of(frames: Sequence[Labelled], facts: Facts) -> FrameBatch:
     )
 
 
-def validation_frames(data: TrainingData, facts: Facts, size: int = 32) -> list[FrameBatch]:
-    """The frames that the validation windows of all models start from, in batches."""
-    wanted = {start for part in data.validation for start in part.windows.states.start_id}
+def validation_frames(
+    data: TrainingData, facts: Facts, size: int = 32
+) -> dict[str, list[FrameBatch]]:
+    """The frames that the validation windows of all models start from, by part, in batches."""
+    found = {
+        part.name: _frames_of(part.windows.states.start_id, data.validation_blocks, facts, size)
+        for part in data.validation
+    }
+    return {name: batches for name, batches in found.items() if batches}
+
+
+def _frames_of(
+    starts: Iterable[str], blocks: Iterable[Trajectory], facts: Facts, size: int
+) -> list[FrameBatch]:
+    wanted = set(starts)
     found: list[Labelled] = []
-    for block in data.validation_blocks:
+    for block in blocks:
         frames = [i for i in range(block.n_frames) if block.start_id(i) in wanted]
         if frames:
             labels = labels_of(block)
