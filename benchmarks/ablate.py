@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from atom.ablations import ABLATIONS
 from benchmarks import metrics
 from benchmarks.data import BenchmarkData
 from benchmarks.evaluation import MEAN, fit_references
-from benchmarks.leaderboard import PART_ORDER, horizon_skill
+from benchmarks.leaderboard import PART_ORDER, skills_by_lag
 from benchmarks.metrics import PRINTED_SCALE, Metric
 from benchmarks.models import make_model
 from benchmarks.protocol import Budget
@@ -204,7 +204,7 @@ class Effect:
 
 
 def effects(done: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, dict[str, Effect]]]:
-    """Variant -> part -> "s2t", "s2s", "skill" -> effect."""
+    """Variant -> part -> "s2t", "s2s", "skill" at the longest lag and "skill_short" -> effect."""
     base = done[BASE]
     parts = _scored_parts([run.record for run in base])
     return {
@@ -212,11 +212,8 @@ def effects(done: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, dict[str, 
             part: {
                 "s2t": _error_effect(runs, base, part, Metric.S2T),
                 "s2s": _error_effect(runs, base, part, Metric.S2S),
-                "skill": _effect(
-                    [_known(horizon_skill(run.record, part)) for run in runs],
-                    [_known(horizon_skill(run.record, part)) for run in base],
-                    None,
-                ),
+                "skill_short": _skill_effect(runs, base, part, min),
+                "skill": _skill_effect(runs, base, part, max),
             }
             for part in parts
         }
@@ -234,6 +231,16 @@ def _error_effect(runs: Sequence[Run], base: Sequence[Run], part: str, metric: M
         [_known(run.record.value(part, metric, MEAN)) for run in base],
         paired_interval(mine - theirs, runs[0].molecules[part]),
     )
+
+
+def _skill_effect(
+    runs: Sequence[Run], base: Sequence[Run], part: str, lag_of: Callable[[Iterable[float]], float]
+) -> Effect:
+    mine, theirs = (
+        [skills[lag_of(skills)] for run in group for skills in [skills_by_lag([run.record], part)]]
+        for group in (runs, base)
+    )
+    return _effect(mine, theirs, None)
 
 
 def _known(value: float | None) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.ablate import BASE, Effect, Run, Variant, effects
+from benchmarks.leaderboard import skills_by_lag
 from benchmarks.metrics import PRINTED_SCALE
 from benchmarks.sheets import Sheet
 
@@ -56,11 +57,12 @@ def sheets(chosen: Sequence[Variant], done: Mapping[str, Sequence[Run]]) -> list
     result = [
         Sheet(
             f"{part}: errors x 1e-2 A^2, {n_seeds} seed{'s' if n_seeds > 1 else ''}",
-            ("variant", "S2T", "S2T - base", "S2S", "S2S - base", "95 % over molecules", "skill",
-             "skill - base", "clear"),
+            ("variant", "S2T", "S2T - base", "S2S", "S2S - base", "95 % over molecules",
+             f"skill {lags[0]:g} fs", "- base", f"skill {lags[-1]:g} fs", "- base", "clear"),
             [_row(v, found[v.name][part]) for v in chosen],
         )
         for part in found[BASE]
+        for lags in [list(skills_by_lag([done[BASE][0].record], part))]
     ]  # fmt: skip
     result.append(
         Sheet(
@@ -83,10 +85,11 @@ def sheets(chosen: Sequence[Variant], done: Mapping[str, Sequence[Run]]) -> list
 
 
 def _row(variant: Variant, found: Mapping[str, Effect]) -> tuple[str, ...]:
-    s2t, s2s, skill = found["s2t"], found["s2s"], found["skill"]
+    s2t, s2s, short, skill = (found[key] for key in ("s2t", "s2s", "skill_short", "skill"))
     name = variant.name if variant.name == BASE or not variant.is_base else f"{variant.name} = base"
     if variant.is_base:
-        return name, _value(s2t), "-", _value(s2s), "-", "-", _value(skill, 1), "-", "-"
+        skills = _value(short, 1), "-", _value(skill, 1), "-"
+        return name, _value(s2t), "-", _value(s2s), "-", "-", *skills, "-"
     low, high = s2s.interval or (0.0, 0.0)
     return (
         name,
@@ -95,6 +98,8 @@ def _row(variant: Variant, found: Mapping[str, Effect]) -> tuple[str, ...]:
         _value(s2s),
         _difference(s2s),
         f"{PRINTED_SCALE * low:+.3f} .. {PRINTED_SCALE * high:+.3f}",
+        _value(short, 1),
+        _difference(short, 1),
         _value(skill, 1),
         _difference(skill, 1),
         "yes" if s2s.is_clear else "no",

@@ -136,7 +136,7 @@ def _entry(records: Sequence[Record], part: str, settings: str) -> Entry:
         s2s_spread=two_sigma(per_seed),
         s2s_aligned=_mean(_number(r, part, Metric.S2S_ALIGNED, MEAN) for r in records),
         skill=_mean(horizon_skill(r, part) for r in records),
-        skills=_skills(records, part),
+        skills=skills_by_lag(records, part),
         n=sum(n for n, _ in counts),
         n_failed=sum(failed for _, failed in counts),
         costs=costs_of(records),
@@ -170,11 +170,11 @@ def _curve(records: Sequence[Record], part: str, lags: Sequence[float]) -> dict[
 
 def horizon_skill(record: Record, part: str) -> float | None:
     """Skill at the longest lag, median over molecules; None where it was not scored."""
-    skills = _skills([record], part)
+    skills = skills_by_lag([record], part)
     return skills[max(skills)] if skills else None
 
 
-def _skills(records: Sequence[Record], part: str) -> dict[float, float]:
+def skills_by_lag(records: Sequence[Record], part: str) -> dict[float, float]:
     """Skill at every lag in order of time, median over molecules, mean over records."""
     found: dict[float, list[float]] = {}
     for record in records:

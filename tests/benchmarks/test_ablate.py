@@ -10,7 +10,7 @@ from atom.ablations import ABLATIONS
 from benchmarks.ablate import BASE, effects, run_all, variants
 from benchmarks.ablation_report import document, sheets
 from benchmarks.cli import main
-from benchmarks.evaluation import MEAN
+from benchmarks.evaluation import MEAN, MEDIAN
 from benchmarks.models import Budget, make_model
 from benchmarks.significance import paired_interval
 from tests.benchmarks import toys
@@ -119,6 +119,9 @@ def test_effects_are_differences_of_the_recorded_figures(finished):
             error = 2 * np.sqrt(np.var(values[0], ddof=1) / 2 + np.var(values[1], ddof=1) / 2)
             assert s2s.error == pytest.approx(error)
             assert s2s.interval[0] <= s2s.difference <= s2s.interval[1]
+            for key, lag in (("skill_short", 10.0), ("skill", 90.0)):
+                values = [r.record.value(part, "skill", MEDIAN, lag) for r in done[name]]
+                assert figures[key].values == tuple(values)
     same = found["joint"]["test_id"]["s2s"]
     assert same.difference == 0 and same.interval == (0, 0) and not same.is_clear
 
