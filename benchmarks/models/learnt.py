@@ -117,16 +117,11 @@ class Learnt(ABC, Generic[Module, Config]):
         torch.set_num_threads(training.threads)
         self.initialise(data, seed=seed)
         module = self.trained()
-        blocks = first_frames(data.trajectories, training.train_frames)
-        windows = TrainingWindows(
-            blocks, training_lags(data.task, training, blocks), seed=seed,
-            windows_per_trajectory=training.windows_per_trajectory,
-        )  # fmt: skip
         trainer = Trainer(
             module,
             self.loss(data.task.score if training.loss_atoms == "scored" else "all"),
-            windows,
-            self._validation(data) if data.validation else None,
+            self.windows(data, seed),
+            self.validation(data),
             training,
             budget=budget,
             seed=seed,
@@ -139,7 +134,19 @@ class Learnt(ABC, Generic[Module, Config]):
         self.module = module.eval()
         return report
 
-    def _validation(self, data: TrainingData) -> Callable[[Any], float]:
+    def windows(self, data: TrainingData, seed: int) -> TrainingWindows:
+        """What is learnt from, batch after batch."""
+        training = self.training
+        blocks = first_frames(data.trajectories, training.train_frames)
+        return TrainingWindows(
+            blocks, training_lags(data.task, training, blocks), seed=seed,
+            windows_per_trajectory=training.windows_per_trajectory,
+        )  # fmt: skip
+
+    def validation(self, data: TrainingData) -> Callable[[Any], float] | None:
+        """What says of a module how far it errs; None where there is nothing to look at."""
+        if not data.validation:
+            return None
 
         def validate(module: Module) -> float:
             self.module = module

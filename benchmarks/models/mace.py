@@ -16,7 +16,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from rich.progress import Progress
 from torch import Tensor, nn
 
 from atom.layers import o3, plain_layers
@@ -32,9 +31,9 @@ from benchmarks.models.mace_frames import (
     graph_of,
     validation_frames,
 )
-from benchmarks.protocol import Budget, Equivariance, FitReport
+from benchmarks.protocol import Equivariance, FitReport
 from benchmarks.settings import parse_settings
-from benchmarks.training import LossFunction, Trainer
+from benchmarks.training import LossFunction
 from tg80.errors import UserError
 from tg80.files import write_atomically
 
@@ -199,39 +198,24 @@ class Mace(RollsOut, Learnt[nn.Module, MaceConfig]):
         self._precise = None
         super().initialise(data, seed=seed)
 
-    def fit(
-        self,
-        data: TrainingData,
-        *,
-        budget: Budget,
-        seed: int,
-        out: Path,
-        progress: Progress | None = None,
-    ) -> FitReport:
-        """Train on frames of the train blocks; the weights with the best forces are kept.
+    def fit(self, data: TrainingData, **asked: Any) -> FitReport:
+        """Train on frames of the train blocks: no lag is learnt from."""
+        return replace(super().fit(data, **asked), longest_lag_fs=None)
 
-        Validation is on the frames that the validation windows start from; `best_validation` is
-        the error of the forces over their own size, both root mean square, and the geometric mean
-        of that over the parts: unseen molecules and later times count alike, as for other models.
-        """
+    def windows(self, data: TrainingData, seed: int) -> TrainingFrames:
+        """Frames of the train blocks with their energies and forces."""
         training = self.training
-        torch.set_num_threads(training.threads)
-        self.initialise(data, seed=seed)
-        module = self.trained()
-        frames = TrainingFrames(
+        return TrainingFrames(
             first_frames(data.trajectories, training.train_frames), self.known(), seed=seed,
             windows_per_trajectory=training.windows_per_trajectory,
         )  # fmt: skip
-        trainer = Trainer(
-            module, self.loss(data.task.score), frames, self._force_validation(data), training,
-            budget=budget, seed=seed, out=out, device=self.device, identity=self.identity(),
-        )  # fmt: skip
-        best, report = trainer.run(progress)
-        module.load_state_dict(best)
-        self.module, self._precise = module.eval(), None
-        return replace(report, longest_lag_fs=None)
 
-    def _force_validation(self, data: TrainingData) -> Callable[[nn.Module], float] | None:
+    def validation(self, data: TrainingData) -> Callable[[nn.Module], float] | None:
+        """The error of forces on the frames that the validation windows start from.
+
+        Over the forces' own size, both root mean square; the geometric mean of that over the parts:
+        unseen molecules and later times count alike, as for other models.
+        """
         parts = validation_frames(data, self.known())
         if not parts:
             return None
