@@ -36,7 +36,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lifted_keys": "start",
         "pair_layers": 2,
         "output": "flight",
-        "branch_gain": 0.1,
     },
 }
 
@@ -127,12 +126,6 @@ class ATOMConfig(BaseModel):
 
     equivariant_start: bool = Field(
         default=False, description="initial weights for which the blocks are equivariant"
-    )
-    branch_gain: float = Field(
-        default=1.0,
-        gt=0,
-        le=1,
-        description="initial factor on what blocks add to Z; below 1 the lifting is learnt first",
     )
     normalise_lifted: bool = Field(
         default=True, description="RMSNorm on X and V in front of each attention, as on Z"

@@ -64,10 +64,6 @@ class Decoder(nn.Module):
         with torch.no_grad():
             for parameter in self.project_output.parameters():
                 parameter.mul_(OUTPUT_GAIN)
-            for block in blocks:
-                block.attention.gamma.mul_(config.branch_gain)
-                for parameter in block.feedforward.outer.parameters():
-                    parameter.mul_(config.branch_gain)
             if config.equivariant_start:
                 self._start_equivariant()
         self.register_buffer("_lag_times_fs", torch.tensor(LAG_FEATURE_TIMES_FS), persistent=False)

@@ -35,7 +35,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"value_residual": False, "lag_embedding": False, "lag_gate_fs": None},
     {"lifting": "linear", "rope": "index"},
     {"attention": "standard", "walk_encoding": False},
-    {"pair_layers": 2, "output": "flight", "branch_gain": 0.1, "lifted_keys": "start"},
+    {"pair_layers": 2, "output": "flight", "lifted_keys": "start"},
     {"attention": "gat"},
     {"attention": "gat", "lifted_keys": "start", "time_attention": "start", "rope": "none"},
     {"attention": "gat", "graph_radius_angstrom": 2.0, "lifted_keys": "start"},
