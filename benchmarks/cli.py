@@ -35,6 +35,7 @@ from benchmarks.commands.options import (
 )
 from benchmarks.commands.outside import score, submit, template
 from benchmarks.commands.symmetry import symmetry
+from benchmarks.commands.tune import tune
 from benchmarks.speed.commands import app as speed_app
 from tg80.cli_support import JsonOption, run_app
 from tg80.errors import UserError
@@ -118,6 +119,7 @@ app.command()(symmetry)
 app.command()(finetune)
 app.command()(horizons)
 app.command()(ablate)
+app.command()(tune)
 app.command()(compare)
 app.command()(template)
 app.command()(score)

@@ -1,0 +1,98 @@
+"""`atom-bench tune`: settings of a model, compared in validation alone."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.commands.options import (
+    DEFAULT_CPU_MINUTES,
+    BudgetOption,
+    DataOption,
+    DeviceOption,
+    EpochsOption,
+    MarkdownOption,
+    PresetOption,
+    SetOption,
+    SplitOption,
+    TaskOption,
+    TrackOption,
+    make_folder,
+    progress_bars,
+)
+from tg80.cli_support import JsonOption
+
+
+def tune(
+    model: Annotated[str, typer.Option(help="Model id; one that is trained.")],
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What differs in a trial, as in --set: one setting, or several by spaces; repeat."
+        ),
+    ] = None,
+    fold: Annotated[
+        int | None,
+        typer.Option(
+            help="Fold of the split; default: 1, on which the settings of all folds are chosen.",
+            show_default=False,
+        ),
+    ] = None,
+    data: DataOption = None,
+    task: TaskOption = "mini-xtb-v1",
+    track: TrackOption = "canonical",
+    preset: PresetOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of every trial.")] = 0,
+    most: Annotated[
+        int, typer.Option(min=1, help="Trials of a model, those before in --out among them.")
+    ] = 8,
+    epochs: EpochsOption = None,
+    budget_cpu_minutes: BudgetOption = None,
+    out: Annotated[Path, typer.Option(help="Folder of trials.")] = Path("tuning"),
+    device: DeviceOption = "auto",
+    split: SplitOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+    as_markdown: MarkdownOption = False,
+) -> None:
+    """Train a model as it stands and with each change, and print their errors in validation.
+
+    No test part is looked at. The same command again reuses finished trials and goes on with killed
+    ones. All models are allowed as many trials.
+
+    Example: atom-bench tune --model egno --change training.learning_rate=0.003 --change
+    "model.width=96 model.n_layers=3"
+    """
+    from benchmarks.data import load_benchmark
+    from benchmarks.models import model_class
+    from benchmarks.protocol import Budget
+    from benchmarks.settings import parse_overrides
+    from benchmarks.sheets import print_sheets
+    from benchmarks.tasks import get_task
+    from benchmarks.tune import TUNING_FOLD, candidates, run_trials, sheet
+
+    if epochs is None and budget_cpu_minutes is None:
+        budget_cpu_minutes = DEFAULT_CPU_MINUTES
+    budget = Budget(epochs=epochs, cpu_minutes=budget_cpu_minutes)
+    chosen_task = get_task(task, track)
+    given: dict[str, Any] = parse_overrides(settings or [])
+    if model_class(model).trains:
+        given |= {"device": device} | ({"preset": preset} if preset else {})
+    chosen = candidates(model, given, change or ())
+    if fold is None and chosen_task.has_folds:
+        fold = TUNING_FOLD
+    benchmark = load_benchmark(chosen_task, fold, data, split)
+    make_folder(out, "--out")
+    with progress_bars() as progress:
+        trials = run_trials(
+            chosen, benchmark, seed=seed, budget=budget, out=out, most=most, progress=progress,
+            tell=partial(progress.console.print, soft_wrap=True, highlight=False, markup=False),
+        )  # fmt: skip
+    if as_json:
+        print(json.dumps([trial.model_dump(mode="json") for trial in trials]))
+    else:
+        print_sheets([sheet(trials)], as_markdown=as_markdown)
