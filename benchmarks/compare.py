@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from benchmarks import metrics, results
-from benchmarks.leaderboard import PART_ORDER, settings_key
-from benchmarks.results import ERRORS, RECORD, Record
+from benchmarks.data import NO_FOLD
+from benchmarks.leaderboard import PART_ORDER
+from benchmarks.results import ERRORS, Record, settings_key
 from benchmarks.sheets import Sheet
-from benchmarks.significance import paired_interval
+from benchmarks.significance import FEWEST_UNITS, RESAMPLES, paired_interval
 from benchmarks.tasks import Protocol, TaskSpec
 from tg80.errors import UserError
 from tg80.public_sets import PUBLIC_SETS
@@ -27,9 +30,10 @@ class Comparison:
     """One score of two models on the same windows.
 
     Attributes:
-        a_error, b_error: A^2, mean over molecules, of the mean over seeds.
+        a_error, b_error: A^2, mean over seeds, then molecules, then folds, as in the leaderboard.
         low, high: interval of a_error - b_error at 95 % confidence.
-        folds, seeds: of A and of B alike, and of each.
+        folds, seeds: those that both have run on, and of each.
+        units: what was drawn in the bootstrap: molecules, or blocks of windows of a single one.
     """
 
     task: str
@@ -47,10 +51,13 @@ class Comparison:
     b_seeds: int
     molecules: int
     windows: int
+    units: int
 
     @property
     def verdict(self) -> str:
         """Who has the smaller error, if the interval says so."""
+        if self.units < FEWEST_UNITS:
+            return "too few to tell"
         if self.high < 0:
             return f"{self.a} beats {self.b}"
         return f"{self.b} beats {self.a}" if self.low > 0 else "not told apart"
@@ -58,8 +65,19 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Run:
+    folder: Path
     record: Record
     errors: dict[str, np.ndarray]
+
+    def array(self, name: str) -> np.ndarray:
+        """One array of its errors.
+
+        Raises:
+            UserError: it is not there.
+        """
+        if name not in self.errors:
+            raise UserError(f"{self.folder / ERRORS}: has no {name}; run it again")
+        return self.errors[name]
 
 
 @dataclass(frozen=True)
@@ -72,24 +90,34 @@ class _Windows:
 
 
 def compare(
-    folder: Path, a: str, b: str, *, part: str | None = None, resamples: int = 2000
+    folder: Path,
+    a: str,
+    b: str,
+    *,
+    part: str | None = None,
+    fold: int | None = None,
+    resamples: int = RESAMPLES,
 ) -> list[Comparison]:
     """Compare two models on every task, track and part that both were run on.
 
     Args:
         a, b: model id, or MODEL[HASH] as in the leaderboard where there are several settings.
-        part: only this one.
+        part, fold: only this one.
 
     Raises:
-        UserError: no such records; several settings to choose from; folds, data or windows that
-            differ; nothing that both have.
+        UserError: no such records; several settings to choose from; data or windows that differ;
+            no fold, part or anything else that both have.
     """
-    found = [(path.parent, results.read_record(path.parent)) for path in _records(folder)]
-    chosen = [[(p, r) for p, r in found if r is not None and _is(r, name)] for name in (a, b)]
+    found = results.find_records(folder)
+    if not found:
+        results.read_records(folder)  # Says what is wrong with the folder.
+    found = [(p, r) for p, r in found if fold in (None, r.fold)]
+    chosen = [[(p, r) for p, r in found if _is(r, name)] for name in (a, b)]
     for name, runs in zip((a, b), chosen, strict=True):
         if not runs:
-            known = ", ".join(sorted({r.model for _, r in found if r is not None}))
-            raise UserError(f"{folder}: no record of {name}; there are {known}")
+            known = ", ".join(sorted({r.model for _, r in found})) or "none"
+            where = "" if fold is None else f" on fold {fold}"
+            raise UserError(f"{folder}: no record of {name}{where}; there are {known}")
     if settings_only(a) == settings_only(b) and {p for p, _ in chosen[0]} == {
         p for p, _ in chosen[1]
     }:
@@ -111,13 +139,6 @@ def settings_only(name: str) -> tuple[str, str | None]:
     return model, rest.removesuffix("]") if bracket else None
 
 
-def _records(folder: Path) -> list[Path]:
-    paths = sorted(folder.rglob(RECORD))
-    if not paths:
-        results.read_records(folder)  # Says what is wrong with the folder.
-    return paths
-
-
 def _is(record: Record, name: str) -> bool:
     model, settings = settings_only(name)
     return record.model == model and settings in (None, settings_key(record))
@@ -137,18 +158,20 @@ def _compare_task(
             raise UserError(f"{name} stands on {first.task} with several settings: name {choices}")
     first, other = (runs[0][1] for runs in sides)
     _check_same(names, first, other)
-    folds = [sorted({record.fold for _, record in runs}) for runs in sides]
-    if folds[0] != folds[1]:
+    each = [{record.fold for _, record in runs} for runs in sides]
+    folds = sorted(each[0] & each[1])
+    if not folds:
         raise UserError(
-            f"{names[0]} has folds {_listed(folds[0])} of {first.task}, {names[1]} has "
-            f"{_listed(folds[1])}: they are compared on the same ones; run what is missing"
+            f"{names[0]} has folds {_listed(each[0])} of {first.task}, {names[1]} has "
+            f"{_listed(each[1])}: they are compared on the same ones; run what is missing"
         )
+    sides = [[(path, record) for path, record in runs if record.fold in folds] for runs in sides]
     shared = [
         p for p in PART_ORDER if all(p in record.parts for _, record in [*sides[0], *sides[1]])
     ]
     parts = [p for p in shared if part in (None, p)]
-    loaded = [[_Run(record, _errors(path)) for path, record in runs] for runs in sides]
-    return [c for p in parts for c in _compare_part(names, loaded, p, folds[0], resamples)]
+    loaded = [[_Run(path, record, _errors(path)) for path, record in runs] for runs in sides]
+    return [c for p in parts for c in _compare_part(names, loaded, p, folds, resamples)]
 
 
 def _check_same(names: tuple[str, str], first: Record, other: Record) -> None:
@@ -160,8 +183,8 @@ def _check_same(names: tuple[str, str], first: Record, other: Record) -> None:
         raise UserError(f"{names[0]} and {names[1]} ran different versions of {first.task}")
 
 
-def _listed(folds: Sequence[int]) -> str:
-    return ",".join(map(str, folds))
+def _listed(folds: Iterable[int]) -> str:
+    return ",".join(map(str, sorted(folds)))
 
 
 def _errors(folder: Path) -> dict[str, np.ndarray]:
@@ -169,8 +192,8 @@ def _errors(folder: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); remove its folder") from error
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run it again") from error
 
 
 def _compare_part(
@@ -191,9 +214,14 @@ def _compare_part(
     molecules = [name for fold in folds for name in tables[0][fold].molecules]
     starts = [start for fold in folds for start in tables[0][fold].start_ids]
     blocks = _time_blocks(record, starts)
+    units = set(molecules) if len(set(molecules)) > 1 else set(blocks)
+    weights = _weights([tables[0][fold].molecules for fold in folds])
     found = []
     for score in _SCORES:
-        a, b = (np.concatenate([t[fold].scores[score] for fold in folds]) for t in tables)
+        a, b = (
+            np.concatenate([table[fold].scores[score] for fold in folds]) * weights
+            for table in tables
+        )
         low, high = paired_interval(
             a - b, molecules, resamples=resamples, confidence=CONFIDENCE, blocks=blocks
         )
@@ -214,21 +242,38 @@ def _compare_part(
                 b_seeds=len({run.record.seed for run in sides[1]}),
                 molecules=len(set(molecules)),
                 windows=len(a),
+                units=len(units),
             )
         )
     return found
 
 
+def _weights(folds: Sequence[Sequence[str]]) -> np.ndarray:
+    """Factors of windows, so that a mean over molecules is one over molecules, then over folds.
+
+    A molecule that stands in several folds is drawn once, with its windows of all of them.
+
+    Args:
+        folds: of each fold, the molecule of every window.
+    """
+    everywhere = Counter(name for names in folds for name in names)
+    parts = []
+    for names in folds:
+        here = Counter(names)
+        share = len(everywhere) / (len(folds) * len(here))
+        parts.append([share * everywhere[name] / here[name] for name in names])
+    return np.concatenate(parts)
+
+
 def _mean_of_seeds(runs: Sequence[_Run], part: str) -> _Windows:
-    first = runs[0].errors
     starts, molecules = (
-        tuple(map(str, first[f"{part}/{name}"])) for name in ("start_id", "molecule")
+        tuple(map(str, runs[0].array(f"{part}/{name}"))) for name in ("start_id", "molecule")
     )
     for run in runs:
-        if tuple(map(str, run.errors[f"{part}/start_id"])) != starts:
+        if tuple(map(str, run.array(f"{part}/start_id"))) != starts:
             raise UserError(f"runs of {run.record.model}: other windows in {part}")
     scores = {
-        name: np.mean([score(run.errors[f"{part}/task/raw"]) for run in runs], axis=0)
+        name: np.mean([score(run.array(f"{part}/task/raw")) for run in runs], axis=0)
         for name, score in _SCORES.items()
     }
     return _Windows(starts, molecules, scores)
@@ -238,14 +283,14 @@ def _mean_over_molecules(errors: np.ndarray, molecules: Sequence[str]) -> float:
     return float(metrics.mean_over_molecules(metrics.per_molecule(errors, molecules)))
 
 
-def _time_blocks(record: Record, start_ids: Sequence[str]) -> list[str] | None:
-    """Names of the blocks of windows; None where each stands alone.
+def _time_blocks(record: Record, start_ids: Sequence[str]) -> list[str]:
+    """Names of the blocks of windows: the same window in several folds is one.
 
     Windows of public sets overlap: those that start within one horizon are a block.
     """
     task = TaskSpec.model_validate(record.task_spec)
     if task.protocol != Protocol.PUBLIC:
-        return None
+        return list(start_ids)
     frame_fs = PUBLIC_SETS[task.id.partition("/")[0]].frame_fs
     horizon = round(task.horizon_fs / frame_fs)
     return [str(int(start.rsplit("@", 1)[1]) // horizon) for start in start_ids]
@@ -254,12 +299,24 @@ def _time_blocks(record: Record, start_ids: Sequence[str]) -> list[str] | None:
 def sheet(comparisons: Sequence[Comparison]) -> Sheet:
     """The comparisons as a table, errors and intervals x 1e-2 A^2."""
     scale = metrics.PRINTED_SCALE
-    heading = ("task", "part", "score", "A", "B", "A - B, 95 %", "molecules", "windows", "verdict")
+    heading = (
+        "task",
+        "part",
+        "score",
+        "A",
+        "B",
+        "A - B, 95 %",
+        "folds",
+        "molecules",
+        "windows",
+        "verdict",
+    )
     rows = [
         (
             f"{c.task}, {c.track}", c.part, c.score.upper(),
             f"{scale * c.a_error:.3g}", f"{scale * c.b_error:.3g}",
             f"{scale * c.low:+.3g} to {scale * c.high:+.3g}",
+            _listed(fold for fold in c.folds if fold != NO_FOLD) or "-",
             str(c.molecules), str(c.windows), c.verdict,
         )
         for c in comparisons

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.averages import panels
 from benchmarks.data import manifest_sha256, shipped_name
 from benchmarks.evaluation import AVERAGES, MEAN
 from benchmarks.results import Record
@@ -145,11 +146,12 @@ def part_floors(records: Iterable[Record], twins: Path | None = None) -> list[Pa
     Raises:
         UserError: as of `molecule_floors`.
     """
-    groups: dict[tuple[str, str, str], list[Record]] = {}
-    for record in records:
-        for part in record.parts:
-            groups.setdefault((record.task, record.track, part), []).append(record)
-    return [one for (_, _, part), group in groups.items() for one in _floors(group, part, twins)]
+    groups = [
+        (part, [record for record in panel if part in record.parts])
+        for panel in panels(records, lambda record: record)
+        for part in dict.fromkeys(part for record in panel for part in record.parts)
+    ]
+    return [one for part, group in groups for one in _floors(group, part, twins)]
 
 
 def _floors(records: Sequence[Record], part: str, twins: Path | None) -> list[PartFloor]:

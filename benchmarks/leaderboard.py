@@ -10,10 +10,10 @@ from enum import StrEnum
 from itertools import groupby
 from typing import NamedTuple
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.averages import over_runs, panels, spread_over_seeds
 from benchmarks.board import (
     COST_HEADING,
     QUALITY_HEADING,
@@ -28,8 +28,7 @@ from benchmarks.data import NO_FOLD
 from benchmarks.evaluation import MEAN, MEDIAN
 from benchmarks.floor import PartFloor, on_molecules
 from benchmarks.metrics import PRINTED_SCALE, Metric
-from benchmarks.results import ROW_FIELDS, Record
-from benchmarks.significance import two_sigma
+from benchmarks.results import ROW_FIELDS, Record, settings_key
 from benchmarks.tasks import AS_PUBLISHED
 
 PART_ORDER = ("test_time", "test_id", "test_ood", "val", "val_time", "train")
@@ -70,14 +69,24 @@ class Entry:
 
 
 def entries(records: Iterable[Record]) -> list[Entry]:
-    """Lines sorted by task, track, part and S2S.
+    """Lines sorted by task, track, part, folds (most first) and S2S.
 
-    Records of one model that differ in settings, budget or data are lines of their own.
+    Records of one model that differ in settings, budget or data are lines of their own. Lines of
+    one task, track and part that have the same folds make a table; see `panels`.
     """
-    lines = [_entry(members, key.part, key.settings) for key, members in grouped(records).items()]
+    lines = [
+        _entry(members, key.part, key.settings)
+        for panel in panels(records, lambda record: record)
+        for key, members in grouped(panel).items()
+    ]
     order = {part: i for i, part in enumerate(PART_ORDER)}
     last = len(order)
-    return sorted(lines, key=lambda e: (e.task, e.track, order.get(e.part, last), e.part, e.s2s))
+    return sorted(
+        lines,
+        key=lambda e: (
+            e.task, e.track, order.get(e.part, last), e.part, -len(e.folds), e.folds, e.s2s
+        ),
+    )  # fmt: skip
 
 
 class LineKey(NamedTuple):
@@ -101,22 +110,13 @@ def grouped(records: Iterable[Record]) -> dict[LineKey, list[Record]]:
     return groups
 
 
-def settings_key(record: Record) -> str:
-    """Hash of what tells records of one model apart: settings, budget, data and task."""
-    from benchmarks.results import run_key
-
-    identity = {
-        "settings": record.settings, "budget": record.budget, "split": record.split_sha256,
-        "manifest": record.manifest_sha256, "task": record.task_spec,
-    }  # fmt: skip
-    return run_key(**identity)[:6]
-
-
 def _entry(records: Sequence[Record], part: str, settings: str) -> Entry:
     first = records[0]
     lags = [float(lag) for lag in first.task_spec["lags_fs"]]
-    s2s = [_number(r, part, Metric.S2S, MEAN) for r in records]
-    per_seed = _by_seed(records, s2s)
+
+    def mean(metric: Metric) -> float | None:
+        return over_runs(records, [r.value(part, metric, MEAN) for r in records])
+
     counts = [
         (row[6], row[7]) for r in records for row in r.rows
         if row[:4] == [part, MEAN, None, Metric.S2S]
@@ -131,11 +131,11 @@ def _entry(records: Sequence[Record], part: str, settings: str) -> Entry:
         folds=tuple(sorted({r.fold for r in records})),
         seeds=len({r.seed for r in records}),
         mse=_curve(records, part, lags),
-        s2t=_mean(_number(r, part, Metric.S2T, MEAN) for r in records) or 0.0,
-        s2s=_mean(s2s) or 0.0,
-        s2s_spread=two_sigma(per_seed),
-        s2s_aligned=_mean(_number(r, part, Metric.S2S_ALIGNED, MEAN) for r in records),
-        skill=_mean(horizon_skill(r, part) for r in records),
+        s2t=mean(Metric.S2T) or 0.0,
+        s2s=mean(Metric.S2S) or 0.0,
+        s2s_spread=spread_over_seeds(records, [r.value(part, Metric.S2S, MEAN) for r in records]),
+        s2s_aligned=mean(Metric.S2S_ALIGNED),
+        skill=over_runs(records, [horizon_skill(r, part) for r in records]),
         skills=skills_by_lag(records, part),
         n=sum(n for n, _ in counts),
         n_failed=sum(failed for _, failed in counts),
@@ -144,28 +144,26 @@ def _entry(records: Sequence[Record], part: str, settings: str) -> Entry:
     )
 
 
-def _by_seed(records: Sequence[Record], values: Sequence[float | None]) -> list[float]:
-    """Mean over folds of each seed, so that folds do not count as spread."""
-    seeds: dict[int | None, list[float]] = {}
-    for record, value in zip(records, values, strict=True):
-        if value is not None:
-            seeds.setdefault(record.seed, []).append(value)
-    return [float(np.mean(values)) for values in seeds.values()]
+def _by_lag(
+    records: Sequence[Record], part: str, average: str, metric: Metric
+) -> dict[float, float]:
+    """Lag in fs -> mean over runs, in order of time."""
+    own = [
+        {row[2]: row[4] for row in r.rows if (row[0], row[1], row[3]) == (part, average, metric)}
+        for r in records
+    ]
+    found = {
+        lag: over_runs(records, [values.get(lag) for values in own])
+        for lag in sorted({lag for values in own for lag in values})
+    }
+    return {lag: value for lag, value in found.items() if value is not None}
 
 
 def _curve(records: Sequence[Record], part: str, lags: Sequence[float]) -> dict[float, float]:
     # Lags were rounded to stored frames; rows name the real ones.
-    rows = [
-        (row[2], row[4])
-        for record in records
-        for row in record.rows
-        if row[0] == part and row[1] == MEAN and row[3] == Metric.MSE
-    ]
-    curve: dict[float, float] = {}
-    for lag in lags:
-        real = min((r[0] for r in rows), key=lambda x: abs(x - lag))
-        curve[real] = float(np.mean([value for at, value in rows if at == real]))
-    return curve
+    found = _by_lag(records, part, MEAN, Metric.MSE)
+    real = [min(found, key=lambda at: abs(at - lag)) for lag in lags]
+    return {at: found[at] for at in real}
 
 
 def horizon_skill(record: Record, part: str) -> float | None:
@@ -175,22 +173,8 @@ def horizon_skill(record: Record, part: str) -> float | None:
 
 
 def skills_by_lag(records: Sequence[Record], part: str) -> dict[float, float]:
-    """Skill at every lag in order of time, median over molecules, mean over records."""
-    found: dict[float, list[float]] = {}
-    for record in records:
-        for row in record.rows:
-            if row[0] == part and row[1] == MEDIAN and row[3] == Metric.SKILL:
-                found.setdefault(row[2], []).append(row[4])
-    return {lag: float(np.mean(found[lag])) for lag in sorted(found)}
-
-
-def _number(record: Record, part: str, metric: Metric, molecule: str) -> float | None:
-    return record.value(part, metric, molecule)
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return float(np.mean(present)) if present else None
+    """Skill at every lag in order of time, median over molecules, mean over runs."""
+    return _by_lag(records, part, MEDIAN, Metric.SKILL)
 
 
 class View(StrEnum):
@@ -286,16 +270,22 @@ class Board:
 def boards(
     lines: Sequence[Entry], view: View = View.ERRORS, floors: Sequence[PartFloor] = ()
 ) -> list[Board]:
-    """A table for every task, track and part.
+    """A table for every task, track, part and set of folds.
 
     A model that stands there with several settings gets their hash after its name.
     """
     result = []
     if view == View.COSTS:
         # Those of a run are the same in all its parts.
-        runs = {(e.task, e.track, e.model, e.settings): replace(e, part="all parts") for e in lines}
-        lines = sorted(runs.values(), key=lambda e: (e.task, e.track))
-    for (task, track, part), group in groupby(lines, key=lambda e: (e.task, e.track, e.part)):
+        runs = {
+            (e.task, e.track, e.folds, e.model, e.settings): replace(e, part="all parts")
+            for e in lines
+        }
+        lines = sorted(runs.values(), key=lambda e: (e.task, e.track, -len(e.folds), e.folds))
+    several = _with_several_fold_sets(lines)
+    for (task, track, part, folds), group in groupby(
+        lines, key=lambda e: (e.task, e.track, e.part, e.folds)
+    ):
         members = list(group)
         ids = [e.model for e in members]
         names = [
@@ -304,13 +294,23 @@ def boards(
             for e in members
         ]  # fmt: skip
         rows = [cells(e, n, view) for e, n in zip(members, names, strict=True)]
-        mine = [f for f in floors if (f.task, f.track, f.part) == (task, track, part)]
+        key = task, track, part, folds
+        mine = [f for f in floors if (f.task, f.track, f.part, f.folds) == key]
         notes = [f.note for f in mine] if view == View.ERRORS else []
         rows += [floor_cells(f) for f in mine] if view == View.ERRORS else []
         marked = f"{task} (as published: with leaks)" if task.endswith(AS_PUBLISHED) else task
-        title = f"{marked}, {track}, {part}: {view.title}"
+        on = f", folds {_folds(folds)}" if (task, track) in several else ""
+        title = f"{marked}, {track}, {part}{on}: {view.title}"
         result.append(Board(title, columns(members[0], view), rows, notes))
     return result
+
+
+def _with_several_fold_sets(lines: Iterable[Entry]) -> set[tuple[str, str]]:
+    """Tasks and tracks whose models have not all run on the same folds."""
+    sets: dict[tuple[str, str], set[tuple[int, ...]]] = {}
+    for line in lines:
+        sets.setdefault((line.task, line.track), set()).add(line.folds)
+    return {key for key, found in sets.items() if len(found) > 1}
 
 
 def boards_beside(records: Sequence[Record], floors: Sequence[PartFloor]) -> list[Board]:
@@ -323,7 +323,8 @@ def boards_beside(records: Sequence[Record], floors: Sequence[PartFloor]) -> lis
                 for record in records
                 if (record.task, record.track) == (floor.task, floor.track)
             )
-            (board,) = boards([e for e in lines if e.part == floor.part], floors=[floor])
+            mine = [e for e in lines if (e.part, e.folds) == (floor.part, floor.folds)]
+            (board,) = boards(mine, floors=[floor])
             title = f"{board.title}, molecules with twins only"
             result.append(replace(board, title=title))
     return result

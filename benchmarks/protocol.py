@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
@@ -35,8 +36,8 @@ class Budget:
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.cpu_minutes is None):
             raise UserError("give one of --epochs and --budget-cpu-minutes")
-        if (self.epochs or self.cpu_minutes or 0) <= 0:
-            raise UserError("a training budget must be positive")
+        if not 0 < (self.epochs or self.cpu_minutes or 0) < math.inf:
+            raise UserError("a training budget must be a positive number")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 import tg80
 from benchmarks.evaluation import PartScore, values_of
@@ -63,6 +63,26 @@ class Record(BaseModel):
     row_fields: tuple[str, ...] = ROW_FIELDS
     rows: list[list[Any]]
 
+    @field_validator("rows")
+    @classmethod
+    def _check_rows(cls, rows: list[list[Any]]) -> list[list[Any]]:
+        for row in rows:
+            if len(row) != len(ROW_FIELDS):
+                raise ValueError(f"a row has {len(row)} entries")
+            part, molecule, lag, metric, value, unit, n, n_failed = row
+            texts = all(isinstance(text, str) for text in (part, molecule, metric, unit))
+            numbers = [x for x in (lag, value) if x is not None] + [n, n_failed]
+            if not texts or not all(isinstance(x, (int, float)) for x in numbers):
+                raise ValueError(f"not a row: {row}")
+        return rows
+
+    @field_validator("task_spec")
+    @classmethod
+    def _check_task(cls, spec: dict[str, Any]) -> dict[str, Any]:
+        if not spec.get("lags_fs"):
+            raise ValueError("a task without lags")
+        return spec
+
     def table(self) -> Iterator[dict[str, Any]]:
         """The rows in full: every field named, the run's own among them."""
         mine = {
@@ -91,6 +111,15 @@ def run_key(**identity: Any) -> str:
     """Hash of what decides a result; the same settings give the same key anywhere."""
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def settings_key(record: Record) -> str:
+    """Hash of what tells records of one model apart: settings, budget, data and task."""
+    identity = {
+        "settings": record.settings, "budget": record.budget, "split": record.split_sha256,
+        "manifest": record.manifest_sha256, "task": record.task_spec,
+    }  # fmt: skip
+    return run_key(**identity)[:6]
 
 
 def run_folder(
@@ -150,19 +179,39 @@ def read_record(folder: Path) -> Record | None:
     try:
         return Record.model_validate_json(path.read_bytes())
     except (ValidationError, OSError) as error:
-        raise UserError(f"{path}: not a record of this version; remove its folder") from error
+        raise UserError(
+            f"{path}: not a record of this version, or damaged; move it away, or run it again"
+        ) from error
+
+
+def find_records(folder: Path, leave_out: Path | None = None) -> list[tuple[Path, Record]]:
+    """All records below a folder with their own folders, sorted by path; copies are left out.
+
+    Args:
+        leave_out: a folder that may lie below and is not looked into.
+
+    Raises:
+        UserError: there is no such folder, or a record that cannot be read.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name one that `atom-bench run` wrote to")
+    found: dict[str, tuple[Path, Record]] = {}
+    for path in sorted(folder.rglob(RECORD)):
+        if leave_out is not None and path.resolve().is_relative_to(leave_out.resolve()):
+            continue
+        record = read_record(path.parent)
+        if record is not None:
+            found.setdefault(record.key, (path.parent, record))
+    return list(found.values())
 
 
 def read_records(folder: Path) -> list[Record]:
-    """All records below a folder, sorted by path.
+    """All records below a folder, sorted by path; copies are left out.
 
     Raises:
         UserError: there is no such folder, none in it, or one that cannot be read.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; name one that `atom-bench run` wrote to")
-    records = [read_record(path.parent) for path in sorted(folder.rglob(RECORD))]
-    found = [record for record in records if record is not None]
+    found = [record for _, record in find_records(folder)]
     if not found:
         raise UserError(f"{folder}: no {RECORD} below it; run `atom-bench run` first")
     return found

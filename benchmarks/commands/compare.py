@@ -19,14 +19,19 @@ def compare(
     part: Annotated[
         str | None, typer.Option(help="Only this part, such as test_ood; default: all of both.")
     ] = None,
-    resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 2000,
+    fold: Annotated[
+        int | None, typer.Option(help="Only this fold; default: all that both have.")
+    ] = None,
+    resamples: Annotated[
+        int, typer.Option(min=1000, max=1_000_000, help="Bootstrap resamples.")
+    ] = 10_000,
     as_json: JsonOption = False,
     as_markdown: MarkdownOption = False,
 ) -> None:
     """Tell whether model A beats model B: S2T and S2S on the same windows, mean of seeds.
 
     The interval is a paired bootstrap over molecules, then over time blocks of each, at 95 %
-    confidence. If it holds zero, the two are not told apart.
+    confidence. If it holds zero, the two are not told apart. Fewer than five molecules get no verdict.
 
     Example: atom-bench compare runs atom persistence --part test_time
     """
@@ -34,7 +39,7 @@ def compare(
     from benchmarks.compare import document, sheet
     from benchmarks.sheets import print_sheets
 
-    found = compare_models(folder, a, b, part=part, resamples=resamples)
+    found = compare_models(folder, a, b, part=part, fold=fold, resamples=resamples)
     if as_json:
         print(json.dumps(document(found)))
     else:

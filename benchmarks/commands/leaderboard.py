@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,8 +25,13 @@ STYLES = ("terminal", "markdown", "json", "csv")
 def leaderboard(
     folder: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("runs"),
     style: Annotated[
-        str, typer.Option("--format", help="terminal, markdown, json or csv.")
-    ] = "terminal",
+        str | None,
+        typer.Option(
+            "--format",
+            help="terminal, markdown, json or csv.  [default: terminal]",
+            show_default=False,
+        ),
+    ] = None,
     skill: Annotated[
         bool, typer.Option("--skill", help="Skill at every lag in place of errors.")
     ] = False,
@@ -37,6 +42,7 @@ def leaderboard(
         bool,
         typer.Option("--quality", help="Validity and rotation robustness in place of errors."),
     ] = False,
+    fold: Annotated[int | None, typer.Option(help="Records of this fold only.")] = None,
     twins: Annotated[
         Path | None,
         typer.Option(help="Folder of twins for the floor; default: what ships with the data."),
@@ -50,20 +56,28 @@ def leaderboard(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the tables of all records below a folder, one for each task, track and part.
+    """Print the tables of all records below a folder, one for each task, track, part and folds.
 
     CSV has one row for every number of every record: each seed, fold, molecule, lag and metric. The
     page opens without a server. Published figures never stand among measured ones.
 
     Example: atom-bench leaderboard runs --html site
     """
-    if style not in STYLES:
+    if style is not None and style not in STYLES:
         raise UserError(f"unknown format {style!r}; choose {', '.join(STYLES[:-1])} or csv")
-    if html is not None and published:
-        raise UserError("--html holds the published figures already; leave out --published")
+    if as_json and style not in (None, "json"):
+        raise UserError(f"--json and --format {style} contradict; leave one out")
+    chosen = "json" if as_json else style or "terminal"
+    given = {"--skill": skill, "--costs": costs, "--quality": quality}
+    given |= {"--fold": fold is not None, "--published": published, "--format": style is not None}
+    if html is not None:
+        _refuse(given, given, "--html holds all of it")
+    elif published:
+        _refuse(given, ("--skill", "--costs", "--quality", "--fold"), "--published has errors only")
+    elif chosen in ("json", "csv"):
+        _refuse(given, ("--skill", "--costs", "--quality"), f"{chosen} holds all of it")
     from benchmarks.leaderboard import View
 
-    chosen = "json" if as_json else style
     if html is not None:
         _write_page(folder, html, twins, as_json=as_json)
     elif published:
@@ -71,7 +85,14 @@ def leaderboard(
     else:
         asked = {View.SKILL: skill, View.COSTS: costs, View.QUALITY: quality}
         views = [view for view, wanted in asked.items() if wanted] or [View.ERRORS]
-        _print_records(folder, chosen, views, twins)
+        _print_records(folder, chosen, views, fold, twins)
+
+
+def _refuse(given: Mapping[str, bool], names: Iterable[str], reason: str) -> None:
+    """Options that would be passed over are told, the first of them."""
+    for name in names:
+        if given[name]:
+            raise UserError(f"{reason}; leave out {name}")
 
 
 def _write_page(folder: Path, site: Path, twins: Path | None, *, as_json: bool) -> None:
@@ -98,12 +119,16 @@ def _print_published(style: str) -> None:
         print_sheets(published.sheets(tables), as_markdown=style == "markdown")
 
 
-def _print_records(folder: Path, style: str, views: Sequence[View], twins: Path | None) -> None:
+def _print_records(
+    folder: Path, style: str, views: Sequence[View], fold: int | None, twins: Path | None
+) -> None:
     from benchmarks.floor import part_floors
     from benchmarks.leaderboard import as_csv
     from benchmarks.results import read_records
 
-    records = read_records(folder)
+    records = [record for record in read_records(folder) if fold in (None, record.fold)]
+    if not records:
+        raise UserError(f"{folder}: no record of fold {fold}")
     if style == "csv":
         print(as_csv(records), end="")
     else:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from benchmarks.averages import over_runs, panels
 from benchmarks.board import Costs, Quality
 from benchmarks.data import NO_FOLD
 from benchmarks.evaluation import MEAN, MEDIAN, POOLED
@@ -21,7 +20,6 @@ from benchmarks.models import MODELS, TRIVIAL
 from benchmarks.results import Record
 from benchmarks.tasks import AS_PUBLISHED
 from benchmarks.web.movies import movies
-from tg80.errors import UserError
 
 SUBMITTED = "submitted/"
 DIGITS = 4
@@ -40,24 +38,11 @@ class PageRecord:
 
     @cached_property
     def numbers(self) -> dict[tuple[str, str], dict[tuple[float | None, str], float]]:
-        """(part, molecule) -> (lag, metric) -> value; values that are not finite are left out.
-
-        Raises:
-            UserError: a row is not of a record's form.
-        """
+        """(part, molecule) -> (lag, metric) -> value; values that are not finite are left out."""
         found: dict[tuple[str, str], dict[tuple[float | None, str], float]] = {}
-        for row in self.record.rows:
-            try:
-                part, molecule, lag, metric, value, _, n, n_failed = row
-                if not all(isinstance(text, str) for text in (part, molecule, metric)):
-                    raise ValueError("no text")
-                at = None if lag is None else float(lag)
-                if not (math.isfinite(at or 0.0) and math.isfinite(n + n_failed)):
-                    raise ValueError("not finite")
-                if value is not None and math.isfinite(value):
-                    found.setdefault((part, molecule), {})[at, metric] = float(value)
-            except (TypeError, ValueError) as error:
-                raise UserError(f"{self.folder}: a row of its record is not one: {row}") from error
+        for part, molecule, lag, metric, value, *_ in self.record.rows:
+            if value is not None and math.isfinite(value) and math.isfinite(lag or 0.0):
+                found.setdefault((part, molecule), {})[lag, metric] = float(value)
         return found
 
 
@@ -67,8 +52,6 @@ def page_content(found: Sequence[PageRecord], twins: Path | None = None) -> dict
     Args:
         twins: folder of twins for the floor, None for those that ship with the data.
     """
-    for one in found:
-        _ = one.numbers  # Told here, with the folder's name, not in the middle of a table.
     boards = []
     keys = [(one.record.task, one.record.track) for one in found]
     # The task with the most records comes first: it is the one that the page opens with.
@@ -85,9 +68,6 @@ def page_content(found: Sequence[PageRecord], twins: Path | None = None) -> dict
 def _task(members: Sequence[PageRecord], twins: Path | None) -> dict[str, Any]:
     first = members[0].record
     folds = sorted({one.record.fold for one in members})
-    choices: list[tuple[str, list[PageRecord]]] = [("all", list(members))]
-    if len(folds) > 1:
-        choices += [(str(f), [m for m in members if m.record.fold == f]) for f in folds]
     # One fold's examples keep the page small: that which most runs share.
     shown = max(folds, key=lambda fold: sum(m.record.fold == fold for m in members))
     lags = [float(lag) for lag in first.task_spec.get("lags_fs", ())]
@@ -97,9 +77,29 @@ def _task(members: Sequence[PageRecord], twins: Path | None) -> dict[str, Any]:
         "description": str(first.task_spec.get("description", "")),
         "leaks": first.task.endswith(AS_PUBLISHED),
         "lags_fs": lags,
-        "folds": [{"fold": name, "parts": _parts(chosen, twins)} for name, chosen in choices],
+        "folds": [
+            {"fold": name, "parts": _parts(chosen, twins)} for name, chosen in _choices(members)
+        ],
         "movies": movies([m for m in members if m.record.fold == shown], shown),
     }
+
+
+def _choices(members: Sequence[PageRecord]) -> list[tuple[str, list[PageRecord]]]:
+    """Folds that can be looked at: all that some models have run on, and each alone."""
+    of = {
+        tuple(sorted({one.record.fold for one in panel})): panel
+        for panel in panels(members, lambda one: one.record)
+    }
+    for fold in sorted({one.record.fold for one in members}):
+        of.setdefault((fold,), [one for one in members if one.record.fold == fold])
+    # Tables of several folds come first, then each fold.
+    order = sorted(of, key=lambda folds: (len(folds) == 1, -len(folds), folds))
+    names = {folds: ", ".join(map(str, folds)) for folds in order}
+    if len(order[0]) > 1 or len(order) == 1:
+        every = {one.record.fold for one in members}
+        if set(order[0]) == every:
+            names[order[0]] = "all"
+    return [(names[folds], of[folds]) for folds in order]
 
 
 def _parts(members: Sequence[PageRecord], twins: Path | None) -> list[dict[str, Any]]:
@@ -221,27 +221,29 @@ def _molecule(members: Sequence[PageRecord], part: str, name: str) -> dict[str, 
 
 def _curves(members: Sequence[PageRecord], part: str, molecule: str) -> dict[str, Any]:
     """Lags in order, and a number or None for each of them in every curve."""
-    found: dict[tuple[float, str], list[float]] = {}
     # Skill is a median over molecules, errors are means.
-    for place in dict.fromkeys((molecule, MEDIAN if molecule == MEAN else molecule)):
-        for one in members:
-            for (lag, metric), value in one.numbers.get((part, place), {}).items():
-                if lag is not None and metric in _CURVES:
-                    found.setdefault((lag, metric), []).append(value)
-    lags = sorted({lag for lag, _ in found})
-    curves: dict[str, Any] = {"lags_fs": lags}
-    for metric in _CURVES:
-        values = [found.get((lag, metric)) for lag in lags]
-        curves[metric] = [short(float(np.mean(v))) if v else None for v in values]
-    return curves
+    skill = MEDIAN if molecule == MEAN else molecule
+    places = {m: skill if m is Metric.SKILL else molecule for m in _CURVES}
+    lags = sorted(
+        {
+            lag
+            for one in members
+            for metric, place in places.items()
+            for lag, found in one.numbers.get((part, place), {})
+            if lag is not None and found == metric
+        }
+    )
+    return {"lags_fs": lags} | {
+        metric: [short(_mean(members, part, place, lag, metric)) for lag in lags]
+        for metric, place in places.items()
+    }
 
 
 def _mean(
-    members: Iterable[PageRecord], part: str, molecule: str, lag: float | None, metric: str
+    members: Sequence[PageRecord], part: str, molecule: str, lag: float | None, metric: str
 ) -> float | None:
-    found = [one.numbers.get((part, molecule), {}).get((lag, metric)) for one in members]
-    values = [value for value in found if value is not None]
-    return float(np.mean(values)) if values else None
+    values = [one.numbers.get((part, molecule), {}).get((lag, metric)) for one in members]
+    return over_runs([one.record for one in members], values)
 
 
 def short(value: float | None) -> float | None:

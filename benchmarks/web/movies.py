@@ -9,6 +9,7 @@ import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 
 from benchmarks.examples import Example, read_examples
+from benchmarks.results import settings_key
 
 if TYPE_CHECKING:
     from benchmarks.web.content import PageRecord
@@ -27,8 +28,6 @@ def movies(members: Sequence[PageRecord], fold: int | None) -> dict[str, Any]:
     Returns:
         fold, and the cases in the order in which they were chosen: positions in 1/100 A.
     """
-    from benchmarks.leaderboard import settings_key
-
     cases: dict[tuple[str, str], dict[str, Any]] = {}
     shown: set[tuple[str, str]] = set()
     for one in sorted(members, key=lambda m: (m.record.model, m.record.seed or 0)):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.published import read_published
-from benchmarks.results import RECORD, read_record
+from benchmarks.results import RECORD, find_records
 from benchmarks.web.content import PageRecord, page_content
 from benchmarks.web.page import render
 from tg80.errors import UserError
@@ -42,20 +42,12 @@ def write_site(folder: Path, site: Path, twins: Path | None = None) -> Written:
             holds files that are not a page's.
     """
     listed = _listed_files(site)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; name one that `atom-bench run` wrote to")
     found, copies = [], {}
-    for path in sorted(folder.rglob(RECORD)):
-        if _is_within(path, site):
-            continue
-        record = read_record(path.parent)
-        if record is not None:
-            content = path.read_bytes()
-            link = f"{RECORDS}/{hashlib.sha256(content).hexdigest()[:20]}.json"
-            # The same record in two places is one run.
-            if link not in copies:
-                found.append(PageRecord(record, path.parent, link))
-            copies[link] = content
+    for place, record in find_records(folder, leave_out=site):
+        content = (place / RECORD).read_bytes()
+        link = f"{RECORDS}/{hashlib.sha256(content).hexdigest()[:20]}.json"
+        found.append(PageRecord(record, place, link))
+        copies[link] = content
     page = render(page_content(found, twins), read_published())
     (site / RECORDS).mkdir(parents=True, exist_ok=True)
     wanted = {INDEX, *copies}
@@ -98,7 +90,3 @@ def _is_ours(name: object) -> bool:
     folder, _, file = name.rpartition("/")
     stem, _, suffix = file.rpartition(".")
     return name == INDEX or (folder == RECORDS and suffix == "json" and stem.isalnum())
-
-
-def _is_within(path: Path, site: Path) -> bool:
-    return path.resolve().is_relative_to(site.resolve())

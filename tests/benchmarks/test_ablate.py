@@ -188,7 +188,7 @@ def test_intervals_over_molecules():
     assert paired_interval(chance + 5.0, names)[0] > 0
     # Windows of one molecule say little about others: forty alike are no more than one.
     few = paired_interval(np.repeat(chance[:5], 40), np.repeat(names[:5], 40).tolist())
-    expected = 2 * 1.96 * chance[:5].std() / np.sqrt(5)
+    expected = 2 * 2.78 * chance[:5].std(ddof=1) / np.sqrt(5)  # Student's t of five.
     assert few[1] - few[0] == pytest.approx(expected, rel=0.2)
     constant = np.array([1.0, 3.0, np.nan])
     assert paired_interval(constant, ["a", "b", "b"])[1] <= 3.0

@@ -140,7 +140,7 @@ def test_json_of_a_run_is_one_document(shards, tmp_path, capsys):
         (["--fold", "2", "--preset", "huge"], "setting preset"),
         (["--fold", "2", "--device", "tpu"], "unknown device 'tpu'"),
         (["--fold", "2", "--seeds", "a"], "--seeds wants"),
-        (["--fold", "2", "--epochs", "0"], "must be positive"),
+        (["--fold", "2", "--epochs", "0"], "must be a positive number"),
         (["--fold", "2", "--epochs", "1", "--budget-cpu-minutes", "1"], "give one of --epochs"),
         (["--fold", "2", "--set", "training.rate=1"], "unknown setting training.rate"),
         (["--fold", "2", "--set", "training"], "--set wants NAME=VALUE"),
@@ -203,6 +203,27 @@ def test_leaderboard_mistakes(tmp_path, capsys):
     broken.mkdir()
     (broken / "record.json").write_text("{}")
     assert "not a record of this version" in one_line(["leaderboard", str(tmp_path)], capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--json", "--format", "csv"], "--json and --format csv contradict"),
+        (["--format", "csv", "--skill"], "csv holds all of it; leave out --skill"),
+        (["--json", "--costs"], "json holds all of it; leave out --costs"),
+        (["--html", "site", "--quality"], "--html holds all of it; leave out --quality"),
+        (["--html", "site", "--fold", "2"], "--html holds all of it; leave out --fold"),
+        (["--published", "--fold", "2"], "--published has errors only; leave out --fold"),
+    ],
+)
+def test_no_option_is_passed_over(options, message, capsys):
+    assert message in one_line(["leaderboard", *options], capsys)
+
+
+@pytest.mark.parametrize("minutes", ["nan", "inf", "0", "-1"])
+def test_a_budget_is_a_positive_number(minutes, tmp_path, capsys):
+    command = ["run", "--fold", "2", "--budget-cpu-minutes", minutes, "--out", str(tmp_path)]
+    assert "a training budget must be a positive number" in one_line(command, capsys)
 
 
 @pytest.mark.parametrize("command", ["run", "leaderboard"])

@@ -1,5 +1,6 @@
 """A beats B: the interval, and which records may be compared."""
 
+import dataclasses
 import json
 import shutil
 
@@ -10,8 +11,9 @@ from benchmarks import results
 from benchmarks.cli import main
 from benchmarks.compare import compare
 from benchmarks.evaluation import fit_references
-from benchmarks.leaderboard import settings_key
+from benchmarks.leaderboard import entries
 from benchmarks.models import Budget, make_model
+from benchmarks.results import settings_key
 from benchmarks.runner import run_once
 from benchmarks.significance import paired_interval
 from tests.benchmarks import toys
@@ -49,7 +51,9 @@ def test_the_better_one_wins_either_way_round(runs):
             for score in ("s2t", "s2s")
         }
         for one in found:
-            assert one.verdict == "persistence beats centroid"
+            assert one.verdict == "too few to tell"  # Two molecules, or four.
+            better = dataclasses.replace(one, units=5)
+            assert better.verdict == "persistence beats centroid"
             assert sign * one.low > 0 and sign * one.high > 0
             assert one.low < one.a_error - one.b_error < one.high
     s2s = {(r.model): r.value("test_ood", "s2s", "mean-over-molecules")
@@ -97,6 +101,34 @@ def test_records_that_do_not_pair_are_refused(runs, tmp_path):
     refused(other, "other windows in val of fold 2")
     path.write_bytes(b"PK")
     refused(other, "errors.npz: cannot be read")
+    path.write_bytes(b"PK\x03\x04 cut short")
+    refused(other, "errors.npz: cannot be read")
+    np.savez(path, **{name: kept[name] for name in kept if name != "test_id/task/raw"})
+    refused(other, "errors.npz: has no test_id/task/raw; run it again", part="test_id")
+    refused(runs, "no record of persistence on fold 1", fold=1)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"rows": [["val", "urea"]]},
+        {"rows": [["val", "urea", None, "s2s", "much", "A^2", 1, 0]]},
+        {"task_spec": {}},
+    ],
+)
+def test_a_damaged_record_is_named(runs, tmp_path, damage):
+    copy = tmp_path / "runs"
+    shutil.copytree(runs, copy)
+    path = folder_of(copy, "centroid")[0] / "record.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    with pytest.raises(UserError, match=r"centroid/.*/record\.json: not a record of this version"):
+        results.read_records(copy)
+
+
+def test_a_copy_of_a_record_counts_once(runs, tmp_path):
+    for name in ("a", "b"):
+        shutil.copytree(runs, tmp_path / name)
+    assert len(results.read_records(tmp_path)) == len(results.read_records(runs))
 
 
 def test_several_settings_must_be_told_apart(runs, tmp_path):
@@ -113,6 +145,43 @@ def test_several_settings_must_be_told_apart(runs, tmp_path):
         assert found[0].a == name and found[0].a_seeds == 1
 
 
+def test_only_common_folds_are_compared_and_averaged_as_in_the_leaderboard(runs, tmp_path):
+    copy = tmp_path / "runs"
+    shutil.copytree(runs, copy)
+    # Another fold of persistence and of one seed of ATOM: as many windows, other errors.
+    for model, number, factor in (("persistence", 0, 2.0), ("atom", 1, 3.0), ("centroid", 0, 2.0)):
+        folder = folder_of(copy, model)[number]
+        record = results.read_record(folder)
+        other = folder.parent / "fold3"
+        other.mkdir()
+        rows = [[*r[:4], r[4] * factor, *r[5:]] if r[5] == "A^2" else r for r in record.rows]
+        changed = record.model_copy(update={"fold": 3, "key": f"{model}3", "rows": rows})
+        (other / "record.json").write_text(changed.model_dump_json())
+        with np.load(folder / "errors.npz") as arrays:
+            kept = dict(arrays)
+        kept |= {name: factor * kept[name] for name in kept if name.endswith("/raw")}
+        np.savez(other / "errors.npz", **kept)
+    shutil.rmtree(folder_of(copy, "centroid")[0])
+    lines = {
+        (e.model, e.folds): e
+        for e in entries(results.read_records(copy)) if e.part == "test_id"
+    }  # fmt: skip
+    assert set(lines) == {
+        (model, folds)
+        for folds, models in {
+            (2, 3): ("atom", "persistence"), (3,): ("atom", "persistence", "centroid")
+        }.items()
+        for model in models
+    }  # fmt: skip
+    for found in (compare(copy, "atom", "persistence", part="test_id"),
+                  compare(copy, "atom", "centroid", part="test_id")):  # fmt: skip
+        for one in found:
+            for model, error in ((one.a, one.a_error), (one.b, one.b_error)):
+                expected = getattr(lines[model, one.folds], one.score)
+                assert error == pytest.approx(expected, rel=1e-6)
+    assert found[0].folds == (3,) and (found[0].molecules, found[0].units) == (2, 2)
+
+
 def hierarchical(rng, n_molecules=20, n_windows=6):
     """Differences with a mean of their own for each molecule; the mean of all is zero."""
     own = rng.normal(size=(n_molecules, 1))
@@ -120,16 +189,17 @@ def hierarchical(rng, n_molecules=20, n_windows=6):
     return values.ravel(), np.repeat(np.arange(n_molecules), n_windows).astype(str).tolist()
 
 
-def test_the_interval_covers_as_often_as_it_says():
+@pytest.mark.parametrize("n_molecules", [5, 6, 20])
+def test_the_interval_covers_as_often_as_it_says(n_molecules):
     rng = np.random.default_rng(0)
-    n = 100
+    n = 200
     held = 0
     for i in range(n):
-        values, names = hierarchical(rng)
-        low, high = paired_interval(values, names, resamples=200, seed=i)
+        values, names = hierarchical(rng, n_molecules)
+        low, high = paired_interval(values, names, resamples=2000, seed=i)
         held += low < 0 < high
-    # 95 % less what few molecules and resamples cost.
-    assert 0.86 < held / n <= 1.0
+    # Plain percentiles hold zero in 86 to 88 % of the cases of five or six molecules.
+    assert 0.92 < held / n < 0.995
 
 
 def test_windows_that_overlap_are_drawn_in_blocks():

@@ -13,7 +13,7 @@ function showControls() {
   const fields = [selector('Task', tasks.map((name) => [name, name]), task.task, (name) => goTo(name, task.track))];
   if (tracks.length > 1) fields.push(selector('Track', tracks.map((t) => [t, t]), task.track, (t) => goTo(task.task, t)));
   if (task.folds.length > 1) {
-    fields.push(selector('Fold', task.folds.map(({ fold }) => [fold, fold === 'all' ? 'all, mean' : fold]), currentFold().fold,
+    fields.push(selector('Fold', task.folds.map(({ fold }) => [fold, fold === 'all' || fold.includes(',') ? `${fold}, mean` : fold]), currentFold().fold,
       (fold) => { chosen.fold = fold; showAll(); }));
   }
   fields.push(switcher('Part', currentFold().parts.map(({ part }) => [part, part]), currentPart().part,

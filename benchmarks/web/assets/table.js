@@ -138,8 +138,4 @@ function showBoard() {
     columns, rows: part.lines, sort: boardSort, remember: (sort) => { boardSort = sort; },
   }));
   byId('columns').replaceChildren(...columns.flatMap((c) => [make('dt', {}, c.label), make('dd', {}, c.title)]));
-  const folds = new Set(part.lines.map((line) => line.folds.join(',')));
-  byId('warning').hidden = folds.size < 2;
-  byId('warning').textContent = 'These rows were not all run on the same folds: compare those with the '
-    + 'same entry under Folds, or choose one fold above.';
 }
