@@ -31,7 +31,8 @@ def compare(
     """Tell whether model A beats model B: S2T and S2S on the same windows, mean of seeds.
 
     The interval is a paired bootstrap over molecules, then over time blocks of each, at 95 %
-    confidence. If it holds zero, the two are not told apart. Fewer than five molecules get no verdict.
+    confidence. If it holds zero, the two are not told apart. Fewer than five molecules get no
+    verdict.
 
     Example: atom-bench compare runs atom persistence --part test_time
     """
