@@ -51,11 +51,10 @@ def template(
     """
     from benchmarks.data import load_benchmark
     from benchmarks.outside.layout import write_template
-    from benchmarks.outside.template import issue
-    from benchmarks.tasks import get_task
+    from benchmarks.outside.template import issue, task_of
 
     _check_free(out, force)
-    made = issue(load_benchmark(get_task(task, track), fold, data, split), part).template
+    made = issue(load_benchmark(task_of(task, track), fold, data, split), part).template
     write_template(out, made)
     facts = {
         "file": str(out), "id": made.id, **made.header, "parts": made.parts,

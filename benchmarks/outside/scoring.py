@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
@@ -16,12 +15,11 @@ from benchmarks.data import BenchmarkData, TrainingData, load_benchmark, shipped
 from benchmarks.evaluation import fit_references
 from benchmarks.outside.card import PREFIX
 from benchmarks.outside.submission import Submission, check_issued
-from benchmarks.outside.template import Issued, issue
+from benchmarks.outside.template import Issued, issue, task_of
 from benchmarks.protocol import Budget, Equivariance, FitReport, Model
 from benchmarks.results import Record, read_record
 from benchmarks.runner import MODEL_FOLDER, Stated, run_folder_of, run_once
 from benchmarks.states import StartStates
-from benchmarks.tasks import get_task
 from tg80.dataset import shipped_folder
 from tg80.errors import UserError
 from tg80.files import write_atomically
@@ -87,8 +85,9 @@ class Submitted:
     def save(self, folder: Path) -> None:
         """Keep what was sent in: it is to this row what weights are to others."""
         folder.mkdir(parents=True, exist_ok=True)
-        with self.submission.path.open("rb") as source, (folder / KEPT).open("wb") as copy:
-            shutil.copyfileobj(source, copy)
+        source, kept = self.submission.path, folder / KEPT
+        if not (kept.exists() and kept.samefile(source)):  # It may be scored again from there.
+            write_atomically(kept, source.read_bytes())
         stated = {
             "template": self.submission.template.id,
             "sha256": self.submission.sha256,
@@ -130,7 +129,7 @@ def load_data_of(
         UserError: no such task, track or data.
     """
     header = submission.template.header
-    return load_benchmark(get_task(header["task"], header["track"]), header["fold"], folder, split)
+    return load_benchmark(task_of(header["task"], header["track"]), header["fold"], folder, split)
 
 
 def issue_again(submission: Submission, data: BenchmarkData) -> Issued:
@@ -199,7 +198,7 @@ def check_with_data(
         UserError: it was made from another template; `folder` cannot be read.
     """
     header = submission.template.header
-    task = get_task(header["task"], header["track"])
+    task = task_of(header["task"], header["track"])
     if folder is None:
         try:
             shipped_folder(shipped_name(task))

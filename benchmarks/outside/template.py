@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.data import BenchmarkData, Windows
 from benchmarks.outside.layout import Template
-from benchmarks.tasks import TaskSpec
+from benchmarks.tasks import TaskSpec, get_task, is_fine_tuning
 from tg80.constants import masses_of
 from tg80.errors import UserError
 from tg80.windows import uniform_rotations
@@ -58,6 +58,18 @@ def _each(positions: np.ndarray, shifts: np.ndarray, rotations: np.ndarray) -> n
     shifts = shifts.reshape(-1, *[1] * (positions.ndim - 2), 3)
     moved = np.asarray(positions, dtype=np.float64) + shifts
     return np.einsum("b...j,bij->b...i", moved, rotations)
+
+
+def task_of(task_id: str, track: str) -> TaskSpec:
+    """The task that a template is asked of, or was made of.
+
+    Raises:
+        UserError: no such task or track, or one that is not scored as `atom-bench run` does.
+    """
+    task = get_task(task_id, track)
+    if is_fine_tuning(task):
+        raise UserError(f"task {task_id!r}: `atom-bench finetune` runs it; no template is made")
+    return task
 
 
 def issue(data: BenchmarkData, parts: Sequence[str] | None = None) -> Issued:

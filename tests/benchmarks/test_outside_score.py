@@ -16,7 +16,7 @@ from benchmarks.outside.template import TEST_PARTS, issue
 from benchmarks.results import read_records
 from benchmarks.runner import run_once
 from tests.benchmarks import outside, toys
-from tg80.errors import UserError
+from tg80.errors import Tg80Error, UserError
 
 
 def built_in(name, data, out):
@@ -138,6 +138,31 @@ def test_sent_again_it_is_the_same_record_and_another_is_refused(data, tmp_path)
     other = outside.fill_and_read(tmp_path / "b.h5", data, outside.flying)
     with pytest.raises(UserError, match="holds another submission of my-net, seed 0"):
         score_submission(other, data, tmp_path / "runs")
+
+
+def test_the_kept_submission_can_be_scored_again(data, tmp_path):
+    """As after a kill before the record was written: it is its own input then."""
+    submission = outside.fill_and_read(tmp_path / "a.h5", data, outside.still)
+    first = score_submission(submission, data, tmp_path / "runs")
+    (kept,) = (tmp_path / "runs").rglob(KEPT)
+    content = kept.read_bytes()
+    (kept.parents[1] / "record.json").unlink()
+    again = score_submission(read_submission(kept), data, tmp_path / "runs")
+    assert kept.read_bytes() == content == (tmp_path / "a.h5").read_bytes()
+    assert again.rows == first.rows
+    assert not [p for p in kept.parent.iterdir() if p.name.endswith(".tmp")]
+
+
+def test_a_disk_that_is_full_leaves_no_half_of_a_submission(data, tmp_path, monkeypatch):
+    submission = outside.fill_and_read(tmp_path / "a.h5", data, outside.still)
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tg80.files.os.fsync", full)
+    with pytest.raises(Tg80Error, match=rf"{KEPT}: cannot be written: No space left on device"):
+        score_submission(submission, data, tmp_path / "runs")
+    assert not [p for p in (tmp_path / "runs").rglob("*") if p.is_file()]
 
 
 def test_parts_may_be_sent_alone(data, tmp_path):

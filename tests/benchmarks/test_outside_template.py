@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
+from benchmarks.cli import main
 from benchmarks.data import windows_at
 from benchmarks.outside.layout import write_template
 from benchmarks.outside.template import issue
@@ -166,3 +167,22 @@ def test_a_filled_copy_keeps_its_id(issued, tmp_path):
     path = outside.filled(tmp_path / "t.h5", outside.still(issued), issued)
     with h5py.File(path) as file:
         assert file.attrs["id"] == issued.template.id
+
+
+@pytest.mark.parametrize("task", ["mini-xtb-finetune/methanol", "mini-xtb-finetune/nonsense"])
+def test_tasks_of_fine_tuning_have_no_template(task, tmp_path, capsys):
+    out = tmp_path / "t.h5"
+    assert main(["template", "--task", task, "--fold", "2", "--out", str(out)]) == 2
+    err = capsys.readouterr().err
+    assert err == f"error: task '{task}': `atom-bench finetune` runs it; no template is made\n"
+    assert not out.exists()
+
+
+def test_a_template_that_names_a_task_of_fine_tuning_is_not_scored(issued, tmp_path, capsys):
+    header = issued.template.header | {"task": "mini-xtb-finetune/methanol"}
+    altered = replace(issued, template=replace(issued.template, header=header))
+    path = outside.filled(tmp_path / "t.h5", outside.still(issued), altered)
+    for command in (["score"], ["submit", "--out", str(tmp_path / "a.zip")]):
+        assert main([*command, str(path)]) == 2
+        err = capsys.readouterr().err
+        assert "`atom-bench finetune` runs it" in err and err.count("\n") == 1
