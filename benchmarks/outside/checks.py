@@ -1,8 +1,8 @@
 """Predictions that are numbers, but not the numbers that were asked for.
 
 What can be told from the file alone: at the shortest lag molecules have hardly moved, so that other
-units, frames and orders show. A bad model is not refused: each check wants the likeness to one
-mistake, and most entries must show it.
+units and frames show, and orders (`order`). A bad model is not refused: each check wants the
+likeness to one mistake, and many entries must show it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from benchmarks.geometry import kabsch_rotation
 from benchmarks.outside.layout import Template
+from benchmarks.outside.order import (
+    atoms_in_another_order,
+    lags_in_another_order,
+    rows_in_another_order,
+)
 from tg80.errors import UserError
 
 # Size in the unit over size in angstrom.
@@ -22,6 +26,7 @@ _UNITS = {"nm": 0.1, "Bohr": 1.8897261, "pm": 100.0, "metre": 1e-10}
 _FAR = 1e6  # A
 _SHIFTED = 1.0  # A
 _MOVED, _ALIKE = 0.3, 0.15  # of the molecule's size
+_TURNED = 0.7  # likewise, of two atoms: whatever these do, a turn undoes most of it
 
 
 def check_finite(where: str, template: Template, predictions: np.ndarray, failed: np.ndarray):
@@ -71,8 +76,8 @@ def check_plausible(where: str, template: Template, predictions: np.ndarray, fai
 def _mistakes(template: Template, predictions: np.ndarray, kept: np.ndarray) -> Iterator[str]:
     mask = template.score_mask[kept]
     start = np.where(mask[..., None], template.positions[kept], 0.0)
-    predicted = np.where(mask[:, None, :, None], predictions[kept], 0.0)
-    first, lag_fs = predicted[:, 0], template.lags_fs[0]
+    predicted = np.where(mask[..., None], predictions[kept, 0], 0.0)
+    first, lag_fs = predicted, template.lags_fs[0]
     shift, x, p = (
         _centroid(first, mask) - _centroid(start, mask),
         *(np.where(mask[..., None], a - _centroid(a, mask)[:, None], 0.0) for a in (start, first)),
@@ -83,11 +88,14 @@ def _mistakes(template: Template, predictions: np.ndarray, kept: np.ndarray) -> 
     several = size > 0
     ratio = (_norm(p) / np.where(several, size, 1.0))[several]
     yield from _scale(ratio, _cosine(x, p)[several], lag_fs)
-    yield from _rows(start, first, size, lag_fs)
+    yield from rows_in_another_order(template, predictions, kept)
     yield from _place(shift, x, p, size, lag_fs)
-    yield from _turn(x[several], p[several], size[several], lag_fs)
-    yield from _atoms(x[several], p[several], size[several], mask[several], lag_fs)
-    yield from _lag_order(start, predicted, mask)
+    pairs = np.median(mask[several].sum(1)) <= 2
+    yield from _turn(
+        x[several], p[several], size[several], lag_fs, least=_TURNED if pairs else _MOVED
+    )
+    yield from atoms_in_another_order(template, predictions, kept)
+    yield from lags_in_another_order(template, predictions, kept)
 
 
 def _scale(ratio: np.ndarray, cosine: np.ndarray, lag_fs: float) -> Iterator[str]:
@@ -105,19 +113,6 @@ def _scale(ratio: np.ndarray, cosine: np.ndarray, lag_fs: float) -> Iterator[str
         )
 
 
-def _rows(start: np.ndarray, first: np.ndarray, size: np.ndarray, lag_fs: float) -> Iterator[str]:
-    flat, wanted = (a.reshape(len(a), -1) for a in (first, start))
-    square = (flat**2).sum(1)[:, None] + (wanted**2).sum(1) - 2 * flat @ wanted.T
-    nearest = square.argmin(1)
-    distance = np.sqrt(np.maximum(square.min(1), 0.0))
-    other = (nearest != np.arange(len(flat))) & (distance < _ALIKE * size)
-    if other.mean() > 0.5:
-        yield (
-            f"{other.sum()} of {len(other)} predictions at {lag_fs:g} fs lie on the start of "
-            "another entry: rows in another order? Keep that of the template"
-        )
-
-
 def _place(
     shift: np.ndarray, x: np.ndarray, p: np.ndarray, size: np.ndarray, lag_fs: float
 ) -> Iterator[str]:
@@ -129,9 +124,10 @@ def _place(
         )
 
 
-def _turn(x: np.ndarray, p: np.ndarray, size: np.ndarray, lag_fs: float) -> Iterator[str]:
-    plain = np.median(_norm(p - x) / size)
-    if plain < _MOVED:
+def _turn(
+    x: np.ndarray, p: np.ndarray, size: np.ndarray, lag_fs: float, least: float
+) -> Iterator[str]:
+    if np.median(_norm(p - x) / size) < least:
         return
     for sign, word in ((1.0, "turned"), (-1.0, "mirrored")):
         mobile, target = torch.from_numpy(sign * p), torch.from_numpy(x)
@@ -141,32 +137,6 @@ def _turn(x: np.ndarray, p: np.ndarray, size: np.ndarray, lag_fs: float) -> Iter
                 f"molecules at {lag_fs:g} fs have the shape of their start but are {word}: axes "
                 "or frame changed? Give positions in the frame of the template"
             )
-
-
-def _atoms(
-    x: np.ndarray, p: np.ndarray, size: np.ndarray, mask: np.ndarray, lag_fs: float
-) -> Iterator[str]:
-    if np.median(_norm(p - x) / size) < _MOVED:
-        return
-    matched = []
-    for one, other, scored in zip(x, p, mask, strict=True):
-        square = ((one[scored][:, None] - other[scored][None]) ** 2).sum(-1)
-        matched.append(np.sqrt(square[linear_sum_assignment(square)].sum()))
-    if np.median(np.array(matched) / size) < _ALIKE:
-        yield (
-            f"predictions at {lag_fs:g} fs lie on the start of other atoms of the same entry: "
-            "atoms in another order? Keep that of atomic_numbers"
-        )
-
-
-def _lag_order(start: np.ndarray, predicted: np.ndarray, mask: np.ndarray) -> Iterator[str]:
-    moved = np.linalg.norm(predicted - start[:, None], axis=-1).sum(-1) / mask.sum(-1)[:, None]
-    near, far = np.median(moved[:, 0]), np.median(moved[:, -1])
-    if near > 3 * far and near > 0.05:
-        yield (
-            f"molecules move {near:.2g} A to the shortest lag and {far:.2g} A to the longest: lags "
-            "in reverse? Keep the order of lags_fs"
-        )
 
 
 def _centroid(positions: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -282,12 +282,12 @@ BROKEN = {
     "mirrored": (predicted(lambda x, f: x * [1, 1, -1]), r"shape of their start but are mirrored"),
     "rows in another order": (predicted(lambda x, f: x[::-1]), r"rows in another order\?"),
     "atoms in another order": (predicted(_other_atoms), r"atoms in another order\?"),
-    "lags in reverse": (
+    "lags in another order": (
         predicted(
             lambda x, f: x[:, :1]
             + (f["lags_fs"][:][::-1, None, None] * f["velocities"][:][:, None])
         ),
-        r"lags in reverse\?",
+        r"lags in another order\?",
     ),
     "no model name": (told(model=""), r"attribute 'model' of submission is not filled in; give at"),
     "path as a name": (told(model="../../etc"), r"'model' of submission is '../../etc'; give "),
