@@ -165,13 +165,14 @@ def test_initial_weights_depend_on_the_seed_alone(fitted, data):
         model.initialise(data.training, seed=seed)
         return predict(model, start_of(data, model))
 
-    torch.testing.assert_close(initial(0), initial(0), atol=0, rtol=0)
+    first = initial(0)
+    torch.testing.assert_close(first, initial(0), atol=0, rtol=0)
     reference = predict(fitted, start_of(data, fitted))
     if fitted.trains:
-        assert not torch.equal(initial(0), initial(1))
-        assert not torch.equal(initial(0), reference)
+        assert not torch.equal(first, initial(1))
+        assert not torch.equal(first, reference)
     else:
-        torch.testing.assert_close(initial(0), reference, atol=0, rtol=0)
+        torch.testing.assert_close(first, reference, atol=0, rtol=0)
 
 
 def test_trivial_predictions_by_hand(data):
