@@ -18,9 +18,17 @@ from pipelines.cluster import Order, check_workers, connected, refuse_threads
 from pipelines.engine import Resources
 from pipelines.places import choose_place
 from pipelines.recipe import Recipe
-from pipelines.run_folder import begin_session, failure_path, is_locked, locked, work_folder
+from pipelines.run_folder import (
+    begin_session,
+    failure_path,
+    is_locked,
+    locked,
+    read_run,
+    work_folder,
+)
 from pipelines.schedule import MAX_RESUBMISSIONS, Schedule
 from pipelines.segments import Ticket, differing_versions, do_piece, installed_versions
+from pipelines.trajectory import Trajectory
 from tests.hand_cluster import HandCluster
 from tests.kill_run import differences
 from tg80.errors import Tg80Error, UserError
@@ -60,7 +68,13 @@ def test_workers_started_by_hand_run_to_the_end_and_give_the_same_bits(
     summary = json.loads(capsys.readouterr().out)
     assert [row["stage"] for row in summary["trajectories"]] == ["done", "done"]
     assert [problem for problem in validate(joined) if problem.level == "error"] == []
-    assert run(arguments(smiles, alone, "--workers", "1")) == 0
+    recipe, molecules = read_run(joined)
+    for molecule in molecules:
+        trajectory = Trajectory(alone, molecule, recipe, 0)
+        while trajectory.prepare().name != "prepared":
+            pass
+        while trajectory.produce().name != "done":
+            pass
     assert differences(joined, alone) == []
 
 
