@@ -375,9 +375,23 @@ def test_killed_half_way_nothing_looks_like_a_version(hook, one, tmp_path):
     assert sorted(os.listdir(site)) == [".lock", "1.0.0", "versions.json"]
 
 
-def test_killed_before_it_was_announced_it_is_announced_by_the_next(one, tmp_path):
-    site = tmp_path / "site"
-    killed(one, site, BEFORE_IT_IS_ANNOUNCED)
+@pytest.fixture(scope="module")
+def killed_late(tmp_path_factory):
+    """Data and a site whose version was named and never announced; to be copied."""
+    folder = tmp_path_factory.mktemp("late")
+    factories.make_shard(folder / "one", "methanol", n_frames=30)
+    killed(folder / "one", folder / "site", BEFORE_IT_IS_ANNOUNCED)
+    return folder
+
+
+@pytest.fixture
+def unannounced(killed_late, tmp_path):
+    shutil.copytree(killed_late, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "one", tmp_path / "site"
+
+
+def test_killed_before_it_was_announced_it_is_announced_by_the_next(unannounced):
+    one, site = unannounced
     assert sorted(os.listdir(site)) == [".lock", "1.0.0"]
     before = stamps(site / "1.0.0")
     done = publish(one, site, version="1.0.0")
@@ -386,9 +400,8 @@ def test_killed_before_it_was_announced_it_is_announced_by_the_next(one, tmp_pat
     assert (site / "versions.json").exists()
 
 
-def test_an_unannounced_version_with_other_shards_is_left_alone(one, tmp_path):
-    site = tmp_path / "site"
-    killed(one, site, BEFORE_IT_IS_ANNOUNCED)
+def test_an_unannounced_version_with_other_shards_is_left_alone(unannounced):
+    one, site = unannounced
     factories.make_shard(one, "ethylene", n_frames=30)
     with pytest.raises(UserError, match="holds other shards"):
         publish(one, site, version="1.0.0")
