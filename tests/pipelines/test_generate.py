@@ -56,6 +56,7 @@ def test_a_list_becomes_valid_shards_and_a_second_run_does_nothing(smiles, tmp_p
 
     _other_settings_are_refused(smiles, out, capsys)
     _a_damaged_shard_is_named(smiles, out, shards[0], capsys)
+    _a_damaged_list_of_molecules_is_named(out, capsys)
 
 
 def _other_settings_are_refused(smiles, out, capsys):
@@ -75,6 +76,13 @@ def _a_damaged_shard_is_named(smiles, out, shard, capsys):
     assert run(arguments(smiles, out, "--json")) == 1
     assert str(shard) in json.loads(capsys.readouterr().out)["trajectories"][0]["failure"]
     assert shard.read_bytes() == bytes(content)
+
+
+def _a_damaged_list_of_molecules_is_named(out, capsys):
+    (out / "molecules.csv").write_bytes(b"\xff,\0")
+    assert run(["collect", str(out)]) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and "molecules.csv" in error
 
 
 def test_a_folder_with_other_files_is_refused(smiles, tmp_path, capsys):
@@ -131,8 +139,8 @@ def test_ctrl_c_stops_at_a_checkpoint_collect_reads_it_and_the_run_goes_on(
     smiles, tmp_path, capsys
 ):
     out = tmp_path / "out"
-    long = ["--set=length_fs=800", "--json", "--workers", "2"]
-    process = start(smiles, out, *long, start_new_session=True)
+    long = ["--set=length_fs=800", "--json"]
+    process = start(smiles, out, *long, "--workers", "2", start_new_session=True)
     wait_for(lambda: committed_segments(out))
     os.killpg(process.pid, signal.SIGINT)
     text, _ = process.communicate(timeout=60)
@@ -146,7 +154,7 @@ def test_ctrl_c_stops_at_a_checkpoint_collect_reads_it_and_the_run_goes_on(
     with Shard(collected[0]["path"]) as shard:
         assert shard.metadata.end == "collected before its end"
 
-    assert run(arguments(smiles, out, *long)) == 0
+    assert run(arguments(smiles, out, *long, "--workers", "1")) == 0
     with Shard(out / "methanol-r0.h5md") as shard:
         assert shard.metadata.end == "complete" and shard.times_fs[-1] == 800
 
@@ -178,7 +186,7 @@ def test_a_full_disk_stops_cleanly_and_the_run_resumes(smiles, tmp_path):
     assert "Traceback" not in error
     assert "cannot be written" in error and "free space" in error
     assert not list(out.rglob("*.h5md"))
-    assert run(arguments(smiles, out)) == 0
+    assert run(arguments(smiles, out, "--workers", "1")) == 0
     assert len(list(out.glob("*.h5md"))) == 2
 
 
@@ -186,13 +194,3 @@ def test_help_has_an_example(capsys):
     for name in ("generate", "collect"):
         assert run([name, "--help"]) == 0
         assert f"Example: tg80 {name}" in " ".join(capsys.readouterr().out.split())
-
-
-def test_a_damaged_list_of_molecules_is_named(smiles, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert run(arguments(smiles, out, "--set=length_fs=20")) == 0
-    (out / "molecules.csv").write_bytes(b"\xff,\0")
-    capsys.readouterr()
-    assert run(["collect", str(out)]) == 1
-    error = capsys.readouterr().err.strip()
-    assert error.startswith("error: ") and "molecules.csv" in error

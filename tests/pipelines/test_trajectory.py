@@ -107,7 +107,7 @@ def test_momenta_of_the_shard_are_zero(finished):
 
 
 def test_a_long_nvt_run_gives_the_mean_energy(tmp_path):
-    trajectory = methanol(tmp_path, equilibration_fs=2500, segment_fs=500, length_fs=500)
+    trajectory = methanol(tmp_path, equilibration_fs=2500, segment_fs=500, length_fs=20)
     run(trajectory)
     with Shard(trajectory.shard_path) as shard:
         assert shard.metadata.energy_source == "nvt-mean"
@@ -135,7 +135,7 @@ def test_segments_and_one_go_hold_the_same_bits(tmp_path, finished):
 def test_replicas_start_from_other_frames_with_canonical_energies(tmp_path):
     starts = []
     for replica in range(3):
-        trajectory = methanol(tmp_path, replica, segment_fs=500, length_fs=500)
+        trajectory = methanol(tmp_path, replica, segment_fs=500, length_fs=20)
         run(trajectory)
         with Shard(trajectory.shard_path) as shard:
             starts.append(shard.read("positions")[0])
