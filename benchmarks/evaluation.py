@@ -154,6 +154,7 @@ def _validity(
     return validity_of(
         answer.positions, windows.targets.numpy(), errors.lags_fs, errors.failed,
         windows.states.molecule, atoms.numpy(), geometries,
+        starts=windows.states.positions.numpy(),
     )  # fmt: skip
 
 

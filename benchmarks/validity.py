@@ -200,14 +200,17 @@ def validity_of(
     molecules: Sequence[str],
     atom_mask: np.ndarray,
     geometries: Geometries,
+    starts: np.ndarray,
 ) -> Validity:
     """Validity of predictions.
 
-    A prediction that failed is not valid, though its error is that of persistence.
+    A prediction that failed is not valid. Its bonds are those of its start, as its error is that of
+    persistence: left out, a model could choose what it is judged by.
 
     Args:
         positions, targets: (B, P, N, 3) A. lags_fs: (B, P), NaN = padding. failed: (B,) bool.
         molecules: B names. atom_mask: (B, N) bool, the atoms that are looked at.
+        starts: (B, N, 3) A.
     """
     valid = np.full(lags_fs.shape, np.nan)
     distances: dict[str, np.ndarray] = {}
@@ -220,6 +223,7 @@ def validity_of(
         place = asked & (names == name)[:, None]
         valid[place] = geometry.is_valid(positions[place])
         valid[place & failed[:, None]] = 0
-        predicted = positions[place & ~failed[:, None]]
-        distances[name] = np.asarray(geometry.bond_distance(predicted, targets[place]))
+        # Of the rows of this molecule alone: a copy of all windows would be large.
+        still = np.where(failed[rows, None, None, None], starts[rows, None], positions[rows])
+        distances[name] = np.asarray(geometry.bond_distance(still[asked[rows]], targets[place]))
     return Validity(valid, distances)

@@ -99,7 +99,7 @@ def test_a_molecule_without_bonds_among_the_atoms_has_no_validity():
     shape = (2, 3, 6, 3)
     found = validity_of(
         np.zeros(shape), np.zeros(shape), np.ones((2, 3)), np.zeros(2, bool), ("urea", "urea"),
-        np.ones((2, 6), bool), Geometries([trajectory], {"urea": []}),
+        np.ones((2, 6), bool), Geometries([trajectory], {"urea": []}), starts=np.zeros((2, 6, 3)),
     )  # fmt: skip
     assert np.isnan(found.valid).all() and not found.bond_distance
 
@@ -110,9 +110,29 @@ def test_failed_and_padded_windows_count_as_invalid_and_not_at_all():
     lags = np.array([[1.0, 2.0, np.nan]] * 2)
     found = validity_of(
         x, x, lags, np.array([False, True]), ("urea", "urea"), np.ones((2, 6), bool),
-        Geometries([trajectory], {"urea": bonds}),
+        Geometries([trajectory], {"urea": bonds}), starts=x[:, 0],
     )  # fmt: skip
     np.testing.assert_array_equal(found.valid, [[1, 1, np.nan], [0, 0, np.nan]])
+
+
+def test_bonds_of_a_failed_window_are_those_of_its_start():
+    """Who marks what is bad as failed gains nothing: it counts as persistence."""
+    trajectory, bonds = wobbling(0)
+    targets = trajectory.positions[: 2 * 3 * 20].reshape(40, 3, 6, 3).astype(float)
+    starts = 1.1 * trajectory.positions[-40:].astype(float)
+    predicted = np.where(np.arange(40)[:, None, None, None] < 20, targets, np.nan)
+    known = "urea", np.ones((40, 6), bool), Geometries([trajectory], {"urea": bonds})
+
+    def distance(positions, failed):
+        found = validity_of(
+            positions, targets, np.ones((40, 3)), failed, (known[0],) * 40, *known[1:], starts
+        )
+        return float(found.bond_distance["urea"])
+
+    still = np.where(np.isnan(predicted), starts[:, None], predicted)
+    failed, none = np.arange(40) >= 20, np.zeros(40, dtype=bool)
+    assert distance(predicted, failed) == pytest.approx(distance(still, none))
+    assert distance(predicted, failed) > 0.02 > distance(targets, none) == 0
 
 
 def test_near_atoms_are_the_bonds_of_the_mini_set(mini):
