@@ -261,6 +261,8 @@ def get_task(task_id: str, track: str = Track.CANONICAL) -> TaskSpec:
     """
     family, _, name = task_id.partition("/")
     name = _OTHER_NAMES.get(name, name) if family in ONE_MOLECULE else name
+    if not task_id.isprintable():  # It stands in messages, and may come with a file.
+        raise UserError(f"unknown task {task_id!r}; choose one of {', '.join(known_tasks())}")
     if name and family in PUBLIC:
         task = _of_public_set(family, name)
     elif name and (found := {**FINE_TUNING, **ONE_MOLECULE}.get(family)):

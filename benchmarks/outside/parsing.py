@@ -43,6 +43,7 @@ REFUSED = 3
 _AGAIN = "begin with the template again"
 _AXES = {"E": "entries", "P": "lags", "N": "atoms", "3": "x, y, z"}
 _KINDS = {"S": "texts", "f": "real numbers", "iu": "whole numbers", "b": "true or false"}
+_TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+,()'@/-]{0,99}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+,()'-]{0,99}")
 
 
@@ -66,6 +67,15 @@ class Submission:
         """Hash of what was sent in, however it is stored."""
         digest = hashlib.sha256(f"{self.template.id}\n{self.card.model_dump_json()}\n".encode())
         digest.update(np.ascontiguousarray(self.predictions, dtype="<f8").tobytes())
+        digest.update(self.failed.astype("u1").tobytes())
+        return digest.hexdigest()
+
+    @property
+    def predictions_sha256(self) -> str:
+        """Hash of what is scored, whatever is told of the model."""
+        kept = self.template.score_mask[:, None, :, None] & ~self.failed[:, None, None, None]
+        digest = hashlib.sha256(f"{self.template.id}\n".encode())
+        digest.update(np.where(kept, self.predictions, 0.0).astype("<f4").tobytes())
         digest.update(self.failed.astype("u1").tobytes())
         return digest.hexdigest()
 
@@ -104,6 +114,11 @@ def _read_template(file: h5py.File, datasets: Mapping[str, h5py.Dataset], path: 
     for name, kind in HEADER.items():
         if not isinstance(header[name], kind):
             raise UserError(f"{path}: attribute {name!r} is missing or altered; {_AGAIN}")
+        # It is printed, and names folders.
+        if kind is str and not _TEXT.fullmatch(header[name]):
+            raise UserError(
+                f"{path}: attribute {name!r} is {header[name][:40]!r}, no name; {_AGAIN}"
+            )
     arrays = {name: _read_state(datasets[name], name, path) for name in STATE_DATASETS}
     _check_shapes(arrays, path)
     entry = arrays["entry"]

@@ -5,8 +5,9 @@ the horizon, but the end of one window can lie close to the start of the next: w
 the starts and how each was turned could read targets off other entries. The code that turns the
 windows of `run` is public and depends on public names, so that every entry is turned once more here
 and moved to its centre of mass, and named and ordered, by a key that only the targets themselves
-give: it is the hash of the scored trajectories. Who has these needs no template, and who has not
-cannot undo anything. No secret has to be kept or passed on.
+give: it is the hash of the scored trajectories. Who has these, or the train parts of other folds,
+where the same molecules are, can look targets up: docs/joining.md forbids it, no template can. No
+secret has to be kept or passed on.
 """
 
 from __future__ import annotations

@@ -178,6 +178,13 @@ def test_tasks_of_fine_tuning_have_no_template(task, tmp_path, capsys):
     assert not out.exists()
 
 
+def test_control_characters_in_the_name_of_a_task_do_not_reach_the_terminal(tmp_path, capsys):
+    task = "mini-xtb-singletask/\x1b[31mRED\nsecond line"
+    assert main(["template", "--task", task, "--out", str(tmp_path / "t.h5")]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: unknown task ") and err.strip().isprintable()
+
+
 def test_a_template_that_names_a_task_of_fine_tuning_is_not_scored(issued, tmp_path, capsys):
     header = issued.template.header | {"task": "mini-xtb-finetune/methanol"}
     altered = replace(issued, template=replace(issued.template, header=header))
