@@ -77,7 +77,7 @@ def newest_commit(folder: Path) -> int:
 def wait_for_progress(process: subprocess.Popen, folder: Path, before: int) -> None:
     """Returns when the process commits its first file, or ends."""
     while process.poll() is None and newest_commit(folder) == before:
-        time.sleep(0.005)
+        time.sleep(0.02)
 
 
 def kill_at_random(folder: Path, level: str, workers: int, n_kills: int, rng, span_s: float) -> int:

@@ -13,12 +13,14 @@ def xtb(tmp_path_factory):
 
 
 def test_kills_of_the_run_leave_the_same_bits(xtb):
+    """One of the main process alone, one of the whole group, both in the midst of the work."""
     folder, whole_s = xtb
-    hits, differing = kill_and_compare(folder, "gfn2-xtb", 3, 7, whole_s)
+    hits, differing = kill_and_compare(folder, "gfn2-xtb", 2, 29, whole_s)
     assert differing == []
-    assert hits == 3
+    assert hits == 2
 
 
+@pytest.mark.slow
 def test_a_lost_worker_and_a_lost_scheduler_leave_the_same_bits(xtb):
     """The worker's death goes unnoticed by the run; the scheduler's ends it with one line."""
     folder, whole_s = xtb
