@@ -26,7 +26,8 @@ _UNITS = {"nm": 0.1, "Bohr": 1.8897261, "pm": 100.0, "metre": 1e-10}
 _FAR = 1e6  # A
 _SHIFTED = 1.0  # A
 _MOVED, _ALIKE = 0.3, 0.15  # of the molecule's size
-_TURNED = 0.7  # likewise, of two atoms: whatever these do, a turn undoes most of it
+# Likewise, of two atoms: whatever these do, a turn undoes most of it.
+_MOVED_PAIR, _ALIKE_PAIR = 0.7, 0.05
 
 
 def check_finite(where: str, template: Template, predictions: np.ndarray, failed: np.ndarray):
@@ -92,8 +93,9 @@ def _mistakes(template: Template, predictions: np.ndarray, kept: np.ndarray) -> 
     yield from _place(shift, x, p, size, lag_fs)
     pairs = np.median(mask[several].sum(1)) <= 2
     yield from _turn(
-        x[several], p[several], size[several], lag_fs, least=_TURNED if pairs else _MOVED
-    )
+        x[several], p[several], size[several], lag_fs,
+        limits=(_MOVED_PAIR, _ALIKE_PAIR) if pairs else (_MOVED, _ALIKE),
+    )  # fmt: skip
     yield from atoms_in_another_order(template, predictions, kept)
     yield from lags_in_another_order(template, predictions, kept)
 
@@ -101,7 +103,7 @@ def _mistakes(template: Template, predictions: np.ndarray, kept: np.ndarray) -> 
 def _scale(ratio: np.ndarray, cosine: np.ndarray, lag_fs: float) -> Iterator[str]:
     low, middle, high = np.quantile(ratio, [0.25, 0.5, 0.75])
     for unit, factor in _UNITS.items():
-        if max(abs(low / factor - 1), abs(high / factor - 1)) < 0.05 and cosine.mean() > 0.5:
+        if max(abs(low / factor - 1), abs(high / factor - 1)) < 0.05 and cosine.mean() > 0.9:
             yield (
                 f"molecules at {lag_fs:g} fs are {middle:.3g} times as large as at the start: "
                 f"positions in {unit}? Give angstrom"
@@ -125,14 +127,15 @@ def _place(
 
 
 def _turn(
-    x: np.ndarray, p: np.ndarray, size: np.ndarray, lag_fs: float, least: float
+    x: np.ndarray, p: np.ndarray, size: np.ndarray, lag_fs: float, limits: tuple[float, float]
 ) -> Iterator[str]:
-    if np.median(_norm(p - x) / size) < least:
+    moved, alike = limits
+    if np.median(_norm(p - x) / size) < moved:
         return
     for sign, word in ((1.0, "turned"), (-1.0, "mirrored")):
         mobile, target = torch.from_numpy(sign * p), torch.from_numpy(x)
         turned = mobile @ kabsch_rotation(mobile, target).transpose(-1, -2)
-        if np.median(_norm(turned.numpy() - x) / size) < _ALIKE:
+        if np.median(_norm(turned.numpy() - x) / size) < alike:
             yield (
                 f"molecules at {lag_fs:g} fs have the shape of their start but are {word}: axes "
                 "or frame changed? Give positions in the frame of the template"

@@ -21,9 +21,12 @@ _FAR = 0.5  # A from the own start, root mean square over scored atoms
 _NEARER = 0.3  # of that distance, or of the size of the molecule
 _MANY = 0.2  # of the entries
 _FEWEST = 3  # that must show it, where there are as many
-_FLOWN, _REACHED = 1.5, 1.2  # of the way of free flight: more than this, and no more than this
+# Of the way of free flight: more than the first is too far, if this share of entries then come less
+# far to some later lag.
+_TOO_FAR = ((1.5, 0.75), (1.15, 0.95))
+_REACHED = 1.2  # of that way: no more, at the later lag
 _FEWEST_MOVED = 10  # entries: some lag of a few is smaller by chance
-_INVERTED, _MOST = 1.5, 0.75  # ratio of displacements, and share of those too far that have it
+_INVERTED = 1.5  # ratio of the displacements to the two lags
 
 
 def rows_in_another_order(
@@ -118,30 +121,33 @@ def lags_in_another_order(
     speed = np.maximum(speed, np.median(speed))
     for short in range(len(lags_fs) - 1):
         flown = speed * lags_fs[short]
-        too_far = moved[:, short] > _FLOWN * flown
-        for group in (np.ones_like(too_far), too_far):
-            many = _are_many(too_far & group) and group.sum() >= _FEWEST_MOVED
-            if not many or too_far[group].mean() <= 0.5:
-                continue
-            long = _swapped(moved[group] / flown[group, None], short)
-            if long is not None:
-                one = int((group & (moved[:, short] > _INVERTED * moved[:, long])).argmax())
-                yield (
-                    f"molecules move farther to {lags_fs[short]:g} fs than to "
-                    f"{lags_fs[long]:g} fs, {template.entry[kept][one]} {moved[one, short]:.2g} A "
-                    f"and {moved[one, long]:.2g} A: lags in another order? Keep that of lags_fs"
-                )
-                return
+        for farther, most in _TOO_FAR:
+            too_far = moved[:, short] > farther * flown
+            for group in (np.ones_like(too_far), too_far):
+                many = _are_many(too_far & group) and group.sum() >= _FEWEST_MOVED
+                if not many or too_far[group].mean() <= 0.5:
+                    continue
+                long = _swapped(moved[group] / flown[group, None], short, most)
+                if long is not None:
+                    one = int((group & (moved[:, short] > _INVERTED * moved[:, long])).argmax())
+                    yield (
+                        f"molecules move farther to {lags_fs[short]:g} fs than to "
+                        f"{lags_fs[long]:g} fs, {template.entry[kept][one]} "
+                        f"{moved[one, short]:.2g} A and {moved[one, long]:.2g} A: lags in another "
+                        "order? Keep that of lags_fs"
+                    )
+                    return
 
 
-def _swapped(ways: np.ndarray, short: int) -> int | None:
+def _swapped(ways: np.ndarray, short: int, most: float) -> int | None:
     """The lag behind `short` that holds what atoms can have come to there, while it does not.
 
     Args:
         ways: (entries, P) displacements over those of free flight to the lag `short`.
+        most: share of the entries that must move farther to `short`.
     """
     later = ways[:, short + 1 :]
-    inverted = (ways[:, [short]] > _INVERTED * later).mean(0) > _MOST
+    inverted = (ways[:, [short]] > _INVERTED * later).mean(0) > most
     middle = np.where(inverted, np.median(later, axis=0), np.inf)
     return short + 1 + int(middle.argmin()) if middle.min() < _REACHED else None
 

@@ -97,7 +97,15 @@ LAGS = {
     "those of the task first": lambda n: np.roll(np.arange(n), -4),
     "at random": lambda n: np.random.default_rng(2).permutation(n),
     "moved by one": lambda n: np.roll(np.arange(n), 1),
+    "the first two exchanged": lambda n: np.array([1, 0, *range(2, n)]),
 }
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_lags_at_random_are_refused(seed, issued):
+    """Most are; not those that leave the shortest lags where they are."""
+    order = np.random.default_rng(seed).permutation(len(issued.template.lags_fs))
+    assert "lags in another order?" in refused(issued, flight(issued, 30.0)[:, order])
 
 
 @pytest.mark.parametrize("order", LAGS)
@@ -105,6 +113,9 @@ LAGS = {
 def test_lags_in_another_order_are_refused(order, model, issued, mini):
     predictions = flight(issued, 30.0) if model == "flight" else outside.truth(issued, mini)
     predictions = predictions[:, LAGS[order](predictions.shape[1])]
+    if model == "truth" and order == "the first two exchanged":
+        check(issued, predictions)  # A vibration may do so.
+        return
     assert "lags in another order?" in refused(issued, predictions)
 
 
