@@ -13,6 +13,7 @@ from benchmarks.outside.safe_hdf5 import read_attribute
 from tg80.errors import UserError
 
 PREFIX = "submitted/"
+_SHORTEST = 1e-6  # seconds that predicting all entries can have taken
 _TEXT = r"^[A-Za-z0-9 .,;:+/()@_-]*$"
 
 
@@ -61,20 +62,37 @@ class SubmissionCard(BaseModel):
         description="a line in letters and digits, or leave it empty",
     )
     seed: int = Field(default=0, ge=0, le=2**31, description="a whole number from 0 on")
-    n_parameters: int = Field(default=0, ge=0, le=10**15, description="a count, or 0")
+    n_parameters: int = Field(
+        default=0, ge=0, le=10**13, description="a count of at most 1e13, or 0 where it is not told"
+    )
     samples_seen: int = Field(default=0, ge=0, le=10**15, description="a count, or 0")
     training_cpu_seconds: float = Field(default=0.0, ge=0, le=1e12, description="seconds, or 0")
     training_gpu_seconds: float = Field(default=0.0, ge=0, le=1e12, description="seconds, or 0")
-    prediction_seconds: float = Field(default=0.0, ge=0, le=1e12, description="seconds, or 0")
+    prediction_seconds: float = Field(
+        default=0.0, ge=0, le=1e12, description="seconds, at least 1e-6, or 0 where it is not told"
+    )
+    oracle: int = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="1 where test trajectories or the level of theory of the data were used, or 0",
+    )
 
     @field_validator("labels", "inputs")
     @classmethod
     def _check_list(cls, value: str, info: Any) -> str:
-        words = [word.strip() for word in value.split(",") if word.strip()]
+        words = [word.strip() for word in value.split(",")] if value else []
         unknown = [word for word in words if word not in WORDS[info.field_name]]
         if unknown and words != ["none"]:
             raise ValueError(f"unknown word {unknown[0][:40]!r}")
         return ",".join(dict.fromkeys(words))
+
+    @field_validator("prediction_seconds")
+    @classmethod
+    def _check_seconds(cls, value: float) -> float:
+        if 0 < value < _SHORTEST:
+            raise ValueError("no prediction is as fast")
+        return value
 
     def words(self, field: str) -> tuple[str, ...]:
         """`labels` or `inputs` one by one; "none" is none."""
@@ -90,7 +108,9 @@ def read_submission_card(file: h5py.File, path: Path) -> SubmissionCard:
     group = file[SUBMISSION]
     unknown = sorted(set(group.attrs) - set(UNTOLD))
     if unknown:
-        raise UserError(f"{path}: {SUBMISSION} has no attribute {unknown[0]!r}; remove it")
+        raise UserError(
+            f"{path}: {SUBMISSION} has no attribute {str(unknown[0])[:60]!r}; remove it"
+        )
     told = {name: read_attribute(group, name, path) for name in UNTOLD if name in group.attrs}
     for name, field in SubmissionCard.model_fields.items():
         if field.is_required() and told.get(name, "") == "":
@@ -101,6 +121,8 @@ def read_submission_card(file: h5py.File, path: Path) -> SubmissionCard:
         # A count that was written as 1e6 is one all the same.
         value = told.get(name)
         if field.annotation is int and isinstance(value, float) and value.is_integer():
+            told[name] = int(value)
+        if name == "oracle" and isinstance(value, bool):
             told[name] = int(value)
     try:
         card = SubmissionCard.model_validate(told)

@@ -53,6 +53,7 @@ UNTOLD: dict[str, str | int | float] = {
     "training_cpu_seconds": 0.0,
     "training_gpu_seconds": 0.0,
     "prediction_seconds": 0.0,
+    "oracle": 0,
 }
 
 

@@ -14,17 +14,19 @@ from rich.progress import Progress
 from benchmarks.data import BenchmarkData, TrainingData, load_benchmark, shipped_name
 from benchmarks.evaluation import fit_references
 from benchmarks.outside.card import PREFIX
+from benchmarks.outside.kept import STATED, check_row, sha256_of
 from benchmarks.outside.submission import Submission, check_issued
 from benchmarks.outside.template import Issued, issue, task_of
 from benchmarks.protocol import Budget, Equivariance, FitReport, Model
 from benchmarks.results import Record, read_record
-from benchmarks.runner import MODEL_FOLDER, Stated, run_folder_of, run_once
+from benchmarks.runner import Stated, run_folder_of, run_once
 from benchmarks.states import StartStates
 from tg80.dataset import shipped_folder
 from tg80.errors import UserError
 from tg80.files import write_atomically
 
-STATED, KEPT = "submission.json", "submission.h5"
+KEPT = "submission.h5"
+TRUE_TO = 1e-3  # A
 # Rounding of lags in float32, fs.
 _SAME_LAG = 1e-2
 
@@ -33,12 +35,12 @@ class Submitted:
     """The predictions of a submission, asked for like those of a model."""
 
     trains: ClassVar[bool] = False
-    oracle: ClassVar[bool] = False
     seen_only: ClassVar[bool] = False
     equivariance: ClassVar[Equivariance] = "none"
 
     def __init__(self, submission: Submission, issued: Issued) -> None:
         self.id = PREFIX + submission.card.model
+        self.oracle = bool(submission.card.oracle)
         self.submission = submission
         self.issued = issued
 
@@ -91,6 +93,7 @@ class Submitted:
         stated = {
             "template": self.submission.template.id,
             "sha256": self.submission.sha256,
+            "predictions_sha256": self.submission.predictions_sha256,
             "card": self.submission.card.model_dump(),
         }
         write_atomically(folder / STATED, json.dumps(stated, indent=1).encode())
@@ -100,7 +103,7 @@ class Submitted:
         raise UserError(f"{folder}: a submission is scored again by `atom-bench score {KEPT}`")
 
     def settings(self) -> dict[str, Any]:
-        """What is the same for all seeds and folds of one model."""
+        """What is the same for all seeds and folds; what claims another is a row of its own."""
         card = self.submission.card
         return {
             "submitted": True,
@@ -108,6 +111,10 @@ class Submitted:
             "paper": card.paper,
             "licence": card.licence,
             "training_hardware": card.hardware,
+            "labels": sorted(card.words("labels")),
+            "inputs": sorted(card.words("inputs")),
+            "n_parameters": card.n_parameters,
+            "oracle": self.oracle,
         }
 
 
@@ -159,6 +166,7 @@ def score_submission(submission: Submission, data: BenchmarkData, out: Path) -> 
     seed, budget = submission.card.seed, Budget(epochs=1)  # Nothing is trained.
     _, folder = run_folder_of(model, restricted, seed=seed, budget=budget, out=out)
     _check_unlike(folder, submission)
+    check_row(out, folder, model.settings(), submission)
     return run_once(
         model, restricted, seed=seed, budget=budget, out=out,
         references=fit_references(restricted), stated=_stated(submission),
@@ -178,15 +186,25 @@ def _stated(submission: Submission) -> Stated:
 def _check_unlike(folder: Path, submission: Submission) -> None:
     if read_record(folder) is None:
         return
-    try:
-        sha256 = json.loads((folder / MODEL_FOLDER / STATED).read_text())["sha256"]
-    except (OSError, ValueError, KeyError):
-        sha256 = None
-    if sha256 != submission.sha256:
+    if sha256_of(folder) != submission.sha256:
         raise UserError(
             f"{submission.shown}: {folder} holds another submission of {submission.card.model}, "
             f"seed {submission.card.seed}; choose another model name or seed, or move it away"
         )
+
+
+def count_true(submission: Submission, data: BenchmarkData) -> int:
+    """Entries whose prediction at the task's longest lag is the truth, to 0.001 A RMS."""
+    model, count = Submitted(submission, issue_again(submission, data)), 0
+    for name in submission.template.parts:
+        windows = data.parts[name].windows
+        last = windows.lags_fs[:, -1:]
+        predicted, failed = model.predict(windows.states, last)
+        square = (predicted[:, 0] - windows.targets[:, -1]).square().sum(-1)
+        mask = windows.states.score_mask
+        mean = torch.where(mask, square, 0.0).sum(-1) / mask.sum(-1)
+        count += int(((mean < TRUE_TO**2) & ~failed).sum())
+    return count
 
 
 def check_with_data(

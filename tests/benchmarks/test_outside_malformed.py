@@ -296,10 +296,25 @@ BROKEN = {
     "script as paper": (
         told(paper="javascript:alert(1)"), r"'paper' of submission is 'javascript.*begins with"),
     "unknown labels": (told(labels="hessians"), r"'labels' of submission is 'hessians'; give what"),
+    "labels of commas": (told(labels=","), r"'labels' of submission is ','; give what was learnt"),
+    "labels of blanks": (told(labels=" "), r"'labels' of submission is ' '; give what"),
+    "labels that end in a comma": (told(labels="none,"), r"'labels' of submission is 'none,'; gi"),
+    "parameters beyond belief": (
+        told(n_parameters=10**14), r"'n_parameters' of submission is '100000000000000'; give a c"),
+    "faster than any machine": (
+        told(prediction_seconds=1e-300), r"'prediction_seconds' of submission is '1e-300'; give s"),
+    "half an oracle": (told(oracle=2), r"attribute 'oracle' of submission is '2'; give 1 where"),
+    "task with control characters": (
+        header(task="x\n\x1b[31m"), r"attribute 'task' is 'x.n.x1b\[31m', no name; begin with"),
+    "track with control characters": (
+        header(track="x\ny"), r"attribute 'track' is 'x.ny', no name; begin with"),
+    "attribute named by control characters": (
+        told(**{"\x1b[31m": 1}), r"submission has no attribute '.x1b\[31m'; remove it"),
     "cost of training untold": (
         told(samples_seen=0), r"my-net learnt from positions, but not at what cost; give samples_"),
     "negative seed": (told(seed=-1), r"attribute 'seed' of submission is '-1'; give a whole n"),
-    "time not finite": (told(prediction_seconds=np.inf), r"'prediction_seconds' of submission is"),
+    "time not finite": (
+        told(prediction_seconds=np.inf), r"'prediction_seconds' of submission is 'inf'"),
     "hardware with control characters": (
         told(hardware="\x1b[2Jgpu"), r"'hardware' of submission is '.x1b\[2Jgpu'"),
     "unknown attribute": (told(score=0.0), r"submission has no attribute 'score'; remove it"),

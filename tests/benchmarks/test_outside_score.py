@@ -10,7 +10,7 @@ from benchmarks.evaluation import fit_references
 from benchmarks.leaderboard import entries
 from benchmarks.models import Budget, make_model
 from benchmarks.outside.layout import write_template
-from benchmarks.outside.scoring import KEPT, score_submission
+from benchmarks.outside.scoring import KEPT, count_true, score_submission
 from benchmarks.outside.submission import read_submission
 from benchmarks.outside.template import TEST_PARTS, issue
 from benchmarks.results import read_records
@@ -120,10 +120,87 @@ def test_the_leaderboard_shows_the_row_with_its_origin(data, tmp_path):
     assert read_submission(kept).sha256 == submission.sha256
 
 
+def near(seed):
+    """Persistence, and a little chance."""
+
+    def predict(issued):
+        rng = np.random.default_rng(seed)
+        return outside.still(issued) + 0.01 * rng.normal(size=issued.template.shape)
+
+    return predict
+
+
+def send(data, folder, seed, **told):
+    """Score into `folder` what differs by chance, under one name."""
+    path = folder / f"{seed}-{len(list(folder.glob('*.h5')))}.h5"
+    submission = outside.fill_and_read(path, data, near(seed), seed=seed, **told)
+    return score_submission(submission, data, folder / "runs")
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [{"labels": "positions,forces"}, {"inputs": "molecule"}, {"n_parameters": 7}, {"oracle": 1}],
+)
+def test_seeds_that_claim_another_model_are_no_one_line(claim, data, tmp_path):
+    send(data, tmp_path, 0)
+    send(data, tmp_path, 1, **claim)
+    lines = entries(read_records(tmp_path / "runs"))
+    assert {line.seeds for line in lines} == {1} and len(lines) == 6
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"licence": "GPL-3.0-only"}, r"licence is 'GPL-3.0-only', but .* says 'MIT'; give the"),
+        ({"paper": "https://a.b/c"}, r"paper is 'https://a.b/c', but .* says ''; give the same"),
+    ],
+)
+def test_the_name_of_another_is_refused(told, message, data, tmp_path):
+    send(data, tmp_path, 0)
+    with pytest.raises(UserError, match=message):
+        send(data, tmp_path, 1, **told)
+    with pytest.raises(UserError, match=message):
+        send(data, tmp_path, 0, **told)
+    assert len(read_records(tmp_path / "runs")) == 1
+
+
+@pytest.mark.parametrize("claim", [{"seed": 1}, {"seed": 0, "labels": "none"}])
+def test_one_prediction_is_taken_once(claim, data, tmp_path):
+    submission = outside.fill_and_read(tmp_path / "a.h5", data, outside.still)
+    score_submission(submission, data, tmp_path / "runs")
+    again = outside.fill_and_read(tmp_path / "b.h5", data, outside.still, **claim)
+    with pytest.raises(UserError, match=r"predictions are those of .*, seed 0, to the last bit"):
+        score_submission(again, data, tmp_path / "runs")
+    # What is not scored does not make it another.
+    other = again.predictions.copy()
+    other[~np.broadcast_to(again.template.score_mask[:, None], other.shape[:3])] = 1.0
+    with pytest.raises(UserError, match="to the last bit"):
+        score_submission(replace(again, predictions=other), data, tmp_path / "runs")
+
+
+def test_an_oracle_is_shown_as_one(data, tmp_path):
+    assert not send(data, tmp_path, 0).oracle
+    assert send(data, tmp_path, 1, oracle=True).oracle
+    lines = entries(read_records(tmp_path / "runs"))
+    assert [line.oracle for line in lines if line.part == "test_id"].count(True) == 1
+
+
+def test_entries_that_equal_the_truth_are_counted(data, tmp_path):
+    issued = issue(data)
+    known = outside.truth(issued, data)
+    guessed = np.where(np.arange(len(known))[:, None, None, None] < 5, known, near(0)(issued))
+    submission = read_submission(outside.filled(tmp_path / "a.h5", guessed, issued))
+    assert count_true(submission, data) == 5
+    failed = np.arange(len(known)) == 2
+    assert count_true(replace(submission, failed=failed), data) == 4
+    off = replace(submission, predictions=guessed + 0.002)
+    assert count_true(off, data) == 0
+
+
 def test_seeds_of_one_model_are_one_line(data, tmp_path):
     for seed in (0, 1):
         path = tmp_path / f"{seed}.h5"
-        submission = outside.fill_and_read(path, data, outside.still, seed=seed)
+        submission = outside.fill_and_read(path, data, near(seed), seed=seed)
         score_submission(submission, data, tmp_path / "runs")
     lines = entries(read_records(tmp_path / "runs"))
     assert {line.seeds for line in lines} == {2} and len(lines) == 3
