@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -20,12 +23,14 @@ from benchmarks.commands.options import (
 )
 from tg80.cli_support import JsonOption
 from tg80.errors import UserError
+from tg80.files import check_folder
 
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace the file if there is one.")]
 AsIsOption = Annotated[
     bool,
     typer.Option("--as-is", help="Take positions that look like another unit, frame or order."),
 ]
+_LONGEST_NAME = 255
 FileArgument = Annotated[Path, typer.Argument(help="Filled template, or archive of `submit`.")]
 
 
@@ -83,15 +88,22 @@ def score(
     Example: atom-bench score template.h5 --out runs
     """
     from benchmarks.leaderboard import entries, print_tables
-    from benchmarks.outside.scoring import load_data_of, score_submission
+    from benchmarks.outside.scoring import TRUE_TO, count_true, load_data_of, score_submission
     from benchmarks.outside.submission import opened
 
+    _check_names(out)
+    check_folder(out, "--out")
+    _check_writable(out)
     with opened(file, as_is=as_is) as submission:
         loaded = load_data_of(submission, data, split)
         make_folder(out, "--out")
         record = score_submission(submission, loaded, out)
+        n_true = count_true(submission, loaded)
+    if n_true:
+        asked = f"{n_true} entries equal the truth to {TRUE_TO:g} A: were targets looked up?"
+        print(f"note: {asked}", file=sys.stderr)
     if as_json:
-        print(record.model_dump_json())
+        print(json.dumps(record.model_dump(mode="json") | {"equal_to_truth": n_true}))
     else:
         print_tables(entries([record]), Console(width=160))
         Console(stderr=True).print(f"records: {out.resolve()}", soft_wrap=True)
@@ -136,9 +148,35 @@ def submit(
 
 
 def _check_free(path: Path, force: bool) -> None:
+    _check_names(path)
     if not path.parent.is_dir():
         raise UserError(f"--out {path}: no folder {path.parent}; make it first")
     if path.is_dir():
         raise UserError(f"--out {path}: a folder; name a file")
     if path.exists() and not force:
         raise UserError(f"--out {path}: exists; choose another name, or --force to replace it")
+    _check_writable(path.parent)
+
+
+def _check_names(path: Path) -> None:
+    """Refuse names that no file system takes; asked of them, it fails."""
+    # A file is first written under a longer name beside it.
+    most = _LONGEST_NAME - 25
+    if any(len(os.fsencode(part)) > most for part in path.parts):
+        raise UserError(f"--out: a name of more than {most} bytes; choose a shorter one")
+    if not str(path).isprintable():
+        raise UserError(f"--out {str(path)!r}: holds control characters; choose another name")
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written, or made, before any work is done.
+
+    Rights do not tell: a disk may be mounted read-only.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"--out {there}: cannot be written ({reason}); choose another") from None

@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.outside.checks import check_finite, check_plausible
 from benchmarks.outside.layout import STATE_DATASETS, Template
-from benchmarks.outside.packing import unpacked
+from benchmarks.outside.packing import check_card, unpacked
 from benchmarks.outside.parsing import REFUSED, Submission, parse
 from benchmarks.outside.safe_hdf5 import check_file
 from tg80.errors import UserError
@@ -34,8 +34,11 @@ def opened(path: Path, *, as_is: bool = False) -> Iterator[Submission]:
         UserError: anything is wrong with it.
     """
     with unpacked(path) as inside:
-        read_apart(inside, path)
-        yield read_submission(inside, as_is=as_is, shown=path)
+        read_apart(inside.file, path)
+        submission = read_submission(inside.file, as_is=as_is, shown=path)
+        if inside.card is not None:
+            check_card(inside.card, submission)
+        yield submission
 
 
 def read_apart(source: Path, shown: Path) -> None:

@@ -1,9 +1,12 @@
 """Files from strangers do no harm; archives are packed and read safely; the example runs."""
 
+import hashlib
 import json
 import re
+import signal
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -12,15 +15,17 @@ import numpy as np
 import pytest
 
 from benchmarks.cli import main
+from benchmarks.data import load_benchmark
 from benchmarks.outside import packing, safe_hdf5
 from benchmarks.outside.packing import pack, unpacked
 from benchmarks.outside.scoring import score_submission
 from benchmarks.outside.submission import opened, read_apart, read_submission
 from benchmarks.outside.template import issue
+from benchmarks.tasks import get_task
 from tests.benchmarks import outside
 from tests.benchmarks.toys import toy_data
 from tests.factories import make_dataset
-from tg80.errors import UserError
+from tg80.errors import Tg80Error, UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -130,6 +135,88 @@ def test_a_strange_archive_is_refused(change, message, archive, tmp_path):
     assert [p.name for p in tmp_path.rglob("*")] == ["in", "a.zip"]
 
 
+def resummed(content):
+    """Checksums that fit what was changed, as who changes it on purpose would make."""
+    names = ("submission.h5", "card.json")
+    sums = [f"{hashlib.sha256(content[name]).hexdigest()}  {name}\n" for name in names]
+    content["SHA256SUMS"] = "".join(sums).encode()
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ({"model": "other-net"}, r"'model' is 'other-net' in card.json and 'my-net' in submission"),
+        ({"licence": "\x1b[31m"}, r"'licence' is '.x1b\[31m' in card.json and 'MIT' in"),
+        ({"n_failed": 3}, r"'n_failed' is '3' in card.json and '0' in"),
+        ({"score": 0}, r"'score' is '0' in card.json and 'None' in"),
+        (None, "card.json is no JSON object; pack with `atom-bench submit`"),
+    ],
+)
+def test_a_card_that_tells_of_another_submission_is_refused(card, message, archive, tmp_path):
+    def change(content):
+        told = json.loads(content["card.json"])
+        content["card.json"] = json.dumps(told | card).encode() if card else b"[1"
+        resummed(content)
+
+    path = rewritten(archive, tmp_path / "a.zip", change)
+    with pytest.raises(UserError, match=message) as caught, opened(path):
+        pass
+    assert str(caught.value).isprintable() and str(path) in str(caught.value)
+
+
+def test_a_card_from_before_there_were_oracles_is_taken(archive, tmp_path):
+    def change(content):
+        told = json.loads(content["card.json"])
+        del told["oracle"]
+        content["card.json"] = json.dumps(told).encode()
+        resummed(content)
+
+    with opened(rewritten(archive, tmp_path / "a.zip", change)) as submission:
+        assert submission.card.oracle == 0
+
+
+def test_no_place_to_unpack_is_told_by_its_name(archive, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setattr("tg80.files.os.fsync", full)
+        match = rf"{tmp_path}/.*: cannot be written: No space left on device"
+        with pytest.raises(Tg80Error, match=match), unpacked(archive):
+            pass
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(Tg80Error, match="no folder can be made to unpack"), unpacked(archive):
+        pass
+
+
+def test_told_to_end_it_leaves_nothing_behind(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as caught, unpacked(archive) as inside:
+        assert inside.file.is_relative_to(tmp_path)
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.code == 143 and not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("out", ["y" * 300 + ".zip", "/proc/x.zip", "a\nb.zip"])
+def test_a_place_that_cannot_be_written_is_told_before_any_work(out, path, tmp_path, capsys):
+    if not out.startswith("/"):
+        out = str(tmp_path / out)
+    commands = (
+        ["submit", "no.h5", "--out", out],
+        ["template", "--fold", "9", "--out", out],
+        ["score", "no.h5", "--out", out],
+    )
+    for command in commands:
+        assert main(command) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("error: --out") and err.count("\n") == 1
+        assert err.strip().isprintable()
+
+
 def test_a_bomb_is_stopped_whatever_size_it_declares(archive, tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "MOST_BYTES", 10_000)
     path = rewritten(
@@ -193,6 +280,23 @@ def test_the_example_goes_from_template_to_leaderboard(shards, tmp_path, capsys)
     # Without --data it is the shipped set that is compared, and these are other shards.
     assert main(["submit", str(file), "--out", str(tmp_path / "b.zip")]) == 2
     assert "made from other data; name their folder by --data" in capsys.readouterr().err
+
+
+def test_targets_that_were_looked_up_are_asked_about(shards, tmp_path, capsys):
+    data = load_benchmark(get_task("mini-xtb-v1"), 2, shards)
+    issued = issue(data)
+    path = outside.filled(tmp_path / "a.h5", outside.truth(issued, data), issued)
+    scored = ["score", str(path), "--data", str(shards), "--out", str(tmp_path / "runs")]
+    for extra in ([], ["--json"]):
+        assert main([*scored, "--as-is", *extra]) == 0
+        out, err = capsys.readouterr()
+        asked = f"note: {len(issued.template)} entries equal the truth to 0.001 A: were targets"
+        assert asked in err
+    assert json.loads(out)["equal_to_truth"] == len(issued.template)
+    outside.filled(path, outside.still(issued), issued, model="still")
+    assert main([*scored, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["equal_to_truth"] == 0 and "note" not in err
 
 
 def test_the_example_in_the_docs_is_the_one_that_runs():
