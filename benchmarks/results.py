@@ -201,7 +201,7 @@ def find_records(folder: Path, leave_out: Path | None = None) -> list[tuple[Path
             continue
         record = read_record(path.parent)
         if record is not None:
-            found.setdefault(record.key, (path.parent, record))
+            found.setdefault(record.model_dump_json(), (path.parent, record))
     return list(found.values())
 
 

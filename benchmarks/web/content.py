@@ -92,14 +92,16 @@ def _choices(members: Sequence[PageRecord]) -> list[tuple[str, list[PageRecord]]
     }
     for fold in sorted({one.record.fold for one in members}):
         of.setdefault((fold,), [one for one in members if one.record.fold == fold])
-    # Tables of several folds come first, then each fold.
-    order = sorted(of, key=lambda folds: (len(folds) == 1, -len(folds), folds))
-    names = {folds: ", ".join(map(str, folds)) for folds in order}
-    if len(order[0]) > 1 or len(order) == 1:
-        every = {one.record.fold for one in members}
-        if set(order[0]) == every:
-            names[order[0]] = "all"
-    return [(names[folds], of[folds]) for folds in order]
+    # The page opens with the first: of several folds, and with more than references if it can be.
+    order = sorted(
+        of,
+        key=lambda folds: (
+            all(one.record.model in TRIVIAL for one in of[folds]), len(folds) == 1, -len(folds),
+            folds,
+        ),
+    )  # fmt: skip
+    every = tuple(sorted({one.record.fold for one in members}))
+    return [("all" if folds == every else ", ".join(map(str, folds)), of[folds]) for folds in order]
 
 
 def _parts(members: Sequence[PageRecord], twins: Path | None) -> list[dict[str, Any]]:
@@ -155,10 +157,10 @@ def line_labels(lines: Sequence[Entry]) -> list[str]:
 
 def kind_of(entry: Entry) -> str:
     """Whose line it is: "model", "reference", "oracle", or "submitted" from outside."""
-    if entry.model.startswith(SUBMITTED) or entry.model not in MODELS:
-        return "submitted"
     if entry.oracle:
         return "oracle"
+    if entry.model.startswith(SUBMITTED) or entry.model not in MODELS:
+        return "submitted"
     return "reference" if entry.model in TRIVIAL else "model"
 
 

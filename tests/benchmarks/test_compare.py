@@ -129,6 +129,12 @@ def test_a_copy_of_a_record_counts_once(runs, tmp_path):
     for name in ("a", "b"):
         shutil.copytree(runs, tmp_path / name)
     assert len(results.read_records(tmp_path)) == len(results.read_records(runs))
+    # The same settings with another outcome are a run of their own.
+    folder = folder_of(tmp_path / "b", "centroid")[0]
+    record = results.read_record(folder)
+    rows = [[*row[:4], 2.0, *row[5:]] for row in record.rows]
+    (folder / "record.json").write_text(record.model_copy(update={"rows": rows}).model_dump_json())
+    assert len(results.read_records(tmp_path)) == len(results.read_records(runs)) + 1
 
 
 def test_several_settings_must_be_told_apart(runs, tmp_path):

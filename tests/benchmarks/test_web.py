@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -90,6 +91,26 @@ def test_lines_hold_the_numbers_of_the_records(runs, site):
         assert value == pytest.approx(expected, rel=1e-3)
     assert line["curve"]["lags_fs"] == [10, 30, 60, 90]
     assert line["kind"] == "reference"
+
+
+def test_rows_of_other_folds_stand_in_tables_of_their_own(runs, tmp_path):
+    shutil.copytree(runs, tmp_path / "runs")
+    for model, changes in (
+        ("persistence", {"fold": 3}), ("blend", {"model": "submitted/known", "oracle": True}),
+    ):  # fmt: skip
+        source = next((tmp_path / "runs").glob(f"toy-v1/canonical/fold2/{model}/*/record.json"))
+        record = results.read_record(source.parent).model_copy(update=changes)
+        (tmp_path / "runs" / model).mkdir()
+        (tmp_path / "runs" / model / "record.json").write_text(record.model_dump_json())
+    assert main(["leaderboard", str(tmp_path / "runs"), "--html", str(tmp_path / "site")]) == 0
+    task = next(t for t in data_of(tmp_path / "site")["tasks"] if t["task"] == "toy-v1")
+    lines = {
+        one["fold"]: {line["model"]: line for line in one["parts"][0]["lines"]}
+        for one in task["folds"]
+    }
+    assert list(lines) == ["2", "all", "3"]
+    assert set(lines["all"]) == set(lines["3"]) == {"persistence"} < set(lines["2"])
+    assert lines["2"]["submitted/known"]["kind"] == "oracle"
 
 
 def test_seeds_make_one_line_that_links_each_record(runs, site):
