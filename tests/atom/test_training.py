@@ -254,7 +254,12 @@ def test_checkpoint_round_trip_is_identical(tmp_path, variant):
     model.save(path)
     loaded = ATOM.from_checkpoint(path)
     assert loaded.config == model.config
-    assert torch.equal(loaded(*start(), lags(10.0, 3e3)), model(*start(), lags(10.0, 3e3)))
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    # Where numbers lie in memory may change the last bit of a product.
+    expected = model(*start(), lags(10.0, 3e3))
+    torch.testing.assert_close(loaded(*start(), lags(10.0, 3e3)), expected, rtol=0, atol=1e-5)
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
 
 
