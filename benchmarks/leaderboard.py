@@ -28,7 +28,7 @@ from benchmarks.data import NO_FOLD
 from benchmarks.evaluation import MEAN, MEDIAN
 from benchmarks.floor import PartFloor, on_molecules
 from benchmarks.metrics import PRINTED_SCALE, Metric
-from benchmarks.results import ROW_FIELDS, Record, settings_key
+from benchmarks.results import ROW_FIELDS, SUBMITTED, Record, settings_key
 from benchmarks.tasks import AS_PUBLISHED
 
 PART_ORDER = ("test_time", "test_id", "test_ood", "val", "val_time", "train")
@@ -44,6 +44,7 @@ class Entry:
         skill: median over molecules at the horizon, mean over folds and seeds. skills: lag in fs ->
             the same at every lag, those of the curve too.
         n_failed: windows whose prediction failed, of n.
+        equal_to_truth: entries of submissions that equal the truth, all parts together.
         costs: of runs, all their parts together. quality: of the predicted structures.
     """
 
@@ -64,6 +65,7 @@ class Entry:
     skills: dict[float, float]
     n: int
     n_failed: int
+    equal_to_truth: int
     costs: Costs
     quality: Quality
 
@@ -139,6 +141,7 @@ def _entry(records: Sequence[Record], part: str, settings: str) -> Entry:
         skills=skills_by_lag(records, part),
         n=sum(n for n, _ in counts),
         n_failed=sum(failed for _, failed in counts),
+        equal_to_truth=sum(r.equal_to_truth or 0 for r in records),
         costs=costs_of(records),
         quality=quality_of(records, part),
     )
@@ -297,12 +300,26 @@ def boards(
         key = task, track, part, folds
         mine = [f for f in floors if (f.task, f.track, f.part, f.folds) == key]
         notes = [f.note for f in mine] if view == View.ERRORS else []
+        notes += _notes_on_submissions(members, view)
         rows += [floor_cells(f) for f in mine] if view == View.ERRORS else []
         marked = f"{task} (as published: with leaks)" if task.endswith(AS_PUBLISHED) else task
         on = f", folds {_folds(folds)}" if (task, track) in several else ""
         title = f"{marked}, {track}, {part}{on}: {view.title}"
         result.append(Board(title, columns(members[0], view), rows, notes))
     return result
+
+
+def _notes_on_submissions(lines: Sequence[Entry], view: View) -> list[str]:
+    """What a reader must know of rows that were not run here."""
+    submitted = [e for e in lines if e.model.startswith(SUBMITTED)]
+    notes = [
+        f"{e.model}: {e.equal_to_truth} entries equal the truth, all parts together"
+        for e in submitted
+        if e.equal_to_truth
+    ]
+    if submitted and view == View.COSTS:
+        notes.append(f"{SUBMITTED}...: as their authors say, not measured here")
+    return notes
 
 
 def _with_several_fold_sets(lines: Iterable[Entry]) -> set[tuple[str, str]]:

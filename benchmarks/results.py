@@ -22,6 +22,7 @@ from tg80.errors import UserError
 from tg80.files import write_atomically
 
 RECORD, ERRORS = "record.json", "errors.npz"
+SUBMITTED = "submitted/"  # Names of models from outside begin so.
 ROW_FIELDS = ("part", "molecule", "lag_fs", "metric", "value", "unit", "n", "n_failed")
 
 
@@ -34,6 +35,7 @@ class Record(BaseModel):
         inputs, labels: what the model predicts from and learns from, as on its card.
         fit: the report of fitting. prediction: windows of all parts at the task's lags, and CPU
             seconds (wall time on a GPU) that predicting them took.
+        equal_to_truth: entries of a submission that equal the truth; None for models run here.
         rows: one list a number, in the order of `ROW_FIELDS`; what is the same in all rows (task,
             track, model, seed, fold) stands once above.
     """
@@ -55,6 +57,7 @@ class Record(BaseModel):
     labels: tuple[str, ...] = ()
     fit: dict[str, Any]
     prediction: dict[str, float] | None = None
+    equal_to_truth: int | None = None
     split_sha256: str
     manifest_sha256: str
     versions: dict[str, str]

@@ -26,12 +26,13 @@ class Stated:
     """What is told of a model that ran elsewhere, and stands in no card and is not measured here.
 
     Attributes:
-        inputs, labels, prediction: as in `Record`.
+        inputs, labels, prediction, equal_to_truth: as in `Record`.
     """
 
     inputs: tuple[str, ...]
     labels: tuple[str, ...]
     prediction: dict[str, float] | None
+    equal_to_truth: int
 
 
 def run_model(
@@ -143,6 +144,7 @@ def run_once(
             labels=card.labels,
             fit=dataclasses.asdict(report),
             prediction=stated.prediction if stated else results.prediction_cost(scores),
+            equal_to_truth=stated.equal_to_truth if stated else None,
             split_sha256=data.split_sha256,
             manifest_sha256=data.manifest_sha256,
             versions=results.versions(),

@@ -88,7 +88,7 @@ def score(
     Example: atom-bench score template.h5 --out runs
     """
     from benchmarks.leaderboard import entries, print_tables
-    from benchmarks.outside.scoring import TRUE_TO, count_true, load_data_of, score_submission
+    from benchmarks.outside.scoring import TRUE_TO, load_data_of, score_submission
     from benchmarks.outside.submission import opened
 
     _check_names(out)
@@ -98,12 +98,11 @@ def score(
         loaded = load_data_of(submission, data, split)
         make_folder(out, "--out")
         record = score_submission(submission, loaded, out)
-        n_true = count_true(submission, loaded)
-    if n_true:
+    if n_true := record.equal_to_truth:
         asked = f"{n_true} entries equal the truth to {TRUE_TO:g} A: were targets looked up?"
         print(f"note: {asked}", file=sys.stderr)
     if as_json:
-        print(json.dumps(record.model_dump(mode="json") | {"equal_to_truth": n_true}))
+        print(json.dumps(record.model_dump(mode="json")))
     else:
         print_tables(entries([record]), Console(width=160))
         Console(stderr=True).print(f"records: {out.resolve()}", soft_wrap=True)

@@ -12,7 +12,6 @@ from benchmarks.outside.layout import SUBMISSION, UNTOLD
 from benchmarks.outside.safe_hdf5 import read_attribute
 from tg80.errors import UserError
 
-PREFIX = "submitted/"
 _SHORTEST = 1e-6  # seconds that predicting all entries can have taken
 _TEXT = r"^[A-Za-z0-9 .,;:+/()@_-]*$"
 

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.outside.card import PREFIX
 from benchmarks.outside.parsing import Submission
-from benchmarks.results import Record, read_record
+from benchmarks.results import SUBMITTED, Record, read_record
 from benchmarks.runner import MODEL_FOLDER
 from tg80.errors import UserError
 
@@ -55,9 +54,9 @@ def sha256_of(folder: Path) -> str | None:
 
 def _recorded(out: Path, name: str) -> Iterator[tuple[Path, Record]]:
     """Finished runs of a name below a folder, on any task."""
-    for path in sorted(out.rglob(f"{PREFIX}{name}/*/record.json")):
+    for path in sorted(out.rglob(f"{SUBMITTED}{name}/*/record.json")):
         record = read_record(path.parent)
-        if record is not None and record.model == PREFIX + name:
+        if record is not None and record.model == SUBMITTED + name:
             yield path.parent, record
 
 

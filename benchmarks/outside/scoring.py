@@ -13,12 +13,11 @@ from rich.progress import Progress
 
 from benchmarks.data import BenchmarkData, TrainingData, load_benchmark, shipped_name
 from benchmarks.evaluation import fit_references
-from benchmarks.outside.card import PREFIX
 from benchmarks.outside.kept import STATED, check_row, sha256_of
 from benchmarks.outside.submission import Submission, check_issued
 from benchmarks.outside.template import Issued, issue, task_of
 from benchmarks.protocol import Budget, Equivariance, FitReport, Model
-from benchmarks.results import Record, read_record
+from benchmarks.results import SUBMITTED, Record, read_record
 from benchmarks.runner import Stated, run_folder_of, run_once
 from benchmarks.states import StartStates
 from tg80.dataset import shipped_folder
@@ -39,7 +38,7 @@ class Submitted:
     equivariance: ClassVar[Equivariance] = "none"
 
     def __init__(self, submission: Submission, issued: Issued) -> None:
-        self.id = PREFIX + submission.card.model
+        self.id = SUBMITTED + submission.card.model
         self.oracle = bool(submission.card.oracle)
         self.submission = submission
         self.issued = issued
@@ -160,6 +159,7 @@ def score_submission(submission: Submission, data: BenchmarkData, out: Path) -> 
             model and seed.
     """
     issued = issue_again(submission, data)
+    n_true = count_true(submission, issued, data)
     chosen = {name: part for name, part in data.parts.items() if name in submission.template.parts}
     restricted = replace(data, parts=chosen)
     model = cast(Model, Submitted(submission, issued))
@@ -169,17 +169,18 @@ def score_submission(submission: Submission, data: BenchmarkData, out: Path) -> 
     check_row(out, folder, model.settings(), submission)
     return run_once(
         model, restricted, seed=seed, budget=budget, out=out,
-        references=fit_references(restricted), stated=_stated(submission),
+        references=fit_references(restricted), stated=_stated(submission, n_true),
     )  # fmt: skip
 
 
-def _stated(submission: Submission) -> Stated:
+def _stated(submission: Submission, n_true: int) -> Stated:
     card = submission.card
     cost = {"n_windows": float(len(submission.template)), "seconds": card.prediction_seconds}
     return Stated(
         inputs=card.words("inputs"),
         labels=card.words("labels"),
         prediction=cost if card.prediction_seconds else None,
+        equal_to_truth=n_true,
     )
 
 
@@ -193,9 +194,9 @@ def _check_unlike(folder: Path, submission: Submission) -> None:
         )
 
 
-def count_true(submission: Submission, data: BenchmarkData) -> int:
+def count_true(submission: Submission, issued: Issued, data: BenchmarkData) -> int:
     """Entries whose prediction at the task's longest lag is the truth, to 0.001 A RMS."""
-    model, count = Submitted(submission, issue_again(submission, data)), 0
+    model, count = Submitted(submission, issued), 0
     for name in submission.template.parts:
         windows = data.parts[name].windows
         last = windows.lags_fs[:, -1:]

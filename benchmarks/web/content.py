@@ -17,11 +17,10 @@ from benchmarks.floor import PartFloor, part_floors
 from benchmarks.leaderboard import PART_ORDER, Entry, LineKey, entries, grouped
 from benchmarks.metrics import Metric
 from benchmarks.models import MODELS, TRIVIAL
-from benchmarks.results import Record
+from benchmarks.results import SUBMITTED, Record
 from benchmarks.tasks import AS_PUBLISHED
 from benchmarks.web.movies import movies
 
-SUBMITTED = "submitted/"
 DIGITS = 4
 _AVERAGES = {MEAN, MEDIAN, POOLED}
 _CURVES = (Metric.MSE, Metric.MSE_ALIGNED, Metric.SKILL)

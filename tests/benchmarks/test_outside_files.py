@@ -293,6 +293,10 @@ def test_targets_that_were_looked_up_are_asked_about(shards, tmp_path, capsys):
         asked = f"note: {len(issued.template)} entries equal the truth to 0.001 A: were targets"
         assert asked in err
     assert json.loads(out)["equal_to_truth"] == len(issued.template)
+    assert main(["leaderboard", str(tmp_path / "runs"), "--costs"]) == 0
+    table = capsys.readouterr().out
+    assert f"{len(issued.template)} entries equal the truth" in table
+    assert "as their authors say" in table
     outside.filled(path, outside.still(issued), issued, model="still")
     assert main([*scored, "--json"]) == 0
     out, err = capsys.readouterr()

@@ -190,11 +190,11 @@ def test_entries_that_equal_the_truth_are_counted(data, tmp_path):
     known = outside.truth(issued, data)
     guessed = np.where(np.arange(len(known))[:, None, None, None] < 5, known, near(0)(issued))
     submission = read_submission(outside.filled(tmp_path / "a.h5", guessed, issued))
-    assert count_true(submission, data) == 5
+    assert count_true(submission, issued, data) == 5
     failed = np.arange(len(known)) == 2
-    assert count_true(replace(submission, failed=failed), data) == 4
+    assert count_true(replace(submission, failed=failed), issued, data) == 4
     off = replace(submission, predictions=guessed + 0.002)
-    assert count_true(off, data) == 0
+    assert count_true(off, issued, data) == 0
 
 
 def test_seeds_of_one_model_are_one_line(data, tmp_path):
