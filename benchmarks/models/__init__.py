@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.models.atom import AtomGat, AtomJoint, AtomStart
 from benchmarks.models.egnn import Egnn
+from benchmarks.models.egnn_rollout import EgnnRollout
 from benchmarks.models.egno import Egno
 from benchmarks.models.force_field import RollsOut
 from benchmarks.models.harmonic import Harmonic
@@ -29,6 +30,7 @@ MODELS: dict[str, type[Model]] = {
         AtomGat,
         Egno,
         Egnn,
+        EgnnRollout,
         Mace,
         Persistence,
         Ballistic,

@@ -124,7 +124,7 @@ class EGNNModule(nn.Module):
             (B, P, N, 3) A; the start positions at padded atoms and lags.
         """
         config, real, valid = self.config, atomic_numbers > 0, ~lags_fs.isnan()
-        size, n_steps = atomic_numbers.shape, lags_fs.shape[1]
+        size = atomic_numbers.shape
         positions = positions.where(real[..., None], 0.0)
         edges = find_edges(
             positions, atomic_numbers, bond_factor=config.bond_factor, two_hops=config.two_hops,
@@ -132,14 +132,24 @@ class EGNNModule(nn.Module):
         )  # fmt: skip
         start = centred(positions, real)
         v = (velocities * config.velocity_time_fs).where(real[..., None], 0.0)
-        h = self._features(v, atomic_numbers, lags_fs)
-        x, v = (a.flatten(0, 1)[:, None].expand(-1, n_steps, -1) for a in (start, v))
-        x = self.decode(h, x, v, edges, real, lags_fs)
+        x = self.trajectory(start, v, atomic_numbers, edges, lags_fs)
         moved = x.unflatten(0, size).transpose(1, 2) - start[:, None]
         wanted = valid[:, :, None, None] & real[:, None, :, None]
         return positions[:, None] + moved.where(wanted, 0.0)
 
-    def _features(self, v: Tensor, atomic_numbers: Tensor, lags_fs: Tensor) -> Tensor:
+    def trajectory(
+        self, x: Tensor, v: Tensor, atomic_numbers: Tensor, edges: Edges, lags_fs: Tensor
+    ) -> Tensor:
+        """Positions (B N, P, 3) A at each lag, the centre of the start at the origin.
+
+        Args:
+            x, v: (B, N, 3) A of the start. atomic_numbers: (B, N). lags_fs: (B, P).
+        """
+        h = self.features(v, atomic_numbers, lags_fs)
+        x, v = (a.flatten(0, 1)[:, None].expand(-1, lags_fs.shape[1], -1) for a in (x, v))
+        return self.decode(h, x, v, edges, atomic_numbers > 0, lags_fs)
+
+    def features(self, v: Tensor, atomic_numbers: Tensor, lags_fs: Tensor) -> Tensor:
         """Features (B N, P, width) of element, speed and lag."""
         size, n_steps = atomic_numbers.shape, lags_fs.shape[1]
         element = self.embedding(atomic_numbers)[:, :, None].expand(-1, -1, n_steps, -1)

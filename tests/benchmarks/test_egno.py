@@ -13,6 +13,7 @@ from atom.loss import masked_loss
 from benchmarks.models import make_model
 from benchmarks.models.edges import find_edges
 from benchmarks.models.egnn import EGNNConfig, EGNNModule
+from benchmarks.models.egnn_rollout import EGNNRolloutConfig, EGNNRolloutModule, bounded
 from benchmarks.models.egno import (
     EGNOConfig,
     EGNOModule,
@@ -34,6 +35,14 @@ def egno(**fields) -> EGNOModule:
 def egnn(**fields) -> EGNNModule:
     torch.manual_seed(0)
     return _lively(EGNNModule(EGNNConfig(**{"n_layers": 3, "width": 16} | fields)))
+
+
+def rollout(**fields) -> EGNNRolloutModule:
+    torch.manual_seed(0)
+    return _lively(EGNNRolloutModule(EGNNRolloutConfig(**{"n_layers": 3, "width": 16} | fields)))
+
+
+MAKERS = {"egno": egno, "egnn": egnn, "egnn-rollout": rollout}
 
 
 def _lively(module):
@@ -64,9 +73,9 @@ def molecules(sizes=(5, 8, 3), seed=0):
     return positions, velocities, numbers, lags
 
 
-@pytest.fixture(params=[egno, egnn], ids=["egno", "egnn"])
+@pytest.fixture(params=MAKERS)
 def module(request):
-    return request.param()
+    return MAKERS[request.param]()
 
 
 @settings(max_examples=5, deadline=None)
@@ -74,10 +83,10 @@ def module(request):
     seed=st.integers(0, 2**31),
     reflect=st.booleans(),
     shift=st.floats(-50, 50),
-    model=st.integers(0, 1),
+    model=st.sampled_from(sorted(MAKERS)),
 )
 def test_rotations_reflections_and_shifts_are_exact(seed, reflect, shift, model):
-    module = (egno, egnn)[model](radius_angstrom=4.0)
+    module = MAKERS[model](radius_angstrom=4.0)
     x, v, z, lags = molecules(seed=seed % 1000)
     random = torch.randn(3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     turn = torch.linalg.qr(random).Q
@@ -186,6 +195,33 @@ def test_only_egno_couples_the_lags():
         assert (float(difference[:, :-1].abs().max()) > 1e-6) == coupled
 
 
+def test_a_rollout_begins_each_step_with_the_state_before_it():
+    x, v, z, lags = molecules(sizes=(5,))
+    module = rollout()
+    at = module(x, v, z, lags)
+    changed = lags.clone()
+    changed[:, 2] = 250.0
+    difference = (module(x, v, z, changed) - at).abs().amax((0, 2, 3))
+    assert float(difference[:2].max()) == 0 and float(difference[2:].min()) > 1e-6
+    # The first step is the one-shot prediction of the same weights, if it is not too long.
+    one_shot = egnn()
+    one_shot.load_state_dict(module.state_dict())
+    first = bounded((one_shot(x, v, z, lags) - x[:, None])[:, :1], 3.0)
+    torch.testing.assert_close(at[:, :1] - x[:, None], first, **EXACT)
+
+
+def test_a_rollout_stays_finite_with_large_weights():
+    module = rollout()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(2)
+    x, v, z, lags = molecules()
+    moved = module(x, v, z, lags) - x[:, None]
+    assert bool(moved.isfinite().all())
+    farthest = moved.norm(dim=-1).amax((0, 2))
+    assert bool((farthest < 3.0 * torch.arange(1, len(LAGS) + 1) + 1e-6).all())
+
+
 @pytest.mark.parametrize("n_steps", [1, 2, 5, 8])
 def test_the_convolution_is_torch_s_fourier_transform(n_steps):
     torch.manual_seed(n_steps)
@@ -260,8 +296,9 @@ def error_after_training(kind, *, shuffled):
     [
         lambda fields: EGNOModule(EGNOConfig(**fields)),
         lambda fields: EGNNModule(EGNNConfig(**fields)),
+        lambda fields: EGNNRolloutModule(EGNNRolloutConfig(**fields)),
     ],
-    ids=["egno", "egnn"],
+    ids=MAKERS,
 )
 def test_coupled_oscillators_are_learnt_and_the_lags_are_what_is_learnt_from(kind):
     right = error_after_training(kind, shuffled=False)

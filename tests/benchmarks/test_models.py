@@ -13,7 +13,7 @@ from tg80.errors import UserError
 
 LAGS = (30.0, 60.0, 90.0)
 SETTINGS = {name: toys.TINY_ATOM for name in ("atom", "atom-start", "atom-gat")}
-SETTINGS |= {name: toys.TINY_EGNN for name in ("egno", "egnn")}
+SETTINGS |= {name: toys.TINY_EGNN for name in ("egno", "egnn", "egnn-rollout")}
 SETTINGS |= {"mace": toys.TINY_MACE}
 STANDS_STILL = {"persistence", "centroid", "mean-structure", "relaxed-structure"}
 ATOL = 2e-4  # A, float32 round-off through a network
