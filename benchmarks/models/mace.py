@@ -80,7 +80,7 @@ _TRAINING: dict[str, Any] = {
     "batch_size": 10,
 }
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "mini": {"model": {}, "training": _TRAINING},
+    "mini": {"model": {}, "training": _TRAINING | {"learning_rate": 3e-2}},
     "published": {
         "model": {
             "n_channels": 128, "max_l": 1, "max_ell": 3, "correlation": 3, "cutoff_angstrom": 5.0,
