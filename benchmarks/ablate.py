@@ -14,7 +14,7 @@ from atom.ablations import ABLATIONS
 from benchmarks import metrics
 from benchmarks.data import BenchmarkData
 from benchmarks.evaluation import MEAN, fit_references
-from benchmarks.leaderboard import PART_ORDER, skills_by_lag
+from benchmarks.lines import PART_ORDER, skills_by_lag
 from benchmarks.metrics import PRINTED_SCALE, Metric
 from benchmarks.models import make_model
 from benchmarks.protocol import Budget

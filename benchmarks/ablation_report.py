@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.ablate import BASE, Effect, Run, Variant, effects
-from benchmarks.leaderboard import skills_by_lag
+from benchmarks.lines import skills_by_lag
 from benchmarks.metrics import PRINTED_SCALE
 from benchmarks.sheets import Sheet
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks import metrics, results
 from benchmarks.data import NO_FOLD
-from benchmarks.leaderboard import PART_ORDER
+from benchmarks.lines import PART_ORDER
 from benchmarks.results import ERRORS, Record, settings_key
 from benchmarks.sheets import Sheet
 from benchmarks.significance import FEWEST_UNITS, RESAMPLES, paired_interval

@@ -143,8 +143,9 @@ def print_tables(
 ) -> None:
     """Tables of records for the terminal, as Markdown or as JSON."""
     from benchmarks import leaderboard as tables
+    from benchmarks.lines import entries
 
-    lines = tables.entries(records)
+    lines = entries(records)
     if style == "json":
         print(json.dumps(tables.as_json(lines, floors)))
         return

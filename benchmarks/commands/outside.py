@@ -87,7 +87,8 @@ def score(
 
     Example: atom-bench score template.h5 --out runs
     """
-    from benchmarks.leaderboard import entries, print_tables
+    from benchmarks.leaderboard import print_tables
+    from benchmarks.lines import entries
     from benchmarks.outside.scoring import TRUE_TO, load_data_of, score_submission
     from benchmarks.outside.submission import opened
 

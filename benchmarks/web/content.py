@@ -14,7 +14,7 @@ from benchmarks.board import Costs, Quality
 from benchmarks.data import NO_FOLD
 from benchmarks.evaluation import MEAN, MEDIAN, POOLED
 from benchmarks.floor import PartFloor, part_floors
-from benchmarks.leaderboard import PART_ORDER, Entry, LineKey, entries, grouped
+from benchmarks.lines import PART_ORDER, Entry, LineKey, entries, grouped
 from benchmarks.metrics import Metric
 from benchmarks.models import MODELS, TRIVIAL
 from benchmarks.results import SUBMITTED, Record

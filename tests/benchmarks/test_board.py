@@ -7,7 +7,8 @@ import pytest
 from benchmarks import leaderboard, results
 from benchmarks.cli import main
 from benchmarks.evaluation import fit_references
-from benchmarks.leaderboard import View, boards, entries
+from benchmarks.leaderboard import View, boards
+from benchmarks.lines import entries
 from benchmarks.models import Budget, make_model
 from benchmarks.models.cards import read_card
 from benchmarks.runner import run_once

@@ -5,9 +5,10 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import leaderboard, results
+from benchmarks import results
 from benchmarks.cli import main
 from benchmarks.commands.options import parse_seeds
+from benchmarks.lines import entries
 from benchmarks.models import TRIVIAL
 from benchmarks.settings import parse_overrides
 from tests.benchmarks import toys
@@ -111,13 +112,13 @@ def test_leaderboard_in_every_format(finished, capsys):
 def test_leaderboard_ranks_by_s2s_and_averages_folds(finished):
     _, out = finished
     records = results.read_records(out)
-    lines = [e for e in leaderboard.entries(records) if e.part == "test_time"]
+    lines = [e for e in entries(records) if e.part == "test_time"]
     assert [e.s2s for e in lines] == sorted(e.s2s for e in lines)
     still = next(r for r in records if r.model == "persistence")
     other = still.model_copy(
         update={"fold": 3, "rows": [[*r[:4], 3 * r[4], *r[5:]] for r in still.rows]}
     )
-    (line,) = [e for e in leaderboard.entries([still, other]) if e.part == "test_time"]
+    (line,) = [e for e in entries([still, other]) if e.part == "test_time"]
     assert line.folds == (2, 3) and line.s2s_spread is None
     assert line.s2s == pytest.approx(2 * still.value("test_time", "s2s", "mean-over-molecules"))
 

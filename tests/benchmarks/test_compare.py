@@ -11,7 +11,7 @@ from benchmarks import results
 from benchmarks.cli import main
 from benchmarks.compare import compare
 from benchmarks.evaluation import fit_references
-from benchmarks.leaderboard import entries
+from benchmarks.lines import entries
 from benchmarks.models import Budget, make_model
 from benchmarks.results import settings_key
 from benchmarks.runner import run_once

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks import leaderboard
 from benchmarks.cli import main
 from benchmarks.evaluation import fit_references
 from benchmarks.floor import molecule_floors, on_molecules, part_floors
+from benchmarks.lines import entries
 from benchmarks.models import Budget, make_model
 from benchmarks.runner import run_once
 from benchmarks.tasks import get_task
@@ -170,7 +170,7 @@ def test_errors_on_the_molecules_with_twins_stand_beside_a_floor_of_some(runs, t
     record = on_molecules(records[0], kept)
     mean = np.mean([records[0].value("test_time", "s2s", name) for name in kept])
     assert record.value("test_time", "s2s", "mean-over-molecules") == pytest.approx(mean)
-    (entry,) = [e for e in leaderboard.entries([record]) if e.part == "test_time"]
+    (entry,) = [e for e in entries([record]) if e.part == "test_time"]
     assert entry.s2s == pytest.approx(mean) and entry.skill is None
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.evaluation import fit_references
-from benchmarks.leaderboard import entries
+from benchmarks.lines import entries
 from benchmarks.models import Budget, make_model
 from benchmarks.outside.layout import write_template
 from benchmarks.outside.scoring import KEPT, count_true, score_submission
