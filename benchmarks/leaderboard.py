@@ -25,6 +25,7 @@ class View(StrEnum):
     """What a table shows of its lines."""
 
     ERRORS = "errors"
+    SUMMARY = "summary"
     SKILL = "skill"
     COSTS = "costs"
     QUALITY = "quality"
@@ -37,6 +38,7 @@ class View(StrEnum):
 
 _TITLES = {
     View.ERRORS: "MSE x 1e-2 A^2, S2S ± 2 sigma over seeds",
+    View.SUMMARY: "S2T and S2S x 1e-2 A^2, ± 2 sigma over seeds",
     View.SKILL: "skill, median over molecules",
     View.COSTS: "what a run takes",
     View.QUALITY: "predicted structures",
@@ -61,23 +63,25 @@ def cells(entry: Entry, name: str, view: View = View.ERRORS) -> list[str]:
         return [name, *cost_cells(entry.costs)]
     if view == View.QUALITY:
         return [name, *quality_cells(entry.quality)]
-    s2s = _scaled(entry.s2s)
-    if entry.s2s_spread is not None:
-        s2s += f" ± {_scaled(entry.s2s_spread)}"
     errors = [
         *(_scaled(value) for value in entry.mse.values()),
         _scaled(entry.s2t),
-        s2s,
+        _with_spread(entry),
         _scaled(entry.s2s_aligned),
-        "-" if entry.skill is None else f"{entry.skill:+.2f}",
+        _signed(entry.skill),
     ]
     return [
         name,
-        *([f"{v:+.2f}" for v in entry.skills.values()] if view == View.SKILL else errors),
+        *(map(_signed, entry.skills.values()) if view == View.SKILL else errors),
         _folds(entry.folds),
         str(entry.seeds),
         f"{entry.n_failed}/{entry.n}",
     ]
+
+
+def _with_spread(entry: Entry) -> str:
+    spread = "" if entry.s2s_spread is None else f" ± {_scaled(entry.s2s_spread)}"
+    return _scaled(entry.s2s) + spread
 
 
 def floor_cells(floor: PartFloor) -> list[str]:
@@ -116,8 +120,11 @@ def boards(
 ) -> list[Board]:
     """A table for every task, track, part and set of folds.
 
-    A model that stands there with several settings gets their hash after its name.
+    A summary has one table for all parts. A model that stands there with several settings gets
+    their hash after its name.
     """
+    if view == View.SUMMARY:
+        return _summaries(lines)
     result = []
     if view == View.COSTS:
         # Those of a run are the same in all its parts.
@@ -131,23 +138,71 @@ def boards(
         lines, key=lambda e: (e.task, e.track, e.part, e.folds)
     ):
         members = list(group)
-        ids = [e.model for e in members]
-        names = [
-            e.model + (f" [{e.settings}]" if ids.count(e.model) > 1 else "")
-            + (" (oracle)" if e.oracle else "")
-            for e in members
-        ]  # fmt: skip
-        rows = [cells(e, n, view) for e, n in zip(members, names, strict=True)]
+        rows = [cells(e, n, view) for e, n in zip(members, _names(members), strict=True)]
         key = task, track, part, folds
         mine = [f for f in floors if (f.task, f.track, f.part, f.folds) == key]
         notes = [f.note for f in mine] if view == View.ERRORS else []
         notes += _notes_on_submissions(members, view)
         rows += [floor_cells(f) for f in mine] if view == View.ERRORS else []
-        marked = f"{task} (as published: with leaks)" if task.endswith(AS_PUBLISHED) else task
         on = f", folds {_folds(folds)}" if (task, track) in several else ""
-        title = f"{marked}, {track}, {part}{on}: {view.title}"
+        title = f"{_marked(task)}, {track}, {part}{on}: {view.title}"
         result.append(Board(title, columns(members[0], view), rows, notes))
     return result
+
+
+def _summaries(lines: Sequence[Entry]) -> list[Board]:
+    """S2T, S2S and skill of all test parts side by side, ordered by S2S in the first."""
+    tables: dict[tuple[str, str, tuple[int, ...]], list[Entry]] = {}
+    for line in lines:
+        if line.part.startswith("test"):
+            tables.setdefault((line.task, line.track, line.folds), []).append(line)
+    return [_summary(key, members) for key, members in tables.items()]
+
+
+def _summary(key: tuple[str, str, tuple[int, ...]], lines: Sequence[Entry]) -> Board:
+    task, track, folds = key
+    models: dict[tuple[str, str], dict[str, Entry]] = {}
+    for line in lines:
+        models.setdefault((line.model, line.settings), {})[line.part] = line
+    firsts = [next(iter(parts.values())) for parts in models.values()]
+    parts = list(dict.fromkeys(line.part for line in lines))
+    heading = [f"{part} {score}" for part in parts for score in ("S2T", "S2S", "skill")]
+    rows = []
+    for name, found in zip(_names(firsts), models.values(), strict=True):
+        scores = [cell for part in parts for cell in _three(found.get(part))]
+        n_failed, n = (sum(getattr(e, key) for e in found.values()) for key in ("n_failed", "n"))
+        rows.append([name, *scores, str(next(iter(found.values())).seeds), f"{n_failed}/{n}"])
+    on = "" if folds == (NO_FOLD,) else f", fold {_folds(folds)}"
+    return Board(
+        f"{_marked(task)}, {track}{on}: {View.SUMMARY.title}",
+        ["model", *heading, "seeds", "failed"], rows, _notes_on_submissions(firsts, View.SUMMARY),
+    )  # fmt: skip
+
+
+def _three(entry: Entry | None) -> tuple[str, str, str]:
+    if entry is None:
+        return "-", "-", "-"
+    return _scaled(entry.s2t), _with_spread(entry), _signed(entry.skill)
+
+
+def _signed(skill: float | None) -> str:
+    if skill is None:
+        return "-"
+    return f"{skill:+.2f}" if abs(skill) < 100 else f"{skill:+.0f}"
+
+
+def _names(lines: Sequence[Entry]) -> list[str]:
+    """What tells the lines of a table apart."""
+    ids = [e.model for e in lines]
+    return [
+        e.model + (f" [{e.settings}]" if ids.count(e.model) > 1 else "")
+        + (" (oracle)" if e.oracle else "")
+        for e in lines
+    ]  # fmt: skip
+
+
+def _marked(task: str) -> str:
+    return f"{task} (as published: with leaks)" if task.endswith(AS_PUBLISHED) else task
 
 
 def _notes_on_submissions(lines: Sequence[Entry], view: View) -> list[str]:

@@ -32,6 +32,9 @@ def leaderboard(
             show_default=False,
         ),
     ] = None,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="S2T, S2S and skill of all parts in one table.")
+    ] = False,
     skill: Annotated[
         bool, typer.Option("--skill", help="Skill at every lag in place of errors.")
     ] = False,
@@ -68,14 +71,16 @@ def leaderboard(
     if as_json and style not in (None, "json"):
         raise UserError(f"--json and --format {style} contradict; leave one out")
     chosen = "json" if as_json else style or "terminal"
-    given = {"--skill": skill, "--costs": costs, "--quality": quality}
-    given |= {"--fold": fold is not None, "--published": published, "--format": style is not None}
+    views = {"--summary": summary, "--skill": skill, "--costs": costs, "--quality": quality}
+    given = views | {
+        "--fold": fold is not None, "--published": published, "--format": style is not None
+    }  # fmt: skip
     if html is not None:
         _refuse(given, given, "--html holds all of it")
     elif published:
-        _refuse(given, ("--skill", "--costs", "--quality", "--fold"), "--published has errors only")
+        _refuse(given, (*views, "--fold"), "--published has errors only")
     elif chosen in ("json", "csv"):
-        _refuse(given, ("--skill", "--costs", "--quality"), f"{chosen} holds all of it")
+        _refuse(given, views, f"{chosen} holds all of it")
     from benchmarks.leaderboard import View
 
     if html is not None:
@@ -83,9 +88,8 @@ def leaderboard(
     elif published:
         _print_published(chosen)
     else:
-        asked = {View.SKILL: skill, View.COSTS: costs, View.QUALITY: quality}
-        views = [view for view, wanted in asked.items() if wanted] or [View.ERRORS]
-        _print_records(folder, chosen, views, fold, twins)
+        asked = [View(name.removeprefix("--")) for name, wanted in views.items() if wanted]
+        _print_records(folder, chosen, asked, fold, twins)
 
 
 def _refuse(given: Mapping[str, bool], names: Iterable[str], reason: str) -> None:

@@ -109,6 +109,30 @@ def test_leaderboard_in_every_format(finished, capsys):
     assert set(persistence[0]["skills"]) > set(persistence[0]["mse"])
 
 
+def test_a_summary_has_all_test_parts_in_one_table(finished, capsys):
+    _, out = finished
+    assert main(["leaderboard", str(out), "--summary", "--format", "markdown"]) == 0
+    title, _, heading, _, *rows = capsys.readouterr().out.strip().splitlines()
+    assert title.startswith("### mini-xtb-v1, canonical, fold 2: S2T and S2S")
+    columns = [cell.strip() for cell in heading.split("|")[1:-1]]
+    assert columns[:4] == ["model", "test_time S2T", "test_time S2S", "test_time skill"]
+    assert len(columns) == 3 + 3 * len({c.split()[0] for c in columns if c.endswith("S2T")})
+    assert not any("val" in column for column in columns)
+    table = {row.split("|")[1].strip(): [c.strip() for c in row.split("|")[1:-1]] for row in rows}
+    assert len(table) == len(rows) and set(table) >= {"persistence", "mean-structure"}
+    # It knows the molecules it was fitted to, and no others.
+    assert table["mean-structure"][4:-2] == ["-"] * (len(columns) - 6)
+    mine = [e for e in entries(results.read_records(out)) if e.model == "atom" and e.seeds == 2]
+    for e in (e for e in mine if e.part.startswith("test")):
+        row = table.get("atom") or table[f"atom [{e.settings}]"]
+        at = columns.index(f"{e.part} S2T")
+        assert row[at] == f"{100 * e.s2t:.3g}"
+        assert row[at + 1] == f"{100 * e.s2s:.3g} ± {100 * e.s2s_spread:.3g}"
+        assert row[at + 2] == f"{e.skill:+.2f}"
+    assert main(["leaderboard", str(out), "--summary", "--json"]) == 2
+    assert "leave out --summary" in capsys.readouterr().err
+
+
 def test_leaderboard_ranks_by_s2s_and_averages_folds(finished):
     _, out = finished
     records = results.read_records(out)
