@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -161,6 +161,9 @@ class Egno(Egnn):
     id: ClassVar[str] = "egno"
     config_class: ClassVar[type[EGNNConfig]] = EGNOConfig
     module_class: ClassVar[type[EGNNModule]] = EGNOModule
+    presets: ClassVar[dict[str, dict[str, dict[str, Any]]]] = Egnn.presets | {
+        "mini": {"model": {}, "training": {"learning_rate": 3e-3}}
+    }
 
 
 def settings_table() -> str:
