@@ -124,7 +124,7 @@ def boards(
     their hash after its name.
     """
     if view == View.SUMMARY:
-        return _summaries(lines)
+        return _summaries(lines, floors)
     result = []
     if view == View.COSTS:
         # Those of a run are the same in all its parts.
@@ -150,16 +150,21 @@ def boards(
     return result
 
 
-def _summaries(lines: Sequence[Entry]) -> list[Board]:
+def _summaries(lines: Sequence[Entry], floors: Sequence[PartFloor]) -> list[Board]:
     """S2T, S2S and skill of all test parts side by side, ordered by S2S in the first."""
     tables: dict[tuple[str, str, tuple[int, ...]], list[Entry]] = {}
     for line in lines:
         if line.part.startswith("test"):
             tables.setdefault((line.task, line.track, line.folds), []).append(line)
-    return [_summary(key, members) for key, members in tables.items()]
+    return [
+        _summary(key, members, [f for f in floors if (f.task, f.track, f.folds) == key])
+        for key, members in tables.items()
+    ]
 
 
-def _summary(key: tuple[str, str, tuple[int, ...]], lines: Sequence[Entry]) -> Board:
+def _summary(
+    key: tuple[str, str, tuple[int, ...]], lines: Sequence[Entry], floors: Sequence[PartFloor]
+) -> Board:
     task, track, folds = key
     models: dict[tuple[str, str], dict[str, Entry]] = {}
     for line in lines:
@@ -172,6 +177,10 @@ def _summary(key: tuple[str, str, tuple[int, ...]], lines: Sequence[Entry]) -> B
         scores = [cell for part in parts for cell in _three(found.get(part))]
         n_failed, n = (sum(getattr(e, key) for e in found.values()) for key in ("n_failed", "n"))
         rows.append([name, *scores, str(next(iter(found.values())).seeds), f"{n_failed}/{n}"])
+    whole = {(f.label, f.part): f for f in floors if f.is_complete}
+    for label in sorted({label for label, _ in whole}):
+        scores = [cell for part in parts for cell in _floor_scores(whole.get((label, part)))]
+        rows.append([label, *scores, "-", "-"])
     on = "" if folds == (NO_FOLD,) else f", fold {_folds(folds)}"
     return Board(
         f"{_marked(task)}, {track}{on}: {View.SUMMARY.title}",
@@ -183,6 +192,12 @@ def _three(entry: Entry | None) -> tuple[str, str, str]:
     if entry is None:
         return "-", "-", "-"
     return _scaled(entry.s2t), _with_spread(entry), _signed(entry.skill)
+
+
+def _floor_scores(floor: PartFloor | None) -> tuple[str, str, str]:
+    if floor is None:
+        return "-", "-", "-"
+    return f"{PRINTED_SCALE * floor.s2t:.2g}", f"{PRINTED_SCALE * floor.s2s:.2g}", "-"
 
 
 def _signed(skill: float | None) -> str:

@@ -154,6 +154,12 @@ def test_tables_show_the_floor_last_and_do_not_rank_it(runs, capsys):
     assert all(line["skill"] is None and line["oracle"] is None for line in floors)
     assert main(["leaderboard", str(out), "--skill"]) == 0
     assert "floor" not in capsys.readouterr().out
+    assert main(["leaderboard", str(out), "--summary", "--format", "markdown"]) == 0
+    _, _, heading, _, *rows = capsys.readouterr().out.strip().splitlines()
+    (shown,) = [row.split("|")[1:-1] for row in rows if "floor" in row]
+    (time,) = [line for line in floors if line["part"] == "test_time"]
+    at = [cell.strip() for cell in heading.split("|")[1:-1]].index("test_time S2S")
+    assert shown[at].strip() == f"{100 * time['s2s']:.2g}" and rows[-1].startswith("| floor")
 
 
 def test_errors_on_the_molecules_with_twins_stand_beside_a_floor_of_some(runs, tmp_path, capsys):
@@ -170,6 +176,8 @@ def test_errors_on_the_molecules_with_twins_stand_beside_a_floor_of_some(runs, t
     record = on_molecules(records[0], kept)
     mean = np.mean([records[0].value("test_time", "s2s", name) for name in kept])
     assert record.value("test_time", "s2s", "mean-over-molecules") == pytest.approx(mean)
+    assert main([*asked, "--summary"]) == 0
+    assert "floor" not in capsys.readouterr().out
     (entry,) = [e for e in entries([record]) if e.part == "test_time"]
     assert entry.s2s == pytest.approx(mean) and entry.skill is None
 
