@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -66,3 +66,6 @@ class EgnnRollout(Egnn):
     id: ClassVar[str] = "egnn-rollout"
     config_class: ClassVar[type[EGNNConfig]] = EGNNRolloutConfig
     module_class: ClassVar[type[EGNNModule]] = EGNNRolloutModule
+    presets: ClassVar[dict[str, dict[str, dict[str, Any]]]] = Egnn.presets | {
+        "mini": {"model": {}, "training": {"learning_rate": 3e-3}}
+    }
