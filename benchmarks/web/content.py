@@ -91,14 +91,12 @@ def _choices(members: Sequence[PageRecord]) -> list[tuple[str, list[PageRecord]]
     }
     for fold in sorted({one.record.fold for one in members}):
         of.setdefault((fold,), [one for one in members if one.record.fold == fold])
-    # The page opens with the first: of several folds, and with more than references if it can be.
-    order = sorted(
-        of,
-        key=lambda folds: (
-            all(one.record.model in TRIVIAL for one in of[folds]), len(folds) == 1, -len(folds),
-            folds,
-        ),
-    )  # fmt: skip
+
+    def learnt(folds: tuple[int, ...]) -> int:
+        return len({one.record.model for one in of[folds]} - set(TRIVIAL))
+
+    # The page opens with the first: the one that compares most models, of as many folds as can be.
+    order = sorted(of, key=lambda folds: (-learnt(folds), -len(folds), folds))
     every = tuple(sorted({one.record.fold for one in members}))
     return [("all" if folds == every else ", ".join(map(str, folds)), of[folds]) for folds in order]
 

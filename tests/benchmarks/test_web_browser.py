@@ -11,6 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
+from benchmarks.results import read_record
 from tests.benchmarks import web_pages
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -129,6 +130,27 @@ def test_it_opens_and_ranks_by_s2s(opened):
     s2s = column(opened, "s2s")
     assert len(s2s) == 7 and in_order(s2s)
     assert texts(opened, "#board-table .row-reference .badge") == ["reference"] * 5
+
+
+def test_it_opens_with_the_folds_that_compare_most_models(browser, tmp_path):
+    """Not with the mean over folds that one trivial predictor alone has run on."""
+    runs = web_pages.make_runs(tmp_path / "runs")
+    source = next(runs.glob("toy-v1/canonical/fold2/persistence/*/record.json"))
+    other = read_record(source.parent).model_copy(update={"fold": 3})
+    (tmp_path / "runs" / "other").mkdir()
+    (tmp_path / "runs" / "other" / "record.json").write_text(other.model_dump_json())
+    address = web_pages.make_site(runs, tmp_path / "site").as_uri()
+    resize(browser, 1280, 900)
+    browser.get("about:blank")
+    browser.get(address)
+    assert set(texts(browser, "#board-table .name")) > {"atom", "persistence"}
+    assert "fold=" not in browser.current_url
+    choose(browser, "Fold", "all, mean")
+    assert texts(browser, "#board-table .name") == ["persistence"]
+    assert "fold=all" in browser.current_url
+    browser.get("about:blank")
+    browser.get(f"{address}#task=toy-v1&track=canonical&fold=all")
+    assert texts(browser, "#board-table .name") == ["persistence"]
 
 
 def test_a_hostile_name_is_shown_as_text(opened):

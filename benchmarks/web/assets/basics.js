@@ -62,7 +62,7 @@ function badge(kind) {
 }
 
 // What is chosen; the address keeps it, so that a view can be sent to someone.
-const chosen = { task: 0, fold: 'all', part: '', molecule: '', quantity: 'mse', score: 's2s', hidden: new Set() };
+const chosen = { task: 0, fold: '', part: '', molecule: '', quantity: 'mse', score: 's2s', hidden: new Set() };
 
 function currentTask() { return data.tasks[chosen.task]; }
 function currentFold() {
@@ -120,7 +120,7 @@ function writeAddress() {
   given.set('task', currentTask().task);
   given.set('track', currentTask().track);
   given.set('part', chosen.part);
-  if (chosen.fold !== 'all') given.set('fold', chosen.fold);
+  if (chosen.fold) given.set('fold', chosen.fold);
   if (chosen.molecule) given.set('molecule', chosen.molecule);
   try { history.replaceState(null, '', `#${given}`); } catch { /* Some browsers forbid it for files. */ }
 }

@@ -7,7 +7,7 @@ function showControls() {
   const goTo = (name, track) => {
     const found = data.tasks.findIndex((one) => one.task === name && one.track === track);
     chosen.task = found >= 0 ? found : data.tasks.findIndex((one) => one.task === name);
-    Object.assign(chosen, { fold: 'all', molecule: '' });
+    Object.assign(chosen, { fold: '', molecule: '' });
     showAll();
   };
   const fields = [selector('Task', tasks.map((name) => [name, name]), task.task, (name) => goTo(name, task.track))];
