@@ -54,6 +54,12 @@ class Comparison:
     units: int
 
     @property
+    def interval(self) -> str:
+        """What is printed of it, x 1e-2 A^2."""
+        scale = metrics.PRINTED_SCALE
+        return f"{scale * self.low:+.3g} to {scale * self.high:+.3g}"
+
+    @property
     def verdict(self) -> str:
         """Who has the smaller error, if the interval says so."""
         if self.units < FEWEST_UNITS:
@@ -315,7 +321,7 @@ def sheet(comparisons: Sequence[Comparison]) -> Sheet:
         (
             f"{c.task}, {c.track}", c.part, c.score.upper(),
             f"{scale * c.a_error:.3g}", f"{scale * c.b_error:.3g}",
-            f"{scale * c.low:+.3g} to {scale * c.high:+.3g}",
+            c.interval,
             _listed(fold for fold in c.folds if fold != NO_FOLD) or "-",
             str(c.molecules), str(c.windows), c.verdict,
         )

@@ -15,7 +15,7 @@ from rich.table import Table
 from benchmarks.board import COST_HEADING, QUALITY_HEADING, cost_cells, quality_cells
 from benchmarks.data import NO_FOLD
 from benchmarks.floor import PartFloor, on_molecules
-from benchmarks.lines import Entry, entries
+from benchmarks.lines import Entry, entries, line_labels
 from benchmarks.metrics import PRINTED_SCALE
 from benchmarks.results import ROW_FIELDS, SUBMITTED, Record, settings_key
 from benchmarks.tasks import AS_PUBLISHED
@@ -175,7 +175,7 @@ def _summary(
     rows = []
     for name, found in zip(_names(firsts), models.values(), strict=True):
         scores = [cell for part in parts for cell in _three(found.get(part))]
-        n_failed, n = (sum(getattr(e, key) for e in found.values()) for key in ("n_failed", "n"))
+        n_failed, n = (sum(e.n_failed for e in found.values()), sum(e.n for e in found.values()))
         rows.append([name, *scores, str(next(iter(found.values())).seeds), f"{n_failed}/{n}"])
     whole = {(f.label, f.part): f for f in floors if f.is_complete}
     for label in sorted({label for label, _ in whole}):
@@ -207,13 +207,9 @@ def _signed(skill: float | None) -> str:
 
 
 def _names(lines: Sequence[Entry]) -> list[str]:
-    """What tells the lines of a table apart."""
-    ids = [e.model for e in lines]
-    return [
-        e.model + (f" [{e.settings}]" if ids.count(e.model) > 1 else "")
-        + (" (oracle)" if e.oracle else "")
-        for e in lines
-    ]  # fmt: skip
+    """What stands in the first column, oracles marked."""
+    labels = zip(line_labels(lines), lines, strict=True)
+    return [label + (" (oracle)" if line.oracle else "") for label, line in labels]
 
 
 def _marked(task: str) -> str:

@@ -93,6 +93,15 @@ def grouped(records: Iterable[Record]) -> dict[LineKey, list[Record]]:
     return groups
 
 
+def line_labels(lines: Sequence[Entry]) -> list[str]:
+    """Names that tell the lines of a table apart: a hash tells settings of one model."""
+    models = [line.model for line in lines]
+    return [
+        line.model + (f" [{line.settings}]" if models.count(line.model) > 1 else "")
+        for line in lines
+    ]
+
+
 def _entry(records: Sequence[Record], part: str, settings: str) -> Entry:
     first = records[0]
     lags = [float(lag) for lag in first.task_spec["lags_fs"]]

@@ -8,7 +8,6 @@ from benchmarks.compare import compare
 from benchmarks.floor import part_floors
 from benchmarks.leaderboard import View, markdown
 from benchmarks.lines import entries
-from benchmarks.metrics import PRINTED_SCALE
 from benchmarks.models import MODELS
 from benchmarks.results import Record, read_records
 from benchmarks.tune import TRIAL, read_trial, sheet
@@ -77,8 +76,7 @@ def _beaten(fold: int) -> str:
             continue
         for c in compare(RECORDS, "atom", other, fold=fold):
             if c.part.startswith("test"):
-                interval = f"{PRINTED_SCALE * c.low:+.3g} to {PRINTED_SCALE * c.high:+.3g}"
-                rows.append((other, c.part, c.score.upper(), interval, c.verdict))
+                rows.append((other, c.part, c.score.upper(), c.interval, c.verdict))
     if not rows:
         return ""
     title = (

@@ -14,7 +14,7 @@ from benchmarks.board import Costs, Quality
 from benchmarks.data import NO_FOLD
 from benchmarks.evaluation import MEAN, MEDIAN, POOLED
 from benchmarks.floor import PartFloor, part_floors
-from benchmarks.lines import PART_ORDER, Entry, LineKey, entries, grouped
+from benchmarks.lines import PART_ORDER, Entry, LineKey, entries, grouped, line_labels
 from benchmarks.metrics import Metric
 from benchmarks.models import MODELS, TRIVIAL
 from benchmarks.results import SUBMITTED, Record
@@ -141,15 +141,6 @@ def _floor(floor: PartFloor) -> dict[str, Any]:
             for name, values in floor.molecules.items()
         },
     }
-
-
-def line_labels(lines: Sequence[Entry]) -> list[str]:
-    """Names that tell the lines of a table apart."""
-    models = [line.model for line in lines]
-    return [
-        line.model + (f" [{line.settings}]" if models.count(line.model) > 1 else "")
-        for line in lines
-    ]
 
 
 def kind_of(entry: Entry) -> str:
