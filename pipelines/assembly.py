@@ -72,7 +72,7 @@ def assemble(
         machine["cpu"] = " and ".join(cost.processors)
     metadata = ShardMetadata(
         **_molecule_facts(molecule),
-        **_recipe_facts(recipe),
+        **_recipe_facts(recipe, replica),
         platform=machine,
         replica=replica,
         n_frames=len(frames["time"]),
@@ -109,12 +109,12 @@ def _machine_facts() -> dict[str, Any]:
     }
 
 
-def _recipe_facts(recipe: Recipe) -> dict[str, Any]:
+def _recipe_facts(recipe: Recipe, replica: int) -> dict[str, Any]:
     level = recipe.resolved_level()
     return {
         "level": level.name,
         "level_settings": level.model_dump(mode="json"),
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": recipe.stated(),
         "seed": recipe.seed,
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "software": {"codata": CODATA_YEAR},
@@ -122,7 +122,7 @@ def _recipe_facts(recipe: Recipe) -> dict[str, Any]:
         "ensemble": recipe.thermostat,
         "temperature_k": recipe.temperature_k,
         "time_step_fs": recipe.time_step_fs,
-        "store_every_fs": recipe.store_every_fs,
+        "store_every_fs": recipe.of_replica(replica).store_every_fs,
     }
 
 

@@ -63,7 +63,8 @@ class Cost:
         step_s: one step at the level, the share of restarts included.
         preparation_s: geometry and both equilibrations, before replica 0 starts.
         spacing_s: NVT between the starts of two replicas.
-        production_s: production of one replica.
+        production_s: production of replica 0.
+        later_s: production of each replica after it.
         n_replicas: trajectories.
         memory_bytes: peak of a worker on it.
         shard_bytes: its finished shards.
@@ -79,6 +80,7 @@ class Cost:
     preparation_s: float
     spacing_s: float
     production_s: float
+    later_s: float
     n_replicas: int
     memory_bytes: int
     shard_bytes: int
@@ -88,12 +90,14 @@ class Cost:
     @property
     def total_s(self) -> float:
         """Worker seconds of everything."""
-        return self.longest_s + (self.n_replicas - 1) * self.production_s
+        later = (self.n_replicas - 1) * (self.spacing_s + self.later_s)
+        return self.preparation_s + self.production_s + later
 
     @property
     def longest_s(self) -> float:
         """Seconds of the longest chain that no second worker can shorten."""
-        return self.preparation_s + (self.n_replicas - 1) * self.spacing_s + self.production_s
+        last = (self.n_replicas - 1) * self.spacing_s + self.later_s
+        return self.preparation_s + max(self.production_s, last if self.n_replicas > 1 else 0.0)
 
 
 @dataclass(frozen=True)
@@ -313,20 +317,22 @@ def _durations(recipe: Recipe, seconds: dict[str, float]) -> dict[str, float]:
         "preparation_s": seconds["geometry"] + pre + recipe.equilibration_fs * per_fs,
         "spacing_s": recipe.replica_spacing_fs * per_fs,
         "production_s": recipe.length_fs * per_fs,
+        "later_s": recipe.of_replica(1).length_fs * per_fs,
     }
 
 
 def _disk(recipe: Recipe, n_atoms: int, n_replicas: int) -> dict[str, int]:
     frame = raw_bytes(n_atoms, 1) - raw_bytes(n_atoms, 0)
-    n_frames = recipe.length_fs / recipe.store_every_fs + 1
+    replicas = [recipe.of_replica(replica) for replica in range(n_replicas)]
+    n_frames = [replica.length_fs / replica.store_every_fs + 1 for replica in replicas]
     nvt_fs = recipe.equilibration_fs + (n_replicas - 1) * recipe.replica_spacing_fs
     # Equilibration keeps every step, pre-equilibration every 10 fs.
     n_nvt = nvt_fs / recipe.time_step_fs + recipe.pre_equilibration_fs / 10.0
-    shard = compression() * (raw_bytes(n_atoms, 0) + n_frames * frame)
+    shards = compression() * (n_replicas * raw_bytes(n_atoms, 0) + sum(n_frames) * frame)
     return {
-        "shard_bytes": round(n_replicas * shard),
+        "shard_bytes": round(shards),
         "work_bytes": round(n_nvt * frame),
-        "parts_bytes": round(n_frames * frame),
+        "parts_bytes": round(max(n_frames) * frame),
     }
 
 
@@ -365,7 +371,8 @@ def wall_time_s(costs: Sequence[Cost], n_workers: int) -> float:
             order, replica, producing = heapq.heappop(ready)
             cost = costs[order]
             first = cost.spacing_s if replica else cost.preparation_s
-            length = cost.production_s if producing else first
+            production = cost.later_s if replica else cost.production_s
+            length = production if producing else first
             heapq.heappush(running, (now + length, order, replica, producing))
         now, order, replica, producing = heapq.heappop(running)
         if not producing:

@@ -99,7 +99,8 @@ def n_frames(schedule: Schedule, lane: Lane) -> int:
     """Committed frames of the production."""
     if lane.stage.name not in ("production", "done"):
         return 0
-    return int(lane.stage.time_fs / schedule.recipe.store_every_fs + 1e-9) + 1
+    recipe = schedule.recipe.of_replica(lane.replica)
+    return int(lane.stage.time_fs / recipe.store_every_fs + 1e-9) + 1
 
 
 def ps_per_day(lane: Lane) -> float | None:
@@ -117,8 +118,7 @@ def lane_seconds_left(schedule: Schedule, lane: Lane) -> float | None:
     rate = ps_per_day(lane)
     if rate is None:
         return None
-    recipe = schedule.recipe
-    left_fs = recipe.length_fs
+    left_fs = schedule.recipe.of_replica(lane.replica).length_fs
     if lane.stage.name == "production":
         left_fs -= lane.stage.time_fs
     elif lane.stage.name == "equilibration":
@@ -142,7 +142,9 @@ def time_left_s(schedule: Schedule) -> float | None:
     price = sum(priced) / len(priced)
     total = 0.0
     for lane, left in known:
-        fs = schedule.recipe.length_fs + schedule.recipe.equilibration_fs
+        recipe = schedule.recipe.of_replica(lane.replica)
+        before = recipe.replica_spacing_fs if lane.replica else recipe.equilibration_fs
+        fs = recipe.length_fs + before
         total += left if left is not None else price * lane.molecule.n_atoms**2 * fs
     return total / max(1, schedule.n_slots)
 

@@ -43,6 +43,10 @@ class Recipe(BaseModel):
     """NVT at the level before replica 0 starts"""
     replica_spacing_fs: float = Field(1000.0, ge=1000)
     """distance between the NVT frames that the replicas start from"""
+    later_length_fs: float | None = Field(None, gt=0)
+    """length of the replicas from 1 on; `length_fs` by default"""
+    later_store_every_fs: float | None = Field(None, gt=0)
+    """distance of their stored frames; `store_every_fs` by default"""
     thermostat: Thermostat = "nve"
     """ensemble of the production: `nve`, `bussi` or `langevin`"""
     thermostat_time_fs: float = Field(1000.0, gt=0)
@@ -93,10 +97,13 @@ class Recipe(BaseModel):
         if level.method == "xtb" and self.integrator == "mts":
             raise ValueError("level gfn2-xtb has no cheaper inner method: use integrator verlet")
         step = self.time_step_fs
-        for name in ("store_every_fs", "segment_fs", "length_fs", "equilibration_fs"):
+        for name in ("segment_fs", "equilibration_fs"):
             _check_multiple(name, getattr(self, name), "time step", step)
-        _check_multiple("length_fs", self.length_fs, "store_every_fs", self.store_every_fs)
-        _check_multiple("segment_fs", self.segment_fs, "store_every_fs", self.store_every_fs)
+        for first, prefix in ((self, ""), (self.of_replica(1), "later_")):
+            stored = f"{prefix}store_every_fs"
+            _check_multiple(stored, first.store_every_fs, "time step", step)
+            _check_multiple(f"{prefix}length_fs", first.length_fs, stored, first.store_every_fs)
+            _check_multiple("segment_fs", self.segment_fs, stored, first.store_every_fs)
         _check_multiple(
             "pre_equilibration_fs", self.pre_equilibration_fs, "verlet_step_fs", self.verlet_step_fs
         )
@@ -111,15 +118,30 @@ class Recipe(BaseModel):
         level = get_level(self.level)
         return level.customised(**self.theory) if self.theory else level
 
+    def of_replica(self, replica: int) -> "Recipe":
+        """The recipe with the length and frame distance that a replica's production has."""
+        if replica == 0:
+            return self
+        return self.model_copy(
+            update={
+                "length_fs": self.later_length_fs or self.length_fs,
+                "store_every_fs": self.later_store_every_fs or self.store_every_fs,
+            }
+        )
+
     @property
     def time_step_fs(self) -> float:
         """Distance between evaluations of the level, fs."""
         return self.outer_step_fs if self.integrator == "mts" else self.verlet_step_fs
 
+    def stated(self) -> dict[str, Any]:
+        """All settings but those that are not set, so that a new one changes no older recipe."""
+        return self.model_dump(mode="json", exclude_none=True)
+
     @property
     def sha256(self) -> str:
         """Hash of all settings."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        text = json.dumps(self.stated(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def differences(self, other: "Recipe") -> list[str]:

@@ -104,7 +104,7 @@ class Schedule:
         self._flights: dict[Future, tuple[Lane, bool]] = {}
         self._landings: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self.lanes = [
-            Lane(molecule, replica, order, Stage("waiting", replica, 0.0, recipe.length_fs))
+            Lane(molecule, replica, order, _waiting(replica, recipe))
             for order, molecule in enumerate(molecules)
             for replica in range(n_replicas)
         ]
@@ -282,3 +282,7 @@ class Schedule:
             yield
         finally:
             signal.signal(signal.SIGINT, previous)
+
+
+def _waiting(replica: int, recipe: Recipe) -> Stage:
+    return Stage("waiting", replica, 0.0, recipe.of_replica(replica).length_fs)

@@ -175,6 +175,7 @@ def _trajectory_status(
     folder: Path, recipe: Recipe, molecule: Molecule, replica: int, verify: bool
 ) -> TrajectoryStatus:
     name, work = molecule.name, work_folder(folder, molecule.name)
+    recipe = recipe.of_replica(replica)
     lane = TrajectoryStatus(name, replica, molecule.n_atoms, recipe.length_fs)
     shard = folder / f"{name}-r{replica}.h5md"
     if shard.exists() and not (work / f"r{replica}").exists():

@@ -111,7 +111,7 @@ class Trajectory:
         for name, stretch in self._preparations():
             if not _finished(stretch):
                 return self._advance(name, stretch)
-        return Stage("prepared", self.replica, 0.0, self.recipe.length_fs)
+        return Stage("prepared", self.replica, 0.0, self.recipe.of_replica(self.replica).length_fs)
 
     def produce(self) -> Stage:
         """Does the next segment of production; after the last one the shard is assembled.
@@ -146,7 +146,7 @@ class Trajectory:
         self._sweep()
         metadata = assembly.verified_metadata(self.shard_path)
         failure = None if metadata.end == COMPLETE else metadata.end
-        length = self.recipe.length_fs
+        length = self.recipe.of_replica(self.replica).length_fs
         return Stage("done", self.replica, metadata.length_fs, length, failure=failure)
 
     # --- stages -------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ class Trajectory:
 
     def production(self) -> Stretch:
         """The stretch whose frames are the dataset."""
-        recipe = self.recipe
+        recipe = self.recipe.of_replica(self.replica)
         stepper = self._level_stepper()
         thermostat = make_thermostat(
             recipe.thermostat, self.body, recipe.temperature_k, recipe.thermostat_time_fs

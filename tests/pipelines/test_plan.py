@@ -29,10 +29,12 @@ LIST = "C methane\nC=O formaldehyde\nCO methanol\nCCO ethanol\nc1ccoc1 furan\n"
 QUICK = ["--set", "n_conformers=2", "--set", "n_relaxed=1"]
 
 
-def cost(name="m", preparation=0.0, production=1.0, n_replicas=1, spacing=0.0) -> Cost:
+def cost(name="m", preparation=0.0, production=1.0, n_replicas=1, spacing=0.0, later=None) -> Cost:
+    later = production if later is None else later
     return Cost(
-        name, 5, 5, False, 0.1, preparation, spacing, production, n_replicas, 10**8, 1000, 100, 3000
-    )
+        name, 5, 5, False, 0.1, preparation, spacing, production, later, n_replicas, 10**8, 1000,
+        100, 3000,
+    )  # fmt: skip
 
 
 def timing(name: str, level_step_s: float, memory=2e8, spread=0.0) -> Probe:
@@ -111,6 +113,9 @@ def test_wall_time_of_known_cases():
     two = cost(preparation=5.0, production=20.0, n_replicas=2, spacing=3.0)
     assert wall_time_s([two], 1) == 5 + 20 + 3 + 20 == two.total_s
     assert wall_time_s([two], 2) == 5 + 3 + 20 == two.longest_s
+    short = cost(preparation=5.0, production=20.0, n_replicas=2, spacing=3.0, later=4.0)
+    assert wall_time_s([short], 1) == 5 + 20 + 3 + 4 == short.total_s
+    assert wall_time_s([short], 2) == 5 + 20 == short.longest_s
 
 
 @settings(deadline=None, max_examples=60)

@@ -132,13 +132,18 @@ def test_segments_and_one_go_hold_the_same_bits(tmp_path, finished):
     assert all(ours[name].tobytes() == theirs[name].tobytes() for name in ours)
 
 
-def test_replicas_start_from_other_frames_with_canonical_energies(tmp_path):
+def test_replicas_start_from_other_frames_and_may_be_stored_otherwise(tmp_path):
     starts = []
     for replica in range(3):
-        trajectory = methanol(tmp_path, replica, segment_fs=500, length_fs=20)
+        trajectory = methanol(
+            tmp_path, replica, segment_fs=500, length_fs=20, later_length_fs=10,
+            later_store_every_fs=2,
+        )  # fmt: skip
         run(trajectory)
         with Shard(trajectory.shard_path) as shard:
             starts.append(shard.read("positions")[0])
+            assert (shard.n_frames, shard.frame_fs) == ((6, 2.0) if replica else (21, 1.0))
+            assert shard.metadata.recipe == trajectory.recipe.stated()
             expected = "mean-energy" if replica == 0 else "canonical"
             assert (shard.metadata.replica, shard.metadata.start) == (replica, expected)
     assert all(np.abs(starts[i] - starts[j]).max() > 0.01 for i, j in ((0, 1), (0, 2), (1, 2)))
