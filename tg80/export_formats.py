@@ -61,6 +61,7 @@ def write_extxyz(stream: BinaryIO, piece: Piece, on_frames: Callable[[int], None
             "molecule": piece.metadata.name,
             "replica": piece.metadata.replica,
             "level": piece.metadata.level,
+            "charge": piece.metadata.charge,
         }
         step = piece.stride * CHUNK_FRAMES
         for start in range(piece.start, piece.stop, step):

@@ -1,7 +1,10 @@
 """Files of a data set: found in a tree, written whole or not at all, with checksums beside them."""
 
+import codecs
 import hashlib
+import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -79,6 +82,54 @@ def check_folder(path: Path | str, option: str) -> None:
             return
         if os.path.lexists(place):
             raise UserError(f"{place}: is no folder; {option} wants one, choose another {option}")
+
+
+def check_input_file(path: Path, what: str) -> None:
+    """Refuses what is no regular file: reading a pipe or a device can wait or go on for ever.
+
+    Args:
+        path: what the user named. what: the kind of file that is wanted, for the message.
+
+    Raises:
+        UserError: there is nothing, a folder, a pipe, a device, or no right to read it.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give {what}")
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    if not path.is_file():
+        raise UserError(f"{path}: is a pipe or a device; give {what}")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path}: cannot be read: Permission denied")
+
+
+_MOST_TEXT_BYTES = 16 * 2**20
+# What no text holds, whatever its encoding.
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
+
+
+def read_lines(path: Path, what: str) -> list[str]:
+    """The lines of a text file in UTF-8, UTF-16 with a byte order mark, or Latin-1.
+
+    Args:
+        path: the file. what: the kind of file that is wanted, for the messages.
+
+    Raises:
+        UserError: it is no regular file, no text, or larger than any that is meant.
+    """
+    check_input_file(path, what)
+    if path.stat().st_size > _MOST_TEXT_BYTES:
+        raise UserError(f"{path}: more than {_MOST_TEXT_BYTES >> 20} MiB; give {what}")
+    content = path.read_bytes()
+    utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if utf_16 else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    if _CONTROL.search(text):
+        raise UserError(f"{path}: not a text file; give {what}")
+    # Not str.splitlines: it ends a line at characters that Latin-1 comments hold as well.
+    return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
 
 
 def file_sha256(path: Path | str) -> str:

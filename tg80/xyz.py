@@ -1,0 +1,300 @@
+"""Reads one molecule from a file in XYZ or extended XYZ format, in angstrom.
+
+In extended XYZ `Properties=` in the comment line names the columns; without it they are the element
+and x, y, z, and what stands behind them is passed over, as are lines behind the atoms (QM9). What
+the comment line says of charge, spin, periodicity and unit of length is used or refused, never
+passed over: read by a program that knows no comment, it is what makes an energy silently wrong.
+
+References:
+    Extended XYZ: https://github.com/libAtoms/extxyz.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial import KDTree
+
+from tg80.errors import UserError
+from tg80.files import read_lines
+from tg80.theory import atomic_number_of
+
+# Below this distance, in A, atoms are taken for a mistake: H2 is 0.74 A long.
+_COINCIDENT_A = 0.3
+_FARTHEST_A = 1000.0  # no molecule that is accepted reaches so far
+_MOST_ATOMS = 10_000
+
+_COLUMNS = {
+    "species": "species", "symbols": "species", "symbol": "species", "element": "species",
+    "z": "number", "numbers": "number", "atomic_numbers": "number", "atomic_number": "number",
+    "pos": "positions", "position": "positions", "positions": "positions",
+}  # fmt: skip
+_WIDTHS = {"species": 1, "number": 1, "positions": 3}
+_LATTICES = ("lattice", "cell", "unit_cell", "box")
+
+_ENTRY = re.compile(
+    r"""([\w-]+)\s*=\s*("(?:[^"\\]|\\.)*"|'[^']*'|\{[^{}]*\}|\[[^][]*\]|[^\s"'{}[\]]\S*)"""
+)
+# Fortran writes 1.0D-6, Mathematica 1.0*^-6.
+_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:(?:[eEdD]|\*\^)([+-]?\d+))?", re.ASCII)
+_CHARGE = re.compile(
+    r"""(?<![\w-])(?:(?:total|net|molecular|formal|system)[ _-]?)?(?:charge|chrg)
+    (?:\s*[=:]\s*["'{[]?\s*([^\s,;|"'}\]]*)|\s+(?:of\s+|is\s+)?\(?([+-]?\d[^\s,;|)]*))""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_CHARGE_TMQM = re.compile(r"(?<![\w-])q\s*=\s*([+-]?\d{1,3})(?![\d.])")
+_WHOLE = re.compile(r"[+-]?\d{1,3}(?:\.0*)?", re.ASCII)
+_SPIN = re.compile(
+    r"""(?<![\w-])(?:(?P<multiplicity>(?:spin[ _-]?)?mult(?:iplicity)?)|(?P<spin>spin)
+    |n?_?(?:uhf|unpaired))(?:\s*[=:]\s*["'{[]?\s*|\s+(?=\d))([^\s,;|"'}\]]*)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_OTHER_LENGTH = re.compile(
+    r"""(?<![\w/*^.-])(?:bohrs?|nanomet(?:er|re)s?|picomet(?:er|re)s?)(?![\w^])
+    |(?<![\w-])(?:(?:length|distance|pos(?:ition)?s?|coord(?:inate)?s?|geometry|r)[ _-]?)?
+    units?\s*[=:]\s*["'{[]?\s*(?:a\.?u\b|a0\b|nm\b|pm\b|m\b|atomic)
+    |(?:coordinates?|positions?|geometry|lengths?)\s+(?:are\s+)?in\s+(?:atomic|a\.?u\b|nm\b|pm\b)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_OTHER_LENGTH_OF_COUNT = re.compile(r"\b(?:bohrs?|a\.?u\b|atomic|a0|nm|pm)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One molecule: atomic_numbers (n_atoms,), positions (n_atoms, 3) A, total charge in e."""
+
+    atomic_numbers: np.ndarray
+    positions: np.ndarray
+    charge: int
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """First column of what is read (-1: not there); how many there are in all, None for any."""
+
+    species: int = 0
+    number: int = -1
+    positions: int = 1
+    n_columns: int | None = None
+
+
+def read_xyz(path: Path, charge: int | None = None) -> Structure:
+    """The one structure of a file.
+
+    Args:
+        charge: what the user says; it must agree with the comment line. None: what that says, or 0.
+
+    Raises:
+        UserError: the file is missing, no XYZ, or no molecule in vacuum (fewer than two atoms,
+            atoms on top of each other, coordinates that are no finite numbers, a lattice); the
+            comment line says something else than `charge`, or cannot be followed.
+    """
+    lines = read_lines(path, "one XYZ file")
+    while lines and not lines[0].strip():
+        del lines[0]
+    if not lines:
+        raise UserError(f"{path}: empty; give an XYZ file")
+    n_atoms = _atom_count(path, lines[0])
+    comment = lines[1] if len(lines) > 1 else ""
+    layout, charge = _read_comment(f"{path}: line 2", comment, charge)
+    rows = [line.split() for line in lines[2:]]
+    _check_count(path, n_atoms, rows, layout)
+    atoms = [_atom(f"{path}: line {i + 3}", row, layout) for i, row in enumerate(rows[:n_atoms])]
+    numbers = np.array([number for number, _ in atoms])
+    positions = np.array([position for _, position in atoms])
+    _refuse_coincident(path, positions)
+    return Structure(numbers, positions, charge)
+
+
+def _atom_count(path: Path, line: str) -> int:
+    words = line.split()
+    if not re.fullmatch(r"[0-9]+", words[0]):
+        raise UserError(
+            f"{path}: line 1 must be the number of atoms, as in every XYZ file, not {line[:40]!r}"
+        )
+    if _OTHER_LENGTH_OF_COUNT.search(line):
+        raise UserError(
+            f"{path}: line 1 names another unit of length ({line[:40]!r}); give angstrom"
+        )
+    if len(words[0]) > 9 or (n_atoms := int(words[0])) > _MOST_ATOMS:
+        raise UserError(
+            f"{path}: line 1 promises {words[0][:20]} atoms; give a molecule of at most "
+            f"{_MOST_ATOMS}"
+        )
+    if n_atoms < 2:
+        raise UserError(
+            f"{path}: {n_atoms} atom(s); a molecule has 2 or more (isolated-atom energies belong "
+            "to the level: they are in its settings)"
+        )
+    return n_atoms
+
+
+def _read_comment(place: str, line: str, charge: int | None) -> tuple[_Layout, int]:
+    """Layout of the rows, and the charge, once everything else the line says is no obstacle."""
+    words = line.split()
+    if len(words) == 4 and _element(words[0]) and all(map(_NUMBER.fullmatch, words[1:])):
+        raise UserError(f"{place} must be a comment, it may be empty; {line[:40]!r} is an atom")
+    entries = {match[1].lower(): match[2] for match in _ENTRY.finditer(line)}
+    for key in ("properties", "pbc", *_LATTICES):
+        if len(re.findall(rf"(?<![\w-]){key}\s*=", line, re.IGNORECASE)) != (key in entries):
+            raise UserError(f"{place} gives {key} twice, or its quotes do not end; correct it")
+    free = line
+    for key in ("properties", *_LATTICES):
+        if key in entries:
+            free = free.replace(entries[key], " ")
+    _refuse_periodic(place, entries)
+    if (found := _OTHER_LENGTH.search(free)) and not re.search("angstrom|Å", free, re.IGNORECASE):
+        raise UserError(f"{place} names another unit of length ({found[0][:40]!r}); give angstrom")
+    for match in _SPIN.finditer(free):
+        allowed = {"1"} if match["multiplicity"] else {"0", "1"} if match["spin"] else {"0"}
+        if match[3] not in allowed and match[3].removesuffix(".0") not in allowed:
+            raise UserError(
+                f"{place} says {match[0][:40]!r}; only closed-shell singlets are computed"
+            )
+    properties = entries.get("properties")
+    layout = _Layout() if properties is None else _layout(place, _bare(properties))
+    return layout, _charge(place, free, charge)
+
+
+def _bare(value: str) -> str:
+    """A value of the comment line without its quotes or brackets."""
+    return value[1:-1] if value[0] in "\"'{[" else value
+
+
+def _refuse_periodic(place: str, entries: dict[str, str]) -> None:
+    lattice = next((key for key in _LATTICES if key in entries), None)
+    # As in every reader of extended XYZ a lattice alone means a crystal.
+    flags = re.split(r"[\s,]+", _bare(entries.get("pbc", "T" if lattice else "F")).strip().lower())
+    if any(flag not in ("f", "false", "0") for flag in flags):
+        what = "pbc" if "pbc" in entries else str(lattice)
+        raise UserError(
+            f"{place} tells of a periodic system ({what}={entries[what][:60]}); levels of theory "
+            'are for molecules in vacuum: give one, with pbc="F F F"'
+        )
+
+
+def _layout(place: str, properties: str) -> _Layout:
+    """Where `Properties=` says that element and position stand."""
+    fields = properties.split(":")
+    names, kinds, widths = fields[::3], fields[1::3], fields[2::3]
+    if not (len(names) == len(kinds) == len(widths)) or not all(
+        name and kind in ("R", "I", "S", "L") and re.fullmatch(r"[1-9][0-9]{0,4}", width)
+        for name, kind, width in zip(names, kinds, widths, strict=True)
+    ):
+        raise UserError(
+            f"{place}: Properties={properties[:60]} is no list of NAME:TYPE:COLUMNS with types "
+            "R, I, S and L"
+        )
+    first: dict[str, int] = {}
+    n_columns = 0
+    for name, width in zip(names, map(int, widths), strict=True):
+        meaning = _COLUMNS.get(name.lower())
+        if meaning and (meaning in first or width != _WIDTHS[meaning]):
+            raise UserError(
+                f"{place}: Properties={properties[:60]} names {name} with {width} column(s) or "
+                f"under two names; give it once, with {_WIDTHS[meaning]}"
+            )
+        if meaning:
+            first[meaning] = n_columns
+        n_columns += width
+    if "positions" not in first or not {"species", "number"} & set(first):
+        raise UserError(
+            f"{place}: Properties={properties[:60]} lacks species:S:1 (or Z:I:1) or pos:R:3"
+        )
+    return _Layout(first.get("species", -1), first.get("number", -1), first["positions"], n_columns)
+
+
+def _charge(place: str, text: str, given: int | None) -> int:
+    """The charge that comment line and user agree on."""
+    told = [match[1] if match[2] is None else match[2] for match in _CHARGE.finditer(text)]
+    told += [match[1] for match in _CHARGE_TMQM.finditer(text)]
+    for value in told:
+        if not _WHOLE.fullmatch(value):
+            raise UserError(f"{place}: charge {value[:20]!r} is no whole number")
+    charges = {int(float(value)) for value in told}
+    pair = re.fullmatch(r"\s*([+-]?[0-9]{1,3})\s+([0-9]{1,2})\s*", text)
+    if pair and given is None and (int(pair[1]), int(pair[2])) != (0, 1):
+        raise UserError(
+            f"{place}: {pair[0].strip()!r} may be charge and multiplicity; write charge="
+            f"{pair[1]}, or say --charge"
+        )
+    if given is not None:
+        charges.add(given)
+    if len(charges) > 1:
+        says = f"--charge is {given}" if given is not None else "they differ"
+        values = ", ".join(dict.fromkeys(told))
+        raise UserError(f"{place} says charge {values[:60]}, but {says}; correct one of them")
+    return charges.pop() if charges else 0
+
+
+def _check_count(path: Path, n_atoms: int, rows: list[list[str]], layout: _Layout) -> None:
+    n_found = sum(map(bool, rows[:n_atoms]))
+    if n_found < n_atoms:
+        raise UserError(f"{path}: line 1 promises {n_atoms} atoms, {n_found} atom lines follow")
+    for i, row in enumerate(rows[n_atoms:], n_atoms + 3):
+        if row and (layout.n_columns or _may_be_more(row)):
+            raise UserError(
+                f"{path}: line 1 promises {n_atoms} atoms, line {i} goes on with "
+                f"{' '.join(row)[:40]!r}; give one structure a file"
+            )
+
+
+def _may_be_more(row: list[str]) -> bool:
+    """Whether a line behind the atoms may be one more, a lattice vector or another structure."""
+    if len(row) == 1:
+        return bool(re.fullmatch("[0-9]+", row[0]))
+    name = re.fullmatch(r"[A-Za-z]{1,3}[0-9]{0,3}|[0-9]{1,3}", row[0])
+    return bool(name and _NUMBER.fullmatch(row[1]))
+
+
+def _atom(place: str, row: list[str], layout: _Layout) -> tuple[int, list[float]]:
+    line = " ".join(row)[:60]
+    if layout.n_columns is not None and len(row) != layout.n_columns:
+        raise UserError(
+            f"{place}: {len(row)} columns, Properties names {layout.n_columns}: {line!r}"
+        )
+    if len(row) < 4:
+        raise UserError(f"{place}: expected an element and three coordinates, not {line!r}")
+    names = [row[column] for column in (layout.species, layout.number) if column >= 0]
+    numbers = {_element(name) for name in names}
+    if len(numbers) > 1:
+        raise UserError(f"{place}: {names[0][:20]!r} and {names[1][:20]!r} are not one element")
+    if not (number := numbers.pop()):
+        raise UserError(
+            f"{place}: {names[0][:20]!r} is no element; isotopes, labels, ghost and dummy atoms "
+            "are not read"
+        )
+    words = row[layout.positions : layout.positions + 3]
+    found = [_NUMBER.fullmatch(word) for word in words]
+    for word, match in zip(words, found, strict=True):
+        if match is None:
+            raise UserError(
+                f"{place}: coordinates must be three numbers in angstrom; {word[:20]!r} is none"
+            )
+    position = [float(f"{match[1]}e{match[2] or 0}") for match in found if match]
+    if np.abs(position).max() > _FARTHEST_A:
+        raise UserError(f"{place}: a coordinate beyond {_FARTHEST_A:g} angstrom; check units")
+    return number, position
+
+
+def _element(word: str) -> int:
+    """Atomic number of a symbol in any case, or of its digits; 0 if it is none."""
+    if re.fullmatch("[0-9]{1,3}", word):
+        return int(word) if int(word) <= 118 else 0
+    try:
+        return atomic_number_of(word.capitalize()) if word.isascii() else 0
+    except KeyError:
+        return 0
+
+
+def _refuse_coincident(path: Path, positions: np.ndarray) -> None:
+    distances, neighbours = KDTree(positions).query(positions, k=2)
+    nearest = np.asarray(distances)[:, 1]
+    if nearest.min() < _COINCIDENT_A:
+        first = int(nearest.argmin())
+        second = next(int(other) for other in np.asarray(neighbours)[first] if other != first)
+        raise UserError(
+            f"{path}: atoms {first + 1} and {second + 1} are {nearest.min():.2f} A apart; correct "
+            "the structure (coordinates in angstrom)"
+        )
