@@ -4,6 +4,7 @@ Disk units are the ones MDAnalysis understands (it cannot read eV forces); reade
 electronvolt, angstrom and femtosecond.
 """
 
+import math
 from dataclasses import dataclass
 
 from tg80.constants import EV_PER_KJ_PER_MOL
@@ -18,8 +19,9 @@ class Field:
     """One stored quantity.
 
     `path` is the H5MD element (a group with `value`, `step`, `time`) for per-frame fields and the
-    dataset itself for static ones. Value as read = value on disk * `scale`. Of float32 values that
-    are known to a few digits only `mantissa_bits` are kept, so that they compress.
+    dataset itself for static ones. Value as read = value on disk * `scale`. Values are rounded as
+    far as physics does not see it, so that they compress: to multiples of `step`, a power of two in
+    the unit on disk, and float32 values to `mantissa_bits` of their 23.
     """
 
     name: str
@@ -31,46 +33,61 @@ class Field:
     scale: float
     description: str
     mantissa_bits: int | None = None
+    step: float | None = None
+
+    @property
+    def largest_rounding(self) -> float:
+        """How far the rounding to `step` may move a vector of three values, in the unit as read."""
+        return 0.5 * 3**0.5 * self.scale * (self.step or 0.0)
 
     @property
     def per_frame(self) -> bool:
         return self.shape[:1] == ("n_frames",)
 
 
-def _particle(name: str, path: str, disk_unit: str, unit: str, scale: float, text: str) -> Field:
+def _particle(name, path, disk_unit, unit, scale, text, bits, step) -> Field:
     shape = ("n_frames", "n_atoms", 3)
-    return Field(name, f"{TRAJECTORY}/{path}", shape, "f4", disk_unit, unit, scale, text)
+    path = f"{TRAJECTORY}/{path}"
+    return Field(name, path, shape, "f4", disk_unit, unit, scale, text, bits, step)
 
 
 def _energy(name: str, text: str) -> Field:
+    path, scale = f"{OBSERVABLES}/{name}", EV_PER_KJ_PER_MOL
+    shape = ("n_frames",)
+    return Field(name, path, shape, "f8", "kJ mol-1", "eV", scale, text, step=2.0**-16)
+
+
+def _series(name, shape, dtype, disk_unit, unit, scale, text, bits=None, step=None) -> Field:
     path = f"{OBSERVABLES}/{name}"
-    return Field(name, path, ("n_frames",), "f8", "kJ mol-1", "eV", EV_PER_KJ_PER_MOL, text)
-
-
-def _series(name, shape, dtype, disk_unit, unit, scale, text, bits=None) -> Field:
-    return Field(name, f"{OBSERVABLES}/{name}", shape, dtype, disk_unit, unit, scale, text, bits)
+    return Field(name, path, shape, dtype, disk_unit, unit, scale, text, bits, step)
 
 
 _FORCE = ("kJ mol-1 Angstrom-1", "eV/A", EV_PER_KJ_PER_MOL)
 
 # fmt: off
 FRAME_FIELDS: tuple[Field, ...] = (
-    _particle("positions", "position", "Angstrom", "A", 1.0, "nuclear positions"),
-    _particle("velocities", "velocity", "Angstrom fs-1", "A/fs", 1.0, "the velocities integrated"),
-    _particle("forces", "force", *_FORCE, "forces, net force and torque projected out"),
+    _particle("positions", "position", "Angstrom", "A", 1.0, "nuclear positions", None, 2.0**-15),
+    _particle(
+        "velocities", "velocity", "Angstrom fs-1", "A/fs", 1.0, "the velocities integrated",
+        12, 2.0**-20,
+    ),
+    _particle(
+        "forces", "force", *_FORCE, "forces, net force and torque projected out", 12, 2.0**-5,
+    ),
     _energy("potential_energy", "Born-Oppenheimer energy at the level of theory"),
     _energy("kinetic_energy", "nuclear kinetic energy"),
     _energy("conserved_quantity", "total energy less what the thermostat put in"),
     _series(
         "homo_lumo_gap", ("n_frames",), "f4", "kJ mol-1", "eV", EV_PER_KJ_PER_MOL,
-        "Kohn-Sham (or tight-binding) HOMO-LUMO gap", 16,
+        "Kohn-Sham (or tight-binding) HOMO-LUMO gap", step=2.0**-6,
     ),
     _series(
         "dipole", ("n_frames", 3), "f4", "e Angstrom", "e A", 1.0,
-        "dipole moment; about the centre of mass for ions", 16,
+        "dipole moment; about the centre of mass for ions", step=2.0**-12,
     ),
     _series(
-        "mulliken_charges", ("n_frames", "n_atoms"), "f4", "e", "e", 1.0, "Mulliken charges", 11,
+        "mulliken_charges", ("n_frames", "n_atoms"), "f4", "e", "e", 1.0, "Mulliken charges",
+        step=2.0**-11,
     ),
     _series(
         "scf_cycles", ("n_frames",), "i4", None, None, 1.0,
@@ -78,11 +95,11 @@ FRAME_FIELDS: tuple[Field, ...] = (
     ),
     _series("scf_converged", ("n_frames",), "u1", None, None, 1.0, "1 if self-consistent"),
     _series(
-        "raw_net_force", ("n_frames", 3), "f4", *_FORCE, "sum of the forces before projection", 7,
+        "raw_net_force", ("n_frames", 3), "f4", *_FORCE, "sum of the forces before projection", 5,
     ),
     _series(
         "raw_net_torque", ("n_frames", 3), "f4", "kJ mol-1", "eV", EV_PER_KJ_PER_MOL,
-        "torque of the forces about the centre of mass before projection", 7,
+        "torque of the forces about the centre of mass before projection", 5,
     ),
     _series(
         "quality_flags", ("n_frames",), "u4", None, None, 1.0, "bits of QUALITY_FLAGS, 0 if clean",
@@ -97,7 +114,7 @@ STATIC_FIELDS: tuple[Field, ...] = (
           "A", 1.0, "start conformer relaxed with GFN2-xTB"),
     Field("hessian", f"{PARAMETERS}/hessian", ("3 n_atoms", "3 n_atoms"), "f8",
           "kJ mol-1 Angstrom-2", "eV/A^2", EV_PER_KJ_PER_MOL,
-          "GFN2-xTB Hessian at relaxed_positions"),
+          "GFN2-xTB Hessian at relaxed_positions", step=2.0**-10),
 )
 
 # Stored once and hard-linked into every per-frame element; the path is that of the first.
@@ -129,7 +146,8 @@ def fields_table() -> str:
         shape = ", ".join(str(size) for size in field.shape)
         units = [unit or "" for unit in (field.disk_unit, field.unit)]
         kept = f", {field.mantissa_bits} bits kept" if field.mantissa_bits else ""
-        cells = [f"`{field.name}`", f"`{field.path}`", shape, field.dtype + kept, *units]
+        step = f", steps of 2^{round(math.log2(field.step))}" if field.step else ""
+        cells = [f"`{field.name}`", f"`{field.path}`", shape, field.dtype + step + kept, *units]
         rows.append("| " + " | ".join([*cells, field.description]) + " |")
     return "\n".join(rows)
 

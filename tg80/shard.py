@@ -16,6 +16,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,10 @@ from tg80.fields import (
 )
 from tg80.files import checksum_path, find_files, write_atomically
 from tg80.metadata import ShardMetadata, metadata_from_attributes
+from tg80.packing import pack_chunk
 
 SUFFIX = ".h5md"
-CHUNK_FRAMES = 256
+CHUNK_FRAMES = 1024
 PART_FIELDS: tuple[Field, ...] = (*FRAME_FIELDS, *AXIS_FIELDS)
 _PART_ATTRIBUTES = "attributes"
 _BUFFER_GROWTH = 1 << 24  # bytes by which the file in memory grows
@@ -47,6 +49,8 @@ _BUFFER_GROWTH = 1 << 24  # bytes by which the file in memory grows
 def to_disk(field: Field, values: np.ndarray) -> np.ndarray:
     """Values in the units of the code as they lie on disk."""
     scaled = values if field.scale == 1.0 else np.asarray(values, dtype="f8") / field.scale
+    if field.step is not None:
+        scaled = np.round(np.asarray(scaled, dtype="f8") / field.step) * field.step
     disk = np.ascontiguousarray(scaled, dtype=field.dtype)
     return disk if field.mantissa_bits is None else _keep_bits(disk, field.mantissa_bits)
 
@@ -230,15 +234,32 @@ def _write_header(file: h5py.File, metadata: ShardMetadata) -> None:
 
 
 def _write_dataset(file: h5py.File, field: Field, path: str, values: np.ndarray) -> h5py.Dataset:
-    frames = field.shape[0] == "n_frames"
-    chunks = (min(CHUNK_FRAMES, len(values)), *values.shape[1:]) if frames else values.shape
+    chunks = chunk_shape(field, values.shape)
     dataset = file.create_dataset(
-        path, data=values, dtype=field.dtype, chunks=chunks, compression="gzip",
-        compression_opts=1, shuffle=True, fletcher32=True, track_times=False,
+        path, shape=values.shape, dtype=field.dtype, chunks=chunks, compression="gzip",
+        compression_opts=9, shuffle=True, fletcher32=True, track_times=False,
     )  # fmt: skip
+    for corner in np.ndindex(*map(_ceiling_ratio, values.shape, chunks)):
+        start = tuple(map(mul, corner, chunks))
+        part = values[tuple(slice(a, a + n) for a, n in zip(start, chunks, strict=True))]
+        chunk = np.zeros(chunks, dtype=field.dtype)
+        chunk[tuple(map(slice, part.shape))] = part
+        dataset.id.write_direct_chunk(start, pack_chunk(chunk))
     if field.disk_unit is not None:
         dataset.attrs["unit"] = field.disk_unit
     return dataset
+
+
+def chunk_shape(field: Field, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """What is compressed together: one atom's way through many frames, or a whole static field."""
+    if not field.per_frame:
+        return shape
+    n_frames = min(CHUNK_FRAMES, shape[0])
+    return (n_frames, 1, 3) if field.shape[1:] == ("n_atoms", 3) else (n_frames, *shape[1:])
+
+
+def _ceiling_ratio(size: int, chunk: int) -> int:
+    return -(-size // chunk)
 
 
 @contextmanager
