@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.tasks import TaskSpec
-from tg80.errors import CorruptFile, UserError
+from tg80.errors import UserError
 from tg80.public import read_public
 from tg80.public_sets import PUBLIC_SETS, recognise
 from tg80.single_task import HORIZON_FRAMES, N_LAGS, SingleTaskStarts, single_task
@@ -50,10 +50,7 @@ def read_public_task(task: TaskSpec, folder: Path | None) -> PublicTask:
     assert task.molecule is not None
     set_id = task.id.partition("/")[0]
     path = _file(set_id, task.molecule, folder)
-    try:
-        data = read_public(path, set_id=set_id, molecule=task.molecule)
-    except CorruptFile as error:
-        raise UserError(str(error)) from error  # the data are the user's choice
+    data = read_public(path, set_id=set_id, molecule=task.molecule)
     protocol = "as-published" if task.as_published else "leak-free"
     heavy = task.inputs == "heavy"
     counts = {"train": task.train_windows or task.starts}
@@ -84,8 +81,7 @@ def _file(set_id: str, molecule: str, folder: Path | None) -> Path:
     found = []
     for path in sorted(folder.glob("*.npz")):
         known = recognise(path.stem, "sgdml")
-        of_rmd17 = path.stem.lower().startswith("rmd17")
-        if known and (known[0].id, known[1].name) == (set_id, molecule) and not of_rmd17:
+        if known and (known[0].id, known[1].name) == (set_id, molecule):
             found.append(path)
     if len(found) != 1:
         reason = f"{len(found)} files of {molecule}, name one" if found else f"no {name}; {advice}"

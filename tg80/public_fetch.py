@@ -50,7 +50,7 @@ def fetch_public(
         The path of the npz file; `FILE.sha256` lies beside it.
 
     Raises:
-        UserError: no such set or molecule; `folder` is a file.
+        UserError: no such set or molecule; `folder` is a file; a file there is no such molecule.
         Tg80Error: the server refuses, breaks off again and again, or can't be reached.
         CorruptFile: what came is not that molecule; or the file changed since it was fetched.
     """
@@ -68,10 +68,11 @@ def fetch_public(
         _fetch(public, known, path, address or public.address, patience or Patience(), on_bytes)
     try:
         _check(public, known, path)
-    except CorruptFile:
-        if is_new:
-            path.unlink()
-        raise
+    except Tg80Error as error:
+        if not is_new:
+            raise
+        path.unlink()
+        raise CorruptFile(str(error)) from None  # what came, not what the user has
     return path
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from tg80.errors import UserError
 
-Layout = Literal["sgdml", "rmd17"]
+Layout = Literal["sgdml", "rmd17", "upstream"]
 
 
 @dataclass(frozen=True)
@@ -137,11 +137,31 @@ def get_public_set(set_id: str) -> PublicSet:
     return PUBLIC_SETS[set_id]
 
 
+# Words of sets, runs (by their year) and levels of theory.
+_ORIGIN = re.compile(
+    r"(?<![a-z])(r?md-?(?:17|22)|revised|ws22|xxmd|iso17|3bpa|ani\d?\w*|qm\d+\w?|tg80|ccsd-?t?|dlpno"
+    r"|mp[2-4]|b3lyp|pbe0|pm[67]|am1|dftb\w*|xtb\d?|gfn\d?|def2\w*)(?![a-z0-9])"
+    r"|(?<!\d)((?:19|20)\d\d)(?!\d)"
+)
+
+
+def contradiction(text: str, public: PublicSet) -> str | None:
+    """The word of a name by which a file is of another set, run or level of theory, if any.
+
+    `benzene2018_dft` and `ethanol_ccsd_t-train` are no files of MD17.
+    """
+    own = {public.id, "2017"} if public is MD17 else {public.id}
+    for match in _ORIGIN.finditer(_spaced(text)):
+        if match[0] not in own:
+            return match[0]
+    return None
+
+
 def recognise(stem: str, layout: Layout) -> tuple[PublicSet, PublicMolecule] | None:
     """Set and molecule of a file by its name without `.npz`, in any of the usual spellings."""
     wanted = _plain(stem)
     for public in PUBLIC_SETS.values():
-        if public.layout != layout:
+        if public.layout != layout or contradiction(stem, public):
             continue
         for molecule in public.molecules:
             if wanted in (_plain(molecule.name), _plain(molecule.file.removesuffix(".npz"))):
@@ -149,9 +169,12 @@ def recognise(stem: str, layout: Layout) -> tuple[PublicSet, PublicMolecule] | N
     return None
 
 
+def _spaced(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
 def _plain(stem: str) -> str:
     """`md17_benzene2017`, `benzene_old_dft` and `benzene` are one; so are other spellings."""
-    plain = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")
-    plain = re.sub(r"^r?md(17|22)-", "", plain)
+    plain = re.sub(r"^r?md(17|22)-", "", _spaced(stem))
     plain = re.sub(r"(-dft|-old|-?2017)+$", "", plain)
     return {"salicylic": "salicylic-acid"}.get(plain, plain)

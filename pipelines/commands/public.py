@@ -100,6 +100,9 @@ def _describe(path: Path, **wish: Any) -> dict[str, Any]:
         "n_heavy_atoms": int((data.atomic_numbers > 1).sum()),
         "frame_fs": data.frame_fs,
         "frame_source": data.frame_source,
+        "r_unit": data.r_unit,
+        "e_unit": data.e_unit,
+        "mean_energy_ev": None if data.energies is None else float(data.energies.mean()),
         "finite_difference_temperature_k": data.finite_difference_temperature_k(),
         "n_stretches": len(data.stretches),
         "longest_stretch_frames": stop - first,
@@ -114,6 +117,9 @@ def _show(facts: dict[str, Any]) -> None:
         f"{facts['n_heavy_atoms']} of them heavy"
     )
     print(f"frames {frame_fs:g} fs apart: {facts['frame_source']}")
+    mean = facts["mean_energy_ev"]
+    energy = "no energies" if mean is None else f"mean energy {mean:.3f} eV"
+    print(f"positions in {facts['r_unit']}, energies in {facts['e_unit']}; {energy}")
     longest = facts["longest_stretch_frames"]
     if longest == n_frames:
         print("all frames follow one another")

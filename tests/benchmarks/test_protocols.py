@@ -39,6 +39,7 @@ def md17(tmp_path_factory):
     public_files.write(folder / "md17_ethanol.npz", arrays)
     # Not a molecule of MD17, though it is called like one.
     public_files.write(folder / "rmd17_ethanol.npz", {"coords": np.zeros(3)})
+    public_files.write(folder / "ethanol_ccsd_t-train.npz", arrays)
     return folder
 
 
@@ -253,6 +254,8 @@ def test_what_is_wrong_with_a_public_set_is_told(tmp_path, capsys):
     path = public_files.write(tmp_path / "md17_ethanol.npz", short)
     assert "are too few for the leak-free single-task protocol" in told("md17/ethanol", *folder)
     public_files.write(tmp_path / "ethanol.npz", short)
+    other = public_files.write(tmp_path / "ethanol_ccsd_t-train.npz", short)
+    assert "its file name says ccsd-t" in told("md17/ethanol", "--data", str(other))
     assert "2 files of ethanol, name one" in told("md17/ethanol", *folder)
     path.write_bytes(path.read_bytes()[:1000])
     assert "md17_ethanol.npz: cut short" in told("md17/ethanol", "--data", str(path))

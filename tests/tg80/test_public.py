@@ -10,7 +10,7 @@ import pytest
 from tests import factories
 from tests.public_files import ETHANOL, rmd17_arrays, sgdml_arrays, vibrating, write
 from tests.without_rights import TG80, run_without_rights
-from tg80.errors import CorruptFile, Tg80Error, UserError
+from tg80.errors import Tg80Error, UserError
 from tg80.export import plan_export, write_export
 from tg80.public import read_public
 from tg80.public_sets import PUBLIC_SETS, recognise
@@ -55,6 +55,12 @@ def test_md22_is_read_with_its_own_spacing(tmp_path):
         ("md22_buckyball-catcher", ("md22", "buckyball-catcher")),
         ("md22_double_walled_nanotube", ("md22", "double-walled-nanotube")),
         ("benzene2018_dft", None),  # another run, of another spacing
+        ("ethanol_ccsd_t-train", None),  # another level of theory, and no trajectory
+        ("aspirin_ccsd-train", None),
+        ("rmd17_ethanol", None),
+        ("revised_ethanol", None),
+        ("md22_ethanol", None),
+        ("md17_stachyose", None),
         ("trajectory", None),
     ],
 )
@@ -192,7 +198,7 @@ NOT_FINITE = np.where(np.arange(R.size).reshape(R.shape) == 5, np.nan, R)
 )
 def test_a_malformed_file_is_one_line(tmp_path, arrays, message):
     path = write(tmp_path / "ethanol.npz", arrays)
-    with pytest.raises(CorruptFile, match=message) as raised:
+    with pytest.raises(UserError, match=message) as raised:
         read_public(path)
     assert str(raised.value).startswith(f"{path}: ") and "\n" not in str(raised.value)
 
@@ -202,11 +208,11 @@ def test_nothing_is_unpickled(tmp_path, key):
     trap = tmp_path / "trap"
     objects = np.array([Explosive(trap)], dtype=object)
     np.savez(tmp_path / "md17_ethanol.npz", allow_pickle=True, **spoilt(GOOD, **{key: objects}))
-    with pytest.raises(CorruptFile, match=f"{key} is pickled Python objects, which are never"):
+    with pytest.raises(UserError, match=f"{key} is pickled Python objects, which are never"):
         read_public(tmp_path / "md17_ethanol.npz")
     bare = tmp_path / "ethanol.npz"
     bare.write_bytes(pickle.dumps(Explosive(trap)))
-    with pytest.raises(CorruptFile):
+    with pytest.raises(UserError):
         read_public(bare)
     assert not trap.exists()
 
@@ -225,11 +231,11 @@ def test_other_files_are_refused(tmp_path):
     single = tmp_path / "ethanol.npz"
     with single.open("wb") as stream:
         np.save(stream, R)
-    with pytest.raises(CorruptFile, match="a single array"):
+    with pytest.raises(UserError, match="a single array"):
         read_public(single)
     with zipfile.ZipFile(single, "w") as archive:
         archive.writestr("R.npy", "no array")
-    with pytest.raises(CorruptFile):
+    with pytest.raises(UserError):
         read_public(single)
 
 
@@ -270,6 +276,139 @@ def test_damaged_files_give_one_line_or_the_same_data(tmp_path):
     assert n_refused > 200
 
 
+UNITS = [
+    ("Ang", "kcal/mol", 1.0, 1.0),
+    ("Angstrom", "kcal mol^-1", 1.0, 1.0),
+    ("\u212b", "kJ/mol", 1.0, 4.184),
+    ("A", "eV", 1.0, 1 / 23.060547830619026),
+    ("ang", "meV", 1.0, 1000 / 23.060547830619026),
+    ("Bohr", "Hartree", 1 / 0.529177210903, 1 / 627.5094740631),
+    ("a.u.", "a.u.", 1 / 0.529177210903, 1 / 627.5094740631),
+    (b"au", np.array(["Ha"]), 1 / 0.529177210903, 1 / 627.5094740631),
+    ("nm", "kJ mol-1", 0.1, 4.184),
+    ("", " ", 1.0, 1.0),
+]
+
+
+@pytest.mark.parametrize(("r_unit", "e_unit", "length", "energy"), UNITS)
+def test_the_units_of_the_file_are_honoured(r_unit, e_unit, length, energy, tmp_path):
+    """The same frames, in these units: `length` and `energy` are what 1 A and 1 kcal/mol are."""
+    usual = read_public(write(tmp_path / "md17_ethanol.npz", GOOD))
+    assert (usual.r_unit, usual.e_unit) == ("Ang (assumed)", "kcal/mol (assumed)")
+    other = {"R": R * length, "E": GOOD["E"] * energy, "F": GOOD["F"] * energy / length}
+    texts = {"r_unit": np.array(r_unit), "e_unit": np.array(e_unit)}
+    data = read_public(write(tmp_path / "ethanol_dft.npz", GOOD | other | texts))
+    np.testing.assert_allclose(data.positions, usual.positions, rtol=1e-10)
+    np.testing.assert_allclose(data.energies, usual.energies, rtol=1e-9)
+    np.testing.assert_allclose(data.forces, usual.forces, rtol=1e-6)
+    assert (data.r_unit, data.stretches) == (
+        str(np.array(r_unit).astype("U")).strip() or "Ang (assumed)",
+        usual.stretches,
+    )
+
+
+@pytest.mark.parametrize("layout", ["sgdml", "rmd17"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"r_unit": "furlong"}, "r_unit 'furlong' is not known; give Ang"),
+        ({"e_unit": "kcal/mol/atom"}, "e_unit 'kcal/mol/atom' is not known; give kcal/mol"),
+        ({"e_unit": "a\nb"}, r"e_unit 'a\\nb' is not known"),
+        ({"r_unit": 1.0}, "r_unit is no text"),
+        ({"r_unit": np.array([None])}, "r_unit is no text"),
+        ({"r_unit": ["Ang", "Ang"]}, "r_unit is no text"),
+        ({"force_unit": "eV/A"}, "states force_unit, which is not known"),
+        ({"lattice": np.eye(3) * 20}, "lattice tells of a periodic system"),
+        ({"lattice": np.array(None)}, "lattice tells of a periodic system"),
+        ({"lattice": "none"}, "lattice tells of a periodic system"),
+        ({"pbc": [True, False, False]}, "pbc tells of a periodic system"),
+        ({"cell": np.eye(3)}, "cell tells of a periodic system"),
+    ],
+)  # fmt: skip
+def test_units_that_are_not_known_and_lattices_are_refused(layout, changes, message, tmp_path):
+    arrays = GOOD if layout == "sgdml" else rmd17_arrays(R, np.arange(6))
+    path = tmp_path / "ethanol.npz"
+    np.savez(path, allow_pickle=True, **arrays, **changes)
+    with pytest.raises(UserError, match=message) as raised:
+        read_public(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_lattice_that_is_none_is_passed_over(tmp_path):
+    zero = {"lattice": np.zeros((3, 3)), "pbc": np.zeros(3, bool)}
+    assert read_public(write(tmp_path / "ethanol.npz", GOOD | zero)).set_id == "md17"
+
+
+@pytest.mark.parametrize(
+    ("stem", "name", "theory", "says"),
+    [
+        ("benzene2018_dft", "benzene", "DFT", "file name says 2018"),
+        ("md17_benzene_2018", "benzene", "DFT", "file name says 2018"),
+        ("benzene_ccsd_t-train", "benzene", "DFT", "file name says ccsd-t"),
+        ("benzene_ccsd-train", "benzene", "DFT", "file name says ccsd"),
+        ("rmd17_benzene", "benzene", "DFT", "file name says rmd17"),
+        ("md22_benzene", "benzene", "DFT", "file name says md22"),
+        ("benzene_mp2", "benzene", "DFT", "file name says mp2"),
+        ("uracil", "benzene", "DFT", "file name says uracil"),
+        ("benzene", "uracil", "DFT", "name inside says uracil"),
+        ("benzene", "benzene2018", "DFT", "name inside says 2018"),
+        ("benzene", "benzene", "CCSD(T)/cc-pVTZ", "theory says ccsd-t"),
+        ("benzene", "benzene", "gfn2-xtb", "theory says gfn2"),
+        ("benzene", "benzene", "pbe-def2svp", "theory says def2svp"),
+    ],
+)
+@pytest.mark.parametrize(
+    "asked", [{}, {"set_id": "md17"}, {"set_id": "md17", "molecule": "benzene"}]
+)
+def test_a_file_that_says_it_is_another_is_refused_with_a_hint(
+    stem, name, theory, says, asked, tmp_path
+):
+    numbers = np.array([6] * 6 + [1] * 6)
+    arrays = sgdml_arrays(vibrating(6, numbers), numbers, name) | {"theory": np.array(theory)}
+    path = write(tmp_path / f"{stem}.npz", arrays)
+    if stem == "uracil" and "molecule" not in asked:
+        says = "name inside says benzene"
+    with pytest.raises(UserError, match=f"its {says}, which .* of MD17 is not; give md17_"):
+        read_public(path, **asked)
+    assert read_public(path, frame_fs=1.0).set_id == "other"
+
+
+def member(array_or_bytes):
+    buffer = io.BytesIO()
+    np.save(buffer, array_or_bytes)
+    return buffer.getvalue()
+
+
+def test_what_is_packed_as_a_trap_is_refused_at_once(tmp_path):
+    path = tmp_path / "md17_ethanol.npz"
+    whole = {f"{key}.npy": member(value) for key, value in GOOD.items()}
+    shapes = (b"(9**9, 9)", b"(99999999", b"(-6, 9,3)", b"(((((((((")
+    traps = [whole | {"R.npy": whole["R.npy"].replace(b"(6, 9, 3)", shape)} for shape in shapes]
+    header = np.lib.format.magic(1, 0) + (118).to_bytes(2, "little")
+    text = "{'descr': '<f8', 'fortran_order': False, 'shape': (999999999999, 9, 3), }"
+    huge = header + text.ljust(117).encode() + b"\n" + b"\0" * 1000
+    traps += [whole | {"R.npy": huge}, whole | {"z.npy": b"raw"}, {"R": b"raw"} | whole]
+    for members in traps:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+        with pytest.raises(UserError, match=rf"^{path}: [^\n]*$"):
+            read_public(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("R.npy", b"\0" * 2**20)
+        info = archive.getinfo("R.npy")
+        info.file_size = 2**40  # as it says, not as it is
+    with pytest.raises(UserError, match=r"unpacks to 1024\.0 GiB; more than 4 are not read"):
+        read_public(path)
+
+
+@pytest.mark.parametrize(("key", "value"), [("R", 1e6), ("R", -1e308), ("E", 1e300), ("F", 1e39)])
+def test_numbers_that_are_those_of_no_molecule_are_refused(key, value, tmp_path):
+    arrays = GOOD | {key: np.full_like(GOOD[key], value)}
+    with pytest.raises(UserError, match=f"{key} holds .*; give numbers of a molecule"):
+        read_public(write(tmp_path / "ethanol.npz", arrays))
+
+
 def test_our_own_export_reads_back(ethanol_shard, tmp_path):
     (file,) = write_export(plan_export([ethanol_shard], "npz", tmp_path))
     data = read_public(file["path"], frame_fs=file["trajectories"][0]["frame_fs"])
@@ -290,7 +429,19 @@ def test_a_file_without_atoms_is_refused(tmp_path):
     empty = {"R": np.zeros((10, 0, 3)), "z": np.zeros(0, int), "E": np.zeros(10)}
     path = tmp_path / "md17_ethanol.npz"
     np.savez(path, **empty, F=np.zeros((10, 0, 3)))
-    with pytest.raises(CorruptFile, match="z is no list of atomic numbers"):
+    with pytest.raises(UserError, match="z is no list of atomic numbers"):
         read_public(path, frame_fs=1.0)
     with pytest.raises(UserError, match="less than 1e6, not inf"):
         read_public(path, frame_fs=float("inf"))
+
+
+def test_our_export_for_the_public_atom_code_reads_back(ethanol_shard, tmp_path):
+    (file,) = write_export(plan_export([ethanol_shard], "upstream", tmp_path))
+    with pytest.raises(UserError, match=r"holds positions and elements only, .* give --frame"):
+        read_public(file["path"])
+    data = read_public(file["path"], frame_fs=file["trajectories"][0]["frame_fs"])
+    assert (data.set_id, data.energies, data.forces) == ("other", None, None)
+    with Shard(ethanol_shard) as shard:
+        np.testing.assert_array_equal(data.positions.astype("f4"), shard.read("positions"))
+        np.testing.assert_array_equal(data.atomic_numbers, shard.atomic_numbers)
+    assert data.stretches == ((0, 400),)

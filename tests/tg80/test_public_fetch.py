@@ -109,7 +109,7 @@ def test_what_is_not_the_molecule_is_not_kept(web, tmp_path, body):
 def test_a_bad_file_of_the_user_is_refused_but_not_removed(web, tmp_path):
     mine = tmp_path / "md17_ethanol.npz"
     mine.write_bytes(b"mine")
-    with pytest.raises(CorruptFile):
+    with pytest.raises(UserError):
         fetch_public("md17", "ethanol", tmp_path, address=web[2])
     assert mine.read_bytes() == b"mine"
 
@@ -189,8 +189,10 @@ def test_the_command_describes_a_file_as_json(tmp_path, capsys):
     assert (facts["set"], facts["molecule"], facts["n_frames"]) == ("rmd17", "ethanol", 39)
     assert (facts["n_stretches"], facts["longest_stretch_frames"]) == (2, 20)
     assert facts["single_task"]["as-published"]["possible"] is False
+    assert (facts["r_unit"], facts["e_unit"]) == ("Ang (assumed)", "kcal/mol (assumed)")
+    assert facts["mean_energy_ev"] == pytest.approx(-97_000 / 23.0605478, rel=1e-6)
     path.write_bytes(b"PK\x03\x04 no zip")
-    assert run(["public", str(path)]) == 1
+    assert run(["public", str(path)]) == 2
     assert capsys.readouterr().err.startswith(f"error: {path}: cut short, altered or no npz file")
 
 
