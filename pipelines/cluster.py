@@ -1,12 +1,10 @@
-"""Where the workers are: on this machine, at a running Dask scheduler, or in a queue's jobs.
+"""Workers on this machine, and what every place where workers are has in common.
 
 Each place gives a connected client for the time of a run. Workers are single-threaded processes:
 independent trajectories side by side beat threads within one, and threads of one process share
 limits that belong to the process.
 """
 
-import asyncio
-import json
 import logging
 import os
 import signal
@@ -21,19 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from dask import config as dask_config
-from distributed import Client, LocalCluster, Security, WorkerPlugin, rpc
+from distributed import Client, Nanny, SpecCluster, WorkerPlugin
 from filelock import FileLock, Timeout
 
+from pipelines.dask_servers import PrivateScheduler, PrivateWorker
 from pipelines.gpu_devices import find_gpus
 from pipelines.run_folder import LOCK
 from pipelines.segments import PACKAGES, Ticket, differing_versions, sees_session
-from tg80.errors import Tg80Error, UserError
+from pipelines.tls import LOOPBACK, PROTOCOL, temporary_security
+from tg80.errors import Tg80Error
 from tg80.molecules import Molecule
 from tg80.theory import Level
 
 # A worker that dies takes its task along; a scheduler of ours gives up on a task after this many.
 ALLOWED_FAILURES = 10
-CONNECT_TIMEOUT_S = 5.0
 _POLL_S = 0.5
 # Those that a scheduler needs to hand tasks on.
 _SCHEDULER_PACKAGES = ("python", "tg80", "dask", "distributed")
@@ -81,24 +80,52 @@ class _QuietWorker(WorkerPlugin):
 
 
 @contextmanager
-def local_client(n_workers: int) -> Iterator[Client]:
-    """A Dask cluster of single-thread worker processes on this machine."""
+def local_client(n_workers: int, dashboard: bool = False) -> Iterator[Client]:
+    """A Dask cluster of single-thread worker processes on this machine, closed to its other users.
+
+    Args:
+        n_workers: processes.
+        dashboard: whether the scheduler shows Dask's web pages on this machine, to all its users.
+    """
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
+    security = temporary_security()
+    quiet: Any = logging.ERROR  # its annotation says bool
+    shared = {"host": LOOPBACK, "protocol": PROTOCOL, "security": security}
+    worker = {
+        "cls": Nanny,
+        "options": shared
+        | {
+            "worker_class": PrivateWorker,
+            "nthreads": 1,
+            "memory_limit": 0,
+            "silence_logs": quiet,
+        },
+    }
     with (
         dask_config.set(SETTINGS),
-        LocalCluster(
-            n_workers=n_workers,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address=":0",
-            memory_limit=0,
-            silence_logs=logging.ERROR,
+        SpecCluster(
+            scheduler={"cls": PrivateScheduler, "options": shared | dashboard_options(dashboard)},
+            workers=dict.fromkeys(range(n_workers), worker),
+            security=security,
+            silence_logs=quiet,
         ) as cluster,
         Client(cluster) as client,
     ):
         client.register_plugin(_QuietWorker())
         yield client
+
+
+def dashboard_options(wanted: bool) -> dict[str, Any]:
+    """Arguments of a scheduler with a dashboard on this machine, or with none."""
+    return {"dashboard": wanted, "dashboard_address": f"{LOOPBACK}:0" if wanted else None}
+
+
+def say_dashboard(client: Client, say: Callable[[str], None]) -> None:
+    """Shows where the dashboard is, if there is one."""
+    port = client.scheduler_info()["services"].get("dashboard")
+    if port is not None:
+        say(f"dashboard: http://{LOOPBACK}:{port}/status, readable by all users of this machine")
 
 
 @dataclass(frozen=True)
@@ -109,10 +136,12 @@ class ThisMachine:
         n_workers: processes side by side; None for as many as there are cores, or as the GPUs
             are to share.
         gpu_trajectories: processes on each GPU.
+        dashboard: whether to show Dask's web pages.
     """
 
     n_workers: int | None = None
     gpu_trajectories: int = 1
+    dashboard: bool = False
 
     def check(self, level: Level, device: str) -> None:
         """Looks for a GPU if the level is to be evaluated on one.
@@ -137,47 +166,12 @@ class ThisMachine:
 
             n_gpus = prepare_run(order.level, order.molecules)
         n_workers = self.n_workers or n_gpus * self.gpu_trajectories or os.cpu_count() or 1
-        with local_client(min(n_workers, order.n_tasks)) as client:
+        with local_client(min(n_workers, order.n_tasks), self.dashboard) as client:
+            say_dashboard(client, order.say)
             yield client
 
     def tend(self, n_tasks: int) -> None:
         """Workers that die are started again by their nannies."""
-
-
-@dataclass(frozen=True)
-class RunningScheduler:
-    """Workers that somebody else has started.
-
-    Attributes:
-        address: `tcp://HOST:PORT`, or the path of a scheduler file.
-    """
-
-    address: str
-
-    def check(self, level: Level, device: str) -> None:
-        """Asks the scheduler who it is; its workers may come later.
-
-        Raises:
-            UserError: this is no address, or there is no such file.
-            Tg80Error: nothing answers.
-        """
-        with quiet_logs():
-            find_scheduler(self.address)
-
-    @contextmanager
-    def open(self, order: Order) -> Iterator[Client]:
-        """A client of that scheduler, once workers are there and see the folder.
-
-        Raises:
-            UserError: this is no address, or there is no such file.
-            Tg80Error: nothing answers, packages differ, or the folder is not shared.
-        """
-        with quiet_logs(), connected(self.address) as client:
-            check_workers(client, order)
-            yield client
-
-    def tend(self, n_tasks: int) -> None:
-        """These workers are somebody else's."""
 
 
 @contextmanager
@@ -191,67 +185,6 @@ def quiet_logs() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def find_scheduler(address: str) -> str:
-    """The address of the scheduler that answers at an address, or is named by a scheduler file.
-
-    Raises:
-        UserError: no such file, or no address.
-        Tg80Error: nothing answers there, or something that is no scheduler.
-    """
-    target = _scheduler_file_address(address) or address
-    try:
-        kind = asyncio.run(asyncio.wait_for(_identity(target), CONNECT_TIMEOUT_S))
-    except ValueError as error:
-        raise UserError(f"--scheduler {address}: {error}; write it as tcp://HOST:PORT") from None
-    except (OSError, TimeoutError):
-        kind = None
-    if kind != "Scheduler":
-        raise Tg80Error(
-            f"no Dask scheduler answers at {address} within {CONNECT_TIMEOUT_S:g} s; start "
-            "`dask scheduler`, or give its address"
-        )
-    return target
-
-
-@contextmanager
-def connected(address: str) -> Iterator[Client]:
-    """A client of the scheduler at an address, or named by a scheduler file.
-
-    Raises:
-        UserError: no such file, or no address.
-        Tg80Error: nothing answers there.
-    """
-    # A client would wait without end for an answer from something that is no scheduler.
-    target = find_scheduler(address)
-    with dask_config.set({"distributed.comm.timeouts.connect": CONNECT_TIMEOUT_S}):
-        client = Client(target, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
-        try:
-            yield client
-        finally:
-            client.close(timeout=1)
-
-
-async def _identity(address: str) -> str:
-    arguments = Security().get_connection_args("client")
-    async with rpc(address, timeout=CONNECT_TIMEOUT_S, connection_args=arguments) as server:
-        facts: Any = await server.identity()
-        return facts["type"]
-
-
-def _scheduler_file_address(path: str) -> str | None:
-    """The address in a scheduler file; None if this is an address itself."""
-    if "://" in path or (os.sep not in path and not path.endswith(".json")):
-        return None
-    try:
-        return str(json.loads(Path(path).read_text())["address"])
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such scheduler file; start `dask scheduler --scheduler-file {path}` first"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: not a scheduler file of `dask scheduler`") from None
 
 
 def check_workers(client: Client, order: Order) -> None:

@@ -12,29 +12,44 @@ References:
 import re
 import shlex
 import shutil
+import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from dask import config as dask_config
 from dask.utils import parse_bytes
-from distributed import Client, SchedulerPlugin, Status
+from distributed import Client, SchedulerPlugin, Security, Status
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pipelines.cluster import SETTINGS, Order, check_workers, quiet_logs
+from pipelines.cluster import (
+    SETTINGS,
+    Order,
+    check_workers,
+    dashboard_options,
+    quiet_logs,
+    say_dashboard,
+)
+from pipelines.dask_servers import PrivateScheduler, PrivateWorker
+from pipelines.tls import LOOPBACK, PROTOCOL, job_security
 from tg80.errors import Tg80Error, UserError
+from tg80.files import check_input_file
 from tg80.theory import Level
 
+Profile = TypeVar("Profile", bound=BaseModel)
 Kind = Literal["slurm", "pbs", "sge", "lsf", "oar", "htcondor", "local"]
 _CLASSES = {
     "slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster",
-    "oar": "OARCluster", "htcondor": "HTCondorCluster", "local": "local.LocalCluster",
+    "oar": "OARCluster", "htcondor": "HTCondorCluster",
 }  # fmt: skip
 _ACCOUNT_IS_PROJECT = ("sge", "lsf", "oar")
 _SINGLE_THREAD = "export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1"
+# What keeps strangers out is no profile's to change.
+_OURS = {"security", "protocol", "scheduler_cls", "dashboard", "dashboard_address"}
 _TEND_EVERY_S = 10.0
 # A worker that closes by itself has its nanny end before the job does.
 _GONE_AFTER_S = 20.0
@@ -83,6 +98,16 @@ class JobProfile(BaseModel):
         parse_bytes(value)
         return value
 
+    @field_validator("options")
+    @classmethod
+    def _keeps_closed(cls, value: dict[str, Any]) -> dict[str, Any]:
+        given = {*value, *dict(value.get("scheduler_options", {}))}
+        if ours := sorted(given & _OURS):
+            raise ValueError(
+                f"{ours[0]} is set by tg80, which encrypts every cluster; leave it out"
+            )
+        return value
+
     @field_validator("walltime")
     @classmethod
     def _time(cls, value: str | None) -> str | None:
@@ -123,13 +148,21 @@ class JobProfile(BaseModel):
         stagger = min(600, limit // 15) if stagger is None else stagger
         return max(60, limit - min(300, limit // 12) - stagger), stagger
 
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of the dask-jobqueue class."""
-        workers = []
+    def arguments(self, security: Security, dashboard: bool = False) -> dict[str, Any]:
+        """Keyword arguments of the dask-jobqueue class.
+
+        Args:
+            security: certificates in files that the jobs can read.
+            dashboard: whether the scheduler shows Dask's web pages on its own machine.
+        """
+        options = dict(self.options)
+        workers = list(options.pop("worker_extra_args", []))  # of a flag the last one counts
         if self.n_processes != self.cores:
-            workers += ["--nthreads", "1"]  # the last one counts
+            workers += ["--nthreads", "1"]
         if lifetime := self.lifetime():
             workers += ["--lifetime", f"{lifetime[0]}s", "--lifetime-stagger", f"{lifetime[1]}s"]
+        workers += ["--worker-class", f"{PrivateWorker.__module__}.{PrivateWorker.__name__}"]
+        scheduler = options.pop("scheduler_options", {}) | dashboard_options(dashboard)
         found: dict[str, Any] = {
             "cores": self.cores,
             "processes": self.n_processes,
@@ -139,17 +172,23 @@ class JobProfile(BaseModel):
             "log_directory": self.log_directory,
             "interface": self.interface,
             "job_extra_directives": self.directives,
+            "job_script_prologue": [_SINGLE_THREAD, *self.prologue],
+            "scheduler_cls": PrivateScheduler,
+            "scheduler_options": scheduler,
+            "security": security,
+            "protocol": PROTOCOL,
         }
-        if self.kind != "local":  # it runs the worker's command alone, without a shell
-            found["job_script_prologue"] = [_SINGLE_THREAD, *self.prologue]
         if self.kind != "htcondor":
             found["queue"] = self.queue
             found["walltime"] = self.walltime
             found["project" if self.kind in _ACCOUNT_IS_PROJECT else "account"] = self.account
         if self.kind == "local":
-            found = {name: value for name, value in found.items() if name != "account"}
-        found["scheduler_options"] = {"dashboard_address": ":0"}
-        return {name: value for name, value in found.items() if value is not None} | self.options
+            del found["account"]
+            workers += ["--host", LOOPBACK]
+            scheduler["host"] = LOOPBACK
+            # None would let the user's Dask settings name one; the job becomes the worker.
+            found |= {"interface": "", "python": f"exec {shlex.quote(sys.executable)}"}
+        return {name: value for name, value in found.items() if value is not None} | options
 
 
 def walltime_seconds(text: str, kind: str = "slurm") -> int:
@@ -171,14 +210,15 @@ def walltime_seconds(text: str, kind: str = "slurm") -> int:
     return 86400 * days + 3600 * parts[0] + 60 * parts[1] + parts[2]
 
 
-def load_profile(path: Path) -> JobProfile:
-    """Reads a profile.
+def load_profile(path: Path, model: type[Profile]) -> Profile:
+    """Reads a profile of this kind.
 
     Raises:
         UserError: the file can't be read, or a setting is unknown or out of range.
     """
     try:
-        return JobProfile(**tomllib.loads(path.read_text(encoding="utf-8-sig")))
+        check_input_file(path, "a profile in TOML")
+        return model(**tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a profile") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -193,15 +233,20 @@ def load_profile(path: Path) -> JobProfile:
         ) from None
 
 
-def make_cluster(profile: JobProfile) -> Any:
+def make_cluster(profile: JobProfile, security: Security, dashboard: bool = False) -> Any:
     """The dask-jobqueue cluster of a profile, with a scheduler here and no job yet.
+
+    Args:
+        profile: what a job is.
+        security: certificates in files that the jobs can read.
+        dashboard: whether the scheduler shows Dask's web pages on its own machine.
 
     Raises:
         UserError: dask-jobqueue is not installed, or the profile does not suit its class.
     """
     factory = _cluster_class(profile.kind)
     try:
-        return factory(silence_logs="critical", **profile.arguments())
+        return factory(silence_logs="critical", **profile.arguments(security, dashboard))
     except (ValueError, TypeError) as error:
         raise UserError(f"profile of kind {profile.kind}: {str(error).splitlines()[0]}") from None
 
@@ -223,13 +268,13 @@ def check_queue(profile: JobProfile) -> None:
 def _cluster_class(kind: Kind) -> Any:
     try:
         import dask_jobqueue
-        import dask_jobqueue.local
     except ImportError:
         raise UserError("--cluster needs dask-jobqueue: pip install 'tg80[hpc]'") from None
-    factory: Any = dask_jobqueue
-    for name in _CLASSES[kind].split("."):
-        factory = getattr(factory, name)
-    return factory
+    if kind == "local":
+        from pipelines.local_jobs import LocalCluster
+
+        return LocalCluster
+    return getattr(dask_jobqueue, _CLASSES[kind])
 
 
 class _Arrivals(SchedulerPlugin):
@@ -249,10 +294,12 @@ class JobQueue:
 
     Args:
         profile: what a job is.
+        dashboard: whether to show Dask's web pages on this machine.
     """
 
-    def __init__(self, profile: JobProfile):
+    def __init__(self, profile: JobProfile, dashboard: bool = False):
         self.profile = profile
+        self.dashboard = dashboard
         self._cluster: Any = None
         self._arrivals = _Arrivals()
         self._gone_since: dict[str, float] = {}
@@ -268,8 +315,19 @@ class JobQueue:
                 does not know.
         """
         check_queue(self.profile)
-        with quiet_logs(), dask_config.set(SETTINGS), make_cluster(self.profile):
+        with tempfile.TemporaryDirectory() as folder, self._cluster_in(Path(folder)):
             pass
+
+    @contextmanager
+    def _cluster_in(self, folder: Path) -> Iterator[Any]:
+        """The cluster, its certificates below a folder that the jobs see."""
+        with (
+            quiet_logs(),
+            dask_config.set(SETTINGS),
+            job_security(folder) as security,
+            make_cluster(self.profile, security, self.dashboard) as cluster,
+        ):
+            yield cluster
 
     @contextmanager
     def open(self, order: Order) -> Iterator[Client]:
@@ -280,12 +338,13 @@ class JobQueue:
             Tg80Error: a job could not be submitted, or its workers don't suit this run.
         """
         check_queue(self.profile)
-        with quiet_logs(), dask_config.set(SETTINGS), make_cluster(self.profile) as cluster:
+        with self._cluster_in(order.folder) as cluster:
             self._cluster, self._say = cluster, order.say
             cluster.scheduler.add_plugin(self._arrivals)
             wanted = -(-order.n_tasks // self.profile.n_processes)
             self._submit(min(self.profile.jobs, wanted))
             with Client(cluster, set_as_default=False) as client:
+                say_dashboard(client, order.say)
                 check_workers(client, order)
                 yield client
 

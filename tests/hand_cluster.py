@@ -4,23 +4,37 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
+
+from pipelines.tls import job_security
 
 
 class HandCluster:
     """Scheduler and workers as processes of their own, to be used and to be killed.
 
-    The scheduler blames a task for the first death of its worker, which is harder than Dask's
-    default of three.
+    They speak TLS on the loopback interface. The scheduler blames a task for the first death of
+    its worker, which is harder than Dask's default of three.
 
     Args:
         folder: for the scheduler file and logs.
         n_workers: worker processes.
+
+    Attributes:
+        scheduler_file: where the scheduler's address is.
+        certificate: file with the certificate of all and its key.
+        options: those of `tg80 generate` that join it.
     """
 
     def __init__(self, folder: Path, n_workers: int = 2):
         self._folder = folder
         self.scheduler_file = folder / "scheduler.json"
+        self._stack = ExitStack()
+        self.certificate = str(self._stack.enter_context(job_security(folder)).tls_ca_file)
+        self.options = (
+            "--scheduler", str(self.scheduler_file),
+            "--tls-ca", self.certificate, "--tls-cert", self.certificate,
+        )  # fmt: skip
         self.scheduler = self._start_scheduler()
         self.workers = [self._start_worker() for _ in range(n_workers)]
         self._dying: list[subprocess.Popen] = []
@@ -32,6 +46,7 @@ class HandCluster:
         for process in (*self.workers, self.scheduler, *self._dying):
             process.kill()
             process.wait()
+        self._stack.close()
 
     def kill_worker(self, index: int) -> None:
         """Kills a worker and starts another one in its place."""
@@ -60,12 +75,12 @@ class HandCluster:
             time.sleep(0.02)
 
     def _start_scheduler(self) -> subprocess.Popen:
-        process = self._start("scheduler", "--port", "0", "--dashboard-address", ":0")
+        process = self._start("scheduler", "--port", "0")
         self.wait_until_up()
         return process
 
     def _start_worker(self) -> subprocess.Popen:
-        return self._start("worker", "--nthreads", "1", "--no-nanny", "--dashboard-address", ":0")
+        return self._start("worker", "--nthreads", "1", "--no-nanny")
 
     def _start(self, what: str, *arguments: str) -> subprocess.Popen:
         environment = os.environ | {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
@@ -75,8 +90,11 @@ class HandCluster:
         with open(self._folder / f"{what}.log", "ab") as log:
             return subprocess.Popen(
                 [
-                    sys.executable, "-m", "dask", what,
-                    "--scheduler-file", str(self.scheduler_file), *arguments,
+                    sys.executable, "-m", "dask", what, *arguments,
+                    "--scheduler-file", str(self.scheduler_file), "--protocol", "tls",
+                    "--tls-ca-file", self.certificate, "--tls-cert", self.certificate,
+                    "--tls-key", self.certificate, "--host", "127.0.0.1",
+                    "--no-dashboard", "--dashboard-address", "127.0.0.1:0",
                 ],
                 stdout=log, stderr=log, env=environment,
             )  # fmt: skip

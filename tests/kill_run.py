@@ -171,7 +171,7 @@ def kill_cluster_at_random(
     hits = 0
     client = None
     with HandCluster(folder.parent) as cluster:
-        place = ("--scheduler", str(cluster.scheduler_file))
+        place = cluster.options
         for target in targets:
             if client is None or client.poll() is not None:
                 client = subprocess.Popen(

@@ -46,15 +46,44 @@ def generate(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Join a running Dask scheduler: tcp://HOST:PORT, or its scheduler file.",
+            help="Join a running Dask scheduler: tls://HOST:PORT, its scheduler file, or a TOML "
+            "file with address, tls_ca, tls_cert, tls_key.",
         ),
     ] = None,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="With --scheduler: certificate that has signed the scheduler's."
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --scheduler: your own certificate.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Its key, if that is not in the file of --tls-cert."),
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            help="Join a tcp:// scheduler on another machine, though whoever can reach it can "
+            "run code as you.",
+        ),
+    ] = False,
     cluster: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE", help="TOML profile of a batch queue (Slurm, PBS, ...) to submit to."
         ),
     ] = None,
+    dashboard: Annotated[
+        bool,
+        typer.Option(
+            "--dashboard",
+            help="Show Dask's web pages on this machine, to all its users (needs bokeh).",
+        ),
+    ] = False,
     memory_gb: MemoryOption = None,
     device: Annotated[
         str, typer.Option(help="Where the DFT levels are evaluated: cpu (default) or cuda.")
@@ -90,6 +119,7 @@ def generate(
         "conformers": conformers,
         "seed": seed,
     }
+    tls_files = {"ca": tls_ca, "cert": tls_cert, "key": tls_key}
     settings = load_recipe(recipe, options, overrides)
     molecules = read_molecule_list(molecule_list)
     resources, place = choose_place(
@@ -99,6 +129,9 @@ def generate(
         memory_gb=memory_gb,
         device=device,
         gpu_trajectories=gpu_trajectories,
+        tls={name: path for name, path in tls_files.items() if path is not None},
+        insecure=insecure,
+        dashboard=dashboard,
     )
     summary = run_generation(out, settings, molecules, replicas, place, console, resources)
     if as_json:

@@ -11,10 +11,9 @@ import pytest
 from distributed import KilledWorker
 from distributed.scheduler import WorkerState
 
-from pipelines import cluster as cluster_module
-from pipelines import segments
+from pipelines import running_scheduler, segments
 from pipelines.cli import run
-from pipelines.cluster import Order, check_workers, connected, refuse_threads
+from pipelines.cluster import Order, check_workers, refuse_threads
 from pipelines.engine import Resources
 from pipelines.places import choose_place
 from pipelines.recipe import Recipe
@@ -26,6 +25,7 @@ from pipelines.run_folder import (
     read_run,
     work_folder,
 )
+from pipelines.running_scheduler import SchedulerProfile, connected, find_scheduler
 from pipelines.schedule import MAX_RESUBMISSIONS, Schedule
 from pipelines.segments import Ticket, differing_versions, do_piece, installed_versions
 from pipelines.trajectory import Trajectory
@@ -64,7 +64,7 @@ def test_workers_started_by_hand_run_to_the_end_and_give_the_same_bits(
     cluster, smiles, tmp_path, capsys
 ):
     joined, alone = tmp_path / "joined", tmp_path / "alone"
-    assert run(arguments(smiles, joined, "--json", "--scheduler", str(cluster.scheduler_file))) == 0
+    assert run(arguments(smiles, joined, "--json", *cluster.options)) == 0
     summary = json.loads(capsys.readouterr().out)
     assert [row["stage"] for row in summary["trajectories"]] == ["done", "done"]
     assert [problem for problem in validate(joined) if problem.level == "error"] == []
@@ -90,7 +90,9 @@ def order(folder, session, **more):
 def test_workers_are_checked_before_they_get_work(cluster, tmp_path):
     address = json.loads(cluster.scheduler_file.read_text())["address"]
     lines = []
-    with connected(address) as client:
+    pem = cluster.certificate
+    profile = SchedulerProfile(address=address, tls_ca=pem, tls_cert=pem)
+    with connected(find_scheduler(profile)) as client:
         with locked(tmp_path):
             session = begin_session(tmp_path, 1)
             check_workers(client, order(tmp_path, session, say=lines.append))
@@ -135,7 +137,7 @@ def test_a_worker_with_several_threads_is_refused():
 def test_an_address_without_a_scheduler_gives_one_line(
     smiles, tmp_path, capsys, monkeypatch, address, code, says
 ):
-    monkeypatch.setattr(cluster_module, "CONNECT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(running_scheduler, "CONNECT_TIMEOUT_S", 1.0)
     out = tmp_path / "out"
     assert run(arguments(smiles, out, "--scheduler", address)) == code
     error = capsys.readouterr().err.strip()
@@ -144,7 +146,7 @@ def test_an_address_without_a_scheduler_gives_one_line(
 
 
 def test_something_else_at_the_address_gives_one_line(smiles, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cluster_module, "CONNECT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(running_scheduler, "CONNECT_TIMEOUT_S", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
         assert run(arguments(smiles, tmp_path / "out", "--scheduler", address)) == 1

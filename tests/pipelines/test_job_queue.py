@@ -5,6 +5,7 @@ import os
 import signal
 import stat
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipelines import job_queue
 from pipelines.cli import run
 from pipelines.job_queue import JobProfile, load_profile, make_cluster, walltime_seconds
 from pipelines.run_folder import work_folder
+from pipelines.tls import job_security
 from tg80.errors import UserError
 from tg80.shard import Shard
 
@@ -27,7 +29,11 @@ NAMES = {"formaldehyde": "C=O", "methanol": "CO"}
 
 
 def job_script(profile):
-    with make_cluster(profile) as cluster:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        job_security(Path(folder)) as security,
+        make_cluster(profile, security) as cluster,
+    ):
         return cluster.job_script()
 
 
@@ -44,7 +50,7 @@ def test_there_is_an_example_for_slurm_pbs_and_a_gpu_node():
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_give_job_scripts_of_single_thread_workers(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the jobs' log folder is made where the run is started
-    found = load_profile(path)
+    found = load_profile(path, JobProfile)
     script = job_script(found)
     worker = next(line for line in script.splitlines() if "dask_worker" in line)
     assert worker.rpartition("--nthreads ")[2].split()[0] == "1"
@@ -111,7 +117,7 @@ def test_bad_profiles_are_named(settings, tmp_path):
     facts = {"kind": "slurm", "jobs": 1, "memory": "4 GB", "walltime": "01:00:00"} | settings
     path.write_text("\n".join(f"{name} = {json.dumps(value)}" for name, value in facts.items()))
     with pytest.raises(UserError, match=r"bad\.toml: "):
-        load_profile(path)
+        load_profile(path, JobProfile)
 
 
 @pytest.fixture

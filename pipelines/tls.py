@@ -1,0 +1,155 @@
+"""Certificates of the clusters that are started here, and of a client that joins another's.
+
+Dask runs whatever code a peer sends it. So all of a cluster show each other a certificate, and each
+refuses whom the cluster's own authority has not signed.
+
+References:
+    https://distributed.dask.org/en/stable/tls.html
+"""
+
+import os
+import shlex
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from distributed import Security
+
+from tg80.errors import UserError
+from tg80.files import check_input_file
+
+LOOPBACK = "127.0.0.1"
+PROTOCOL = "tls://"
+# The user's Dask settings have no say in how strong the encryption is.
+_STRENGTH = {"tls_ciphers": None, "tls_min_version": None, "tls_max_version": None}
+
+
+def temporary_security() -> Security:
+    """A certificate and its key for one cluster, in memory."""
+    return Security.temporary(**_STRENGTH)
+
+
+class _JobSecurity(Security):
+    """A certificate in a file that jobs are told of in a line of a shell script."""
+
+    def get_tls_config_for_role(self, role: str) -> dict[str, Any]:
+        found = super().get_tls_config_for_role(role)
+        if role != "worker":
+            return found
+        return {name: value and shlex.quote(value) for name, value in found.items()}
+
+
+@contextmanager
+def job_security(folder: Path) -> Iterator[Security]:
+    """A certificate and its key for one cluster, in a file for the jobs of this user alone.
+
+    Args:
+        folder: the run's, which all jobs see. What a killed run leaves there goes with its other
+            temporary files.
+
+    Raises:
+        UserError: others may read there whatever this user forbids.
+    """
+    with tempfile.TemporaryDirectory(prefix=".tls-", suffix=".tmp", dir=folder.resolve()) as place:
+        path = Path(place, "cluster.pem")
+        made = Security.temporary()
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+            stream.write(f"{made.tls_worker_key}{made.tls_worker_cert}")
+        if _others_may_read(path) and _others_may_read(path.parent):
+            raise UserError(
+                f"{folder}: its file system lets everybody read the key of the cluster; choose "
+                "another --out"
+            )
+        files = dict.fromkeys(
+            ("tls_ca_file", *(f"tls_{role}_{what}" for role in _ROLES for what in ("cert", "key"))),
+            str(path),
+        )
+        yield _JobSecurity(require_encryption=True, **files, **_STRENGTH)
+
+
+_ROLES = ("client", "scheduler", "worker")
+
+
+def _others_may_read(path: Path) -> bool:
+    return bool(path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
+
+
+@dataclass(frozen=True)
+class ClientFiles:
+    """Files by which a client and the scheduler it joins know each other, PEM.
+
+    Attributes:
+        ca: certificates of the authority that has signed the scheduler's.
+        cert: this client's certificate.
+        key: its key; None if it is in the same file.
+    """
+
+    ca: Path
+    cert: Path
+    key: Path | None = None
+
+    def security(self) -> Security:
+        """For a client.
+
+        Raises:
+            UserError: a file is missing, is no such thing or has expired, or the key is not the
+                certificate's.
+        """
+        _read_certificates(self.ca)
+        certificate = _read_certificates(self.cert)[0]
+        key = self.key or self.cert
+        try:
+            # Here and not by OpenSSL, which would ask for a pass phrase at the terminal.
+            public = load_pem_private_key(_read(key), password=None).public_key()
+        except TypeError:
+            raise UserError(
+                f"{key}: the key has a pass phrase; give one without, in a file of mode 0600"
+            ) from None
+        except ValueError:
+            raise UserError(f"{key}: holds no private key in PEM; give --tls-key") from None
+        if public != certificate.public_key():
+            raise UserError(
+                f"{key}: not the key of {self.cert}; give the two that were made together"
+            )
+        return Security(
+            require_encryption=True,
+            tls_ca_file=str(self.ca),
+            tls_client_cert=str(self.cert),
+            tls_client_key=str(key),
+            **_STRENGTH,
+        )
+
+    def warnings(self) -> list[str]:
+        """A line if others can read the key."""
+        key = self.key or self.cert
+        if not _others_may_read(key):
+            return []
+        return [f"{key}: others can read this key, and use it; chmod 600 it"]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        check_input_file(path, "a certificate or key in PEM")
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _read_certificates(path: Path) -> list[x509.Certificate]:
+    try:
+        found = x509.load_pem_x509_certificates(_read(path))
+    except ValueError:
+        raise UserError(f"{path}: holds no certificate in PEM") from None
+    now = datetime.now(UTC)
+    if now >= (end := min(each.not_valid_after_utc for each in found)):
+        raise UserError(f"{path}: expired on {end:%Y-%m-%d}; make a new certificate")
+    if now < (begin := max(each.not_valid_before_utc for each in found)):
+        raise UserError(f"{path}: valid from {begin:%Y-%m-%d %H:%M} UTC on; check the clock")
+    return found
