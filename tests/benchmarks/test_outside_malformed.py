@@ -270,9 +270,9 @@ BROKEN = {
         edited(lambda f: f["failed"].__setitem__(slice(None), True)),
         r"every entry is marked as failed; there is nothing to score",
     ),
-    "in nm": (predicted(lambda x, f: x / 10), r"0.1 times as large .*: positions in nm\? Give"),
-    "in Bohr": (predicted(lambda x, f: x * 1.8897), r"positions in Bohr\?"),
-    "in pm": (predicted(lambda x, f: x * 100), r"positions in pm\?"),
+    "in nm": (predicted(lambda x, f: x / 10), r"times 0\.1: positions in another unit\? Give ang"),
+    "in bohr": (predicted(lambda x, f: x * 1.8897), r"times 1\.89: positions in another unit\?"),
+    "in pm": (predicted(lambda x, f: x * 100), r"times 100: positions in another unit\?"),
     "displacements": (
         predicted(lambda x, f: f["lags_fs"][:][:, None, None] * f["velocities"][:][:, None]),
         r"displacements\? Give positions, start added",

@@ -167,6 +167,34 @@ def test_models_good_and_bad_are_taken(model, known):
     check(issued, MODELS[model](issued, truth))
 
 
+# Angstrom taken for another unit and the reverse: nm, pm, bohr, bohr in nm, metre; and the scale of
+# a network that was forgotten.
+FACTORS = [0.1, 10.0, 0.01, 100.0, 0.529177, 1.889726, 0.0529177, 18.89726, 1e-10, 3.5711, 0.7, 1.5]
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_predictions_in_another_unit_are_refused(factor, known):
+    issued, truth = known
+    for model in ("persistence", "short flight", "truth", "one structure", "noise of 0.1 A"):
+        predictions = factor * MODELS[model](issued, truth)
+        with pytest.raises(UserError, match=r"of their start times .*: positions in another unit"):
+            check(issued, predictions)
+
+
+def test_one_part_in_another_unit_is_refused(issued):
+    predictions, part = flight(issued, 30.0), issued.template.part
+    predictions[part == "test_ood"] *= 0.529177
+    with pytest.raises(UserError, match=r"molecules of test_ood at 10 fs .* times 0\.53"):
+        check(issued, predictions)
+
+
+@pytest.mark.parametrize("factor", [0.529177, 1.889726, 0.1, 10.0])
+def test_a_poor_model_in_another_unit_is_refused(factor, issued):
+    for model in ("noise of 0.5 A", "flies off"):
+        with pytest.raises(UserError, match="in another unit"):
+            check(issued, factor * MODELS[model](issued, None))
+
+
 def test_entries_that_failed_are_not_looked_at(issued):
     predictions = flight(issued, 30.0)
     wrong = np.arange(len(predictions)) % 2 == 0
