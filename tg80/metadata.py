@@ -119,7 +119,7 @@ def metadata_from_attributes(attributes: Mapping[str, Any], path) -> ShardMetada
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise CorruptFile(f"{path}: metadata field {where}: {first['msg']}") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise CorruptFile(f"{path}: metadata cannot be read: {error}") from None
     if stated != checksum:
         raise CorruptFile(f"{path}: the metadata does not match its own checksum")

@@ -14,6 +14,7 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from operator import mul
@@ -24,7 +25,7 @@ import h5py
 import numpy as np
 
 import tg80
-from tg80.errors import CorruptFile, UserError
+from tg80.errors import CorruptFile
 from tg80.fields import (
     AXIS_FIELDS,
     FIELDS,
@@ -38,6 +39,7 @@ from tg80.fields import (
 from tg80.files import checksum_path, find_files, write_atomically
 from tg80.metadata import ShardMetadata, metadata_from_attributes
 from tg80.packing import pack_chunk
+from tg80.safe_hdf5 import check_values, first_line, open_hdf5, system_error
 
 SUFFIX = ".h5md"
 CHUNK_FRAMES = 1024
@@ -267,12 +269,10 @@ def named_errors(path: Path) -> Iterator[None]:
     """Turn what h5py raises on damaged files into one line that names the file."""
     try:
         yield
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        # By its number: the text of h5py's errors is HDF5's, and long.
-        reason = os.strerror(error.errno) if error.errno else "cannot be opened"
-        raise UserError(f"{path}: {reason}") from None
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).strip("'\"").split("\n")[0]
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise system_error(path, error) from None
+        reason = first_line(error)
         raise CorruptFile(f"{path}: cut short, altered or no TG80 shard: {reason}") from None
 
 
@@ -288,6 +288,7 @@ class Shard:
         self.path = Path(path)
         self._open: h5py.File | None = None
         self._opened_by = 0
+        self._checked: set[str] = set()
         self._metadata: ShardMetadata | None = None
 
     def __enter__(self) -> "Shard":
@@ -312,9 +313,7 @@ class Shard:
             self.close()  # a forked handle shares its place in the file with the parent's
         if self._open is None:
             with named_errors(self.path):
-                if not self.path.is_file():
-                    raise FileNotFoundError(2, "no such file")
-                self._open, self._opened_by = h5py.File(self.path, "r"), os.getpid()
+                self._open, self._opened_by = open_hdf5(self.path), os.getpid()
         return self._open
 
     @property
@@ -362,13 +361,21 @@ class Shard:
         """Frames [start:stop:step] of a per-frame field (or `step`, `time`), units of the code."""
         field = _AXES.get(field_name) or FIELDS[field_name]
         with named_errors(self.path):
-            return to_memory(field, self._dataset(field_name)[start:stop:step])
+            return to_memory(field, self._values(field_name)[start:stop:step])
 
     def static(self, name: str) -> np.ndarray:
         """A static field, in the units of the code."""
         field = FIELDS[name]
         with named_errors(self.path):
-            return to_memory(field, self._dataset(name)[()])
+            return to_memory(field, self._values(name)[()])
+
+    def _values(self, name: str) -> h5py.Dataset:
+        """A dataset to read from, gone through once."""
+        dataset = self._dataset(name)
+        if name not in self._checked:
+            check_values(dataset)
+            self._checked.add(name)
+        return dataset
 
     def _dataset(self, name: str) -> h5py.Dataset:
         field = _AXES.get(name) or FIELDS[name]

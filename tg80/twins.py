@@ -25,6 +25,7 @@ from tg80.constants import EV_PER_KJ_PER_MOL
 from tg80.errors import CorruptFile, UserError
 from tg80.fields import Field
 from tg80.files import checksum_path, write_atomically
+from tg80.safe_hdf5 import check_values, open_hdf5
 from tg80.shard import named_errors, to_disk, to_memory
 
 SUFFIX = "-twins.h5"
@@ -288,12 +289,14 @@ def read_twins(path: Path | str) -> Twins:
     path = Path(path)
     with named_errors(path):
         _check_digest(path)
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             attributes = dict(file[_GROUP].attrs)
+            for field in TWIN_FIELDS:
+                check_values(file[field.path])
             disk = {f.name: np.asarray(file[f.path]) for f in TWIN_FIELDS}
-    metadata = _metadata(attributes, path)
-    _check_shapes(disk, path, CorruptFile)
-    arrays = {f.name: to_memory(f, disk[f.name]) for f in TWIN_FIELDS}
+        metadata = _metadata(attributes, path)
+        _check_shapes(disk, path, CorruptFile)
+        arrays = {f.name: to_memory(f, disk[f.name]) for f in TWIN_FIELDS}
     return Twins(metadata=metadata, **arrays)
 
 
@@ -311,11 +314,16 @@ def _metadata(attributes: dict[str, Any], path: Path) -> TwinMetadata:
     text = str(attributes.get(_METADATA, ""))
     if hashlib.sha256(text.encode()).hexdigest() != attributes.get(_CHECKSUM):
         raise CorruptFile(f"{path}: the metadata does not match its own checksum")
-    version = json.loads(text).get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise CorruptFile(f"{path}: format version {version} is newer than this program's; update")
     try:
-        return TwinMetadata.model_validate_json(text)
+        content = json.loads(text)
+        version = content.get("format_version") if isinstance(content, dict) else None
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise CorruptFile(
+                f"{path}: format version {version} is newer than this program's; update"
+            )
+        return TwinMetadata.model_validate(content)
+    except RecursionError:
+        raise CorruptFile(f"{path}: metadata: nested too deeply") from None
     except ValidationError as error:
         raise CorruptFile(f"{path}: metadata: {error.errors()[0]['msg']}") from None
 

@@ -1,7 +1,6 @@
-"""HDF5 files from strangers: nothing outside the file is opened, and nothing large is read unasked.
+"""Filled templates as HDF5 files: the datasets and attributes that one holds, and no others.
 
-An HDF5 file can point at other files (external links, external storage, virtual datasets), hold
-references and Python objects, declare sizes that no disk has, and name filters that are libraries.
+What any HDF5 file from a stranger may not hold is refused before, by `tg80.safe_hdf5`.
 """
 
 from __future__ import annotations
@@ -13,13 +12,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from tg80.errors import UserError
+from tg80.errors import CorruptFile, UserError
+from tg80.safe_hdf5 import ANEW, DAMAGE, check_values, first_line, inspected
 
-MOST_NUMBERS = 50_000_000
-"""Of one array; 400 MB as float64. The largest template has a hundredth of it."""
 MOST_BYTES = 1 << 30
-# Deflate, shuffle, fletcher32, and the one that comes with h5py: any other would load a library.
-_FILTERS = {1, 2, 3, 32000}
 
 
 @contextmanager
@@ -30,24 +26,14 @@ def reading(path: Path, shown: Path) -> Iterator[h5py.File]:
         UserError: it is not there, not HDF5, cut short, too large, or damaged where it is read.
     """
     check_file(path, shown)
-    if not h5py.is_hdf5(path):
-        raise UserError(f"{shown}: not an HDF5 file; send the template itself, filled in")
     try:
-        file = h5py.File(path, "r")
-    except (OSError, RuntimeError) as error:
-        if "truncated" in str(error):
-            reason = "cut short: the end of the file is missing; copy it again"
-        elif "lock" in str(error) or "already open" in str(error):
-            reason = "open elsewhere, or not closed when it was written; close it first"
-        else:
-            reason = "damaged, HDF5 cannot open it; copy it again"
-        raise UserError(f"{shown}: {reason}") from error
-    with file:
-        try:
+        with inspected(path) as file:
             yield file
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError) as error:
-            detail = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{shown}: damaged, HDF5 says: {detail}; copy it again") from error
+    except CorruptFile as error:
+        raise UserError(f"{shown}: {str(error).removeprefix(f'{path}: ')}") from error
+    except DAMAGE as error:
+        detail = f"damaged, HDF5 says: {first_line(error)}"
+        raise UserError(f"{shown}: {detail}; {ANEW}") from error
 
 
 def check_file(path: Path, shown: Path) -> None:
@@ -73,13 +59,11 @@ def check_file(path: Path, shown: Path) -> None:
 def checked_datasets(
     file: h5py.File, path: Path, datasets: set[str], groups: set[str]
 ) -> dict[str, h5py.Dataset]:
-    """The datasets by name, whose values lie in this file.
+    """The datasets by name.
 
     Raises:
-        UserError: links to elsewhere, objects that no template has, or missing ones.
+        UserError: objects that no template has, or missing ones.
     """
-    for name in file:
-        _check_link(file, path, str(name))
     unknown = sorted(set(file) - datasets - groups)
     if unknown:
         raise UserError(f"{path}: holds {unknown[0]!r}, which no template has; remove it")
@@ -90,7 +74,6 @@ def checked_datasets(
             raise UserError(f"{path}: {kind} {name!r} is missing; begin with the template again")
         member = file[name]
         if isinstance(member, h5py.Dataset) and name in datasets:
-            _check_storage(member, name, path)
             found[name] = member
         elif not isinstance(member, h5py.Group) or name in datasets:
             raise UserError(f"{path}: {name!r} is no {kind}; begin with the template again")
@@ -99,48 +82,13 @@ def checked_datasets(
     return found
 
 
-def _check_link(file: h5py.File, path: Path, name: str) -> None:
-    try:
-        link = file.get(name, getlink=True)
-    except TypeError:
-        link = None
-    if isinstance(link, h5py.ExternalLink):
-        raise UserError(
-            f"{path}: {name!r} is a link to another file ({link.filename!r}), which is not "
-            "followed; copy the values into this file"
-        )
-    if not isinstance(link, h5py.HardLink):
-        raise UserError(f"{path}: {name!r} is a soft link; write a dataset of that name")
-
-
-def _check_storage(dataset: h5py.Dataset, name: str, path: Path) -> None:
-    """Refuse datasets whose values lie elsewhere, and those that take a library to unpack."""
-    plist = dataset.id.get_create_plist()
-    if dataset.is_virtual:
-        raise UserError(f"{path}: {name!r} is a virtual dataset, a view of other files; copy it")
-    if plist.get_external_count():
-        raise UserError(f"{path}: the values of {name!r} lie in another file; copy them into this")
-    if dataset.chunks and np.prod([float(n) for n in dataset.chunks]) > MOST_NUMBERS:
-        raise UserError(f"{path}: {name!r} has chunks of {dataset.chunks}; use smaller ones")
-    filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
-    if filters - _FILTERS:
-        raise UserError(
-            f"{path}: {name!r} is packed by filter {min(filters - _FILTERS)}; use gzip, or none"
-        )
-
-
-def read_values(dataset: h5py.Dataset, name: str, path: Path) -> np.ndarray:
-    """All values of a checked dataset.
+def read_values(dataset: h5py.Dataset) -> np.ndarray:
+    """All values of a dataset.
 
     Raises:
-        UserError: more values than can be meant.
+        ValueError: it unpacks to more or less than it declares.
     """
-    numbers = int(np.prod([int(n) for n in dataset.shape], dtype=object)) if dataset.shape else 1
-    if numbers * max(1, dataset.dtype.itemsize // 8) > MOST_NUMBERS:
-        raise UserError(
-            f"{path}: {name!r} declares {numbers} values, shape "
-            f"{dataset.shape}; no template is as large"
-        )
+    check_values(dataset)
     return np.asarray(dataset[()])
 
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +11,10 @@ import numpy as np
 from benchmarks.outside.checks import check_finite, check_plausible
 from benchmarks.outside.layout import STATE_DATASETS, Template
 from benchmarks.outside.packing import check_card, unpacked
-from benchmarks.outside.parsing import REFUSED, Submission, parse
+from benchmarks.outside.parsing import Submission, parse
 from benchmarks.outside.safe_hdf5 import check_file
-from tg80.errors import UserError
+from tg80.apart import run_apart
+from tg80.errors import CorruptFile, UserError
 
 _AGAIN = "begin with the template again"
 _STATE_TOLERANCE = 1e-4  # A and A/fs: rounding of other machines is far below
@@ -48,18 +45,11 @@ def read_apart(source: Path, shown: Path) -> None:
         UserError: the process finds something wrong, crashes, or does not end.
     """
     check_file(source, shown)
-    places = os.pathsep.join(os.path.abspath(place) for place in sys.path)
-    command = [sys.executable, "-P", "-m", "benchmarks.outside.parsing", str(source), str(shown)]
-    # One thread: each would take from the memory that the process may have.
-    quiet = {"PYTHONPATH": places, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    result = subprocess.run(command, env=os.environ | quiet, capture_output=True, text=True)
-    if result.returncode == 0:
-        return
-    if result.returncode == REFUSED:
-        raise UserError(result.stdout.strip())
-    slow = result.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
-    what = "reading it does not end" if slow else "reading it ends in a crash"
-    raise UserError(f"{shown}: damaged, {what}; copy it again, or write it anew")
+    seconds = 20 + source.stat().st_size // 5_000_000
+    try:
+        run_apart("benchmarks.outside.parsing:check", str(source), str(shown), seconds=seconds)
+    except CorruptFile as error:
+        raise UserError(str(error)) from None
 
 
 def read_submission(source: Path, *, as_is: bool = False, shown: Path | None = None) -> Submission:

@@ -73,22 +73,6 @@ def test_altered_bytes_never_end_in_a_crash_or_a_traceback(good, tmp_path, n_fil
     assert n_refused > n_files // 3
 
 
-@pytest.mark.parametrize(
-    ("program", "message"),
-    [
-        ("import os; os.kill(os.getpid(), 11)", "reading it ends in a crash"),
-        ("import os; os.kill(os.getpid(), 24)", "reading it does not end"),
-    ],
-)
-def test_a_reader_that_dies_is_told_in_a_line(program, message, path, tmp_path, monkeypatch):
-    reader = tmp_path / "reader"
-    reader.write_text(f"#!{sys.executable}\n{program}\n")
-    reader.chmod(0o700)
-    monkeypatch.setattr(sys, "executable", str(reader))
-    with pytest.raises(UserError, match=message):
-        read_apart(path, path)
-
-
 def rewritten(archive, path, change):
     """An archive with other contents: `change` gets and may alter {name: bytes}."""
     with zipfile.ZipFile(archive) as file:
