@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,6 +37,7 @@ from benchmarks.commands.symmetry import symmetry
 from benchmarks.commands.tune import tune
 from benchmarks.speed.commands import app as speed_app
 from tg80.cli_support import JsonOption, run_app
+from tg80.documents import print_json
 from tg80.errors import UserError
 
 app = typer.Typer(
@@ -108,7 +108,7 @@ def run(
         if not distributed.is_main():
             return
     if as_json:
-        print(json.dumps([record.model_dump(mode="json") for record in records]))
+        print_json([record.model_dump(mode="json") for record in records])
     else:
         print_tables(records, "terminal")
         Console(stderr=True).print(f"records: {out.resolve()}", soft_wrap=True)

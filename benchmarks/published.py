@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,6 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from benchmarks.sheets import Sheet
+from tg80.documents import read_toml
 from tg80.errors import UserError
 
 FILE = Path(__file__).with_name("published.toml")
@@ -60,9 +60,9 @@ def read_published(path: Path = FILE) -> list[PublishedTable]:
         UserError: the file cannot be read, or a table in it is not whole.
     """
     try:
-        document = tomllib.loads(path.read_text())
+        document = read_toml(path)
         tables = [PublishedTable.model_validate(table) for table in document["table"]]
-    except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
+    except KeyError as error:
         raise UserError(f"{path}: not a file of published figures ({error!r})") from error
     except ValidationError as error:
         first = error.errors()[0]

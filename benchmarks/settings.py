@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from tg80.documents import parse_json
 from tg80.errors import UserError
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -46,8 +46,8 @@ def parse_overrides(pairs: Iterable[str], option: str = "--set") -> dict[str, An
             example = "training.batch_size=8"
             raise UserError(f"{option} wants NAME=VALUE such as {example}, not {pair!r}")
         try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
+            value = parse_json(text, option)
+        except UserError:
             value = text
         place = result
         for key in keys[:-1]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from rich.progress import Progress
 
 from benchmarks import results
@@ -17,8 +17,9 @@ from benchmarks.protocol import Budget, Model
 from benchmarks.runner import run_folder_of
 from benchmarks.settings import parse_overrides
 from benchmarks.sheets import Sheet
+from tg80.documents import parse_model
 from tg80.errors import UserError
-from tg80.files import write_atomically
+from tg80.files import read_bytes, write_atomically
 
 TRIAL = "trial.json"
 BASE = "base"
@@ -161,12 +162,12 @@ def read_trial(folder: Path) -> Trial | None:
         UserError: there is one that cannot be read.
     """
     path = folder / TRIAL
-    try:
-        return Trial.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (ValidationError, OSError) as error:
-        raise UserError(f"{path}: not a trial of this version; remove its folder") from error
+    try:
+        return parse_model(Trial, read_bytes(path), str(path))
+    except UserError as error:
+        raise UserError(f"{error}; not a trial of this version, remove its folder") from None
 
 
 def sheet(trials: Sequence[Trial]) -> Sheet:

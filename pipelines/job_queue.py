@@ -15,7 +15,6 @@ import shutil
 import sys
 import tempfile
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,8 +35,8 @@ from pipelines.cluster import (
 )
 from pipelines.dask_servers import PrivateScheduler, PrivateWorker
 from pipelines.tls import LOOPBACK, PROTOCOL, job_security
+from tg80.documents import read_toml
 from tg80.errors import Tg80Error, UserError
-from tg80.files import check_input_file
 from tg80.theory import Level
 
 Profile = TypeVar("Profile", bound=BaseModel)
@@ -217,12 +216,7 @@ def load_profile(path: Path, model: type[Profile]) -> Profile:
         UserError: the file can't be read, or a setting is unknown or out of range.
     """
     try:
-        check_input_file(path, "a profile in TOML")
-        return model(**tomllib.loads(path.read_text(encoding="utf-8-sig")))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a profile") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a TOML file ({error})") from None
+        return model(**read_toml(path, "a profile in TOML"))
     except ValidationError as error:
         raise UserError(
             "; ".join(

@@ -6,13 +6,13 @@ is done or where (molecules, replicas, workers) is not part of a recipe.
 
 import hashlib
 import json
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipelines.quality import QualityThresholds
+from tg80.documents import parse_toml, read_toml
 from tg80.errors import UserError
 from tg80.theory import LEVELS, Level, get_level
 
@@ -189,7 +189,7 @@ def load_recipe(
     Raises:
         UserError: the file can't be read, or a setting is unknown or out of range.
     """
-    data: dict[str, Any] = _read_toml(file) if file else {}
+    data: dict[str, Any] = read_toml(file, "a recipe file") if file else {}
     data.update({k: v for k, v in (options or {}).items() if v is not None})
     for text in overrides or []:
         _apply_override(data, text)
@@ -197,15 +197,6 @@ def load_recipe(
         return Recipe(**data)
     except ValidationError as error:
         raise UserError("; ".join(_explain(item, file) for item in error.errors())) from None
-
-
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); give a recipe file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not a TOML file ({error})") from None
 
 
 def _apply_override(data: dict[str, Any], text: str) -> None:
@@ -219,8 +210,8 @@ def _apply_override(data: dict[str, Any], text: str) -> None:
         if not isinstance(branch, dict):
             raise UserError(f"--set {text}: `{part}` is a single value, not a group of settings")
     try:
-        branch[last] = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        branch[last] = parse_toml(f"value = {value}", f"--set {key}")["value"]
+    except UserError:
         branch[last] = value
 
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from pipelines.cluster import Order, check_workers, quiet_logs
 from pipelines.tls import PROTOCOL, ClientFiles
 from tg80.errors import Tg80Error, UserError
-from tg80.files import check_input_file
+from tg80.files import check_regular
 from tg80.theory import Level
 
 CONNECT_TIMEOUT_S = 5.0
@@ -231,7 +231,7 @@ def _scheduler_file_address(path: str) -> str | None:
         raise UserError(
             f"{path}: no such scheduler file; start `dask scheduler --scheduler-file {path}` first"
         )
-    check_input_file(Path(path), "the scheduler file of `dask scheduler`")
+    check_regular(Path(path), "the scheduler file of `dask scheduler`")
     try:
         return str(json.loads(Path(path).read_text())["address"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from distributed import Security
 
 from tg80.errors import UserError
-from tg80.files import check_input_file
+from tg80.files import check_regular
 
 LOOPBACK = "127.0.0.1"
 PROTOCOL = "tls://"
@@ -136,7 +136,7 @@ class ClientFiles:
 
 def _read(path: Path) -> bytes:
     try:
-        check_input_file(path, "a certificate or key in PEM")
+        check_regular(path, "a certificate or key in PEM")
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None

@@ -1,8 +1,11 @@
 """What both command-line programs share: how errors reach the user, and exit codes."""
 
+import io
+import math
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated, Any, TextIO
@@ -10,7 +13,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from rich.console import Console
 
-from tg80.errors import Tg80Error
+from tg80.errors import Tg80Error, UserError
 
 console = Console(stderr=True)
 
@@ -21,14 +24,16 @@ def run_app(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
     """Runs a typer app and returns its exit code.
 
     A user's mistake prints one line and gives 2, a failure that has a name one line and 1, Ctrl-C
-    130, a reader that closed the pipe 141. Only `--debug` shows tracebacks.
+    130, SIGTERM 143, a reader that closed the pipe 141. Only `--debug` shows tracebacks.
     """
+    _fill_closed_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     command = typer.main.get_command(app)
     try:
-        with _named_output():
+        with _named_output(), _terminated_cleanly():
+            _bound_numbers(command)
             result = command.main(args=arguments, prog_name=prog, standalone_mode=False)
         return int(result) if isinstance(result, int) else 0
     except BrokenPipeError:
@@ -38,14 +43,78 @@ def run_app(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
         if debug:
             raise
         return _report(error, prog)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)
-        return 130
+        return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
     except SystemExit as exit_:
         # Typer's way to end when the pipe is closed.
         if isinstance(exit_.__context__, BrokenPipeError):
             return 128 + signal.SIGPIPE
         raise
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: what Ctrl-C ends in order ends so, too."""
+
+
+@contextmanager
+def _terminated_cleanly() -> Iterator[None]:
+    """Within, SIGTERM raises `Terminated`, as Ctrl-C raises KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _fill_closed_streams() -> None:
+    """Let streams that the caller closed be empty, and print what the terminal has no letter for.
+
+    A file that is opened would take a closed stream's number, and be printed into.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+LEAST_SIZE, MOST_SIZE = 1e-12, {float: 1e12, int: 10**9}
+"""Sizes of the numbers that options take: what is beyond is a slip, and overflows somewhere."""
+
+
+def _bound_numbers(command: Any) -> None:
+    """Let every number of every command be finite and of a size that can be meant."""
+    for inner in getattr(command, "commands", {}).values():
+        _bound_numbers(inner)
+    for parameter in getattr(command, "params", []):
+        if not getattr(parameter, "is_flag", False):
+            parameter.callback = _bounded(parameter, parameter.callback)
+
+
+def _bounded(parameter: Any, before: Callable[..., Any] | None) -> Callable[..., Any]:
+    limit = getattr(parameter, "max", None)
+    if limit is None:  # older releases of typer
+        limit = getattr(getattr(parameter, "type", None), "max", None)
+
+    def check(context: Any, param: Any, value: Any) -> Any:
+        if isinstance(value, int | float) and value != 0 and not isinstance(value, bool):
+            most = math.inf if limit is not None else MOST_SIZE[type(value)]
+            # NaN is in no range.
+            if not LEAST_SIZE <= abs(value) <= most or value in (math.inf, -math.inf):
+                shown = one_line(str(value)[:40])
+                raise UserError(f"{parameter.opts[0]} {shown}: no number of a size that is meant")
+        return before(context, param, value) if before else value
+
+    return check
 
 
 class _Output:
@@ -108,15 +177,32 @@ def _report(error: Any, prog: str) -> int:
     if type(error).__name__ == "Exit":
         return int(getattr(error, "exit_code", 1))
     if isinstance(error, Tg80Error):
-        _print_error(str(error))
+        for finding in error.args:
+            _print_error(str(finding))
         return error.exit_code
     if isinstance(error, OSError):
         _print_error(f"{error.filename or 'operating system'}: {error.strerror or error}")
         return 1
+    if isinstance(error, MemoryError):
+        _print_error("out of memory; free some, or ask for less")
+        return 1
+    if isinstance(error, RecursionError):
+        _print_error("an input is nested too deeply")
+        return 2
     detail = str(error).splitlines()[0] if str(error) else ""
     _print_error(f"{type(error).__name__}: {detail} (this is a bug; --debug shows where)")
     return 1
 
 
 def _print_error(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    with suppress(OSError):  # nobody reads it
+        print(f"error: {one_line(message)}", file=sys.stderr)
+
+
+def one_line(message: str) -> str:
+    """A message with its control characters shown as escapes, cut if it has no end."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+    return shown if len(shown) <= _LONGEST_MESSAGE else f"{shown[:_LONGEST_MESSAGE]} ..."
+
+
+_LONGEST_MESSAGE = 1000

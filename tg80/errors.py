@@ -2,9 +2,15 @@
 
 
 class Tg80Error(Exception):
-    """A failure the program can name. Commands print its message and exit with `exit_code`."""
+    """A failure the program can name. Commands print its message and exit with `exit_code`.
+
+    Several findings are several arguments; each is printed on a line of its own.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class UserError(Tg80Error):

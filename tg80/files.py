@@ -1,11 +1,13 @@
 """Files of a data set: found in a tree, written whole or not at all, with checksums beside them."""
 
 import codecs
+import errno
 import hashlib
 import io
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -88,26 +90,90 @@ def check_folder(path: Path | str, option: str) -> None:
             raise UserError(f"{place}: is no folder; {option} wants one, choose another {option}")
 
 
-def check_input_file(path: Path, what: str) -> None:
-    """Refuses what is no regular file: reading a pipe or a device can wait or go on for ever.
+MOST_TEXT_BYTES = 16 << 20
+"""No text that is read (list, recipe, record, split, manifest) is larger."""
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+_MISTAKES = {
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP,
+    errno.ENAMETOOLONG, errno.ENXIO,
+}  # fmt: skip
+
+
+def unreadable(path: Path | str, error: Exception) -> Tg80Error:
+    """The error to raise where the system refuses an input: the user's mistake, or a failure."""
+    reason = getattr(error, "strerror", None) or error
+    mistaken = not isinstance(error, OSError) or error.errno in _MISTAKES
+    kind = UserError if mistaken else Tg80Error
+    return kind(f"{path}: cannot be read: {reason}")
+
+
+def check_regular(path: Path | str, wanted: str = "a file") -> os.stat_result:
+    """What the system knows of an input, which is not opened: a pipe or device would be waited for.
 
     Args:
-        path: what the user named. what: the kind of file that is wanted, for the message.
+        path: what the user named.
+        wanted: the kind of file that is wanted, for the message.
 
     Raises:
-        UserError: there is nothing, a folder, a pipe, a device, or no right to read it.
+        UserError: there is no such file, or it is a folder, pipe, socket or device.
     """
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; give {what}")
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
-    if not path.is_file():
-        raise UserError(f"{path}: is a pipe or a device; give {what}")
-    if not os.access(path, os.R_OK):
-        raise UserError(f"{path}: cannot be read: Permission denied")
+    try:
+        facts = os.stat(path)
+    except FileNotFoundError:
+        what = "is a link to what is not there" if os.path.lexists(path) else "no such file"
+        raise UserError(f"{path}: {what}; give {wanted}") from None
+    except (OSError, ValueError) as error:  # ValueError: no name of a file
+        raise unreadable(path, error) from None
+    kind = _KINDS.get(stat.S_IFMT(facts.st_mode))
+    if kind:
+        raise UserError(f"{path}: is {kind}; give {wanted}")
+    return facts
 
 
-_MOST_TEXT_BYTES = 16 * 2**20
+def read_bytes(path: Path | str, wanted: str = "a file", most: int = MOST_TEXT_BYTES) -> bytes:
+    """The content of a regular file that is an input.
+
+    Args:
+        path: what the user named.
+        wanted: the kind of file that is wanted, for the message.
+        most: bytes; no file of the kind has more.
+
+    Raises:
+        UserError: it is no regular file, larger than any of its kind, or there is no right to it.
+        Tg80Error: the system fails.
+    """
+    check_regular(path, wanted)
+    try:
+        # Should a pipe have taken its place meanwhile, it is not waited for.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
+            content = stream.read(most + 1)
+    except OSError as error:
+        raise unreadable(path, error) from None
+    if len(content) > most:
+        raise UserError(f"{path}: more than {most >> 20} MiB; give {wanted}")
+    return content
+
+
+def read_text(path: Path | str, wanted: str = "a text file") -> str:
+    """The content of a text file that is an input, UTF-8 with or without byte order mark.
+
+    Raises:
+        UserError: as `read_bytes`, or it is no UTF-8.
+        Tg80Error: the system fails.
+    """
+    try:
+        return read_bytes(path, wanted).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text in UTF-8; give {wanted}") from None
+
+
 # What no text holds, whatever its encoding.
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 
@@ -121,10 +187,7 @@ def read_lines(path: Path, what: str) -> list[str]:
     Raises:
         UserError: it is no regular file, no text, or larger than any that is meant.
     """
-    check_input_file(path, what)
-    if path.stat().st_size > _MOST_TEXT_BYTES:
-        raise UserError(f"{path}: more than {_MOST_TEXT_BYTES >> 20} MiB; give {what}")
-    content = path.read_bytes()
+    content = read_bytes(path, what)
     utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = content.decode("utf-16" if utf_16 else "utf-8-sig")
@@ -137,7 +200,12 @@ def read_lines(path: Path, what: str) -> list[str]:
 
 
 def file_sha256(path: Path | str) -> str:
-    """SHA-256 of a file, hexadecimal."""
+    """SHA-256 of a file, hexadecimal.
+
+    Raises:
+        UserError: it is no regular file.
+    """
+    check_regular(path)
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -162,7 +230,9 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def find_files(path: Path | str, suffixes: tuple[str, ...]) -> list[Path]:
+def find_files(
+    path: Path | str, suffixes: tuple[str, ...], *, must_be_files: bool = True
+) -> list[Path]:
     """The file at `path`, or the files of a folder whose names end so, sorted.
 
     A folder that holds none itself is a tree: then all files below it are found.
@@ -170,33 +240,32 @@ def find_files(path: Path | str, suffixes: tuple[str, ...]) -> list[Path]:
     Args:
         path: a file or a folder.
         suffixes: ends of the names.
+        must_be_files: refuse a folder in which something of such a name is no file that can be
+            read, e.g. a link to what is not there: passed over, a set on a disk that is not there
+            would look whole. If not, who reads the files tells each.
 
     Raises:
-        UserError: there is no such path, no such file in the tree, or something of such a name that
-            is no file, e.g. a link to what is not there.
+        UserError: there is no such path, no such file in the tree, or as said.
     """
     path = Path(path)
-    if path.is_file():
-        return [path]
     if not path.is_dir():
-        raise UserError(f"{path}: no such file or folder")
+        if not os.path.lexists(path):
+            raise UserError(f"{path}: no such file or folder")
+        check_regular(path, f"a {' or '.join(suffixes)} file or a folder of them")
+        return [path]
     found = _files_in(path, suffixes)
     if not found:
         found = sorted(f for folder in data_folders(path) for f in _files_in(folder, suffixes))
     if not found:
         raise UserError(f"{path}: no {' or '.join(suffixes)} file in this folder or below it")
+    for entry in found if must_be_files else ():
+        check_regular(entry, "a file, or remove it")
     return found
 
 
 def _files_in(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    found = sorted(
+    return sorted(
         entry
         for entry in folder.iterdir()
         if entry.name.endswith(suffixes) and not entry.name.startswith(".")
     )
-    for entry in found:
-        # Passed over, a set on a disk that is not there would look whole.
-        if not entry.is_file():
-            what = "a link to what is not there" if entry.is_symlink() else "no file"
-            raise UserError(f"{entry}: is {what}; mend or remove it")
-    return found

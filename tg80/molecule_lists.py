@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tg80.errors import UserError
+from tg80.files import read_bytes
 from tg80.molecules import Molecule, molecule_from_smiles
 
 MAX_LIST_BYTES = 16 * 2**20
@@ -74,7 +75,7 @@ def _molecules(rows: Iterator[tuple[int, str, str | None]], label: str) -> list[
             continue
         molecules.append(molecule)
     if problems:
-        raise UserError("\n".join(problems))
+        raise UserError(*problems)
     if not molecules:
         raise UserError(f"{label}: no molecules in it; write one SMILES a line")
     return molecules
@@ -85,8 +86,7 @@ def _read_text(source: str | Path, label: str) -> str:
         if str(source) == "-":
             data = sys.stdin.buffer.read(MAX_LIST_BYTES + 1)
         else:
-            with open(source, "rb") as file:
-                data = file.read(MAX_LIST_BYTES + 1)
+            data = read_bytes(source, "a .smi or CSV file", MAX_LIST_BYTES)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{label!s}: can't read the molecule list: {reason}") from None

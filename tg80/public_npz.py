@@ -18,7 +18,7 @@ from tg80.constants import (
     EV_PER_KJ_PER_MOL,
 )
 from tg80.errors import Tg80Error, UserError
-from tg80.files import check_input_file
+from tg80.files import check_regular
 from tg80.public_sets import Layout
 
 # Key of each quantity by layout. "upstream" is what the public ATOM code reads.
@@ -87,7 +87,7 @@ def read_npz(path: Path) -> Contents:
         UserError: no such file, cut short, of another layout, in unknown units, periodic, or with
             values that cannot be.
     """
-    check_input_file(path, "one npz file")
+    check_regular(path, "one npz file")
     try:
         with path.open("rb") as stream:
             begin = stream.read(6)

@@ -1,11 +1,11 @@
 """Which files of a published version somebody asked for."""
 
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tg80.catalog import Manifest, PublishedFile, PublishedShard
+from tg80.documents import parse_json
 from tg80.errors import CorruptFile, UserError
 from tg80.splits import PARTS, TIME_BLOCK_FRACTIONS
 
@@ -106,11 +106,11 @@ def _fold_of(entry: PublishedFile) -> int | None:
 def _read_fold_list(text: bytes, path: str) -> dict[str, list[str]]:
     """Paths of shards by part."""
     try:
-        content = json.loads(text)
+        content = parse_json(text, path)
         lists = {part: content[part] for part in PARTS if part in content}
         if not lists or not all(isinstance(p, str) for paths in lists.values() for p in paths):
             raise ValueError("no lists of paths by part")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UserError) as error:
         raise CorruptFile(f"{path}: not a valid list of a fold: {error}") from None
     return lists
 

@@ -4,11 +4,11 @@
 """
 
 import os
-import tomllib
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tg80.documents import read_toml
 from tg80.errors import UserError
 
 
@@ -39,19 +39,14 @@ def read_settings() -> Settings:
     Raises:
         UserError: it is not valid or cannot be read, or `TG80_CONFIG` names one that is missing.
     """
-    path = settings_path()
-    try:
-        return Settings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        if os.environ.get("TG80_CONFIG"):
-            raise UserError(f"{path}: no such file, but TG80_CONFIG names it") from None
+    path, is_named = settings_path(), bool(os.environ.get("TG80_CONFIG"))
+    if not is_named and not os.path.lexists(path):
         return Settings()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    wanted = "a TOML file" + (", or unset TG80_CONFIG" if is_named else "")
+    try:
+        return Settings.model_validate(read_toml(path, wanted))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         known = ", ".join(Settings.model_fields)
         raise UserError(f"{path}: {key}: {first['msg']}; keys are {known}") from None
-    except ValueError as error:  # no TOML, or not UTF-8
-        raise UserError(f"{path}: not a TOML file: {error}") from None

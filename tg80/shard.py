@@ -390,13 +390,16 @@ class Shard:
 _AXES = {field.name: field for field in AXIS_FIELDS}
 
 
-def find_shards(path: Path | str) -> list[Path]:
+def find_shards(path: Path | str, *, must_be_files: bool = True) -> list[Path]:
     """The shard at `path`, or the shards in that folder, sorted.
 
     A folder that holds none itself is a tree, such as a published version with a folder for each
     level: then all shards below it. Hidden folders and those of unfinished work are left out.
 
+    Args:
+        must_be_files: as for `find_files`.
+
     Raises:
         UserError: there is no such path, or the tree holds no shard.
     """
-    return find_files(path, (SUFFIX,))
+    return find_files(path, (SUFFIX,), must_be_files=must_be_files)

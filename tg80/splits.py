@@ -7,6 +7,7 @@ when it is read. `tg80.deal` makes splits, `tg80.certificate` proves that one ke
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tg80.clusters import ClusteringSettings, FingerprintSettings, UmapSettings
 from tg80.errors import UserError
+from tg80.files import read_bytes
 from tg80.molecules import Molecule
 
 FORMAT = "tg80-split/1"
@@ -281,15 +283,10 @@ def load_split(source: str | Path) -> Split:
     if str(source) in frozen_names():
         path = resources.files("tg80") / "data" / "splits" / f"{source}.json"
         return _parse(path.read_bytes(), str(source))
-    try:
-        data = Path(source).read_bytes()
-    except FileNotFoundError:
+    if not os.path.lexists(source):
         known = ", ".join(frozen_names())
-        raise UserError(f"no split {source}: neither a file nor one of {known}") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{source}: can't read the split: {reason}") from None
-    return _parse(data, str(source))
+        raise UserError(f"no split {source}: neither a file nor one of {known}")
+    return _parse(read_bytes(source, "a split file"), str(source))
 
 
 def _parse(data: bytes, label: str) -> Split:

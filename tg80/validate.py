@@ -5,6 +5,7 @@ and schema, metadata, then (in `tg80.validate_content`) the frames themselves. P
 from the stored arrays; the statistics a file states about itself are compared, not believed.
 """
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
-from tg80.errors import CorruptFile, UserError
+from tg80.errors import Tg80Error
 from tg80.fields import (
     AXIS_FIELDS,
     FRAME_FIELDS,
@@ -22,7 +23,7 @@ from tg80.fields import (
     TRAJECTORY,
     Field,
 )
-from tg80.files import checksum_path, data_folders, file_sha256, find_files
+from tg80.files import checksum_path, data_folders, file_sha256, find_files, read_text
 from tg80.shard import SUFFIX, Shard, expected_shape, named_errors
 from tg80.twins import SUFFIX as TWINS_SUFFIX
 from tg80.twins import read_twins
@@ -75,7 +76,7 @@ def files_to_check(path: Path | str) -> list[Path]:
     Raises:
         UserError: there is no such path, or none of them in the tree.
     """
-    return find_files(path, (SUFFIX, TWINS_SUFFIX))
+    return find_files(path, (SUFFIX, TWINS_SUFFIX), must_be_files=False)
 
 
 def validate(path: Path | str) -> list[Problem]:
@@ -111,10 +112,14 @@ def _validate_one(path: Path) -> list[Problem]:
         # A file that is not what its checksum says is not opened: damaged HDF5 can do anything.
         if not found.has_errors:
             check(found)
-    except (CorruptFile, UserError) as error:
+    except Tg80Error as error:
         found.error("readable", str(error).removeprefix(f"{path}: "))
     except OSError as error:
         found.error("readable", error.strerror or str(error))
+    except Exception as error:
+        # Whatever a damaged file leads to, the others are still to be checked.
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        found.error("readable", f"holds what cannot be judged ({what}); get it again")
     return found.problems
 
 
@@ -168,16 +173,10 @@ def _check_shard(found: Findings) -> None:
 
 def _check_checksum(found: Findings) -> None:
     beside = checksum_path(found.path)
-    try:
-        words = beside.read_text(encoding="ascii").split()
-    except FileNotFoundError:
+    if not os.path.lexists(beside):
         found.warning("checksum", f"no {beside.name} beside it; alterations cannot be told")
         return
-    except UnicodeDecodeError:
-        words = []
-    except OSError as error:
-        found.error("checksum", f"{beside.name} cannot be read: {error.strerror}")
-        return
+    words = read_text(beside, "a checksum file").split()
     if len(words) != 2 or len(words[0]) != 64:
         found.error("checksum", f"{beside.name} is no checksum file; download both again")
     elif words[1] != found.path.name:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +28,7 @@ from benchmarks.commands.options import (
     progress_bars,
 )
 from tg80.cli_support import JsonOption
+from tg80.documents import print_json
 
 
 def ablate(
@@ -97,6 +97,6 @@ def ablate(
             "base": model,
             "seeds": chosen_seeds,
         }
-        print(json.dumps(document(chosen, done, **about)))
+        print_json(document(chosen, done, **about))
     else:
         print_sheets(sheets(chosen, done), as_markdown=as_markdown)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from benchmarks.commands.options import MarkdownOption
 from tg80.cli_support import JsonOption
+from tg80.documents import print_json
 
 
 def compare(
@@ -42,6 +42,6 @@ def compare(
 
     found = compare_models(folder, a, b, part=part, fold=fold, resamples=resamples)
     if as_json:
-        print(json.dumps(document(found)))
+        print_json(document(found))
     else:
         print_sheets([sheet(found)], as_markdown=as_markdown)

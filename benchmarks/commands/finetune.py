@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +25,7 @@ from benchmarks.commands.options import (
     progress_bars,
 )
 from tg80.cli_support import JsonOption
+from tg80.documents import print_json
 from tg80.errors import UserError
 
 
@@ -104,7 +104,7 @@ def finetune(
     drawing = out / chosen_task.id / f"{chosen_task.track}-fold{begin.fold}.png"
     write_atomically(drawing, figure(found))
     if as_json:
-        print(json.dumps(document(found) | {"figure": str(drawing)}))
+        print_json(document(found) | {"figure": str(drawing)})
     else:
         print_sheets([sheet(found)], as_markdown=as_markdown)
         Console(stderr=True).print(f"figure: {drawing.resolve()}", soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +21,7 @@ from benchmarks.commands.options import (
     progress_bars,
 )
 from tg80.cli_support import JsonOption
+from tg80.documents import print_json, to_json
 
 
 def horizons(
@@ -96,12 +96,12 @@ def horizons(
         found = study(runs, benchmark, asked, refused, tell=tell)
     report = {"task": task, "track": track, "fold": benchmark.fold} | document(found)
     if out is not None:
-        write_atomically(out / "horizons.json", json.dumps(report).encode())
+        write_atomically(out / "horizons.json", to_json(report).encode())
         for label in by_label(found):
             name = "".join(c if c.isalnum() or c in "-_.=" else "_" for c in label)
             write_atomically(out / f"horizons-{name}.png", figure(found, label))
     if as_json:
-        print(json.dumps(report))
+        print_json(report)
     else:
         print_sheets(sheets(found), as_markdown=as_markdown)
     console = Console(stderr=True)

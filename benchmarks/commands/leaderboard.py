@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 from rich.console import Console
 
 from tg80.cli_support import JsonOption
+from tg80.documents import print_json
 from tg80.errors import UserError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _write_page(folder: Path, site: Path, twins: Path | None, *, as_json: bool) 
 
     page = write_site(folder, site, twins)
     if as_json:
-        print(json.dumps({"page": str(page.path), "records": page.n_records}))
+        print_json({"page": str(page.path), "records": page.n_records})
         return
     note = "" if page.n_records else "; there is no record yet, and the page says so"
     print(f"{page.path}: {page.n_records} records{note}")
@@ -116,7 +116,7 @@ def _print_published(style: str) -> None:
 
     tables = published.read_published()
     if style == "json":
-        print(json.dumps(published.as_json(tables)))
+        print_json(published.as_json(tables))
     elif style == "csv":
         print(published.as_csv(tables), end="")
     else:
@@ -151,7 +151,7 @@ def print_tables(
 
     lines = entries(records)
     if style == "json":
-        print(json.dumps(tables.as_json(lines, floors)))
+        print_json(tables.as_json(lines, floors))
         return
     # A pipe has no width of its own, and a table squeezed to 80 columns is unreadable.
     console = Console(width=None if sys.stdout.isatty() else 160)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from benchmarks.commands.options import (
     make_folder,
 )
 from tg80.cli_support import JsonOption
+from tg80.documents import print_json
 from tg80.errors import UserError
 from tg80.files import check_folder
 
@@ -66,7 +66,7 @@ def template(
         "shape": list(made.shape), "lags_fs": made.lags_fs.tolist(),
     }  # fmt: skip
     if as_json:
-        print(json.dumps(facts))
+        print_json(facts)
     else:
         n_entries, n_lags, n_atoms, _ = made.shape
         print(f"{out}: template {made.id}")
@@ -103,7 +103,7 @@ def score(
         asked = f"{n_true} entries equal the truth to {TRUE_TO:g} A: were targets looked up?"
         print(f"note: {asked}", file=sys.stderr)
     if as_json:
-        print(json.dumps(record.model_dump(mode="json")))
+        print_json(record.model_dump(mode="json"))
     else:
         print_tables(entries([record]), Console(width=160))
         Console(stderr=True).print(f"records: {out.resolve()}", soft_wrap=True)
@@ -140,7 +140,7 @@ def submit(
         "bytes": out.stat().st_size, "compared_with_data": compared,
     }  # fmt: skip
     if as_json:
-        print(json.dumps(facts))
+        print_json(facts)
     else:
         print(f"{out}: {facts['bytes']} bytes, ready to send")
         if not compared:

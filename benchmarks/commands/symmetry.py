@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Annotated
 
 import typer
@@ -20,6 +19,7 @@ from benchmarks.commands.options import (
     progress_bars,
 )
 from tg80.cli_support import JsonOption
+from tg80.documents import print_json
 from tg80.errors import RunFailed
 
 
@@ -84,7 +84,7 @@ def symmetry(
             "settings": dataclasses.asdict(settings),
             "rows": [figures(one) for one in found],
         }
-        print(json.dumps(document))
+        print_json(document)
     else:
         print_sheets(sheets(found, settings), as_markdown=as_markdown)
     wrong = sorted({one.label for one in found if not one.is_exact})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +24,7 @@ from benchmarks.commands.options import (
     progress_bars,
 )
 from tg80.cli_support import JsonOption
+from tg80.documents import print_json
 
 
 def tune(
@@ -93,6 +93,6 @@ def tune(
             tell=partial(progress.console.print, soft_wrap=True, highlight=False, markup=False),
         )  # fmt: skip
     if as_json:
-        print(json.dumps([trial.model_dump(mode="json") for trial in trials]))
+        print_json([trial.model_dump(mode="json") for trial in trials])
     else:
         print_sheets([sheet(trials)], as_markdown=as_markdown)

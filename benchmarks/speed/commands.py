@@ -1,6 +1,5 @@
 """`atom-bench speed`: side-by-side timings, run by hand on a quiet machine."""
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
 from tg80.cli_support import JsonOption
+from tg80.documents import print_json
 from tg80.errors import UserError
 
 app = typer.Typer(
@@ -375,7 +375,7 @@ def finish(
     from benchmarks.speed.tables import machine_line
 
     if as_json:
-        print(json.dumps(document))
+        print_json(document)
         return
     console = Console(width=None if sys.stdout.isatty() else 160)
     print_sheets(sheets(document), as_markdown=as_markdown, console=console)

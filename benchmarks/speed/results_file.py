@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.timing import machine
-from tg80.errors import CorruptFile, UserError
+from tg80.documents import read_json
+from tg80.errors import UserError
 from tg80.files import write_atomically
 
 
@@ -57,12 +58,7 @@ def read_document(path: Path, command: str) -> dict[str, Any]:
         UserError: it cannot be read, or is of another command.
         CorruptFile: it is not JSON of ours.
     """
-    try:
-        document = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
-    except ValueError:
-        raise CorruptFile(f"{path}: not JSON; delete it or give another file") from None
+    document = read_json(path, f"a results file of `atom-bench speed {command}`")
     whole = isinstance(document, dict) and {"settings", "machine", "results"} <= set(document)
     if not whole or document.get("command") != command:
         raise UserError(f"{path}: not a result of `atom-bench speed {command}`")

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 from tg80.cli_support import JsonOption, console
+from tg80.documents import print_json
 from tg80.errors import UserError
 from tg80.fetching import Watcher
 from tg80.selection import Selection
@@ -92,7 +93,7 @@ def download(
         console.print("the same command goes on from here", highlight=False)
         raise
     if as_json:
-        print(json.dumps(report.as_dict(), indent=2))
+        print_json(report.as_dict(), indent=2)
     else:
         _show(report)
     for reason in report.failed.values():

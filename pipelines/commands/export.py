@@ -1,6 +1,5 @@
 """`tg80 export`: trajectories as files of other programs."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +8,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tg80.cli_support import JsonOption, console
+from tg80.documents import print_json
 from tg80.splits import TG80_VERSION
 
 
@@ -93,7 +93,7 @@ def export(
         task = progress.add_task("", total=sum(target.n_frames for target in targets))
         written = write_export(targets, lambda n_frames: progress.advance(task, n_frames))
     if json_output:
-        print(json.dumps(written, indent=2))
+        print_json(written, indent=2)
     else:
         _show(written)
 

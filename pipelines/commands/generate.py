@@ -1,6 +1,5 @@
 """`tg80 generate` and `tg80 collect`."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +20,7 @@ from pipelines.commands.options import (
     WorkersOption,
 )
 from tg80.cli_support import JsonOption, console
+from tg80.documents import print_json
 from tg80.errors import UserError
 
 
@@ -135,7 +135,7 @@ def generate(
     )
     summary = run_generation(out, settings, molecules, replicas, place, console, resources)
     if as_json:
-        print(json.dumps(summary.as_dict(), indent=2))
+        print_json(summary.as_dict(), indent=2)
     else:
         summary.show(console)
     raise typer.Exit(summary.exit_code)
@@ -157,7 +157,7 @@ def collect(
         raise UserError(f"{folder}: no such folder; give the --out of `tg80 generate`")
     written = collect_run(folder)
     if as_json:
-        print(json.dumps({"shards": [{"path": str(p), "length_fs": t} for p, t in written]}))
+        print_json({"shards": [{"path": str(p), "length_fs": t} for p, t in written]})
         return
     for path, length_fs in written:
         console.print(f"{path}: {length_fs:g} fs", highlight=False)

@@ -1,6 +1,5 @@
 """`tg80 info`: what is in these files?"""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from tg80 import mechanics
 from tg80.cli_support import JsonOption
+from tg80.documents import print_json
 from tg80.errors import CorruptFile, UserError
 from tg80.fields import QUALITY_FLAGS
 from tg80.judgement import judge_drift, thresholds_of
@@ -33,9 +33,9 @@ def info(
 
     Example: tg80 info runs/
     """
-    rows = [describe(shard) for shard in find_shards(path)]
+    rows = [describe(shard) for shard in find_shards(path, must_be_files=False)]
     if json_output:
-        print(json.dumps(rows, indent=2))
+        print_json(rows, indent=2)
     else:
         _print_table([row for row in rows if "unreadable" not in row])
     unreadable = [row for row in rows if "unreadable" in row]
@@ -57,6 +57,10 @@ def describe(path: Path) -> dict[str, Any]:
         return {"file": str(path), "unreadable": str(error).removeprefix(f"{path}: ")}
     except ValidationError:
         return {"file": str(path), "unreadable": "the quality limits of its recipe are none"}
+    except Exception as error:
+        # Whatever a damaged file leads to, the others are still to be shown.
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        return {"file": str(path), "unreadable": f"holds what cannot be judged ({what})"}
 
 
 def _facts(shard: Shard) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """`tg80 plan`."""
 
-import json
 import os
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from pipelines.commands.options import (
     WorkersOption,
 )
 from tg80.cli_support import JsonOption, console
+from tg80.documents import print_json
 
 
 def plan(
@@ -74,7 +74,7 @@ def plan(
         )
     dataset = plan_of_tg80(made)
     if as_json:
-        print(json.dumps(made.as_dict() | {"tg80": dataset and dataset.totals()}, indent=2))
+        print_json(made.as_dict() | {"tg80": dataset and dataset.totals()}, indent=2)
     else:
         _show(made, dataset)
 

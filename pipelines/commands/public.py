@@ -1,12 +1,12 @@
 """`tg80 public`: files of MD17, rMD17 and MD22."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tg80.cli_support import JsonOption, console
+from tg80.documents import print_json
 from tg80.errors import UserError
 
 
@@ -52,7 +52,7 @@ def public(
     path = Path(file) if fetch is None else _fetched(file, fetch, address)
     facts = _describe(path, set_id=set_id, molecule=molecule, frame_fs=frame_fs)
     if json_output:
-        print(json.dumps(facts, indent=2))
+        print_json(facts, indent=2)
     else:
         _show(facts)
 
@@ -151,7 +151,7 @@ def _list_sets(json_output: bool) -> None:
         for each in PUBLIC_SETS.values()
     ]
     if json_output:
-        print(json.dumps(rows, indent=2))
+        print_json(rows, indent=2)
         return
     for row in rows:
         print(f"{row['set']}: {', '.join(row['molecules'])}")

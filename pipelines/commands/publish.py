@@ -1,13 +1,13 @@
 """`tg80 publish`: a folder of shards as a static tree for others to download."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tg80.cli_support import JsonOption, console
-from tg80.errors import UserError
+from tg80.documents import print_json
+from tg80.files import read_text
 
 
 def publish(
@@ -54,7 +54,7 @@ def publish(
         name=name,
         split=None if split == "none" else split,
         authors=author or (),
-        about="" if about is None else _text(about),
+        about="" if about is None else read_text(about, "a Markdown file"),
         url=url,
         flat=flat,
         tell=lambda line: console.print(line, style="dim", highlight=False, markup=False),
@@ -72,7 +72,7 @@ def publish(
             "outside_the_folds": list(done.outside),
             "finished": done.finished,
         }
-        print(json.dumps(report, indent=2))
+        print_json(report, indent=2)
         return
     what = "announced what an interrupted run had written" if done.finished else "published"
     print(
@@ -82,11 +82,3 @@ def publish(
     )
     if done.outside:
         print(f"outside the folds of {manifest.split}: {', '.join(done.outside)}")
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "is no UTF-8 text"
-        raise UserError(f"{path}: {reason}; --about wants a Markdown file") from None

@@ -1,6 +1,5 @@
 """`tg80 singlepoint`: energy and forces of one structure at a level of theory."""
 
-import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ from pipelines.calculators import formula, make_engine
 from pipelines.engine import Evaluation, Resources
 from tg80.cli_support import JsonOption
 from tg80.constants import EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR, EV_PER_HARTREE
+from tg80.documents import print_json
 from tg80.errors import UserError
 from tg80.theory import LEVELS, Level, get_level, symbols_of
 from tg80.xyz import read_xyz
@@ -46,7 +46,7 @@ def singlepoint(
     solution = getattr(engine, "last_solution", None)
     gradient_norm = None if solution is None else solution.gradient_norm
     if json_output:
-        print(json.dumps(_report(evaluation, chosen, numbers, positions, charge, gradient_norm)))
+        print_json(_report(evaluation, chosen, numbers, positions, charge, gradient_norm))
     else:
         _print_tables(evaluation, chosen, numbers, charge)
 

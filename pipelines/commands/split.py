@@ -1,6 +1,5 @@
 """`tg80 split`: makes a cluster-level split, or proves one leak-free."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from tg80.certificate import Certificate, check_split
 from tg80.cli_support import JsonOption
 from tg80.dataset import molecules_of
 from tg80.deal import make_split
+from tg80.documents import print_json
 from tg80.errors import UserError
 from tg80.files import write_atomically
 from tg80.molecules import Molecule, read_molecule_list
@@ -129,7 +129,7 @@ def _check(
     trajectories = [] if data is None else [shard.metadata for shard in _shards_in(data)]
     certificate = check_split(chosen, recompute=recompute, trajectories=trajectories)
     if as_json:
-        print(json.dumps(certificate.to_dict(), indent=1))
+        print_json(certificate.to_dict(), indent=1)
     else:
         _print_certificate(chosen, certificate)
     _finish(chosen, certificate, plot, as_json)

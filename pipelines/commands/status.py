@@ -1,6 +1,5 @@
 """`tg80 status`: how does this run stand?"""
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,6 +8,7 @@ from rich.table import Table
 
 from pipelines.commands.options import RunArgument
 from tg80.cli_support import JsonOption
+from tg80.documents import print_json
 from tg80.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def status(
         raise UserError(f"{folder}: no such folder; give the --out of `tg80 generate`")
     found = run_status(folder, verify)
     if as_json:
-        print(json.dumps(found.as_dict(), indent=2))
+        print_json(found.as_dict(), indent=2)
     else:
         _show(found, everything)
     totals = found.totals

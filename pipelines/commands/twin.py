@@ -1,6 +1,5 @@
 """`tg80 twin`."""
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +8,7 @@ import typer
 
 from pipelines.commands.options import WorkersOption
 from tg80.cli_support import JsonOption, console
+from tg80.documents import print_json
 from tg80.errors import UserError
 
 
@@ -86,7 +86,7 @@ def twin(
     rows, exit_code = run_twins(out, runs, workers or os.cpu_count() or 1, console)
     if as_json:
         curve = median_curve(rows)
-        print(json.dumps({"folder": str(out), "median": curve, "twins": rows}, indent=2))
+        print_json({"folder": str(out), "median": curve, "twins": rows}, indent=2)
     else:
         _show(rows, median_curve(rows), exit_code)
     raise typer.Exit(exit_code)

@@ -1,12 +1,12 @@
 """`tg80 validate`: are these files what they say they are?"""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tg80.cli_support import JsonOption, console
+from tg80.documents import print_json
 from tg80.validate import files_to_check
 from tg80.validate import validate as validate_path
 
@@ -41,7 +41,7 @@ def validate(
             "n_warnings": len(problems) - n_errors,
             "problems": [problem.as_dict() for problem in problems],
         }
-        print(json.dumps(report, indent=2))
+        print_json(report, indent=2)
     else:
         for problem in problems:
             print(problem)

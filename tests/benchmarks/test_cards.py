@@ -32,7 +32,7 @@ GOOD = card_path("egno").read_text()
         (GOOD.replace('labels = ["positions"]', "labels = []"), "names its labels"),
         (GOOD.replace("https://arxiv", "http://arxiv"), "egno.toml: paper.url"),
         (GOOD.replace('id = "egno"', 'id = "egnn"'), "egno.toml: id is 'egnn'"),
-        ("id = ", "egno.toml: not TOML"),
+        ("id = ", "egno.toml: not a TOML file"),
         (None, "model egno has no card; write egno.toml"),
     ],
 )

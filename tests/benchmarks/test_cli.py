@@ -245,7 +245,7 @@ def test_no_option_is_passed_over(options, message, capsys):
     assert message in one_line(["leaderboard", *options], capsys)
 
 
-@pytest.mark.parametrize("minutes", ["nan", "inf", "0", "-1"])
+@pytest.mark.parametrize("minutes", ["1e-5000", "0", "-1"])
 def test_a_budget_is_a_positive_number(minutes, tmp_path, capsys):
     command = ["run", "--fold", "2", "--budget-cpu-minutes", minutes, "--out", str(tmp_path)]
     assert "a training budget must be a positive number" in one_line(command, capsys)

@@ -34,7 +34,7 @@ def test_the_tables_hold_what_their_authors_printed():
         ('id = "md17-s2t"', 'id = "md17-s2s"', "an id stands twice"),
         ('unit = "A^2 x 1e-2"', 'unit = "nm^2"', "unit"),
         ("caveat = ", "cavaet = ", "caveat: Field required"),
-        ("[[table]]", "[[table", "not a file of published figures"),
+        ("[[table]]", "[[table", "not a TOML file"),
     ],
 )
 def test_a_table_that_is_not_whole_is_refused(old, new, message, tmp_path):

@@ -104,5 +104,5 @@ def test_a_wrong_aimd_file_is_named(tmp_path, results, capsys):
     assert main([*TINY, "--aimd", str(results)]) == 2
     assert "speed aimd" in capsys.readouterr().err
     missing.write_text("{")
-    assert main([*TINY, "--aimd", str(missing)]) == 1
-    assert "not JSON" in capsys.readouterr().err
+    assert main([*TINY, "--aimd", str(missing)]) == 2
+    assert "not a JSON file" in capsys.readouterr().err

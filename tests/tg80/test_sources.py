@@ -74,7 +74,7 @@ def test_where_the_settings_file_is(monkeypatch, tmp_path, no_outside_settings):
     ("text", "words"),
     [
         (b"source = ", "not a TOML file"),
-        (b"\xff\xfe", "not a TOML file"),
+        (b"\xff\xfe", "not a text in UTF-8"),
         (b"sauce = 'x'", "sauce.*keys are source"),
         (b"source = 3", "source: .*string"),
     ],

@@ -185,7 +185,7 @@ def test_damaged_files_are_named_in_one_line(tmp_path, content, error):
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
     with pytest.raises(UserError, match="tg80-v1"):
         load_split("tg80-v0")
-    with pytest.raises(UserError, match="can't read"):
+    with pytest.raises(UserError, match="is a folder"):
         load_split(tmp_path)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from benchmarks.protocol import Equivariance
+from tg80.documents import read_toml
 from tg80.errors import UserError
 
 
@@ -83,12 +83,10 @@ def read_card(model_id: str) -> Card:
         UserError: there is none, or it does not fit the schema; the first reason is told.
     """
     path = card_path(model_id)
+    if not path.exists():
+        raise UserError(f"model {model_id} has no card; write {path.name}")
     try:
-        card = Card.model_validate(tomllib.loads(path.read_text()))
-    except OSError:
-        raise UserError(f"model {model_id} has no card; write {path.name}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path.name}: not TOML ({error})") from error
+        card = Card.model_validate(read_toml(path))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "card"
