@@ -21,7 +21,7 @@ from h5py import h5, h5a, h5d, h5g, h5l, h5o, h5s, h5t, h5z  # pyright: ignore
 
 from tg80.apart import run_apart
 from tg80.errors import CorruptFile, Tg80Error, UserError
-from tg80.files import check_input_file
+from tg80.files import check_regular
 
 MOST_BYTES = 64 << 20
 """Unpacked, of a whole file of any size; larger files may unpack to `MOST_GROWTH` times theirs."""
@@ -61,7 +61,7 @@ def open_hdf5(path: Path | str) -> h5py.File:
         CorruptFile: it is damaged, or holds what no file of ours does.
     """
     path = Path(path)
-    check_input_file(path, "an HDF5 file")
+    check_regular(path, "an HDF5 file")
     key = _key(path.stat())
     if key not in _seen:
         if not path.resolve().is_relative_to(_SHIPPED):
@@ -88,7 +88,7 @@ def inspected(path: Path | str) -> Iterator[h5py.File]:
         UserError, CorruptFile: as `open_hdf5`.
     """
     path = Path(path)
-    check_input_file(path, "an HDF5 file")
+    check_regular(path, "an HDF5 file")
     with _open(path) as file:
         try:
             _Inspection(file, path.stat().st_size).run()
