@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tg80.bonds import Bonds, change_mask
+from tg80 import judgement
+from tg80.bonds import Bonds
 from tg80.fields import QUALITY_FLAGS
 from tg80.judgement import Frames, QualityThresholds, find_changes, judge
 
@@ -25,9 +26,6 @@ def frame_flags(
 ) -> np.ndarray:
     """Bits of `QUALITY_FLAGS` of each frame of a whole trajectory.
 
-    Changes of the bond graph count by how long they last, so the flags of a segment alone would
-    differ at its ends: give all frames at once.
-
     Args:
         frames: arrays by field name in the units of the code, with `time` in fs.
         atomic_numbers: (n_atoms,).
@@ -39,22 +37,7 @@ def frame_flags(
         (n_frames,) uint32.
     """
     changes = find_changes(frames, atomic_numbers, bonds, reference_positions, thresholds)
-    masks = {
-        "scf_not_converged": frames["scf_converged"] == 0,
-        "small_gap": frames["homo_lumo_gap"] < thresholds.gap_ev,
-        "net_force": _length(frames["raw_net_force"]) > thresholds.net_force_ev_per_a,
-        "net_torque": _length(frames["raw_net_torque"]) > thresholds.net_torque_ev,
-    }
-    for kind in ("bond_broken", "hydrogen_transferred", "stereo_changed"):
-        masks[kind] = change_mask(changes, kind, frames["time"])
-    flags = np.zeros(len(frames["time"]), dtype=np.uint32)
-    for name, mask in masks.items():
-        flags[mask] |= np.uint32(QUALITY_FLAGS[name])
-    return flags
-
-
-def _length(vectors: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(np.asarray(vectors, dtype=float), axis=1)
+    return judgement.frame_flags(frames, changes, thresholds)
 
 
 def trajectory_statistics(
@@ -91,10 +74,7 @@ def trajectory_statistics(
         temperature_is_set=start == "mean-energy" or ensemble != "nve",
         thresholds=thresholds,
     )
-    flags = frame_flags(
-        frames, atomic_numbers=atomic_numbers, bonds=bonds,
-        reference_positions=reference_positions, thresholds=thresholds,
-    )  # fmt: skip
+    flags = judgement.frame_flags(frames, changes, thresholds)
     counts = {name: int(np.sum((flags & bit) != 0)) for name, bit in QUALITY_FLAGS.items()}
     statistics["n_flagged"] = counts
     return statistics

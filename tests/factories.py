@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
+from ase.data import chemical_symbols
+
 from tg80 import mechanics
 from tg80.constants import ACCELERATION, BOLTZMANN_EV_PER_K
 from tg80.metadata import ShardMetadata
 from tg80.molecules import Molecule, molecule_from_smiles, tg80_molecules
 from tg80.shard import assemble_shard, write_part
+from tg80.theory import LEVELS
 
 # Spring constants in eV/A^2 by the number of bonds between two atoms (1, 2, 3, more).
 STIFFNESS = (25.0, 8.0, 1.0, 0.3)
@@ -123,8 +126,9 @@ def integrate(
     """
     counts = [len(model.masses) for model in models]
     offsets = np.cumsum([0, *counts])
-    x = np.concatenate([model.rest for model in models])
     v = np.concatenate(list(velocities))
+    # Forces vanish in no real frame: start a tenth of a femtosecond after the rest.
+    x = np.concatenate([model.rest for model in models]) + 0.1 * v
     kick = 0.5 * time_step_fs * ACCELERATION / np.concatenate([m.masses for m in models])[:, None]
     pairs = np.concatenate([m.pairs + o for m, o in zip(models, offsets[:-1], strict=True)])
     lengths = np.concatenate([model.lengths for model in models])
@@ -169,16 +173,25 @@ def frame_arrays(
     squared = np.sum(run["velocities"] ** 2, axis=2)
     kinetic = 0.5 * squared @ model.masses / ACCELERATION
     numbers = np.asarray(model.molecule.atomic_numbers)
-    charges = (numbers.mean() - numbers) * 0.05 + model.molecule.charge / n_atoms
+    bonds = np.array([bond[:2] for bond in model.molecule.bonds])
+    ends, relaxed = run["positions"][:, bonds], model.rest[bonds]
+    stretch = np.linalg.norm(ends[:, :, 0] - ends[:, :, 1], axis=2) - np.linalg.norm(
+        relaxed[:, 0] - relaxed[:, 1], axis=1
+    )
+    fixed = (numbers.mean() - numbers) * 0.05 + model.molecule.charge / n_atoms
+    moving = np.eye(n_atoms)[bonds[:, 0]] - np.eye(n_atoms)[bonds[:, 1]]
+    charges = fixed + 0.2 * stretch @ moving
     centre = np.einsum("i,tij->tj", model.masses / model.masses.sum(), run["positions"])
     relative = run["positions"] - centre[:, None]
     steps = np.arange(n_frames) * round(store_every_fs / time_step_fs)
+    potential = run["potential_energy"] + energy_at_rest(model.molecule)
     return run | {
+        "potential_energy": potential,
         "kinetic_energy": kinetic,
-        "conserved_quantity": kinetic + run["potential_energy"],
-        "homo_lumo_gap": np.full(n_frames, 5.0),
-        "dipole": np.einsum("i,tij->tj", charges, relative),
-        "mulliken_charges": np.tile(charges, (n_frames, 1)),
+        "conserved_quantity": kinetic + potential,
+        "homo_lumo_gap": 5.0 + stretch.mean(axis=1),
+        "dipole": np.einsum("ti,tij->tj", charges, relative),
+        "mulliken_charges": charges,
         "scf_cycles": np.full(n_frames, -1),
         "scf_converged": np.ones(n_frames, dtype="u1"),
         "raw_net_force": run["forces"].sum(axis=1),
@@ -187,6 +200,14 @@ def frame_arrays(
         "step": steps,
         "time": steps * time_step_fs,
     }
+
+
+def energy_at_rest(molecule: Molecule) -> float:
+    """Energy (eV) of slack springs: of the isolated atoms less 4 eV for each order of a bond."""
+    atoms = LEVELS["gfn2-xtb"].isolated_atom_energies
+    orders = sum(order for *_, order in molecule.bonds)
+    symbols = [chemical_symbols[number] for number in molecule.atomic_numbers]
+    return sum(atoms[symbol] for symbol in symbols) - 4.0 * orders
 
 
 def make_metadata(

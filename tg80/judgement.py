@@ -13,7 +13,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from tg80 import mechanics
-from tg80.bonds import MINIMUM_FS, STRETCH, Bonds, GraphChange, graph_changes
+from tg80.bonds import MINIMUM_FS, STRETCH, Bonds, GraphChange, change_mask, graph_changes
+from tg80.fields import QUALITY_FLAGS
 from tg80.statistics import block_mean, drift_with_error
 
 Verdict = Literal["ok", "warning", "error"]
@@ -70,6 +71,32 @@ def find_changes(
         frames["time"], frames["positions"], atomic_numbers, bonds, reference_positions,
         stretch=thresholds.bond_stretch, minimum_fs=thresholds.bond_minimum_fs,
     )  # fmt: skip
+
+
+def frame_flags(
+    frames: Frames, changes: list[GraphChange], thresholds: QualityThresholds
+) -> np.ndarray:
+    """(n_frames,) uint32 bits of `QUALITY_FLAGS`.
+
+    Changes of the bond graph count by how long they last, so the flags of a segment alone would
+    differ at its ends: give all frames at once.
+    """
+    masks = {
+        "scf_not_converged": frames["scf_converged"] == 0,
+        "small_gap": frames["homo_lumo_gap"] < thresholds.gap_ev,
+        "net_force": _lengths(frames["raw_net_force"]) > thresholds.net_force_ev_per_a,
+        "net_torque": _lengths(frames["raw_net_torque"]) > thresholds.net_torque_ev,
+    }
+    for kind in ("bond_broken", "hydrogen_transferred", "stereo_changed"):
+        masks[kind] = change_mask(changes, kind, frames["time"])
+    flags = np.zeros(len(frames["time"]), dtype=np.uint32)
+    for name, mask in masks.items():
+        flags[mask] |= np.uint32(QUALITY_FLAGS[name])
+    return flags
+
+
+def _lengths(vectors: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(np.asarray(vectors, dtype=float), axis=1)
 
 
 def judge(
@@ -208,7 +235,7 @@ def _judge_scf(converged: np.ndarray) -> dict[str, Any]:
 
 
 def _judge_net(vectors: np.ndarray, unit: str, limit: float, what: str) -> dict[str, Any]:
-    length = np.linalg.norm(np.asarray(vectors, dtype=float), axis=1)
+    length = _lengths(vectors)
     rms, largest = float(np.sqrt(np.mean(length**2))), float(length.max())
     text = f"{what} before projection: RMS {rms:.2g}, largest {largest:.2g} {unit}"
     if largest > limit:

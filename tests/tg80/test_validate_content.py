@@ -68,6 +68,13 @@ def jump(arrays):
     arrays["potential_energy"][300:] += 5 * 3e-3
 
 
+def faster(arrays):
+    """Velocities in a wrong unit, and the energies that go with them."""
+    arrays["velocities"] *= 1.01
+    arrays["kinetic_energy"] *= 1.01**2
+    arrays["potential_energy"] = arrays["conserved_quantity"] - arrays["kinetic_energy"]
+
+
 CONTENT_DEFECTS = {
     "not finite": ("error", "finite", spoil("forces", at((5, 0, 0), np.nan))),
     "infinite": ("error", "finite", spoil("dipole", at(7, np.inf))),
@@ -84,8 +91,8 @@ CONTENT_DEFECTS = {
     ),
     "drifting off": ("error", "linear momentum", drift_away),
     "tumbling": ("error", "angular momentum", tumble),
-    "velocity unit": ("error", "velocities", spoil("velocities", lambda v: v * 1.3)),
-    "force unit": ("error", "forces", spoil("forces", lambda f: f * 1.889726)),
+    "velocity unit": ("error", "velocities", faster),
+    "force unit": ("error", "forces", spoil("forces", lambda f: f * 1.3)),
     "force sign": ("error", "forces", spoil("forces", lambda f: -f)),
     "heating": ("error", "drift", heat),
     "jump": ("error", "drift total", jump),

@@ -1,0 +1,140 @@
+"""Does `tg80 validate` catch falsified physics? `python -m tests.stress.falsify [SHARD ...]`
+
+Every forgery of `tests.stress.forgeries` is made of every trajectory, at every spacing of its
+frames asked for, and validated. Printed is who was caught by what, and what passed. The exit code
+is 1 if an honest trajectory raises an alarm, or if anything passes that is not excused: what is no
+falsification, or what nothing in the file contradicts.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.stress.forgeries import FORGERIES, Forgery, Trajectory, as_read, load, restate, write
+from tg80.validate import Findings, validate
+from tg80.validate_content import check_evidence
+
+SHIPPED = Path(__file__).parents[2] / "tg80" / "data"
+DEFAULT = [
+    SHIPPED / "mini-xtb" / f"{name}-r0.h5md" for name in ("cyclopropane", "1-butanol", "urea")
+] + [SHIPPED / "mini-dft" / f"{name}-r0.h5md" for name in ("uracil", "1-butanol")]
+
+# What may pass, and why. `None`: at any spacing; a number: at this one (fs) and above.
+EXCUSED: dict[str, tuple[float | None, str]] = {}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one forgery: the checks that found more than in the honest trajectory."""
+
+    trajectory: str
+    spacing_fs: float
+    forgery: str
+    checks: tuple[str, ...]
+
+    @property
+    def caught(self) -> bool:
+        return bool(self.checks)
+
+    @property
+    def excuse(self) -> str | None:
+        spacing, reason = EXCUSED.get(self.forgery, (float("inf"), None))
+        return reason if spacing is None or self.spacing_fs >= spacing else None
+
+
+def problems_of(trajectory: Trajectory, folder: Path | None) -> tuple[str, ...]:
+    """Names of the checks that find something, in order.
+
+    With a folder the shard is written there and validated as a file; without, its arrays go to the
+    same checks as they would be read, which takes a fifth of the time.
+    """
+    if folder is not None:
+        problems = validate(write(trajectory, folder))
+    else:
+        found = Findings(Path(f"{trajectory.metadata.name}-r{trajectory.metadata.replica}.h5md"))
+        check_evidence(as_read(trajectory), found)
+        problems = found.problems
+    shown = [f"{p.check} (warning)" if p.level == "warning" else p.check for p in problems]
+    return tuple(dict.fromkeys(shown))
+
+
+def outcomes(
+    path: Path,
+    stride: int,
+    forgeries: list[Forgery],
+    folder: Path | None = None,
+    n_frames: int | None = None,
+) -> Iterator[Outcome]:
+    """The honest trajectory first, under the name `nothing`, then every forgery of it."""
+    honest = Forgery("nothing", (), lambda _: None)
+    known: set[str] = set()  # what the honest one is warned of, as a drift no run this short shows
+    for forgery in [honest, *forgeries]:
+        trajectory = load(path, stride, n_frames)
+        restate(trajectory)
+        forgery.apply(trajectory)
+        flags = trajectory.frames["quality_flags"].copy()
+        restate(trajectory)
+        if forgery.keep_flags:
+            trajectory.frames["quality_flags"] = flags
+        checks = problems_of(trajectory, folder)
+        if forgery is honest:
+            known = {check for check in checks if check.endswith("(warning)")}
+        new = tuple(check for check in checks if check not in known)
+        yield Outcome(path.stem, trajectory.metadata.store_every_fs, forgery.name, new)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("shards", nargs="*", type=Path, default=DEFAULT)
+    parser.add_argument("--spacings-fs", default="1,4,10", help="of those a shard has")
+    parser.add_argument("--only", default="", help="forgeries whose name contains this")
+    parser.add_argument("--files", action="store_true", help="write and validate files: slower")
+    arguments = parser.parse_args()
+    spacings = [float(word) for word in arguments.spacings_fs.split(",")]
+    forgeries = [forgery for forgery in FORGERIES if arguments.only in forgery.name]
+    found: list[Outcome] = []
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) if arguments.files else None
+        for path in arguments.shards:
+            stored = load(path, 1, 1).metadata.store_every_fs
+            for stride in (spacing / stored for spacing in spacings):
+                if stride == int(stride) and stride >= 1:
+                    found += outcomes(path, int(stride), forgeries, folder)
+    return report(found, forgeries)
+
+
+def report(found: list[Outcome], forgeries: list[Forgery]) -> int:
+    """Print the table and the counts; 1 if something is left that has no excuse."""
+    columns = sorted({(o.spacing_fs, o.trajectory) for o in found})
+    table = Table("forgery", *(f"{name} {spacing:g} fs" for spacing, name in columns))
+    cells = {(o.forgery, o.spacing_fs, o.trajectory): o for o in found}
+    for name in ["nothing", *(forgery.name for forgery in forgeries)]:
+        row = [cells[name, *column] for column in columns]
+        if name == "nothing" or not all(o.caught for o in row):
+            table.add_row(name, *(", ".join(o.checks[:2]) or "passes" for o in row))
+    Console(width=max(100, 30 * (1 + len(columns)))).print(table)
+    honest = [o for o in found if o.forgery == "nothing"]
+    forged = [o for o in found if o.forgery != "nothing"]
+    alarms = [o for o in honest if o.caught]
+    passed = [o for o in forged if not o.caught]
+    left = [o for o in passed if o.excuse is None]
+    for name in sorted({o.forgery for o in passed if o.excuse}):
+        print(f"excused: {name}: {EXCUSED[name][1]}")
+    for o in left:
+        print(f"PASSED: {o.forgery}: {o.trajectory}, {o.spacing_fs:g} fs")
+    print(
+        f"{len(forgeries)} forgeries, {len(honest)} honest trajectories: {len(forged)} tried, "
+        f"{len(forged) - len(passed)} caught, {len(passed) - len(left)} excused, "
+        f"{len(left)} passed; {len(alarms)} false alarms"
+    )
+    return 1 if left or alarms else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

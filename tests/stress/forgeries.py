@@ -1,0 +1,420 @@
+"""Falsified physics, as a competent forger would write it.
+
+Each forgery changes one honest trajectory in place. `restate` then makes the file agree with
+itself: kinetic energy and conserved quantity, flags, statistics, numbers of frames; the writer adds
+checksums. What is left wrong is the physics.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.quality import frame_flags, trajectory_statistics
+from tg80.constants import ACCELERATION, ANGSTROM_PER_BOHR, EV_PER_HARTREE
+from tg80.evidence import Evidence
+from tg80.fields import AXIS_FIELDS, FRAME_FIELDS, STATIC_FIELDS
+from tg80.judgement import thresholds_of
+from tg80.metadata import ShardMetadata
+from tg80.shard import Shard, assemble_shard, to_disk, to_memory, write_part
+
+VECTORS = ("positions", "velocities", "forces")
+AXES = tuple(axis.name for axis in AXIS_FIELDS)
+
+
+@dataclass
+class Trajectory:
+    """The contents of one shard, to be changed at will."""
+
+    frames: dict[str, np.ndarray]
+    static: dict[str, np.ndarray]
+    metadata: ShardMetadata
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+    @property
+    def n_frames(self) -> int:
+        return len(self.frames["positions"])
+
+    @property
+    def middle(self) -> int:
+        return self.n_frames // 2
+
+    def hydrogens(self) -> list[int]:
+        """Two like atoms, hydrogens of one heavy atom if there are any."""
+        numbers = self.static["atomic_numbers"]
+        owners: dict[int, list[int]] = {}
+        for i, j, _ in self.metadata.bonds:
+            if numbers[j] == 1:
+                owners.setdefault(i, []).append(j)
+        pairs = [atoms[:2] for atoms in owners.values() if len(atoms) > 1]
+        like = np.flatnonzero(numbers == numbers[-1])[-2:].tolist()
+        return pairs[0] if pairs else like
+
+    def take(self, order) -> None:
+        """Frames in another order, or fewer; their times counted anew."""
+        for name in self.frames.keys() - set(AXES):
+            self.frames[name] = self.frames[name][order]
+        for name in AXES:
+            self.frames[name] = self.frames[name][: self.n_frames]
+
+
+def load(path: Path, stride: int = 1, n_frames: int | None = None) -> Trajectory:
+    """Every `stride`-th frame of a shard, stated as if it had been stored so."""
+    shard = Shard(path)
+    names = [f.name for f in (*FRAME_FIELDS, *AXIS_FIELDS)]
+    frames = {name: np.array(shard.read(name)[::stride][:n_frames]) for name in names}
+    static = {f.name: np.array(shard.static(f.name)) for f in STATIC_FIELDS}
+    spacing = shard.metadata.store_every_fs * stride
+    metadata = shard.metadata.model_copy(update={"store_every_fs": spacing})
+    return Trajectory(frames, static, metadata)
+
+
+def restate(trajectory: Trajectory) -> None:
+    """Let flags, statistics and counts fit the arrays."""
+    frames, metadata = trajectory.frames, trajectory.metadata
+    common = {
+        "atomic_numbers": trajectory.static["atomic_numbers"],
+        "bonds": metadata.bonds,
+        "reference_positions": trajectory.static["relaxed_positions"],
+        "thresholds": thresholds_of(metadata.recipe),
+    }
+    statistics = {}
+    if all(np.all(np.isfinite(values)) for values in frames.values()):
+        with np.errstate(all="ignore"):
+            frames["quality_flags"] = frame_flags(frames, **common)
+            statistics = trajectory_statistics(
+                frames, degrees_of_freedom=metadata.degrees_of_freedom,
+                temperature_k=metadata.temperature_k, ensemble=metadata.ensemble,
+                start=metadata.start, **common,
+            )  # fmt: skip
+    target = metadata.target_energy_ev
+    changes = {
+        "n_frames": trajectory.n_frames,
+        "length_fs": float(frames["time"][-1]),
+        "statistics": statistics,
+        "target_energy_ev": target and float(frames["conserved_quantity"][0]),
+    }
+    trajectory.metadata = metadata.model_copy(update=changes)
+
+
+def write(trajectory: Trajectory, folder: Path) -> Path:
+    """The shard with its checksum."""
+    metadata = trajectory.metadata
+    path = folder / f"{metadata.name}-r{metadata.replica}.h5md"
+    part = path.with_suffix(".part")
+    with np.errstate(all="ignore"):
+        sha256 = write_part(part, trajectory.frames)
+        assemble_shard(path, [(part, sha256)], metadata, trajectory.static)
+    part.unlink()
+    return path
+
+
+def as_read(trajectory: Trajectory) -> Evidence:
+    """What a reader of the written shard gets, without the file."""
+    stored = {f.name: f for f in (*FRAME_FIELDS, *AXIS_FIELDS, *STATIC_FIELDS)}
+    with np.errstate(all="ignore"):
+        frames, static = (
+            {name: to_memory(stored[name], to_disk(stored[name], a)) for name, a in arrays.items()}
+            for arrays in (trajectory.frames, trajectory.static)
+        )
+    return Evidence(frames, static, trajectory.metadata)
+
+
+@dataclass(frozen=True)
+class Forgery:
+    """One falsification.
+
+    Attributes:
+        name: what is done.
+        fields: the stored fields that are wrong then.
+        apply: changes a trajectory in place.
+        keep_flags: whether the forger leaves the flags as `apply` set them.
+    """
+
+    name: str
+    fields: tuple[str, ...]
+    apply: Callable[[Trajectory], None]
+    keep_flags: bool = False
+
+
+FORGERIES: list[Forgery] = []
+
+
+def forgery(name: str, *fields: str, keep_flags: bool = False):
+    def add(apply: Callable[[Trajectory], None]) -> Callable[[Trajectory], None]:
+        FORGERIES.append(Forgery(name, fields, apply, keep_flags))
+        return apply
+
+    return add
+
+
+def _all(change):
+    """All values of one field, changed."""
+
+    def of(name):
+        def apply(t):
+            store = t.frames if name in t.frames else t.static
+            store[name] = change(t, store[name].astype(float)).astype(store[name].dtype)
+
+        return apply
+
+    return of
+
+
+def _one(change, where=lambda t: t.middle):
+    def of(name):
+        def apply(t):
+            values = t.frames[name]
+            values[where(t)] = change(t, values.astype(float))[where(t)]
+
+        return apply
+
+    return of
+
+
+zero = _all(lambda t, x: 0 * x)
+negative = _all(lambda t, x: -x)
+percent = _all(lambda t, x: 1.01 * x)
+huge = _all(lambda t, x: np.full_like(x, 1e30))
+billion = _all(lambda t, x: np.full_like(x, 1e9))
+tenth = _all(lambda t, x: x / 10)
+shuffled = _all(lambda t, x: x[t.rng.permutation(len(x))])
+backwards = _all(lambda t, x: x[::-1])
+frozen = _all(lambda t, x: np.concatenate([x[: t.middle], np.repeat(x[t.middle : t.middle + 1],
+              len(x) - t.middle, axis=0)]))  # fmt: skip
+constant = _all(lambda t, x: np.broadcast_to(x.mean(axis=0), x.shape))
+one_zero = _one(lambda t, x: 0 * x)
+first_zero = _one(lambda t, x: 0 * x, lambda t: 0)
+last_zero = _one(lambda t, x: 0 * x, lambda t: -1)
+one_negative = _one(lambda t, x: -x)
+one_next = _one(lambda t, x: np.roll(x, -1, axis=0))
+not_a_number = _one(lambda t, x: np.full_like(x, np.nan))
+rolled = _all(lambda t, x: np.roll(x, 1, axis=1))
+bohr = _all(lambda t, x: x / ANGSTROM_PER_BOHR)
+hartree = _all(lambda t, x: x / EV_PER_HARTREE)
+noisy = _all(lambda t, x: x + 0.01 * t.rng.normal(size=x.shape))
+
+
+def energies_of_velocities(t: Trajectory) -> None:
+    """What the forger of velocities writes for the energies."""
+    squared = np.sum(t.frames["velocities"].astype(float) ** 2, axis=2)
+    t.frames["kinetic_energy"] = 0.5 * squared @ t.static["masses"] / ACCELERATION
+    if t.metadata.ensemble == "nve":
+        t.frames["potential_energy"] = t.frames["conserved_quantity"] - t.frames["kinetic_energy"]
+
+
+def total_of_parts(t: Trajectory) -> None:
+    t.frames["conserved_quantity"] = t.frames["kinetic_energy"] + t.frames["potential_energy"]
+
+
+def _register(field_name: str, after=None, **changes) -> None:
+    for words, change in changes.items():
+        inner = change(field_name)
+
+        def apply(t, inner=inner):
+            inner(t)
+            if after is not None:
+                after(t)
+
+        forgery(f"{field_name}: {words.replace('_', ' ')}", field_name)(apply)
+
+
+_register(
+    "positions", zero=zero, huge=huge, a_tenth=tenth, in_bohr=bohr, times_1_01=percent,
+    inverted=negative, noise_of_0_01_A=noisy, one_frame_zero=one_zero, first_frame_zero=first_zero,
+    last_frame_zero=last_zero, one_frame_that_of_the_next=one_next, shuffled_in_time=shuffled,
+    backwards_in_time=backwards, frozen_from_half_way=frozen, one_frame_no_number=not_a_number,
+    other_atoms=rolled,
+)  # fmt: skip
+_register(
+    "velocities", energies_of_velocities, zero=zero, reversed=negative, times_1_01=percent,
+    a_tenth=tenth, huge=huge, in_bohr=bohr, one_frame_zero=one_zero,
+    one_frame_reversed=one_negative, last_frame_zero=last_zero, shuffled_in_time=shuffled,
+    backwards_in_time=backwards, frozen_from_half_way=frozen, other_atoms=rolled,
+    noise=_all(lambda t, v: v + 1e-4 * t.rng.normal(size=v.shape)),
+)  # fmt: skip
+_register(
+    "forces", zero=zero, reversed=negative, times_1_01=percent,
+    times_1_2=_all(lambda t, x: 1.2 * x),
+    in_hartree_per_A=hartree, per_bohr=bohr, huge=huge, one_frame_zero=one_zero,
+    first_frame_zero=first_zero, last_frame_zero=last_zero, one_frame_reversed=one_negative,
+    one_frame_that_of_the_next=one_next, shuffled_in_time=shuffled, backwards_in_time=backwards,
+    frozen_from_half_way=frozen, other_atoms=rolled, noise=noisy,
+)  # fmt: skip
+_register(
+    "potential_energy", total_of_parts, zero=zero, positive=negative, times_1_01=percent,
+    in_hartree=hartree, shuffled_in_time=shuffled, frozen_from_half_way=frozen,
+    one_frame_0_1_eV_up=_one(lambda t, x: x + 0.1), one_frame_zero=one_zero, constant=constant,
+    backwards_in_time=backwards, huge=huge, up_by_1_eV=_all(lambda t, x: x + 1.0),
+)  # fmt: skip
+_register("kinetic_energy", total_of_parts, times_1_01=percent, zero=zero, in_hartree=hartree,
+          one_frame_zero=one_zero, shuffled_in_time=shuffled)  # fmt: skip
+_register("conserved_quantity", zero=zero, times_1_01=percent, one_frame_zero=one_zero,
+          rising=_all(lambda t, x: x + np.linspace(0, 0.1, len(x))))  # fmt: skip
+_register("homo_lumo_gap", zero=zero, negative=negative, in_hartree=hartree, billion=billion,
+          shuffled_in_time=shuffled, one_frame_zero=one_zero, constant=constant,
+          times_1_01=percent)  # fmt: skip
+_register("dipole", zero=zero, reversed=negative, in_debye=_all(lambda t, x: x / 0.2081943),
+          billion=billion, shuffled_in_time=shuffled, one_frame_zero=one_zero, constant=constant,
+          one_frame_reversed=one_negative, times_1_01=percent)  # fmt: skip
+_register("mulliken_charges", zero=zero, reversed=negative, billion=billion,
+          shuffled_in_time=shuffled, one_frame_zero=one_zero, one_frame_reversed=one_negative,
+          constant=constant, other_atoms=rolled, times_1_01=percent)  # fmt: skip
+_register("scf_cycles", billion=billion, minus_7=_all(lambda t, x: x * 0 - 7), zero=zero,
+          one_more=_all(lambda t, x: x + 1))  # fmt: skip
+_register("scf_converged", seven=_all(lambda t, x: x * 0 + 7), one_frame_7=_one(lambda t, x: x + 6))
+_register("raw_net_force", billion=billion, zero=zero, a_tenth_of_an_eV=_all(lambda t, x: x + 0.1))
+_register("raw_net_torque", billion=billion, zero=zero, a_tenth_of_an_eV=_all(lambda t, x: x + 0.1))
+_register("masses", times_1_01=percent, zero=zero, billion=billion)
+_register("atomic_numbers", carbon=_all(lambda t, x: x * 0 + 6), minus=negative, zero=zero)
+_register(
+    "relaxed_positions", zero=zero, billion=billion, times_1_01=percent, inverted=negative,
+    noise_of_0_01_A=noisy, shifted=_all(lambda t, x: x + 1.0), in_bohr=bohr,
+    other_atoms=_all(lambda t, x: np.roll(x, 1, axis=0)),
+)  # fmt: skip
+_register(
+    "hessian", zero=zero, negative=negative, billion=billion, times_1_01=percent,
+    times_1_2=_all(lambda t, x: 1.2 * x), in_hartree=hartree, per_bohr=bohr,
+    other_atoms=_all(lambda t, x: np.roll(x, (3, 3), axis=(0, 1))),
+    noise=_all(lambda t, x: x + 0.01 * (n := t.rng.normal(size=x.shape)) + 0.01 * n.T),
+    upper_half=_all(lambda t, x: np.triu(x)),
+)  # fmt: skip
+_register("time", shifted=_all(lambda t, x: x + 1), twice=_all(lambda t, x: 2 * x),
+          one_late=_one(lambda t, x: x + 0.4))  # fmt: skip
+_register("step", shifted=_all(lambda t, x: x + 1), twice=_all(lambda t, x: 2 * x),
+          one_late=_one(lambda t, x: x + 1))  # fmt: skip
+
+
+@forgery("quality_flags: all raised", "quality_flags", keep_flags=True)
+def _(t: Trajectory) -> None:
+    t.frames["quality_flags"][:] = 2**32 - 1
+
+
+@forgery("quality_flags: one frame small gap", "quality_flags", keep_flags=True)
+def _(t: Trajectory) -> None:
+    t.frames["quality_flags"][t.middle] = 16
+
+
+@forgery("positions: shifted by 100 A", "positions")
+def _(t: Trajectory) -> None:
+    t.frames["positions"] += 100
+
+
+@forgery("positions: drifting off by 1 A", "positions")
+def _(t: Trajectory) -> None:
+    t.frames["positions"] += np.linspace(0, 1, t.n_frames, dtype="f4")[:, None, None]
+
+
+@forgery("positions, velocities, forces: two hydrogens swapped half way", *VECTORS)
+def _(t: Trajectory) -> None:
+    atoms = t.hydrogens()
+    for name in VECTORS:
+        t.frames[name][t.middle :, atoms] = t.frames[name][t.middle :, atoms[::-1]]
+
+
+@forgery("positions: two hydrogens swapped in one frame", "positions")
+def _(t: Trajectory) -> None:
+    atoms = t.hydrogens()
+    t.frames["positions"][t.middle, atoms] = t.frames["positions"][t.middle, atoms[::-1]]
+
+
+@forgery("velocities: two hydrogens swapped throughout", "velocities")
+def _(t: Trajectory) -> None:
+    atoms = t.hydrogens()
+    t.frames["velocities"][:, atoms] = t.frames["velocities"][:, atoms[::-1]]
+
+
+@forgery("forces: two hydrogens swapped throughout", "forces")
+def _(t: Trajectory) -> None:
+    atoms = t.hydrogens()
+    t.frames["forces"][:, atoms] = t.frames["forces"][:, atoms[::-1]]
+
+
+@forgery("forces: net force left in", "forces")
+def _(t: Trajectory) -> None:
+    t.frames["forces"] += np.float32(0.001)
+
+
+@forgery("velocities: tumbling", "velocities")
+def _(t: Trajectory) -> None:
+    t.frames["velocities"] += np.cross([0, 0, 1e-3], t.frames["positions"]).astype("f4")
+    energies_of_velocities(t)
+
+
+@forgery("all: frames shuffled", *VECTORS)
+def _(t: Trajectory) -> None:
+    t.take(t.rng.permutation(t.n_frames))
+
+
+@forgery("all: two neighbouring frames exchanged", *VECTORS)
+def _(t: Trajectory) -> None:
+    order = np.arange(t.n_frames)
+    order[[t.middle, t.middle + 1]] = order[[t.middle + 1, t.middle]]
+    t.take(order)
+
+
+@forgery("all: backwards in time", *VECTORS)
+def _(t: Trajectory) -> None:
+    t.take(slice(None, None, -1))
+
+
+@forgery("all: one frame twice", *VECTORS)
+def _(t: Trajectory) -> None:
+    order = np.arange(t.n_frames)
+    order[t.middle] = t.middle - 1
+    t.take(order)
+
+
+@forgery("all: frozen from half way", *VECTORS)
+def _(t: Trajectory) -> None:
+    t.take(np.minimum(np.arange(t.n_frames), t.middle))
+
+
+@forgery("all: one frame left out", *VECTORS)
+def _(t: Trajectory) -> None:
+    t.take(np.delete(np.arange(t.n_frames), t.middle))
+
+
+@forgery("all: a tenth of the frames left out", *VECTORS)
+def _(t: Trajectory) -> None:
+    start = t.middle
+    t.take(np.delete(np.arange(t.n_frames), np.arange(start, start + t.n_frames // 10)))
+
+
+@forgery("all: every second frame left out", *VECTORS)
+def _(t: Trajectory) -> None:
+    t.take(slice(None, None, 2))
+
+
+@forgery("all: turned by a quarter half way", *VECTORS)
+def _(t: Trajectory) -> None:
+    _turn(t, slice(t.middle, None), np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]]))
+
+
+@forgery("all: mirrored half way", *VECTORS)
+def _(t: Trajectory) -> None:
+    _turn(t, slice(t.middle, None), np.diag([1.0, 1.0, -1.0]))
+
+
+@forgery("all: mirrored throughout", *VECTORS)
+def _(t: Trajectory) -> None:
+    _turn(t, slice(None), np.diag([1.0, 1.0, -1.0]))
+
+
+@forgery("all: turned throughout", *VECTORS)
+def _(t: Trajectory) -> None:
+    _turn(t, slice(None), np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]]))
+
+
+@forgery("all: backwards in time, velocities reversed", *VECTORS)
+def _(t: Trajectory) -> None:
+    t.take(slice(None, None, -1))
+    t.frames["velocities"] = -t.frames["velocities"]
+
+
+def _turn(t: Trajectory, frames: slice, turn: np.ndarray) -> None:
+    pseudo = np.linalg.det(turn)  # a torque is no vector: it keeps its sign where those change
+    for name in (*VECTORS, "dipole", "raw_net_force", "raw_net_torque"):
+        sign = pseudo if name == "raw_net_torque" else 1.0
+        t.frames[name][frames] = sign * t.frames[name][frames] @ turn
