@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 # Standard atomic weights are revised by less than this; a heavier isotope is farther off.
 MASS_TOLERANCE = 1e-3
 START_TOLERANCE_EV = 1e-3
+STATISTICS_TOLERANCE = 0.01  # what is stated may come from values before they were rounded
 
 
 def check_content(shard: Shard, metadata: ShardMetadata, found: "Findings") -> None:
@@ -242,7 +243,8 @@ def _compare_statistics(
         if not isinstance(stated, dict) or not isinstance(stated.get("value"), int | float):
             continue
         value = check["value"]
-        if abs(stated["value"] - value) > 1e-3 * max(abs(value), 1e-3):
+        tolerance = STATISTICS_TOLERANCE * max(abs(value), check["error"] or 0.0, 1e-3)
+        if abs(stated["value"] - value) > tolerance:
             found.error(
                 "statistics",
                 f"{name} is stated as {stated['value']:.6g}, the frames say {value:.6g}",

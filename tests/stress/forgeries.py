@@ -71,8 +71,9 @@ def load(path: Path, stride: int = 1, n_frames: int | None = None) -> Trajectory
 
 
 def restate(trajectory: Trajectory) -> None:
-    """Let flags, statistics and counts fit the arrays."""
-    frames, metadata = trajectory.frames, trajectory.metadata
+    """Let flags, statistics and counts fit the arrays, as they are rounded."""
+    frames, metadata = dict(as_read(trajectory).frames), trajectory.metadata
+    trajectory.frames = frames
     common = {
         "atomic_numbers": trajectory.static["atomic_numbers"],
         "bonds": metadata.bonds,
