@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-
 from ase.data import chemical_symbols
 
 from tg80 import mechanics

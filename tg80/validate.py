@@ -1,7 +1,7 @@
 """Is this file what it says it is? `validate(path)` gives a list of problems, empty if none.
 
 The checks go from the outside in and stop where going on would make no sense: checksum, structure
-and schema, metadata, then (in `tg80.validate_content`) the frames themselves. Physics is judged
+and schema, then (in `tg80.validate_content`) metadata and the frames themselves. Physics is judged
 from the stored arrays; the statistics a file states about itself are compared, not believed.
 """
 

@@ -36,7 +36,7 @@ EXACT_FS = 2.0
 FEW_PAIRS = 10
 FORCES_MATTER_FS = 4.0
 # The trapezoid rule is off by 0.1 to 0.5 % at 1 fs.
-WORK_SPACING_FS, WORK_TOLERANCE, WORK_OUTLIER = 1.1, 0.008, 25.0
+WORK_SPACING_FS, WORK_TOLERANCE, WORK_OUTLIER = 1.1, 0.007, 25.0
 # Harmonic motion is asked for where the molecule is harmonic: the mean energy of its modes in kT.
 HARMONIC_ENERGY = (0.3, 2.0)
 HARMONIC_USUAL, HARMONIC_WORST = 0.9, 1.8
@@ -189,7 +189,7 @@ def check_work(evidence: Evidence, found: "Findings") -> None:
     work = -0.5 * np.einsum("tai,tai->t", evidence.forces[1:] + evidence.forces[:-1], moved)
     gained = np.diff(evidence.frames["potential_energy"])
     slope = float(np.sum(gained * work)) / max(float(np.sum(work**2)), 1e-12)
-    if abs(slope - 1) > WORK_TOLERANCE + 2 / evidence.n_frames:
+    if abs(slope - 1) > WORK_TOLERANCE + 1 / evidence.n_frames:
         message = f"the potential energy changes by {slope:.3g} times the work of the forces"
         found.error("work", message)
     left = np.abs(gained - work)

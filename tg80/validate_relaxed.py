@@ -114,7 +114,9 @@ def _stereo(mapped_smiles: str, positions: np.ndarray | None) -> dict[tuple[int,
             Chem.AssignStereochemistryFrom3D(mol)
         else:
             Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
-    labels = {(places[i],): label for i, label in Chem.FindMolChiralCenters(mol)}
+    labels: dict[tuple[int, ...], str] = {}
+    for atom, label in Chem.FindMolChiralCenters(mol):
+        labels[(places[atom],)] = label
     for bond in mol.GetBonds():
         if bond.GetStereo() != Chem.BondStereo.STEREONONE:
             ends = sorted((places[bond.GetBeginAtomIdx()], places[bond.GetEndAtomIdx()]))

@@ -92,7 +92,7 @@ CONTENT_DEFECTS = {
     "drifting off": ("error", "linear momentum", drift_away),
     "tumbling": ("error", "angular momentum", tumble),
     "velocity unit": ("error", "velocities", faster),
-    "force unit": ("error", "work", spoil("forces", lambda f: f * 1.01)),
+    "force unit": ("error", "work", spoil("forces", lambda f: f * 1.02)),
     "force sign": ("error", "forces", spoil("forces", lambda f: -f)),
     "heating": ("error", "drift", heat),
     "jump": ("error", "drift total", jump),
