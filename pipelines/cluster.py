@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import threading
 import time
 import warnings
@@ -27,7 +28,7 @@ from pipelines.gpu_devices import find_gpus
 from pipelines.run_folder import LOCK
 from pipelines.segments import PACKAGES, Ticket, differing_versions, sees_session
 from pipelines.tls import LOOPBACK, PROTOCOL, temporary_security
-from tg80.errors import Tg80Error
+from tg80.errors import RunFailed, Tg80Error
 from tg80.molecules import Molecule
 from tg80.theory import Level
 
@@ -80,6 +81,25 @@ class _QuietWorker(WorkerPlugin):
 
 
 @contextmanager
+def private_scratch() -> Iterator[None]:
+    """Gives Dask's servers, and this process, a temporary folder that only this user may enter.
+
+    Dask puts its scratch folder before all others on the path that modules are imported from. By
+    default that is /tmp/dask-scratch-space, which anybody may have made.
+    """
+    before = tempfile.tempdir
+    with (
+        tempfile.TemporaryDirectory(prefix="tg80-", ignore_cleanup_errors=True) as folder,
+        dask_config.set({"temporary-directory": folder}),
+    ):
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+
+
+@contextmanager
 def local_client(n_workers: int, dashboard: bool = False) -> Iterator[Client]:
     """A Dask cluster of single-thread worker processes on this machine, closed to its other users.
 
@@ -104,7 +124,8 @@ def local_client(n_workers: int, dashboard: bool = False) -> Iterator[Client]:
     }
     with (
         dask_config.set(SETTINGS),
-        SpecCluster(
+        private_scratch(),
+        _started(
             scheduler={"cls": PrivateScheduler, "options": shared | dashboard_options(dashboard)},
             workers=dict.fromkeys(range(n_workers), worker),
             security=security,
@@ -114,6 +135,14 @@ def local_client(n_workers: int, dashboard: bool = False) -> Iterator[Client]:
     ):
         client.register_plugin(_QuietWorker())
         yield client
+
+
+def _started(**options: Any) -> SpecCluster:
+    try:
+        return SpecCluster(**options)
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise RunFailed(f"the workers on this machine could not be started: {reason}") from None
 
 
 def dashboard_options(wanted: bool) -> dict[str, Any]:

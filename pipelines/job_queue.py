@@ -30,6 +30,7 @@ from pipelines.cluster import (
     Order,
     check_workers,
     dashboard_options,
+    private_scratch,
     quiet_logs,
     say_dashboard,
 )
@@ -171,6 +172,8 @@ class JobProfile(BaseModel):
             "log_directory": self.log_directory,
             "interface": self.interface,
             "job_extra_directives": self.directives,
+            # Where nobody else can put a module; see `private_scratch`.
+            "local_directory": shlex.quote(str(Path(str(security.tls_worker_key)).parent)),
             "job_script_prologue": [_SINGLE_THREAD, *self.prologue],
             "scheduler_cls": PrivateScheduler,
             "scheduler_options": scheduler,
@@ -319,6 +322,7 @@ class JobQueue:
             quiet_logs(),
             dask_config.set(SETTINGS),
             job_security(folder) as security,
+            private_scratch(),
             make_cluster(self.profile, security, self.dashboard) as cluster,
         ):
             yield cluster

@@ -1,18 +1,25 @@
 """Jobs on this machine, to try a profile: each a shell that runs the script of the job."""
 
-from dask.utils import tmpfile
+import subprocess
+from pathlib import Path
+
 from dask_jobqueue import local
 
 
 class LocalJob(local.LocalJob):
-    """Runs the script by a shell, as a queue would."""
+    """Runs the whole script, as a queue would, and in a session of its own."""
 
     async def _submit_job(self, script_filename: str) -> str:
-        # It runs the words in a file, without a shell.
-        with tmpfile() as words:
-            with open(words, "w") as stream:
-                stream.write(f"bash {script_filename}")
-            return await super()._submit_job(words)
+        folder = self.log_directory
+        with open(Path(folder, f"{self.name}.log") if folder else "/dev/null", "ab") as log:
+            process = subprocess.Popen(
+                ["bash", "-c", Path(script_filename).read_text()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        return str(process.pid)
 
 
 class LocalCluster(local.LocalCluster):

@@ -2,7 +2,6 @@
 
 import asyncio
 import ipaddress
-import json
 import os
 import socket
 import ssl
@@ -14,17 +13,18 @@ from typing import Any
 
 from dask import config as dask_config
 from distributed import Client, Security, rpc
-from distributed.comm.addressing import get_address_host
+from distributed.comm.addressing import get_address_host_port
 from pydantic import BaseModel, ConfigDict
 
 from pipelines.cluster import Order, check_workers, quiet_logs
 from pipelines.tls import PROTOCOL, ClientFiles
+from tg80.documents import read_json
 from tg80.errors import Tg80Error, UserError
-from tg80.files import check_regular
 from tg80.theory import Level
 
 CONNECT_TIMEOUT_S = 5.0
 _PLAIN = "tcp://"
+_FORM = "write it as tls://HOST:PORT"
 
 
 class SchedulerProfile(BaseModel):
@@ -116,9 +116,7 @@ def find_scheduler(profile: SchedulerProfile) -> Target:
     target = _target(profile, _scheduler_file_address(given) or given)
     try:
         kind = asyncio.run(asyncio.wait_for(_identity(target), CONNECT_TIMEOUT_S))
-    except ValueError as error:
-        raise UserError(f"--scheduler {given}: {error}; write it as tls://HOST:PORT") from None
-    except (OSError, TimeoutError) as error:
+    except (OSError, TimeoutError, ValueError) as error:  # ValueError: no name of a host
         if _is_distrust(error):
             raise UserError(
                 f"{given}: the certificate of what answers there has expired, or --tls-ca has not "
@@ -160,6 +158,14 @@ def _target(profile: SchedulerProfile, address: str) -> Target:
     given = f"--scheduler {profile.address}"
     scheme, separator, rest = address.rpartition("://")
     protocol = scheme + separator or _PLAIN
+    if protocol not in (PROTOCOL, _PLAIN):
+        raise UserError(f"{given}: unknown address scheme {scheme!r}; {_FORM}")
+    try:
+        host, port = get_address_host_port(protocol + rest, strict=True)
+    except ValueError as error:
+        raise UserError(f"{given}: {error}; {_FORM}") from None
+    if not (host and 0 < port < 1 << 16):
+        raise UserError(f"{given}: no host, or no port from 1 to 65535; {_FORM}")
     files = _given_files(profile)
     if protocol == PROTOCOL:
         files = files or _configured_files()
@@ -168,12 +174,10 @@ def _target(profile: SchedulerProfile, address: str) -> Target:
                 f"{given}: TLS needs certificates; give --tls-ca, --tls-cert and --tls-key"
             )
         return Target(address, files.security(), files.warnings())
-    if protocol != _PLAIN:
-        raise UserError(f"{given}: unknown address scheme {scheme!r}; write it as tls://HOST:PORT")
     if files is not None:
         raise UserError(f"{given}: certificates are given, but {address} is an address without TLS")
     risk = f"{rest} is a scheduler without TLS: whoever can reach it can run code as you"
-    if not (profile.insecure or _is_loopback(rest)):
+    if not (profile.insecure or _is_loopback(host)):
         raise UserError(
             f"{given}: {risk}; start it with TLS (see docs/clusters.md), or give --insecure if you "
             "trust everybody in its network"
@@ -200,13 +204,12 @@ def _configured_files() -> ClientFiles | None:
     return ClientFiles(Path(own.tls_ca_file), Path(own.tls_client_cert), key)
 
 
-def _is_loopback(host_and_port: str) -> bool:
+def _is_loopback(host: str) -> bool:
     try:
-        host = get_address_host(_PLAIN + host_and_port)
         addresses = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
-        return all(ipaddress.ip_address(each).is_loopback for each in addresses)
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # no such host, or no name of one
         return False
+    return all(ipaddress.ip_address(each).is_loopback for each in addresses)
 
 
 async def _identity(target: Target) -> str:
@@ -231,8 +234,8 @@ def _scheduler_file_address(path: str) -> str | None:
         raise UserError(
             f"{path}: no such scheduler file; start `dask scheduler --scheduler-file {path}` first"
         )
-    check_regular(Path(path), "the scheduler file of `dask scheduler`")
-    try:
-        return str(json.loads(Path(path).read_text())["address"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(f"{path}: not a scheduler file of `dask scheduler`") from None
+    found = read_json(path, "the scheduler file of `dask scheduler`")
+    address = found.get("address") if isinstance(found, dict) else None
+    if not isinstance(address, str):
+        raise UserError(f"{path}: not a scheduler file of `dask scheduler`")
+    return address

@@ -23,10 +23,12 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from distributed import Security
 
 from tg80.errors import UserError
-from tg80.files import check_regular
+from tg80.files import read_bytes
 
 LOOPBACK = "127.0.0.1"
 PROTOCOL = "tls://"
+_ROLES = ("client", "scheduler", "worker")
+_WANTED = "a certificate or key in PEM"
 # The user's Dask settings have no say in how strong the encryption is.
 _STRENGTH = {"tls_ciphers": None, "tls_min_version": None, "tls_max_version": None}
 
@@ -57,7 +59,12 @@ def job_security(folder: Path) -> Iterator[Security]:
     Raises:
         UserError: others may read there whatever this user forbids.
     """
-    with tempfile.TemporaryDirectory(prefix=".tls-", suffix=".tmp", dir=folder.resolve()) as place:
+    with tempfile.TemporaryDirectory(
+        prefix=".tls-",
+        suffix=".tmp",
+        dir=folder.resolve(),
+        ignore_cleanup_errors=True,  # a job that is still about to end
+    ) as place:
         path = Path(place, "cluster.pem")
         made = Security.temporary()
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
@@ -72,9 +79,6 @@ def job_security(folder: Path) -> Iterator[Security]:
             str(path),
         )
         yield _JobSecurity(require_encryption=True, **files, **_STRENGTH)
-
-
-_ROLES = ("client", "scheduler", "worker")
 
 
 def _others_may_read(path: Path) -> bool:
@@ -107,7 +111,7 @@ class ClientFiles:
         key = self.key or self.cert
         try:
             # Here and not by OpenSSL, which would ask for a pass phrase at the terminal.
-            public = load_pem_private_key(_read(key), password=None).public_key()
+            public = load_pem_private_key(read_bytes(key, _WANTED), password=None).public_key()
         except TypeError:
             raise UserError(
                 f"{key}: the key has a pass phrase; give one without, in a file of mode 0600"
@@ -134,17 +138,9 @@ class ClientFiles:
         return [f"{key}: others can read this key, and use it; chmod 600 it"]
 
 
-def _read(path: Path) -> bytes:
-    try:
-        check_regular(path, "a certificate or key in PEM")
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-
-
 def _read_certificates(path: Path) -> list[x509.Certificate]:
     try:
-        found = x509.load_pem_x509_certificates(_read(path))
+        found = x509.load_pem_x509_certificates(read_bytes(path, _WANTED))
     except ValueError:
         raise UserError(f"{path}: holds no certificate in PEM") from None
     now = datetime.now(UTC)

@@ -83,10 +83,10 @@ class HandCluster:
         return self._start("worker", "--nthreads", "1", "--no-nanny")
 
     def _start(self, what: str, *arguments: str) -> subprocess.Popen:
-        environment = os.environ | {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
-        if what == "worker":
-            # Its own files go beside the logs and not where the test was started.
-            arguments = (*arguments, "--local-directory", str(self._folder / "scratch"))
+        environment = os.environ | {
+            "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
+            "DASK_TEMPORARY_DIRECTORY": str(self._folder / "scratch"),
+        }
         with open(self._folder / f"{what}.log", "ab") as log:
             return subprocess.Popen(
                 [

@@ -2,7 +2,9 @@
 
 import os
 import stat
+import tempfile
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
 import dask_jobqueue  # noqa: F401  Its defaults are to be there before `OPEN` is.
@@ -128,8 +130,14 @@ def test_the_stranger_gets_in_where_nothing_keeps_him_out(tmp_path):
     assert answers[places[1], "plain HTTP"]
 
 
-def test_dask_settings_do_not_open_a_cluster_and_a_killed_worker_comes_back():
+def test_nothing_opens_a_local_cluster_and_a_killed_worker_comes_back(tmp_path, monkeypatch):
+    """Neither Dask settings nor a folder of somebody else's that modules would be imported from."""
+    planted = tmp_path / "dask-scratch-space"
+    planted.mkdir(mode=0o777)
+    (planted / "planted.py").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with dask_config.set(OPEN), local_client(1) as client:
+        assert list(client.run(find_spec, "planted").values()) == [find_spec("planted")] == [None]
         info = client.scheduler_info()
         addresses = [info["address"], *info["workers"]]
         assert all(address.startswith("tls://127.0.0.1:") for address in addresses)
@@ -153,7 +161,12 @@ def test_a_jobs_key_is_in_no_command_line_and_goes_with_its_run(tmp_path):
             assert cluster.scheduler_address.startswith("tls://127.0.0.1:")
             assert cluster.scheduler.services == {}
     assert "PRIVATE KEY" not in script and "'\"'\"'s $HOME/.tls-" in script
-    assert "--host 127.0.0.1" in script and "--interface" not in script and " -v " in script
+    assert (
+        "--local-directory '/" in script
+        and "--host 127.0.0.1" in script
+        and "--interface" not in script
+        and " -v " in script
+    )
     assert list(folder.iterdir()) == []
 
 
