@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from atom.config import ATOMConfig
@@ -29,10 +30,12 @@ def write_checkpoint(path: str | Path, config: ATOMConfig, tensors: Mapping[str,
     """
     path = Path(path)
     header = {"atom_format": FORMAT_VERSION, "atom_config": config.model_dump_json()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(plain, temporary, metadata=header)
+        new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with open(os.open(temporary, new, 0o666), "wb") as stream:
+            stream.write(save(plain, metadata=header))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

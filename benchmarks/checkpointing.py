@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tg80.errors import CorruptFile, UserError
-from tg80.files import write_atomically
+from tg80.files import make_folder, write_atomically
 
 CHECKPOINT = "checkpoint.pt"
 FORMAT = 2
@@ -23,7 +23,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any], identity: Mapping[str
     buffer = io.BytesIO()
     whole = {"format": FORMAT, "identity": json.dumps(identity, sort_keys=True), **state}
     torch.save(whole, buffer)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_atomically(path, buffer.getvalue())
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from benchmarks.commands.ablate import ablate
 from benchmarks.commands.compare import compare
@@ -28,7 +27,6 @@ from benchmarks.commands.options import (
     SplitOption,
     TaskOption,
     TrackOption,
-    make_folder,
     parse_seeds,
     progress_bars,
 )
@@ -39,6 +37,8 @@ from benchmarks.speed.commands import app as speed_app
 from tg80.cli_support import JsonOption, run_app
 from tg80.documents import print_json
 from tg80.errors import UserError
+from tg80.files import make_folder
+from tg80.tables import Console
 
 app = typer.Typer(
     help="Train and score models of molecular dynamics on TG80, and keep their leaderboard.",

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from itertools import groupby
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.board import COST_HEADING, QUALITY_HEADING, cost_cells, quality_cells
@@ -19,6 +16,7 @@ from benchmarks.lines import Entry, entries, line_labels
 from benchmarks.metrics import PRINTED_SCALE
 from benchmarks.results import ROW_FIELDS, SUBMITTED, Record, settings_key
 from benchmarks.tasks import AS_PUBLISHED
+from tg80.tables import Console, csv_table, markdown_table, markdown_text
 
 
 class View(StrEnum):
@@ -270,7 +268,7 @@ def print_tables(
         for i, heading in enumerate(board.heading):
             table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=i == 0)
         for row in board.rows:
-            table.add_row(*(cell.replace("[", r"\[") for cell in row))
+            table.add_row(*row)
         console.print(table)
 
 
@@ -283,12 +281,9 @@ def markdown(
     """The same tables as Markdown."""
     blocks = []
     for board in [*boards(lines, view, floors), *beside]:
-        rule = ["---", *["--:"] * (len(board.heading) - 1)]
-        body = "\n".join(
-            "| " + " | ".join(row) + " |" for row in (board.heading, rule, *board.rows)
-        )
-        notes = "".join(f"\n{note}\n" for note in board.notes)
-        blocks.append(f"### {board.title}\n\n{body}\n{notes}")
+        notes = "".join(f"\n{markdown_text(note)}\n" for note in board.notes)
+        body = markdown_table(board.heading, board.rows)
+        blocks.append(f"### {markdown_text(board.title)}\n\n{body}\n{notes}")
     return "\n".join(blocks)
 
 
@@ -301,12 +296,11 @@ def as_json(lines: Sequence[Entry], floors: Sequence[PartFloor] = ()) -> list[Ma
 
 def as_csv(records: Iterable[Record]) -> str:
     """All numbers of all records, one a row, lags in fs and the unit of each value beside it."""
-    stream = io.StringIO()
     run = ("task", "track", "model", "settings", "oracle", "seed", "fold")
     heading = [*run, *ROW_FIELDS]
-    writer: csv.DictWriter[str] = csv.DictWriter(stream, heading, lineterminator="\n")
-    writer.writeheader()
-    for record in records:
-        own = {"settings": settings_key(record), "oracle": record.oracle}
-        writer.writerows(row | own for row in record.table())
-    return stream.getvalue()
+    rows = (
+        row | {"settings": settings_key(record), "oracle": record.oracle}
+        for record in records
+        for row in record.table()
+    )
+    return csv_table(heading, ([row.get(name, "") for name in heading] for row in rows))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from benchmarks.sheets import Sheet
 from tg80.documents import read_toml
 from tg80.errors import UserError
+from tg80.tables import csv_table
 
 FILE = Path(__file__).with_name("published.toml")
 NOTICE = "As printed by their authors; not measured here, and not to be ranked with rows that were."
@@ -107,18 +106,16 @@ def as_json(tables: Sequence[PublishedTable]) -> dict[str, Any]:
 
 def as_csv(tables: Sequence[PublishedTable]) -> str:
     """One row a figure, what it was made by beside it."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(
-        ["origin", "table", "row", "column_kind", "column", "metric", "value", "unit",
-         "source", "protocol", "caveat"]
+    heading = (
+        "origin", "table", "row", "column_kind", "column", "metric", "value", "unit",
+        "source", "protocol", "caveat",
     )  # fmt: skip
-    for table in tables:
-        for name, row in table.errors.items():
-            for column, value in zip(table.columns, row, strict=True):
-                if not math.isnan(value):
-                    writer.writerow(
-                        ["published", table.id, name, table.column_kind, column, table.metric,
-                         value, table.unit, table.source, table.protocol, table.caveat]
-                    )  # fmt: skip
-    return stream.getvalue()
+    rows = (
+        ("published", table.id, name, table.column_kind, column, table.metric,
+         value, table.unit, table.source, table.protocol, table.caveat)
+        for table in tables
+        for name, row in table.errors.items()
+        for column, value in zip(table.columns, row, strict=True)
+        if not math.isnan(value)
+    )  # fmt: skip
+    return csv_table(heading, rows)

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 import tg80
 from benchmarks.evaluation import PartScore, values_of
 from tg80.errors import UserError
-from tg80.files import write_atomically
+from tg80.files import make_folder, write_atomically
 
 RECORD, ERRORS = "record.json", "errors.npz"
 SUBMITTED = "submitted/"  # Names of models from outside begin so.
@@ -165,7 +165,7 @@ def write_record(folder: Path, record: Record, scores: Sequence[PartScore]) -> N
         arrays[f"{score.part}/molecule"] = np.array(score.molecules)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_atomically(folder / ERRORS, buffer.getvalue())
     write_atomically(folder / RECORD, record.model_dump_json().encode())
 

@@ -17,6 +17,7 @@ from benchmarks.models import TRIVIAL, make_model, model_class
 from benchmarks.models.cards import read_card
 from benchmarks.protocol import Budget, CannotPredict, FitReport, Model
 from benchmarks.results import Record
+from tg80.files import make_folder
 
 MODEL_FOLDER = "model"
 
@@ -114,7 +115,7 @@ def run_once(
         return record
     report, refusal = FitReport(), None
     if model.trains:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     if model.trains or distributed.is_main():
         try:
             report = model.fit(

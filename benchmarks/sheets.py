@@ -4,9 +4,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from tg80.tables import Console, markdown_table, markdown_text
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,10 @@ def print_sheets(
         for i, head in enumerate(sheet.heading):
             table.add_column(head, justify="left" if i == 0 else "right")
         for row in sheet.rows:
-            table.add_row(*(escape(cell) for cell in row))
+            table.add_row(*row)
         console.print(table)
 
 
 def markdown(sheet: Sheet) -> str:
     """A table as Markdown, its title above it."""
-    rule = ["---", *["--:"] * (len(sheet.heading) - 1)]
-    lines = ["| " + " | ".join(row) + " |" for row in (sheet.heading, rule, *sheet.rows)]
-    return f"{sheet.title}\n\n" + "\n".join(lines) + "\n"
+    return f"{markdown_text(sheet.title)}\n\n{markdown_table(sheet.heading, sheet.rows)}\n"

@@ -19,7 +19,7 @@ from benchmarks.settings import parse_overrides
 from benchmarks.sheets import Sheet
 from tg80.documents import parse_model
 from tg80.errors import UserError
-from tg80.files import read_bytes, write_atomically
+from tg80.files import make_folder, read_bytes, write_atomically
 
 TRIAL = "trial.json"
 BASE = "base"
@@ -124,7 +124,7 @@ def run_trials(
         key, folder = places[name]
         trial = read_trial(folder)
         if trial is None:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             report = model.fit(
                 data.training, budget=budget, seed=seed, out=folder, progress=progress
             )

@@ -16,7 +16,7 @@ from pipelines.checkpoint import latest_checkpoint, write_checkpoint
 from pipelines.cost import Cost, cost_from_header, process_cpu_seconds, processor_model
 from pipelines.integrators import Body, State, Stepper, Thermostat
 from tg80.errors import CorruptFile, RunFailed
-from tg80.files import remove_temporary_files
+from tg80.files import make_folder, remove_temporary_files
 from tg80.mechanics import kinetic_energy
 from tg80.shard import write_part
 
@@ -141,7 +141,7 @@ class Stretch:
             CorruptFile: a committed file is damaged.
         """
         began = process_cpu_seconds()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         remove_temporary_files(self.folder)
         before = read_progress(self.folder, self.plan.identity)
         if before is not None and before.step >= self.plan.n_steps:

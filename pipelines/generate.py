@@ -6,20 +6,28 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from distributed import Client
-from rich.console import Console
 from rich.table import Table
 
 from pipelines.cluster import Order
 from pipelines.engine import Resources
 from pipelines.progress import RunProgress, n_frames
 from pipelines.recipe import Recipe
-from pipelines.run_folder import begin_session, is_run, locked, open_run, read_run, work_folder
+from pipelines.run_folder import (
+    WORK,
+    begin_session,
+    is_run,
+    locked,
+    open_run,
+    read_run,
+    work_folder,
+)
 from pipelines.schedule import Schedule
 from pipelines.segments import Ticket, installed_versions
 from pipelines.trajectory import Trajectory
-from tg80.errors import UserError
+from tg80.files import check_inside, make_folder
 from tg80.molecules import Molecule
 from tg80.shard import Shard
+from tg80.tables import Console
 from tg80.theory import Level
 
 STOPPED = 130
@@ -122,7 +130,9 @@ def run_generation(
         level.check_molecule(molecule.atomic_numbers, molecule.charge)
     if not is_run(folder):  # one that is there may be done, and need no worker any more
         place.check(level, resources.device)
-    _make_folder(folder)
+    make_folder(folder, "--out")
+    for below in (folder / WORK, *(folder / WORK).glob("*")):
+        check_inside(below)
     with locked(folder), RunProgress(console) as progress:
         open_run(folder, recipe, molecules)
         ticket = Ticket(begin_session(folder, n_replicas), installed_versions())
@@ -147,15 +157,6 @@ def run_generation(
     ]
     warnings = [warning for lane in schedule.lanes for warning in lane.warnings]
     return Summary(folder, rows, schedule.stopping, warnings)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be made ({error.strerror}); choose another --out"
-        ) from None
 
 
 def collect_run(folder: Path) -> list[tuple[Path, float]]:

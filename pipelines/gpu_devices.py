@@ -6,6 +6,7 @@ process sees, and a process that only starts workers should hold no GPU memory.
 
 import json
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -128,6 +129,9 @@ def _free_place(names: list[str]) -> int:
     """
     folder = Path(tempfile.gettempdir()) / f"tg80-gpus-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
+    facts = folder.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():  # put there by another user
+        return os.getpid() % len(names)
     for round_ in range(1000):
         for index, name in enumerate(names):
             lock = FileLock(folder / f"{name.strip()}-{round_}.lock")

@@ -2,11 +2,12 @@
 
 import time
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from pipelines.schedule import Lane, Schedule
+from tg80.tables import Console
 
 MAX_ROWS = 20
 LINE_EVERY_S = 30.0
@@ -79,11 +80,11 @@ def progress_table(schedule: Schedule) -> Table:
     return table
 
 
-def _row(schedule: Schedule, lane: Lane) -> tuple[str, ...]:
+def _row(schedule: Schedule, lane: Lane) -> tuple[str | Text, ...]:
     stage = lane.stage
     name = f"{lane.molecule.name}-r{lane.replica}"
     if lane.failure is not None:
-        return (name, f"[red]{stage.name}: {lane.failure[:60]}[/red]", "", "", "", "")
+        return (name, Text(f"{stage.name}: {lane.failure[:60]}", "red"), "", "", "", "")
     rate = ps_per_day(lane)
     return (
         name,

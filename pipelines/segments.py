@@ -19,7 +19,7 @@ from pipelines.recipe import Recipe
 from pipelines.run_folder import failure_path, read_session, work_folder
 from pipelines.trajectory import Stage, Trajectory
 from tg80.errors import CorruptFile, RunFailed, Tg80Error
-from tg80.files import write_atomically
+from tg80.files import check_folder, make_folder, write_atomically
 from tg80.molecules import Molecule
 
 # What decides the bits of a trajectory, and what client and worker talk through.
@@ -115,7 +115,8 @@ def do_piece(
     root = Path(folder)
     ticket.check(root)
     work = work_folder(root, molecule.name)
-    work.mkdir(parents=True, exist_ok=True)
+    check_folder(root, "--out")
+    make_folder(work)
     with FileLock(work / (".lock" if prepare else f".lock-r{replica}")):
         # A task of a run that was killed may have waited here for long.
         ticket.check(root)

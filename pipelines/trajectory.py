@@ -26,6 +26,7 @@ from pipelines.recipe import Recipe
 from pipelines.run_folder import work_folder
 from pipelines.steppers import level_stepper, xtb_stepper
 from tg80.errors import RunFailed
+from tg80.files import make_folder
 from tg80.mechanics import degrees_of_freedom, is_linear
 from tg80.molecules import Molecule
 from tg80.shard import read_part
@@ -157,7 +158,7 @@ class Trajectory:
 
     def _make_geometry(self) -> None:
         """Finds the start conformer and stores it."""
-        self.work.mkdir(parents=True, exist_ok=True)
+        make_folder(self.work)
         recipe = self.recipe
         start = start_geometry(
             self.molecule,

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from distributed import Client, Future, as_completed
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipelines.cluster import local_client
@@ -19,8 +18,9 @@ from pipelines.engine import Resources
 from pipelines.generate import STOPPED
 from pipelines.run_folder import locked
 from pipelines.twins import TwinRun, TwinTask, do_segment, remove_empty_work, twin_progress
-from tg80.errors import CorruptFile, RunFailed, Tg80Error, UserError
-from tg80.files import remove_temporary_files
+from tg80.errors import CorruptFile, RunFailed, Tg80Error
+from tg80.files import make_folder, remove_temporary_files
+from tg80.tables import Console
 from tg80.twins import floor, persistence, read_twins
 
 LINE_EVERY_S = 30.0
@@ -209,10 +209,7 @@ def run_twins(
         UserError: other twins are in the output folder, or another process works there.
         Tg80Error: something stopped the run for all shards, such as a full disk.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be made ({error.strerror}); choose another --out") from None
+    make_folder(out, "--out")
     progress = _TwinProgress(console)
     with locked(out):
         remove_temporary_files(out)

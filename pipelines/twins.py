@@ -27,7 +27,7 @@ from pipelines.run_folder import work_folder
 from pipelines.steppers import level_stepper
 from pipelines.twin_starts import perturbed_start, resampled_hydrogens
 from tg80.errors import CorruptFile, UserError
-from tg80.files import file_sha256
+from tg80.files import file_sha256, make_folder
 from tg80.lags import scored_starts
 from tg80.molecules import Molecule, molecule_from_smiles
 from tg80.shard import Shard, read_part
@@ -305,7 +305,7 @@ def do_segment(task: TwinTask, resources: Resources) -> tuple[float, float]:
         CorruptFile: a committed file is damaged; nothing is overwritten.
     """
     stretch = twin_stretch(TwinSource(Path(task.shard)), task, resources)
-    stretch.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(stretch.folder)
     with FileLock(stretch.folder / ".lock"):
         before = read_progress(stretch.folder, stretch.plan.identity)
         after = stretch.advance()

@@ -10,7 +10,9 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tg80 import card_sections as sections
 from tg80.citation import data_bibtex, software_bibtex
@@ -20,6 +22,7 @@ from tg80.files import write_atomically
 from tg80.publication import Publication
 from tg80.splits import PARTS
 from tg80.survey import ShardFacts, survey
+from tg80.tables import markdown_text
 
 CARD_NAME = "README.md"
 PLOTS = {
@@ -35,6 +38,7 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6
 
 def site_card(publication: Publication) -> str:
     """The data card of a publication, with YAML front matter."""
+    publication = replace(publication, facts=[_shown(fact) for fact in publication.facts])
     facts = publication.facts
     parts = [
         _front_matter(publication),
@@ -63,6 +67,7 @@ def plot_path(publication: Publication, level: str, plot: str) -> str:
 
 def folder_facts(facts: Sequence[ShardFacts]) -> str:
     """The short form, for the README.md of a folder that ships with the package."""
+    facts = [_shown(fact) for fact in facts]
     licences = ", ".join(sorted({fact.metadata.licence for fact in facts}))
     return "\n\n".join(
         [
@@ -83,6 +88,21 @@ def folder_card(text: str, facts: Sequence[ShardFacts]) -> str:
     after = rest.partition(END)[2]
     made = f"{before.rstrip()}\n\n{BEGIN}\n{folder_facts(facts)}\n{END}\n"
     return made + (f"\n{after.strip()}\n" if after.strip() else "")
+
+
+def _shown(fact: ShardFacts) -> ShardFacts:
+    """The facts with every text as Markdown shows it as it stands: shards may be a stranger's."""
+    metadata = {name: _texts(value) for name, value in dict(fact.metadata).items()}
+    warnings = tuple(map(markdown_text, fact.warnings))
+    return replace(fact, metadata=fact.metadata.model_copy(update=metadata), warnings=warnings)
+
+
+def _texts(value: Any) -> Any:
+    if isinstance(value, str):
+        return markdown_text(value)
+    if isinstance(value, dict):
+        return {_texts(key): _texts(inner) for key, inner in value.items()}
+    return [_texts(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _front_matter(publication: Publication) -> str:
@@ -108,7 +128,7 @@ def _getting(publication: Publication) -> str:
     if publication.folds:
         commands.append(f"tg80 download --source {source} --fold 1 --part train --to DIR")
     several = len({fact.metadata.level for fact in publication.facts}) > 1
-    choice = f', level="{first.level}"' if several else ""
+    choice = f", level={json.dumps(first.level)}" if several else ""
     code = [
         "import tg80\n",
         f'data = tg80.load("DIR"{choice})',

@@ -11,9 +11,9 @@ from contextlib import contextmanager, suppress
 from typing import Annotated, Any, TextIO
 
 import typer
-from rich.console import Console
 
 from tg80.errors import Tg80Error, UserError
+from tg80.tables import Console, PrintableStream, printable
 
 console = Console(stderr=True)
 
@@ -150,18 +150,20 @@ class _Output:
 
 @contextmanager
 def _named_output() -> Iterator[None]:
-    """Within, and for all that is printed within, standard output is an `_Output`."""
-    stream = sys.stdout
-    if stream is None:  # closed by whoever called
+    """Within, standard output is an `_Output`, and all that is printed is printable."""
+    stream, errors = sys.stdout, sys.stderr
+    if stream is None or errors is None:  # closed by whoever called
         yield
         return
     output: Any = _Output(stream)
-    sys.stdout = output
+    shown: Any = PrintableStream(output, output)
+    shown_errors: Any = PrintableStream(errors)
+    sys.stdout, sys.stderr = shown, shown_errors
     try:
         yield
         output.flush()
     finally:
-        sys.stdout = stream
+        sys.stdout, sys.stderr = stream, errors
 
 
 def _report(error: Any, prog: str) -> int:
@@ -201,7 +203,7 @@ def _print_error(message: str) -> None:
 
 def one_line(message: str) -> str:
     """A message with its control characters shown as escapes, cut if it has no end."""
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+    shown = printable(message)
     return shown if len(shown) <= _LONGEST_MESSAGE else f"{shown[:_LONGEST_MESSAGE]} ..."
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import tg80
-from tg80.errors import Tg80Error, UserError
+from tg80.errors import UserError
 from tg80.export_formats import (
     UNITS,
     write_extxyz,
@@ -22,7 +22,7 @@ from tg80.export_formats import (
     write_upstream,
 )
 from tg80.export_selection import Piece, Selection, select
-from tg80.files import check_folder, file_sha256, write_atomically, writing_atomically
+from tg80.files import check_folder, file_sha256, make_folder, write_atomically, writing_atomically
 from tg80.shard import Shard
 from tg80.splits import load_split
 from tg80.theory import LEVELS, symbols_of
@@ -134,10 +134,7 @@ def write_export(
 
 
 def _write(target: Target, on_frames: Callable[[int], None]) -> dict[str, Any]:
-    try:
-        target.path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Tg80Error(f"{target.path.parent}: cannot be made: {error.strerror}") from None
+    make_folder(target.path.parent)
     energies = _isolated_energies(target) if target.isolated_atoms else {}
     with writing_atomically(target.path) as stream:
         write_isolated_atoms(stream, energies)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import re
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -37,9 +38,11 @@ def writing_atomically(path: Path | str) -> Iterator[BinaryIO]:
         Tg80Error: the disk is full or the folder cannot be written; nothing is left behind.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    check_inside(path.parent)
+    # A name that nobody can put a link at before; the link that lies at `path` is replaced itself.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "wb") as stream:
+        with open(os.open(temporary, _NEW, 0o666), "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -53,6 +56,9 @@ def writing_atomically(path: Path | str) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove_temporary_files(folder: Path) -> None:
@@ -73,8 +79,44 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(path: Path | str, option: str | None = None) -> None:
+    """Makes a folder to write in, and those above it.
+
+    Args:
+        path: the folder; it may exist.
+        option: the option that gave it, as for `check_folder`; None for one below such a folder.
+
+    Raises:
+        UserError: it cannot be made, or a link leads out of the folder that the user named.
+    """
+    if option:
+        check_folder(path, option)
+    check_inside(Path(path))
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        named, reason = f"{option} {path}" if option else path, error.strerror or error
+        raise UserError(f"{named}: cannot be made ({reason}); choose another") from None
+
+
+_roots: set[str] = set()  # folders that the user named to write in
+
+
+def check_inside(folder: Path) -> None:
+    """Refuses a folder below one that the user named if a link between them leads elsewhere."""
+    place = os.path.abspath(folder)
+    for root in _roots:
+        if os.path.commonpath([root, place]) != root:
+            continue
+        real = os.path.realpath(root)
+        if os.path.commonpath([real, os.path.realpath(place)]) != real:
+            raise UserError(f"{folder}: leads out of {root} by a link; remove it or choose another")
+
+
 def check_folder(path: Path | str, option: str) -> None:
     """Refuses a folder that can't be, before any work is done.
+
+    From now on nothing is written through a link below it that leads out of it.
 
     Args:
         path: the folder; it need not exist.
@@ -83,6 +125,7 @@ def check_folder(path: Path | str, option: str) -> None:
     Raises:
         UserError: a file is in its place, or in that of a folder above it.
     """
+    _roots.add(os.path.abspath(path))
     for place in (Path(path), *Path(path).parents):
         if place.is_dir():
             return

@@ -124,6 +124,9 @@ class PartFile:
         flags = os.O_RDWR | os.O_CREAT
         for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY", "O_NONBLOCK"):
             flags |= getattr(os, name, 0)
+        with suppress(FileNotFoundError):
+            if self._path.lstat().st_nlink > 1:  # what has another name as well is not ours
+                self._path.unlink()
         self._stream = os.fdopen(os.open(self._path, flags, 0o666), "r+b", buffering=0)
         if not stat.S_ISREG(os.fstat(self._stream.fileno()).st_mode):
             self._stream.close()
@@ -176,8 +179,8 @@ class PartFile:
         if tag is None or tag == self.tag(source):
             return
         # Half a note, or none, only means that the server is not asked whether the content changed.
-        with suppress(OSError):
-            self._notes.write_text(json.dumps({"source": source, "tag": tag}))
+        with suppress(OSError, Tg80Error):
+            write_atomically(self._notes, json.dumps({"source": source, "tag": tag}).encode())
 
     def tag(self, source: str) -> str | None:
         """What `note` kept, if it was for this source and can stand in a header."""

@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 
 from tg80.errors import CorruptFile, RunFailed, Tg80Error
 from tg80.files import (
-    check_folder,
     checksum_path,
     file_sha256,
+    make_folder,
     write_atomically,
     writing_atomically,
 )
@@ -57,11 +57,7 @@ def fetch_public(
     public = get_public_set(set_id)
     known = public.molecule(molecule)
     folder = Path(folder)
-    check_folder(folder, "--fetch")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Tg80Error(f"{folder}: cannot be made: {error.strerror}") from None
+    make_folder(folder, "--fetch")
     path = folder / known.file
     is_new = not path.is_file()
     if is_new:

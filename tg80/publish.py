@@ -299,7 +299,7 @@ def _copy(fact: ShardFacts, target: Path) -> None:
     """Copy a shard, which must still be what was checked."""
     target.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    with open(fact.path, "rb") as source, open(target, "wb") as copy:
+    with open(fact.path, "rb") as source, open(target, "xb") as copy:
         while chunk := source.read(_CHUNK_BYTES):
             digest.update(chunk)
             copy.write(chunk)

@@ -23,12 +23,12 @@ from benchmarks.commands.options import (
     SplitOption,
     TaskOption,
     TrackOption,
-    make_folder,
     parse_seeds,
     progress_bars,
 )
 from tg80.cli_support import JsonOption
 from tg80.documents import print_json
+from tg80.files import make_folder
 
 
 def ablate(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from benchmarks.commands.options import (
     DEFAULT_CPU_MINUTES,
@@ -20,13 +19,14 @@ from benchmarks.commands.options import (
     SetOption,
     SplitOption,
     TrackOption,
-    make_folder,
     parse_seeds,
     progress_bars,
 )
 from tg80.cli_support import JsonOption
 from tg80.documents import print_json
 from tg80.errors import UserError
+from tg80.files import make_folder
+from tg80.tables import Console
 
 
 def finetune(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from benchmarks.commands.options import (
     DataOption,
@@ -15,13 +14,14 @@ from benchmarks.commands.options import (
     SplitOption,
     TaskOption,
     TrackOption,
-    make_folder,
     parse_numbers,
     parse_seeds,
     progress_bars,
 )
 from tg80.cli_support import JsonOption
 from tg80.documents import print_json, to_json
+from tg80.files import make_folder
+from tg80.tables import Console
 
 
 def horizons(

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from tg80.cli_support import JsonOption
 from tg80.documents import print_json
 from tg80.errors import UserError
+from tg80.tables import Console
 
 if TYPE_CHECKING:
     from benchmarks.floor import PartFloor

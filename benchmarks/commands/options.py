@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tg80.errors import UserError
+from tg80.tables import Console
 
 DEFAULT_CPU_MINUTES = 5.0  # The matched budget.
 
@@ -79,26 +79,13 @@ def parse_seeds(text: str) -> list[int]:
 def progress_bars() -> Progress:
     """Bars on standard error, where someone looks at them."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
     )
-
-
-def make_folder(path: Path, option: str) -> None:
-    """Make the folder that results go to.
-
-    Raises:
-        UserError: it cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{option} {path}: cannot be made ({reason}); choose another") from None
 
 
 def parse_numbers(text: str, option: str, *, whole: bool = False) -> list[float]:

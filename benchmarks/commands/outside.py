@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from benchmarks.commands.options import (
     DataOption,
@@ -18,12 +17,12 @@ from benchmarks.commands.options import (
     SplitOption,
     TaskOption,
     TrackOption,
-    make_folder,
 )
 from tg80.cli_support import JsonOption
 from tg80.documents import print_json
 from tg80.errors import UserError
-from tg80.files import check_folder
+from tg80.files import check_folder, make_folder
+from tg80.tables import Console
 
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace the file if there is one.")]
 AsIsOption = Annotated[

@@ -24,7 +24,7 @@ from benchmarks.settings import parse_settings
 from benchmarks.states import StartStates
 from benchmarks.training import LossFunction, Trainer, TrainingSettings, pick_device
 from tg80.errors import UserError
-from tg80.files import write_atomically
+from tg80.files import make_folder, write_atomically
 from tg80.windows import TrainingWindows
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -175,9 +175,9 @@ class Learnt(ABC, Generic[Module, Config]):
 
     def save(self, folder: Path) -> None:
         """Write weights and settings."""
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self.write_weights(folder / self.weights_file)
-        (folder / self.settings_file).write_text(json.dumps(self.settings()))
+        write_atomically(folder / self.settings_file, json.dumps(self.settings()).encode())
 
     @classmethod
     def load(cls, folder: Path) -> Self:

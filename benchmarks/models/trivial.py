@@ -17,6 +17,7 @@ from benchmarks.protocol import Budget, CannotPredict, Equivariance, FitReport
 from benchmarks.states import StartStates, score_mask_of
 from tg80.constants import masses_of
 from tg80.errors import UserError
+from tg80.files import make_folder, write_atomically
 from tg80.lags import lag_frames
 from tg80.trajectories import Trajectory
 
@@ -60,8 +61,8 @@ class Trivial:
         raise TypeError("a predictor defines _predict")
 
     def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE).write_text(json.dumps(self._memory()))
+        make_folder(folder)
+        write_atomically(folder / FILE, json.dumps(self._memory()).encode())
 
     @classmethod
     def load(cls, folder: Path) -> Self:

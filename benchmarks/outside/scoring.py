@@ -22,7 +22,7 @@ from benchmarks.runner import Stated, run_folder_of, run_once
 from benchmarks.states import StartStates
 from tg80.dataset import shipped_folder
 from tg80.errors import UserError
-from tg80.files import write_atomically
+from tg80.files import make_folder, write_atomically
 
 KEPT = "submission.h5"
 TRUE_TO = 1e-3  # A
@@ -85,7 +85,7 @@ class Submitted:
 
     def save(self, folder: Path) -> None:
         """Keep what was sent in: it is to this row what weights are to others."""
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         source, kept = self.submission.path, folder / KEPT
         if not (kept.exists() and kept.samefile(source)):  # It may be scored again from there.
             write_atomically(kept, source.read_bytes())

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel, ValidationError
-from rich.console import Console
 
 from tg80.cli_support import JsonOption
 from tg80.documents import print_json
 from tg80.errors import UserError
+from tg80.tables import Console
 
 app = typer.Typer(
     help="Time our engine side by side with stock PySCF, integrators with each other, "

@@ -12,7 +12,7 @@ from benchmarks.results import RECORD, find_records
 from benchmarks.web.content import PageRecord, page_content
 from benchmarks.web.page import render
 from tg80.errors import UserError
-from tg80.files import check_folder, write_atomically
+from tg80.files import check_folder, make_folder, write_atomically
 
 MARKER = "atom-bench-site.json"
 INDEX = "index.html"
@@ -49,7 +49,7 @@ def write_site(folder: Path, site: Path, twins: Path | None = None) -> Written:
         found.append(PageRecord(record, place, link))
         copies[link] = content
     page = render(page_content(found, twins), read_published())
-    (site / RECORDS).mkdir(parents=True, exist_ok=True)
+    make_folder(site / RECORDS)
     wanted = {INDEX, *copies}
     _write_marker(site, wanted | listed)
     for link, content in copies.items():

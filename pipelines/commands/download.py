@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -24,6 +23,7 @@ from tg80.errors import UserError
 from tg80.fetching import Watcher
 from tg80.selection import Selection
 from tg80.sources import Patience
+from tg80.tables import Console
 from tg80.transfer import DEFAULT_JOBS, Report
 from tg80.transfer import download as download_release
 
@@ -115,7 +115,7 @@ class _Progress(Watcher):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bars = Progress(
-            TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
+            TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(),
             TransferSpeedColumn(), TimeRemainingColumn(),
             console=console, disable=not console.is_terminal,
         )  # fmt: skip

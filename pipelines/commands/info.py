@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Table
 
 from tg80 import mechanics
@@ -18,6 +17,7 @@ from tg80.fields import QUALITY_FLAGS
 from tg80.judgement import judge_drift, thresholds_of
 from tg80.shard import Shard, find_shards
 from tg80.statistics import block_mean
+from tg80.tables import Console
 
 
 def info(

@@ -80,10 +80,10 @@ def plan(
 
 
 def _show(made, dataset) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from pipelines.progress import format_duration
+    from tg80.tables import Console
 
     method = made.recipe.resolved_level().method
     size = "atoms" if method == "xtb" else "basis"

@@ -65,7 +65,7 @@ def _fetched(name: str, folder: Path, address: str | None) -> Path:
     set_id, slash, molecule = name.partition("/")
     if not slash:
         raise UserError(f"--fetch wants SET/MOLECULE, such as md17/ethanol, not {name}")
-    columns = (TextColumn("{task.description}"), DownloadColumn())
+    columns = (TextColumn("{task.description}", markup=False), DownloadColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(name, total=None)
         return fetch_public(

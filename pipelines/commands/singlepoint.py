@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from pipelines.calculators import formula, make_engine
@@ -15,6 +14,7 @@ from tg80.cli_support import JsonOption
 from tg80.constants import EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR, EV_PER_HARTREE
 from tg80.documents import print_json
 from tg80.errors import UserError
+from tg80.tables import Console
 from tg80.theory import LEVELS, Level, get_level, symbols_of
 from tg80.xyz import read_xyz
 

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from tg80.certificate import Certificate, check_split
@@ -19,6 +18,7 @@ from tg80.molecules import Molecule, read_molecule_list
 from tg80.shard import Shard, find_shards
 from tg80.split_plot import check_plot_path, plot_clusters
 from tg80.splits import HELD_PARTS, PARTS, TG80_VERSION, Split, load_split
+from tg80.tables import Console
 
 CHECK_HELP = "Prove a split: a version such as tg80-v1 (the default) or a file."
 

@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from pipelines.commands.options import RunArgument
 from tg80.cli_support import JsonOption
 from tg80.documents import print_json
 from tg80.errors import UserError
+from tg80.tables import Console
 
 if TYPE_CHECKING:
     from pipelines.status import RunStatus, TrajectoryStatus
