@@ -200,7 +200,7 @@ def test_a_locked_file_and_one_without_rights_are_called_so(copy):
     with pytest.raises(UserError, match="is a folder; give an HDF5 file"):
         read_all(copy.parent)
     os.mkfifo(copy.with_name("pipe.h5md"))
-    with pytest.raises(UserError, match="is a pipe or a device; give an"):
+    with pytest.raises(UserError, match="is a pipe; give an HDF5 file"):
         read_all(copy.with_name("pipe.h5md"))
 
 
