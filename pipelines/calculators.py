@@ -1,6 +1,6 @@
 """Engines by level of theory, the GFN2-xTB engine, and an ASE calculator around any engine."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
@@ -20,13 +20,36 @@ from tg80.constants import (
 from tg80.errors import RunFailed
 from tg80.theory import Level, get_level, symbols_of
 
-# Attempts after a failed restart: (what it is called, mixer damping, factor on the iterations).
-# tblite's damping is the fraction of the new density: smaller is more careful. The electronic
-# temperature is never raised: it would change the energy.
-_XTB_ATTEMPTS = (
-    ("a fresh guess", 0.4, 1),
-    ("damping 0.1", 0.1, 4),
-    ("damping 0.02", 0.02, 20),
+# Vectors of tblite's mixer at most. Its work grows with about the fourth power of their number, and
+# there is one for each cycle allowed unless it is told otherwise: 1000 cycles on three atoms take
+# 40 s, in which no signal is heard.
+_LONGEST_MEMORY = 250
+
+
+class _Attempt(NamedTuple):
+    """A way to self-consistency from a fresh guess.
+
+    Attributes:
+        name: what it is called.
+        damping: fraction of the new density: smaller is more careful.
+        memory: vectors that the mixer remembers; a short memory forgets what led astray.
+        guess: as tblite numbers them: 0 from atoms, 1 from equilibrated electronegativities (EEQ).
+    """
+
+    name: str
+    damping: float
+    memory: int
+    guess: int = 0
+
+
+# A density that led nowhere can't be read back, so each attempt starts afresh. The electronic
+# temperature is never raised: it would change the energy. Of 160 geometries with broken bonds on
+# which the first attempt fails the others rescue half, each in a tenth of its time.
+_ATTEMPTS = (
+    _Attempt("a fresh guess", 0.4, _LONGEST_MEMORY),
+    _Attempt("damping 0.1", 0.1, 12),
+    _Attempt("damping 0.2 and an EEQ guess", 0.2, 10, guess=1),
+    _Attempt("damping 0.05 and an EEQ guess", 0.05, 8, guess=1),
 )
 
 
@@ -99,6 +122,9 @@ class XtbEngine:
             dipole = np.array(result.get("dipole")) * ANGSTROM_PER_BOHR
             gradient = np.array(result.get("gradient"))
             energy = float(result.get("energy")) * EV_PER_HARTREE
+        if not all(np.isfinite(found).all() for found in (energy, gradient, charges, dipole)):
+            self.reset()
+            raise RunFailed(f"{self._molecule()}: tblite's energy or forces are not finite")
         if self._charge:
             dipole -= self._charge * (self._masses @ positions) / self._masses.sum()
         return Evaluation(
@@ -146,28 +172,28 @@ class XtbEngine:
         self._calculator = calculator
 
     def _solve(self) -> TbliteResult:
-        """Self-consistency from the last density, else by ever more careful fresh starts."""
+        """Self-consistency from the last density, else from one fresh guess after the other."""
         if self._result is not None:
             try:
-                return self._calculator.singlepoint(self._result)
+                return self._attempt(_ATTEMPTS[0], self._result)
             except TBLiteRuntimeError:
-                self._result = None
-        last = ""
-        for _, damping, factor in _XTB_ATTEMPTS:
-            self._calculator.set("mixer-damping", damping)
-            self._calculator.set("max-iter", factor * self._settings.max_cycles)
+                self._result = None  # it can't be used again: tblite would end the process
+        reason = ""
+        for attempt in _ATTEMPTS:
             try:
-                self._result = self._calculator.singlepoint()
-                break
+                self._result = self._attempt(attempt)
+                return self._result
             except TBLiteRuntimeError as error:
-                last = " ".join(str(error).split())
-        self._calculator.set("mixer-damping", _XTB_ATTEMPTS[0][1])
-        self._calculator.set("max-iter", self._settings.max_cycles)
-        if self._result is None:
-            tried = ", ".join(name for name, *_ in _XTB_ATTEMPTS)
-            self.reset()
-            raise RunFailed(f"{self._molecule()}: no self-consistency with {tried}: {last}")
-        return self._result
+                reason = " ".join(str(error).split())
+        self.reset()
+        tried = ", ".join(attempt.name for attempt in _ATTEMPTS)
+        raise RunFailed(f"{self._molecule()}: no self-consistency with {tried}: {reason}")
+
+    def _attempt(self, attempt: _Attempt, start: TbliteResult | None = None) -> TbliteResult:
+        self._calculator.set("mixer-damping", attempt.damping)
+        self._calculator.set("mixer-memory", min(attempt.memory, self._settings.max_cycles))
+        self._calculator.set("guess", attempt.guess)
+        return self._calculator.singlepoint(start)
 
     def _molecule(self) -> str:
         return f"{formula(self._numbers)} at {self.level}"

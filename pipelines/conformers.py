@@ -63,15 +63,22 @@ def start_geometry(
         seed: of embedding and draw.
 
     Raises:
-        RunFailed: nothing could be embedded, or no relaxed conformer keeps the molecule's bonds.
+        RunFailed: nothing could be embedded, or no conformer relaxes and keeps its bonds.
     """
     engine = make_engine("gfn2-xtb", molecule.atomic_numbers, molecule.charge)
     relaxed = []
+    failure: RunFailed | None = None
     for positions in _embed(molecule, n_conformers, n_relaxed, seed):
-        energy, final = relax(molecule, engine, positions)
+        try:
+            energy, final = relax(molecule, engine, positions)
+        except RunFailed as error:  # the others may do
+            failure = error
+            continue
         if not _reacted(molecule, positions, final):
             relaxed.append((energy, final))
     if not relaxed:
+        if failure is not None:
+            raise failure
         raise RunFailed(
             f"{molecule.name}: every conformer changes its bonds when relaxed with GFN2-xTB; this "
             "tautomer or zwitterion is not a stable gas-phase structure"
@@ -109,7 +116,7 @@ def _embed(molecule: Molecule, n_conformers: int, n_kept: int, seed: int) -> lis
     """The force field's best distinct conformers, positions (n_atoms, 3) A, lowest first."""
     mol = molecule.to_rdkit()
     parameters = rdDistGeom.ETKDGv3()
-    parameters.randomSeed = seed % (2**31 - 1)
+    parameters.randomSeed = seed % (2**31 - 1) or 1  # 0 makes all conformers the same
     parameters.numThreads = 1
     with rdBase.BlockLogs():
         ids = list(rdDistGeom.EmbedMultipleConfs(mol, n_conformers, parameters))

@@ -220,7 +220,7 @@ class Schedule:
         if isinstance(error, KilledWorker):
             self._workers_died(lane, prepare, error)
         elif error is not None:
-            self._failed(lane, error)
+            self._failed(lane, prepare, error)
         else:
             self._advanced(lane, prepare, report)
 
@@ -245,17 +245,30 @@ class Schedule:
             f"{lane.molecule.name}-r{lane.replica}: {deaths} workers in a row died of the same "
             "segment; look into their logs (too little memory?) and run the same command again"
         )
-        note = failure_path(self.folder, lane.molecule.name, lane.replica)
-        write_atomically(note, f"{lane.failure}\n".encode())
+        self._note_failure(lane)
 
-    def _failed(self, lane: Lane, error: BaseException) -> None:
+    def _failed(self, lane: Lane, prepare: bool, error: BaseException) -> None:
         lane.failure = str(error) or type(error).__name__
         if isinstance(error, RunFailed | CorruptFile):
+            if prepare:
+                self._fail_later_replicas(lane)
             return
         # A full disk or a bug meets every molecule alike: stop, keeping what is committed.
         if not isinstance(error, Tg80Error):
             error = Tg80Error(f"{lane.molecule.name}: {type(error).__name__}: {lane.failure}")
         self._stop_for(error)
+
+    def _fail_later_replicas(self, lane: Lane) -> None:
+        """Those that start from what could not be prepared have failed, too."""
+        for other in self.lanes:
+            if other.order == lane.order and other.replica > lane.replica:
+                other.failure = lane.failure
+                self._note_failure(other)
+
+    def _note_failure(self, lane: Lane) -> None:
+        """Leaves the reason on disk, as a task does that fails by itself."""
+        note = failure_path(self.folder, lane.molecule.name, lane.replica)
+        write_atomically(note, f"{lane.failure}\n".encode())
 
     def _stop_for(self, error: Tg80Error) -> None:
         """Lets the segments in flight end and commit, then ends the run with this error."""

@@ -97,12 +97,13 @@ class RunStatus:
     def totals(self) -> dict[str, Any]:
         """Sums over all trajectories."""
         lanes = self.trajectories
+        stages = [lane.stage for lane in lanes if lane.failure is None]
         counts = {
             "trajectories": len(lanes),
-            "done": sum(lane.stage == "done" and not lane.failure for lane in lanes),
-            "under_way": sum(lane.stage not in ("done", "waiting") for lane in lanes),
-            "waiting": sum(lane.stage == "waiting" for lane in lanes),
-            "failed": sum(lane.failure is not None for lane in lanes),
+            "done": stages.count("done"),
+            "under_way": sum(stage not in ("done", "waiting") for stage in stages),
+            "waiting": stages.count("waiting"),
+            "failed": len(lanes) - len(stages),
             "damaged_files": sum(len(lane.damaged) for lane in lanes),
         }
         quality = {

@@ -48,7 +48,7 @@ class Level(BaseModel):
         energy_threshold_hartree: change of the energy between the last two cycles, hartree.
         gradient_threshold: norm of the orbital gradient (occupied-virtual Fock block, times the
             occupations as PySCF defines it), hartree.
-        max_cycles: cycles allowed to each attempt at self-consistency.
+        max_cycles: cycles allowed to each attempt at self-consistency, 1000 at most.
         accuracy: tblite's factor on its thresholds (smaller is tighter); xTB only.
         electronic_temperature_k: Fermi smearing of xTB, K; 300 K is part of GFN2-xTB's definition.
         elements: element symbols the level has parameters for.
@@ -68,7 +68,7 @@ class Level(BaseModel):
     small_rho_cutoff: float | None = Field(default=None, ge=0.0)
     energy_threshold_hartree: float | None = Field(default=None, gt=0.0)
     gradient_threshold: float | None = Field(default=None, gt=0.0)
-    max_cycles: int = Field(default=100, ge=1)
+    max_cycles: int = Field(default=100, ge=1, le=1000)
     accuracy: float | None = Field(default=None, gt=0.0)
     electronic_temperature_k: float | None = Field(default=None, ge=0.0)
     elements: tuple[str, ...] = SUPPORTED_ELEMENTS

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -100,17 +101,47 @@ def test_restarting_from_the_last_density_changes_forces_by_little():
     assert np.abs(engine.evaluate(path[-1]).forces - restarted.forces).max() < 1e-5
 
 
-def test_failure_ladder_rescues_and_names_what_was_tried():
+def test_broken_bonds_are_rescued_and_the_energy_rises_with_the_distance():
+    atoms = molecule("C2H4")
+    energies = [
+        make_engine("gfn2-xtb", atoms.numbers).evaluate(factor * atoms.positions).energy
+        for factor in (1, 2, 3, 4, 5, 300)  # the first attempt fails from 3 on
+    ]
+    assert energies == sorted(energies) and energies[-1] - energies[-2] < 0.1
+
+
+def test_no_self_consistency_fails_soon_and_by_name_and_leaves_nothing_behind():
+    atoms = molecule("CO2")
+    engine = make_engine("gfn2-xtb", atoms.numbers)
+    fresh = engine.evaluate(atoms.positions)
+    began = time.process_time()
+    for factor in (4, 20, 600):  # after a density and after a failure
+        with pytest.raises(RunFailed, match=r"CO2 at gfn2-xtb: no .*fresh guess, damping 0.1, .*"):
+            engine.evaluate(factor * atoms.positions)
+    assert time.process_time() - began < 30  # 1 s is usual; 5000 cycles would take hours
+    again = engine.evaluate(atoms.positions)
+    assert again.energy == fresh.energy and np.array_equal(again.forces, fresh.forces)
+
+
+def test_thresholds_beyond_double_precision_are_no_self_consistency():
     numbers, positions = structure("ethanol")
-    # Six iterations are too few, the damped attempts get 4 and 20 times as many.
-    rescued = make_engine(get_level("gfn2-xtb").customised(max_cycles=6), numbers)
-    plain = make_engine("gfn2-xtb", numbers).evaluate(positions)
-    assert rescued.evaluate(positions).energy == pytest.approx(plain.energy, abs=1e-6)
-    # Thresholds below what double precision can reach.
     unreachable = get_level("gfn2-xtb").customised(accuracy=1e-14, max_cycles=5)
-    hopeless = make_engine(unreachable, numbers)
-    with pytest.raises(RunFailed, match=r"C2H6O at custom-.*fresh guess, damping 0.1, damping"):
-        hopeless.evaluate(positions)
+    with pytest.raises(RunFailed, match=r"C2H6O at custom-"):
+        make_engine(unreachable, numbers).evaluate(positions)
+    with pytest.raises(UserError, match="max_cycles"):
+        get_level("gfn2-xtb").customised(max_cycles=5000)
+
+
+@pytest.mark.parametrize("distance", [0.0, 1e-9, 1e-3, 0.01, 0.1, 20.0, 999.0, 1e30, 1e200])
+def test_any_distance_gives_finite_numbers_or_a_named_error(distance):
+    positions = np.array([[0.0, 0.0, 0.0], [0.0, 0.76, 0.6], [0.0, 0.76, 0.6 + distance]])
+    try:
+        evaluation = make_engine("gfn2-xtb", [8, 1, 1]).evaluate(positions)
+    except RunFailed as error:
+        assert "H2O at gfn2-xtb" in str(error)
+    else:
+        assert np.isfinite([evaluation.energy, *evaluation.charges, *evaluation.dipole]).all()
+        assert np.isfinite(evaluation.forces).all()
 
 
 def test_positions_that_are_not_finite_fail_by_name():

@@ -8,16 +8,22 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
-from pipelines.checkpoint import read_arrays
+from pipelines.checkpoint import read_arrays, write_arrays
 from pipelines.cli import run
+from pipelines.recipe import load_recipe
+from pipelines.run_folder import open_run
+from pipelines.trajectory import Trajectory
+from tg80.molecules import read_molecule_list
 from tg80.shard import Shard
 from tg80.validate import validate
 
+SET = ["pre_equilibration_fs=20", "segment_fs=20", "n_conformers=3"]
 SHORT = [
     "--level=gfn2-xtb", "--length-fs=100", "--equilibration-fs=20",
-    "--set=pre_equilibration_fs=20", "--set=segment_fs=20", "--set=n_conformers=3",
+    *(f"--set={setting}" for setting in SET),
 ]  # fmt: skip
 
 
@@ -194,3 +200,32 @@ def test_help_has_an_example(capsys):
     for name in ("generate", "collect"):
         assert run([name, "--help"]) == 0
         assert f"Example: tg80 {name}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_molecule_without_self_consistency_fails_by_name_and_the_next_begins(tmp_path, capsys):
+    smiles, out = tmp_path / "list.smi", tmp_path / "out"
+    smiles.write_text("O=C=O broken\nC=O formaldehyde\n")
+    recipe = load_recipe(None, {"level": "gfn2-xtb", "length_fs": 100, "equilibration_fs": 20}, SET)
+    out.mkdir()
+    broken, whole = read_molecule_list(smiles)
+    open_run(out, recipe, [broken, whole])
+    geometry = Trajectory(out, broken, recipe, 0)
+    positions = 4.0 * np.array([[-1.1, 0.0, 0.0], [0.0, 0.0, 0.0], [1.1, 0.0, 0.0]])
+    geometry.work.mkdir(parents=True)
+    write_arrays(geometry.work / "geometry.npz", {"positions": positions, "hessian": np.eye(9)}, {})
+    assert run(arguments(smiles, out, "--json", "--workers", "1")) == 1
+    rows = json.loads(capsys.readouterr().out)["trajectories"]
+    assert [row["stage"] for row in rows] == ["waiting", "done"]
+    assert "CO2 at gfn2-xtb: no self-consistency" in rows[0]["failure"]
+    assert rows[1]["failure"] is None
+
+    # It is tried again, and the replica that would start from it fails with it.
+    smiles.write_text("O=C=O broken\n")
+    assert run(arguments(smiles, out, "--workers", "1", "--replicas", "2")) == 1
+    assert capsys.readouterr().out == ""
+    assert run(["status", str(out), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    failures = {(lane["name"], lane["replica"]): lane["failure"] for lane in found["trajectories"]}
+    assert failures["broken", 0] == failures["broken", 1] == rows[0]["failure"]
+    totals = found["totals"]
+    assert (totals["failed"], totals["done"]) == (2, 1)

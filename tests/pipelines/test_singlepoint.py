@@ -136,6 +136,14 @@ def test_what_is_no_structure_file_is_refused(run, tmp_path, water):
         assert code == 2 and words in err and len(err.strip().splitlines()) == 1
 
 
+def test_no_self_consistency_is_one_line_and_exit_code_1(run, tmp_path):
+    path = tmp_path / "apart.xyz"
+    path.write_text("3\n\nC 0 0 0\nO 0 0 4.7\nO 0 0 -4.7\n")
+    code, out, err = run(path, "--level", "gfn2-xtb")
+    assert (code, out) == (1, "") and len(err.strip().splitlines()) == 1
+    assert err.startswith("error: CO2 at gfn2-xtb: no self-consistency with a fresh guess, ")
+
+
 def test_help_has_an_example(run):
     code, out, _ = run("--help")
     assert code == 0 and "tg80 singlepoint water.xyz" in out
