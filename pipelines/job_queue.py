@@ -47,7 +47,7 @@ _CLASSES = {
     "oar": "OARCluster", "htcondor": "HTCondorCluster",
 }  # fmt: skip
 _ACCOUNT_IS_PROJECT = ("sge", "lsf", "oar")
-_SINGLE_THREAD = "export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1"
+_ENVIRONMENT = "export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONSAFEPATH=1"
 # What keeps strangers out is no profile's to change.
 _OURS = {"security", "protocol", "scheduler_cls", "dashboard", "dashboard_address"}
 _TEND_EVERY_S = 10.0
@@ -174,7 +174,7 @@ class JobProfile(BaseModel):
             "job_extra_directives": self.directives,
             # Where nobody else can put a module; see `private_scratch`.
             "local_directory": shlex.quote(str(Path(str(security.tls_worker_key)).parent)),
-            "job_script_prologue": [_SINGLE_THREAD, *self.prologue],
+            "job_script_prologue": [_ENVIRONMENT, *self.prologue],
             "scheduler_cls": PrivateScheduler,
             "scheduler_options": scheduler,
             "security": security,

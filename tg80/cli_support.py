@@ -27,6 +27,8 @@ def run_app(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
     130, SIGTERM 143, a reader that closed the pipe 141. Only `--debug` shows tracebacks.
     """
     _fill_closed_streams()
+    # Processes that are started, workers too, import nothing from the folder we happen to be in.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]

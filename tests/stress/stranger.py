@@ -148,7 +148,11 @@ async def _http(where: Listener, context: ssl.SSLContext | None) -> str:
 
 @contextmanager
 def running_generate(folder: Path, *place: str) -> Iterator[subprocess.Popen]:
-    """A run that is at work: its scheduler and its workers are there."""
+    """A run that is at work: its scheduler and its workers are there.
+
+    The folder it is started in holds a module of the stranger's.
+    """
+    (folder / "pickle.py").write_text("raise SystemExit('imported from the working folder')\n")
     (folder / "local.toml").write_text(PROFILE)
     (folder / "list.smi").write_text("C=O formaldehyde\nCO methanol\n")
     arguments = (
@@ -158,7 +162,7 @@ def running_generate(folder: Path, *place: str) -> Iterator[subprocess.Popen]:
     )  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", "generate", *arguments],
+        [sys.executable, "-P", "-m", "pipelines.cli", "generate", *arguments],
         cwd=folder, env=environment, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
