@@ -3,7 +3,9 @@
 import numpy as np
 
 from pipelines.integrators import Body, thermal_velocities
+from tg80.fields import FIELDS
 from tg80.mechanics import is_linear, remove_rigid_motion
+from tg80.shard import stored_resolution
 
 
 def perturbed_start(
@@ -17,7 +19,7 @@ def perturbed_start(
 
     Positions move by independent Gaussian displacements without net translation and rotation; the
     velocities stay, and so the total energy is known no better than the positions are. With
-    sigma = 0 both move within the rounding of the float32 numbers they are stored as.
+    sigma = 0 both move within the rounding of what is stored.
 
     Args:
         positions: (n_atoms, 3) float32 A, as stored.
@@ -30,12 +32,12 @@ def perturbed_start(
         positions and velocities, float64.
     """
     if sigma == 0:
-        moved = [
-            array.astype(np.float64) + np.spacing(np.abs(array)) * rng.uniform(-0.5, 0.5, (n, 3))
-            for array in (positions, velocities)
-            for n in (len(array),)
+        shape = positions.shape
+        lost = [
+            stored_resolution(FIELDS[name], values) * rng.uniform(-0.5, 0.5, shape)
+            for name, values in (("positions", positions), ("velocities", velocities))
         ]
-        return moved[0], moved[1]
+        return positions + lost[0], velocities + lost[1]
     start = positions.astype(np.float64)
     shift = rng.normal(scale=sigma, size=start.shape)
     shift = remove_rigid_motion(body.masses, start, shift, linear=body.linear)

@@ -87,7 +87,7 @@ FRAME_FIELDS: tuple[Field, ...] = (
     ),
     _series(
         "mulliken_charges", ("n_frames", "n_atoms"), "f4", "e", "e", 1.0, "Mulliken charges",
-        step=2.0**-11,
+        step=2.0**-10,
     ),
     _series(
         "scf_cycles", ("n_frames",), "i4", None, None, 1.0,

@@ -66,6 +66,23 @@ def _keep_bits(values: np.ndarray, n_bits: int) -> np.ndarray:
     return np.where(np.isfinite(values), rounded, values)
 
 
+def stored_resolution(field: Field, values: np.ndarray) -> np.ndarray:
+    """How far apart the values are that could have been stored in the place of these.
+
+    Args:
+        field: a float32 field with equal units on disk and as read.
+        values: as read, float32.
+
+    Returns:
+        Of the shape of `values`, float64.
+    """
+    of_float32 = np.spacing(np.abs(values)).astype(np.float64)
+    if not np.array_equal(to_disk(field, values), values):
+        return of_float32  # a shard from before fields were rounded
+    kept = 2.0 ** (23 - (field.mantissa_bits or 23))
+    return np.maximum(of_float32 * kept, field.step or 0.0)
+
+
 def to_memory(field: Field, values: np.ndarray) -> np.ndarray:
     """Values on disk in the units of the code, in the field's dtype."""
     if field.scale == 1.0:

@@ -57,7 +57,7 @@ class TwinSettings(BaseModel):
 
     Attributes:
         perturbation_angstrom: standard deviation of the displacement of each coordinate; 0 moves
-            positions and velocities within the float32 rounding of the stored frame only.
+            positions and velocities within the rounding of the stored frame only.
         noise: every twin has thermostat noise of its own; otherwise all share one stream.
         resample_hydrogens: every twin has hydrogen velocities of its own, drawn at the temperature.
         n_starts: start states a shard. n_twins: twins a start state.

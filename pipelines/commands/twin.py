@@ -23,7 +23,7 @@ def twin(
         float,
         typer.Option(
             help="Displacement of each coordinate, A (standard deviation); 0 moves the start "
-            "within the float32 rounding of the stored frame only.",
+            "within the rounding of the stored frame only.",
         ),
     ] = 1e-3,
     noise: Annotated[

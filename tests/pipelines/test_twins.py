@@ -1,6 +1,7 @@
 """Twins: where they start, that they follow the shard's own dynamics, and that nothing is lost."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipelines.twins import TwinRun, TwinSource, do_segment, twin_stretch
 from tests.pipelines.analytic import SpringEngine
 from tg80.constants import ACCELERATION
 from tg80.errors import RunFailed, UserError
+from tg80.fields import FIELDS
 from tg80.mechanics import (
     angular_momentum,
     kinetic_energy,
@@ -23,7 +25,7 @@ from tg80.mechanics import (
     remove_rigid_motion,
     temperature,
 )
-from tg80.shard import Shard
+from tg80.shard import Shard, stored_resolution, to_disk
 from tg80.twins import TwinSettings, floor, read_twins
 
 MINI = Path(tg80.__file__).parent / "data" / "mini-xtb"
@@ -70,14 +72,22 @@ def test_displacements_are_gaussian_without_rigid_motion(source):
     assert np.trace(projected.reshape(positions.size, -1)) == pytest.approx(positions.size - 6)
 
 
-def test_without_displacement_only_the_rounding_is_drawn(source):
-    positions, velocities = source.frame(7)
+@pytest.mark.parametrize("rounded", [False, True], ids=["float32", "rounded to steps"])
+def test_without_displacement_only_the_rounding_is_drawn(source, rounded):
+    as_stored = [np.asarray, np.asarray]  # by a version that rounded to float32 only
+    if rounded:
+        as_stored = [partial(to_disk, FIELDS[name]) for name in ("positions", "velocities")]
+    positions, velocities = (
+        store(array) for store, array in zip(as_stored, source.frame(7), strict=True)
+    )
     rng = np.random.default_rng(0)
     starts = [perturbed_start(positions, velocities, source.body, 0.0, rng) for _ in range(3)]
     for moved, speeds in starts:
-        assert np.array_equal(moved.astype(np.float32), positions)
-        assert np.array_equal(speeds.astype(np.float32), velocities)
-    assert not np.array_equal(starts[0][0], starts[1][0])
+        assert np.array_equal(as_stored[0](moved.astype(np.float32)), positions)
+        nearest = 0.5 * stored_resolution(FIELDS["velocities"], velocities)
+        assert np.all(np.abs(speeds - velocities) <= nearest) and np.any(speeds != velocities)
+    shift = np.abs(starts[0][0] - starts[1][0]).max()
+    assert 5e-6 < shift < 2.0**-15 if rounded else 0 < shift < 1e-6
 
 
 def test_resampled_hydrogens_keep_momenta_and_heavy_atoms():
