@@ -221,16 +221,16 @@ def read_text(path: Path | str, wanted: str = "a text file") -> str:
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 
 
-def read_lines(path: Path, what: str) -> list[str]:
+def read_lines(path: Path, what: str, most: int = MOST_TEXT_BYTES) -> list[str]:
     """The lines of a text file in UTF-8, UTF-16 with a byte order mark, or Latin-1.
 
     Args:
-        path: the file. what: the kind of file that is wanted, for the messages.
+        path: the file. what: the kind of file that is wanted, for the messages. most: bytes.
 
     Raises:
         UserError: it is no regular file, no text, or larger than any that is meant.
     """
-    content = read_bytes(path, what)
+    content = read_bytes(path, what, most)
     utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = content.decode("utf-16" if utf_16 else "utf-8-sig")

@@ -139,8 +139,8 @@ def get_public_set(set_id: str) -> PublicSet:
 
 # Words of sets, runs (by their year) and levels of theory.
 _ORIGIN = re.compile(
-    r"(?<![a-z])(r?md-?(?:17|22)|revised|ws22|xxmd|iso17|3bpa|ani\d?\w*|qm\d+\w?|tg80|ccsd-?t?|dlpno"
-    r"|mp[2-4]|b3lyp|pbe0|pm[67]|am1|dftb\w*|xtb\d?|gfn\d?|def2\w*)(?![a-z0-9])"
+    r"(?<![a-z])(r?md-?(?:17|22)|revised|ws22|xxmd|iso17|3bpa|ani-?[12]\w*|qm\d+\w?|tg80|ccsd-?t?|dlpno"
+    r"|mp[2-4]|b3lyp|pbe0|pm[67]|am1|dftb\w*|xtb\d?|gfn\d?|def2\w*|custom)(?![a-z0-9])"
     r"|(?<!\d)((?:19|20)\d\d)(?!\d)"
 )
 

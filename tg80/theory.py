@@ -135,13 +135,19 @@ class Level(BaseModel):
             charge: total charge, e.
 
         Raises:
-            UserError: uncovered element, no electrons, or an odd number of them.
+            UserError: uncovered element; no electrons, an odd number, or far too many of them.
         """
         self.check_elements(atomic_numbers)
         n_electrons = int(np.sum(atomic_numbers)) - charge
         if n_electrons < 2:
             raise UserError(
                 f"charge {charge:+d} leaves {max(n_electrons, 0)} electrons; give --charge"
+            )
+        # Far beyond, an orbital basis has no place for them: tblite ends in a segmentation fault.
+        if abs(charge) > len(atomic_numbers):
+            raise UserError(
+                f"charge {charge:+d} is more than one for each of {len(atomic_numbers)} atoms; "
+                "correct the charge"
             )
         if n_electrons % 2:
             raise UserError(

@@ -23,21 +23,23 @@ from tg80.theory import atomic_number_of
 # Below this distance, in A, atoms are taken for a mistake: H2 is 0.74 A long.
 _COINCIDENT_A = 0.3
 _FARTHEST_A = 1000.0  # no molecule that is accepted reaches so far
-_MOST_ATOMS = 10_000
+_MOST_ATOMS, _MOST_BYTES = 10_000, 4 << 20
+_LONGEST_COMMENT = 100_000
 
 _COLUMNS = {
     "species": "species", "symbols": "species", "symbol": "species", "element": "species",
     "z": "number", "numbers": "number", "atomic_numbers": "number", "atomic_number": "number",
     "pos": "positions", "position": "positions", "positions": "positions",
+    "charge": "charges", "charges": "charges", "initial_charges": "charges",
 }  # fmt: skip
-_WIDTHS = {"species": 1, "number": 1, "positions": 3}
+_WIDTHS = {"species": 1, "number": 1, "positions": 3, "charges": 1}
 _LATTICES = ("lattice", "cell", "unit_cell", "box")
 
 _ENTRY = re.compile(
-    r"""([\w-]+)\s*=\s*("(?:[^"\\]|\\.)*"|'[^']*'|\{[^{}]*\}|\[[^][]*\]|[^\s"'{}[\]]\S*)"""
+    r"""(?<![\w-])([\w-]+)\s*=\s*("(?:[^"\\]|\\.)*"|'[^']*'|\{[^{}]*\}|\[[^][]*\]|[^\s"'{}[\]]\S*)"""
 )
 # Fortran writes 1.0D-6, Mathematica 1.0*^-6.
-_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:(?:[eEdD]|\*\^)([+-]?\d+))?", re.ASCII)
+_NUMBER = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))(?:(?:[eEdD]|\*\^)([+-]?\d+))?", re.ASCII)
 _CHARGE = re.compile(
     r"""(?<![\w-])(?:(?:total|net|molecular|formal|system)[ _-]?)?(?:charge|chrg)
     (?:\s*[=:]\s*["'{[]?\s*([^\s,;|"'}\]]*)|\s+(?:of\s+|is\s+)?\(?([+-]?\d[^\s,;|)]*))""",
@@ -76,6 +78,7 @@ class _Layout:
     species: int = 0
     number: int = -1
     positions: int = 1
+    charges: int = -1
     n_columns: int | None = None
 
 
@@ -90,21 +93,22 @@ def read_xyz(path: Path, charge: int | None = None) -> Structure:
             atoms on top of each other, coordinates that are no finite numbers, a lattice); the
             comment line says something else than `charge`, or cannot be followed.
     """
-    lines = read_lines(path, "one XYZ file")
-    while lines and not lines[0].strip():
-        del lines[0]
+    lines = read_lines(path, "one XYZ file", _MOST_BYTES)
+    lines = lines[next((i for i, line in enumerate(lines) if line.strip()), len(lines)) :]
     if not lines:
         raise UserError(f"{path}: empty; give an XYZ file")
     n_atoms = _atom_count(path, lines[0])
     comment = lines[1] if len(lines) > 1 else ""
-    layout, charge = _read_comment(f"{path}: line 2", comment, charge)
+    layout, total = _read_comment(f"{path}: line 2", comment, charge)
     rows = [line.split() for line in lines[2:]]
     _check_count(path, n_atoms, rows, layout)
     atoms = [_atom(f"{path}: line {i + 3}", row, layout) for i, row in enumerate(rows[:n_atoms])]
     numbers = np.array([number for number, _ in atoms])
     positions = np.array([position for _, position in atoms])
     _refuse_coincident(path, positions)
-    return Structure(numbers, positions, charge)
+    if charge is None and layout.charges >= 0:
+        _check_charges(path, [row[layout.charges] for row in rows[:n_atoms]], total)
+    return Structure(numbers, positions, total)
 
 
 def _atom_count(path: Path, line: str) -> int:
@@ -132,6 +136,8 @@ def _atom_count(path: Path, line: str) -> int:
 
 def _read_comment(place: str, line: str, charge: int | None) -> tuple[_Layout, int]:
     """Layout of the rows, and the charge, once everything else the line says is no obstacle."""
+    if len(line) > _LONGEST_COMMENT:
+        raise UserError(f"{place} has {len(line)} characters; no comment is as long")
     words = line.split()
     if len(words) == 4 and _element(words[0]) and all(map(_NUMBER.fullmatch, words[1:])):
         raise UserError(f"{place} must be a comment, it may be empty; {line[:40]!r} is an atom")
@@ -169,8 +175,8 @@ def _refuse_periodic(place: str, entries: dict[str, str]) -> None:
     if any(flag not in ("f", "false", "0") for flag in flags):
         what = "pbc" if "pbc" in entries else str(lattice)
         raise UserError(
-            f"{place} tells of a periodic system ({what}={entries[what][:60]}); levels of theory "
-            'are for molecules in vacuum: give one, with pbc="F F F"'
+            f"{place} tells of a periodic system ({what}={_bare(entries[what])[:60]!r}); levels of "
+            'theory are for molecules in vacuum: give one, with pbc="F F F"'
         )
 
 
@@ -183,7 +189,7 @@ def _layout(place: str, properties: str) -> _Layout:
         for name, kind, width in zip(names, kinds, widths, strict=True)
     ):
         raise UserError(
-            f"{place}: Properties={properties[:60]} is no list of NAME:TYPE:COLUMNS with types "
+            f"{place}: Properties={properties[:60]!r} is no list of NAME:TYPE:COLUMNS with types "
             "R, I, S and L"
         )
     first: dict[str, int] = {}
@@ -192,7 +198,7 @@ def _layout(place: str, properties: str) -> _Layout:
         meaning = _COLUMNS.get(name.lower())
         if meaning and (meaning in first or width != _WIDTHS[meaning]):
             raise UserError(
-                f"{place}: Properties={properties[:60]} names {name} with {width} column(s) or "
+                f"{place}: Properties={properties[:60]!r} names {name!r} with {width} column(s) or "
                 f"under two names; give it once, with {_WIDTHS[meaning]}"
             )
         if meaning:
@@ -200,9 +206,12 @@ def _layout(place: str, properties: str) -> _Layout:
         n_columns += width
     if "positions" not in first or not {"species", "number"} & set(first):
         raise UserError(
-            f"{place}: Properties={properties[:60]} lacks species:S:1 (or Z:I:1) or pos:R:3"
+            f"{place}: Properties={properties[:60]!r} lacks species:S:1 (or Z:I:1) or pos:R:3"
         )
-    return _Layout(first.get("species", -1), first.get("number", -1), first["positions"], n_columns)
+    return _Layout(
+        first.get("species", -1), first.get("number", -1), first["positions"],
+        first.get("charges", -1), n_columns,
+    )  # fmt: skip
 
 
 def _charge(place: str, text: str, given: int | None) -> int:
@@ -226,6 +235,22 @@ def _charge(place: str, text: str, given: int | None) -> int:
         values = ", ".join(dict.fromkeys(told))
         raise UserError(f"{place} says charge {values[:60]}, but {says}; correct one of them")
     return charges.pop() if charges else 0
+
+
+def _check_charges(path: Path, words: list[str], total: int) -> None:
+    """Refuses charges of atoms that add up to another than the total charge, told or not."""
+    found = sum(map(_number, words))
+    if not abs(found - total) < 0.5:
+        raise UserError(
+            f"{path}: the charges of its atoms add up to {found:.3g}, its comment line makes it "
+            f"{total}; give --charge"
+        )
+
+
+def _number(word: str) -> float:
+    """A number in ASCII digits, with any usual exponent; NaN if it is none."""
+    match = _NUMBER.fullmatch(word)
+    return float(f"{match[1]}e{match[2] or 0}") if match else np.nan
 
 
 def _check_count(path: Path, n_atoms: int, rows: list[list[str]], layout: _Layout) -> None:
@@ -266,13 +291,12 @@ def _atom(place: str, row: list[str], layout: _Layout) -> tuple[int, list[float]
             "are not read"
         )
     words = row[layout.positions : layout.positions + 3]
-    found = [_NUMBER.fullmatch(word) for word in words]
-    for word, match in zip(words, found, strict=True):
-        if match is None:
+    position = [_number(word) for word in words]
+    for word, value in zip(words, position, strict=True):
+        if np.isnan(value):
             raise UserError(
                 f"{place}: coordinates must be three numbers in angstrom; {word[:20]!r} is none"
             )
-    position = [float(f"{match[1]}e{match[2] or 0}") for match in found if match]
     if np.abs(position).max() > _FARTHEST_A:
         raise UserError(f"{place}: a coordinate beyond {_FARTHEST_A:g} angstrom; check units")
     return number, position

@@ -130,6 +130,7 @@ def test_what_is_no_structure_file_is_refused(run, tmp_path, water):
         ((water, "--level", "b3lyp"), "no level of theory 'b3lyp'"),
         ((water, "--threads", "0"), "threads"),
         ((water, "--charge", "12"), "electrons"),
+        ((water, "--charge", "-1000000", "--level", "gfn2-xtb"), "more than one for each of 3"),
         ((charged, "--charge", "0"), "line 2 says charge -2, but --charge is 0"),
     ):
         code, _, err = run(*arguments)

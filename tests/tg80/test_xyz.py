@@ -122,6 +122,15 @@ def test_the_charge_of_the_comment_line_is_used_and_must_agree(comment, tmp_path
             read_xyz(path, charge + 1)
 
 
+def test_charges_of_atoms_agree_with_the_total_or_with_the_user(tmp_path):
+    path = tmp_path / "ion.xyz"
+    text = in_columns("species:S:1:charges:R:1:pos:R:3", SYMBOLS, ("-1.8", "-.1", "-.1"), "pos")
+    path.write_text(text.replace("pos:R:3\n", "pos:R:3 charge=-2\n"))
+    assert read_xyz(path).charge == -2
+    path.write_text(text)
+    assert read_xyz(path, 0).charge == 0 and read_xyz(path, -2).charge == -2
+
+
 def test_what_may_be_a_charge_wants_to_be_told(tmp_path):
     path = tmp_path / "ion.xyz"
     path.write_text(with_comment("-2 1"))
@@ -162,6 +171,8 @@ REFUSED = {
     "pbc": (with_comment('pbc="F F T"'), r"periodic system \(pbc="),
     "pbc alone": (with_comment("pbc=True"), "periodic system"),
     "pbc unknown": (with_comment("pbc=maybe"), "periodic system"),
+    "pbc with a line separator": (with_comment('pbc="F F\u2028T"'), r"pbc='F F.u2028T'"),
+    "endless comment": (with_comment("charge" * 50_000), "300000 characters; no comment"),
     "open quotes": (with_comment('Lattice="9 0 0 0 9 0 0 0 9 energy=1'), "quotes do not end"),
     "columns twice": (
         with_comment("Properties=species:S:1:pos:R:3 Properties=pos:R:3:species:S:1"), "twice"),
@@ -208,7 +219,7 @@ REFUSED = {
         in_columns("species:S:1:forces:R:3", SYMBOLS, "pos"), "lacks species:S:1 .* or pos:R:3"),
     "columns without an element": (
         in_columns("mass:R:1:pos:R:3", Z, "pos"), "lacks species:S:1 .* or pos:R:3"),
-    "two coordinates": (in_columns("species:S:1:pos:R:2", SYMBOLS, "pos"), "names pos with 2"),
+    "two coordinates": (in_columns("species:S:1:pos:R:2", SYMBOLS, "pos"), "names 'pos' with 2"),
     "positions twice": (
         in_columns("species:S:1:pos:R:3:positions:R:3", SYMBOLS, "pos", "pos"), "two names"),
     "columns cut short": (in_columns("species:S:1:pos:R", SYMBOLS, "pos"), "no list of NAME:TYPE"),
@@ -220,6 +231,12 @@ REFUSED = {
         in_columns("species:S:1:pos:R:3:x:R:3", SYMBOLS, "pos"), "4 columns, Properties names 7"),
     "more columns": (
         in_columns("species:S:1:pos:R:3", SYMBOLS, "pos", Z), "5 columns, Properties names 4"),
+    "charges of an ion": (
+        in_columns("initial_charges:R:1:Z:I:1:pos:R:3", ("-1.8", "-.1", "-.1"), Z, "pos"),
+        "charges of its atoms add up to -2, its comment line makes it 0; give --charge"),
+    "charges that are none": (
+        in_columns("species:S:1:charge:R:1:pos:R:3", SYMBOLS, ("-0.8", "x", "x"), "pos"),
+        "add up to nan"),
     "species against Z": (
         in_columns("species:S:1:Z:I:1:pos:R:3", SYMBOLS, "861", "pos"), "'H' and '6' are not one"),
 }  # fmt: skip
@@ -250,11 +267,11 @@ def test_what_is_no_text_file_is_refused(tmp_path):
         stream.truncate(2**34)
     for path, words in (
         (tmp_path / "nowhere.xyz", "no such file"),
-        (tmp_path / "link", "no such file"),
+        (tmp_path / "link", "is a link to what is not there"),
         (tmp_path, "is a folder; give one XYZ file"),
-        (tmp_path / "pipe", "is a pipe or a device"),
-        ("/dev/zero", "is a pipe or a device"),
-        (large, "more than 16 MiB"),
+        (tmp_path / "pipe", "is a pipe; give one XYZ file"),
+        ("/dev/zero", "is a device"),
+        (large, "more than 4 MiB"),
     ):
         with pytest.raises(UserError, match=re.escape(f"{path}: ") + words):
             read_xyz(type(tmp_path)(path))
