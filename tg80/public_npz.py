@@ -18,7 +18,7 @@ from tg80.constants import (
     EV_PER_KJ_PER_MOL,
 )
 from tg80.errors import Tg80Error, UserError
-from tg80.files import check_regular
+from tg80.files import check_regular, unreadable
 from tg80.public_sets import Layout
 
 # Key of each quantity by layout. "upstream" is what the public ATOM code reads.
@@ -99,6 +99,8 @@ def read_npz(path: Path) -> Contents:
             return _contents(path, archive)
     except Tg80Error:
         raise
+    except PermissionError as error:
+        raise unreadable(path, error) from None
     except Exception as error:  # whatever the readers of NumPy and zipfile meet in foreign bytes
         reason = (str(error).strip("'\"") or type(error).__name__).split("\n")[0]
         raise UserError(f"{path}: cut short, altered or no npz file: {reason[:200]}") from None
