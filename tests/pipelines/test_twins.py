@@ -170,15 +170,16 @@ def unperturbed(source, tmp_path_factory):
 
 
 def test_twins_without_displacement_follow_the_stored_trajectory(source, unperturbed):
-    """The same level, integrator and projections: only float32 rounding and SCF noise differ."""
+    """The same level, integrator and projections: only rounding and SCF noise differ."""
+    step = FIELDS["positions"].step
     with Shard(source.path) as shard:
         for i, frame in enumerate(unperturbed.start_frames):
             stored = shard.read("positions", frame, frame + 11)
             apart = np.abs(unperturbed.positions[i] - stored).max(axis=(0, 2, 3))
-            assert apart[0] == 0.0
-            assert apart.max() < 2e-5
+            assert apart[0] <= step / 2
+            assert apart.max() < step / 2 + 2e-5
     _, values = floor(unperturbed, "all")
-    assert values.max() < 1e-10
+    assert values.max() < 1e-10 + step**2 / 6
 
 
 def test_a_displacement_is_seen_and_grows(source, unperturbed, tmp_path):
