@@ -27,7 +27,7 @@ from pipelines.dask_servers import PrivateScheduler, PrivateWorker
 from pipelines.gpu_devices import find_gpus
 from pipelines.run_folder import LOCK
 from pipelines.segments import PACKAGES, Ticket, differing_versions, sees_session
-from pipelines.tls import LOOPBACK, PROTOCOL, temporary_security
+from pipelines.tls import LOOPBACK, PROTOCOL, private_folder, temporary_security
 from tg80.errors import RunFailed, Tg80Error
 from tg80.molecules import Molecule
 from tg80.theory import Level
@@ -42,6 +42,8 @@ SETTINGS = {
     "distributed.scheduler.allowed-failures": ALLOWED_FAILURES,
     # Its samples take the interpreter's lock 100 times a second.
     "distributed.worker.profile.enabled": False,
+    # Their scratch folder is the run's alone.
+    "distributed.worker.use-file-locking": False,
 }
 
 
@@ -81,30 +83,35 @@ class _QuietWorker(WorkerPlugin):
 
 
 @contextmanager
-def private_scratch() -> Iterator[None]:
+def private_scratch(folder: Path, *, shared: bool = False) -> Iterator[Path]:
     """Gives Dask's servers, and this process, a temporary folder that only this user may enter.
 
     Dask puts its scratch folder before all others on the path that modules are imported from. By
     default that is /tmp/dask-scratch-space, which anybody may have made.
+
+    Args:
+        folder: the run's.
+        shared: whether jobs on other machines are to see it.
     """
     before = tempfile.tempdir
     with (
-        tempfile.TemporaryDirectory(prefix="tg80-", ignore_cleanup_errors=True) as folder,
-        dask_config.set({"temporary-directory": folder}),
+        private_folder(folder, shared=shared) as place,
+        dask_config.set({"temporary-directory": str(place)}),
     ):
-        tempfile.tempdir = folder
+        tempfile.tempdir = str(place)
         try:
-            yield
+            yield place
         finally:
             tempfile.tempdir = before
 
 
 @contextmanager
-def local_client(n_workers: int, dashboard: bool = False) -> Iterator[Client]:
+def local_client(n_workers: int, folder: Path, dashboard: bool = False) -> Iterator[Client]:
     """A Dask cluster of single-thread worker processes on this machine, closed to its other users.
 
     Args:
         n_workers: processes.
+        folder: the run's, for temporary files.
         dashboard: whether the scheduler shows Dask's web pages on this machine, to all its users.
     """
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -124,7 +131,7 @@ def local_client(n_workers: int, dashboard: bool = False) -> Iterator[Client]:
     }
     with (
         dask_config.set(SETTINGS),
-        private_scratch(),
+        private_scratch(folder),
         _started(
             scheduler={"cls": PrivateScheduler, "options": shared | dashboard_options(dashboard)},
             workers=dict.fromkeys(range(n_workers), worker),
@@ -195,7 +202,7 @@ class ThisMachine:
 
             n_gpus = prepare_run(order.level, order.molecules)
         n_workers = self.n_workers or n_gpus * self.gpu_trajectories or os.cpu_count() or 1
-        with local_client(min(n_workers, order.n_tasks), self.dashboard) as client:
+        with local_client(min(n_workers, order.n_tasks), order.folder, self.dashboard) as client:
             say_dashboard(client, order.say)
             yield client
 

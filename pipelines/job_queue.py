@@ -321,9 +321,8 @@ class JobQueue:
         with (
             quiet_logs(),
             dask_config.set(SETTINGS),
-            job_security(folder) as security,
-            private_scratch(),
-            make_cluster(self.profile, security, self.dashboard) as cluster,
+            private_scratch(folder, shared=True) as place,
+            make_cluster(self.profile, job_security(place), self.dashboard) as cluster,
         ):
             yield cluster
 

@@ -12,7 +12,7 @@ import shlex
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,37 +48,48 @@ class _JobSecurity(Security):
         return {name: value and shlex.quote(value) for name, value in found.items()}
 
 
-@contextmanager
-def job_security(folder: Path) -> Iterator[Security]:
-    """A certificate and its key for one cluster, in a file for the jobs of this user alone.
+def job_security(folder: Path) -> Security:
+    """A certificate and its key for one cluster, in a file for the jobs of this user.
 
     Args:
-        folder: the run's, which all jobs see. What a killed run leaves there goes with its other
-            temporary files.
+        folder: where the file goes; only this user may enter it.
+    """
+    path = folder / "cluster.pem"
+    made = Security.temporary()
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(f"{made.tls_worker_key}{made.tls_worker_cert}")
+    names = ["tls_ca_file", *(f"tls_{role}_{what}" for role in _ROLES for what in ("cert", "key"))]
+    return _JobSecurity(require_encryption=True, **dict.fromkeys(names, str(path)), **_STRENGTH)
+
+
+@contextmanager
+def private_folder(parent: Path, *, shared: bool) -> Iterator[Path]:
+    """A new folder that only this user may enter, and that is removed at the end.
+
+    Args:
+        parent: the folder of a run, which removes it next time if this process is killed.
+        shared: whether it must lie there, as other machines see it; else the system's temporary
+            folder serves if the file system has no rights.
 
     Raises:
-        UserError: others may read there whatever this user forbids.
+        UserError: everybody may enter what is made there.
     """
-    with tempfile.TemporaryDirectory(
-        prefix=".tls-",
-        suffix=".tmp",
-        dir=folder.resolve(),
-        ignore_cleanup_errors=True,  # a job that is still about to end
-    ) as place:
-        path = Path(place, "cluster.pem")
-        made = Security.temporary()
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-            stream.write(f"{made.tls_worker_key}{made.tls_worker_cert}")
-        if _others_may_read(path) and _others_may_read(path.parent):
+
+    def make(where: Path | None) -> tempfile.TemporaryDirectory:
+        # A job that is still about to end may be in the way of its removal.
+        options: Any = {"prefix": ".dask-", "suffix": ".tmp", "ignore_cleanup_errors": True}
+        return tempfile.TemporaryDirectory(dir=where, **options)
+
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(make(parent.resolve())))
+        if _others_may_read(place) and shared:
             raise UserError(
-                f"{folder}: its file system lets everybody read the key of the cluster; choose "
-                "another --out"
+                f"{parent}: its file system lets everybody read the cluster's key; choose another "
+                "--out"
             )
-        files = dict.fromkeys(
-            ("tls_ca_file", *(f"tls_{role}_{what}" for role in _ROLES for what in ("cert", "key"))),
-            str(path),
-        )
-        yield _JobSecurity(require_encryption=True, **files, **_STRENGTH)
+        if _others_may_read(place):
+            place = Path(stack.enter_context(make(None)))
+        yield place
 
 
 def _others_may_read(path: Path) -> bool:

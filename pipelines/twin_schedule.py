@@ -218,7 +218,7 @@ def run_twins(
             progress.begin(schedule.total_fs, schedule.present_fs)
             n_tasks = sum(lane.left for lane in schedule.lanes)
             try:
-                with local_client(min(n_workers, n_tasks)) as client:
+                with local_client(min(n_workers, n_tasks), out) as client:
                     schedule.run(client)
             finally:
                 progress.end()

@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from pipelines.tls import job_security
+from pipelines.tls import job_security, private_folder
 
 
 class HandCluster:
@@ -30,7 +30,8 @@ class HandCluster:
         self._folder = folder
         self.scheduler_file = folder / "scheduler.json"
         self._stack = ExitStack()
-        self.certificate = str(self._stack.enter_context(job_security(folder)).tls_ca_file)
+        private = self._stack.enter_context(private_folder(folder, shared=True))
+        self.certificate = str(job_security(private).tls_ca_file)
         self.options = (
             "--scheduler", str(self.scheduler_file),
             "--tls-ca", self.certificate, "--tls-cert", self.certificate,

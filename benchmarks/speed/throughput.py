@@ -53,8 +53,8 @@ def measure(
     with ExitStack() as stack:
         say(f"{molecule.name}: workers")
         workers = stack.enter_context(children(2, _Worker, starts, settings))
-        client = stack.enter_context(local_client(2))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="atom-bench-"))
+        client = stack.enter_context(local_client(2, Path(folder)))
         runs: dict[str, Run] = {
             "plain": lambda indices: _run_plain(workers, indices, settings.steps),
             "dask": lambda indices: _run_dask(client, folder, starts, settings, indices),

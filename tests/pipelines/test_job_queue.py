@@ -31,8 +31,7 @@ NAMES = {"formaldehyde": "C=O", "methanol": "CO"}
 def job_script(profile):
     with (
         tempfile.TemporaryDirectory() as folder,
-        job_security(Path(folder)) as security,
-        make_cluster(profile, security) as cluster,
+        make_cluster(profile, job_security(Path(folder))) as cluster,
     ):
         return cluster.job_script()
 

@@ -22,7 +22,7 @@ from pipelines.cluster import local_client
 from pipelines.job_queue import JobProfile, make_cluster
 from pipelines.places import choose_place
 from pipelines.running_scheduler import SchedulerProfile, find_scheduler
-from pipelines.tls import job_security
+from pipelines.tls import job_security, private_folder
 from tests.stress.stranger import PLACES, Listener, attempts, intrude, strangers_certificate
 from tg80.errors import UserError
 from tg80.files import remove_temporary_files
@@ -136,7 +136,7 @@ def test_nothing_opens_a_local_cluster_and_a_killed_worker_comes_back(tmp_path, 
     planted.mkdir(mode=0o777)
     (planted / "planted.py").touch()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with dask_config.set(OPEN), local_client(1) as client:
+    with dask_config.set(OPEN), local_client(1, tmp_path) as client:
         assert list(client.run(find_spec, "planted").values()) == [find_spec("planted")] == [None]
         info = client.scheduler_info()
         addresses = [info["address"], *info["workers"]]
@@ -151,7 +151,8 @@ def test_a_jobs_key_is_in_no_command_line_and_goes_with_its_run(tmp_path):
     folder = tmp_path / "a run's $HOME"
     folder.mkdir()
     profile = JobProfile(kind="local", jobs=1, memory="1 GB", options={"worker_extra_args": ["-v"]})
-    with job_security(folder) as security:
+    with private_folder(folder, shared=True) as place:
+        security = job_security(place)
         path = Path(str(security.tls_worker_key))
         assert path.is_relative_to(folder)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -160,7 +161,7 @@ def test_a_jobs_key_is_in_no_command_line_and_goes_with_its_run(tmp_path):
             script = cluster.job_script()
             assert cluster.scheduler_address.startswith("tls://127.0.0.1:")
             assert cluster.scheduler.services == {}
-    assert "PRIVATE KEY" not in script and "'\"'\"'s $HOME/.tls-" in script
+    assert "PRIVATE KEY" not in script and "'\"'\"'s $HOME/.dask-" in script
     assert (
         "--local-directory '/" in script
         and "--host 127.0.0.1" in script
@@ -171,8 +172,8 @@ def test_a_jobs_key_is_in_no_command_line_and_goes_with_its_run(tmp_path):
 
 
 def test_the_next_run_removes_what_a_killed_one_left(tmp_path):
-    (tmp_path / ".tls-abc.tmp").mkdir()
-    (tmp_path / ".tls-abc.tmp" / "cluster.pem").touch()
+    (tmp_path / ".dask-abc.tmp").mkdir()
+    (tmp_path / ".dask-abc.tmp" / "cluster.pem").touch()
     remove_temporary_files(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
