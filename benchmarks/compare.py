@@ -103,18 +103,20 @@ def compare(
     part: str | None = None,
     fold: int | None = None,
     resamples: int = RESAMPLES,
+    bad: list[str] | None = None,
 ) -> list[Comparison]:
     """Compare two models on every task, track and part that both were run on.
 
     Args:
         a, b: model id, or MODEL[HASH] as in the leaderboard where there are several settings.
         part, fold: only this one.
+        bad: as for `results.find_records`.
 
     Raises:
         UserError: no such records; several settings to choose from; data or windows that differ;
             no fold, part or anything else that both have.
     """
-    found = results.find_records(folder)
+    found = results.find_records(folder, bad=bad)
     if not found:
         results.read_records(folder)  # Says what is wrong with the folder.
     found = [(p, r) for p, r in found if fold in (None, r.fold)]

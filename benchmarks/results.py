@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import subprocess
@@ -14,12 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator
 
 import tg80
-from benchmarks.evaluation import PartScore, values_of
+from benchmarks.evaluation import MEAN, PartScore, values_of
+from benchmarks.metrics import Metric
+from benchmarks.tasks import TaskSpec
+from tg80.documents import parse_model
 from tg80.errors import UserError
-from tg80.files import make_folder, write_atomically
+from tg80.files import make_folder, read_bytes, write_atomically
 
 RECORD, ERRORS = "record.json", "errors.npz"
 SUBMITTED = "submitted/"  # Names of models from outside begin so.
@@ -74,15 +78,36 @@ class Record(BaseModel):
                 raise ValueError(f"a row has {len(row)} entries")
             part, molecule, lag, metric, value, unit, n, n_failed = row
             texts = all(isinstance(text, str) for text in (part, molecule, metric, unit))
-            numbers = [x for x in (lag, value) if x is not None] + [n, n_failed]
-            if not texts or not all(isinstance(x, (int, float)) for x in numbers):
+            measured = all(x is None or _is_number(x) for x in (lag, value))
+            counted = all(type(x) is int and x >= 0 for x in (n, n_failed))
+            if not (texts and measured and counted):
                 raise ValueError(f"not a row: {row}")
+        known = {(row[0], row[3], row[2] is None) for row in rows if row[1] == MEAN}
+        for part in {row[0] for row in rows}:
+            needed = {(part, Metric.S2T, True), (part, Metric.S2S, True), (part, Metric.MSE, False)}
+            if not needed <= known:
+                raise ValueError(f"part {part} lacks a row of its mean errors")
         return rows
+
+    @field_validator("fit")
+    @classmethod
+    def _check_fit(cls, fit: dict[str, Any]) -> dict[str, Any]:
+        for name in ("n_steps", "n_samples", "n_parameters", "cpu_seconds"):
+            if fit.get(name) is not None and not _is_number(fit[name]):
+                raise ValueError(f"{name} is no number")
+        return fit
+
+    @field_validator("prediction")
+    @classmethod
+    def _check_prediction(cls, cost: dict[str, float] | None) -> dict[str, float] | None:
+        if cost is not None and not (cost.get("n_windows", 0) > 0 and cost.get("seconds", -1) >= 0):
+            raise ValueError("no windows, or no seconds")
+        return cost
 
     @field_validator("task_spec")
     @classmethod
     def _check_task(cls, spec: dict[str, Any]) -> dict[str, Any]:
-        if not spec.get("lags_fs"):
+        if not TaskSpec.model_validate(spec).lags_fs:
             raise ValueError("a task without lags")
         return spec
 
@@ -108,6 +133,10 @@ class Record(BaseModel):
     def parts(self) -> list[str]:
         """Parts that were scored."""
         return list(dict.fromkeys(row[0] for row in self.rows))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
 
 
 def run_key(**identity: Any) -> str:
@@ -177,24 +206,27 @@ def read_record(folder: Path) -> Record | None:
         UserError: there is one that cannot be read.
     """
     path = folder / RECORD
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
-        return Record.model_validate_json(path.read_bytes())
-    except (ValidationError, OSError) as error:
+        return parse_model(Record, read_bytes(path, "a record"), str(path))
+    except UserError as error:
         raise UserError(
-            f"{path}: not a record of this version, or damaged; move it away, or run it again"
-        ) from error
+            f"{error}; not a record of this version, or damaged: move it away, or run it again"
+        ) from None
 
 
-def find_records(folder: Path, leave_out: Path | None = None) -> list[tuple[Path, Record]]:
+def find_records(
+    folder: Path, leave_out: Path | None = None, bad: list[str] | None = None
+) -> list[tuple[Path, Record]]:
     """All records below a folder with their own folders, sorted by path; copies are left out.
 
     Args:
         leave_out: a folder that may lie below and is not looked into.
+        bad: records that cannot be read are told here, a line each, and passed over.
 
     Raises:
-        UserError: there is no such folder, or a record that cannot be read.
+        UserError: there is no such folder, or, without `bad`, a record that cannot be read.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name one that `atom-bench run` wrote to")
@@ -202,19 +234,31 @@ def find_records(folder: Path, leave_out: Path | None = None) -> list[tuple[Path
     for path in sorted(folder.rglob(RECORD)):
         if leave_out is not None and path.resolve().is_relative_to(leave_out.resolve()):
             continue
-        record = read_record(path.parent)
+        try:
+            record = read_record(path.parent)
+        except UserError as error:
+            if bad is None:
+                raise
+            bad.append(str(error))
+            continue
         if record is not None:
             found.setdefault(record.model_dump_json(), (path.parent, record))
     return list(found.values())
 
 
-def read_records(folder: Path) -> list[Record]:
+def read_records(folder: Path, bad: list[str] | None = None) -> list[Record]:
     """All records below a folder, sorted by path; copies are left out.
 
+    Args:
+        bad: as for `find_records`.
+
     Raises:
-        UserError: there is no such folder, none in it, or one that cannot be read.
+        UserError: there is no such folder, none that can be read in it, or, without `bad`, one that
+            cannot be read.
     """
-    found = [record for _, record in find_records(folder)]
+    found = [record for _, record in find_records(folder, bad=bad)]
+    if not found and bad:
+        raise UserError(*bad)
     if not found:
         raise UserError(f"{folder}: no {RECORD} below it; run `atom-bench run` first")
     return found

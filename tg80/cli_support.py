@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated, Any, TextIO
@@ -15,7 +16,7 @@ import typer
 from tg80.errors import Tg80Error, UserError
 from tg80.tables import Console, PrintableStream, printable
 
-console = Console(stderr=True)
+console = Console(stderr=True)  # names may hold brackets
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
@@ -34,7 +35,9 @@ def run_app(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     command = typer.main.get_command(app)
     try:
-        with _named_output(), _terminated_cleanly():
+        with _named_output(), _terminated_cleanly(), warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")  # not ours, and no line that says what to do
             _bound_numbers(command)
             result = command.main(args=arguments, prog_name=prog, standalone_mode=False)
         return int(result) if isinstance(result, int) else 0
@@ -173,7 +176,7 @@ def _report(error: Any, prog: str) -> int:
     # attributes and not by their class.
     if hasattr(error, "format_message"):
         hint = getattr(getattr(error, "ctx", None), "command_path", prog)
-        _print_error(f"{error.format_message()} (see `{hint} --help`)")
+        print_error(f"{error.format_message()} (see `{hint} --help`)")
         return 2
     if type(error).__name__ == "Abort":
         print("stopped", file=sys.stderr)
@@ -182,23 +185,24 @@ def _report(error: Any, prog: str) -> int:
         return int(getattr(error, "exit_code", 1))
     if isinstance(error, Tg80Error):
         for finding in error.args:
-            _print_error(str(finding))
+            print_error(str(finding))
         return error.exit_code
     if isinstance(error, OSError):
-        _print_error(f"{error.filename or 'operating system'}: {error.strerror or error}")
+        print_error(f"{error.filename or 'operating system'}: {error.strerror or error}")
         return 1
     if isinstance(error, MemoryError):
-        _print_error("out of memory; free some, or ask for less")
+        print_error("out of memory; free some, or ask for less")
         return 1
     if isinstance(error, RecursionError):
-        _print_error("an input is nested too deeply")
+        print_error("an input is nested too deeply")
         return 2
     detail = str(error).splitlines()[0] if str(error) else ""
-    _print_error(f"{type(error).__name__}: {detail} (this is a bug; --debug shows where)")
+    print_error(f"{type(error).__name__}: {detail} (this is a bug; --debug shows where)")
     return 1
 
 
-def _print_error(message: str) -> None:
+def print_error(message: str) -> None:
+    """Print one line on standard error that begins with "error: "."""
     with suppress(OSError):  # nobody reads it
         print(f"error: {one_line(message)}", file=sys.stderr)
 

@@ -10,6 +10,7 @@ import typer
 from benchmarks.commands.options import MarkdownOption
 from tg80.cli_support import JsonOption
 from tg80.documents import print_json
+from tg80.errors import Tg80Error
 
 
 def compare(
@@ -40,8 +41,11 @@ def compare(
     from benchmarks.compare import document, sheet
     from benchmarks.sheets import print_sheets
 
-    found = compare_models(folder, a, b, part=part, fold=fold, resamples=resamples)
+    bad: list[str] = []
+    found = compare_models(folder, a, b, part=part, fold=fold, resamples=resamples, bad=bad)
     if as_json:
         print_json(document(found))
     else:
         print_sheets([sheet(found)], as_markdown=as_markdown)
+    if bad:
+        raise Tg80Error(*bad)

@@ -11,7 +11,7 @@ import typer
 
 from tg80.cli_support import JsonOption
 from tg80.documents import print_json
-from tg80.errors import UserError
+from tg80.errors import Tg80Error, UserError
 from tg80.tables import Console
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def leaderboard(
     """Print the tables of all records below a folder, one for each task, track, part and folds.
 
     CSV has one row for every number of every record: each seed, fold, molecule, lag and metric. The
-    page opens without a server. Published figures never stand among measured ones.
+    page opens without a server. Published figures never stand among measured ones. A record that
+    cannot be read is told and passed over; the exit code is then 1.
 
     Example: atom-bench leaderboard runs --html site
     """
@@ -105,9 +106,11 @@ def _write_page(folder: Path, site: Path, twins: Path | None, *, as_json: bool) 
     page = write_site(folder, site, twins)
     if as_json:
         print_json({"page": str(page.path), "records": page.n_records})
-        return
-    note = "" if page.n_records else "; there is no record yet, and the page says so"
-    print(f"{page.path}: {page.n_records} records{note}")
+    else:
+        note = "" if page.n_records else "; there is no record yet, and the page says so"
+        print(f"{page.path}: {page.n_records} records{note}")
+    if page.bad:
+        raise Tg80Error(*page.bad)
 
 
 def _print_published(style: str) -> None:
@@ -130,13 +133,16 @@ def _print_records(
     from benchmarks.leaderboard import as_csv
     from benchmarks.results import read_records
 
-    records = [record for record in read_records(folder) if fold in (None, record.fold)]
+    bad: list[str] = []
+    records = [record for record in read_records(folder, bad) if fold in (None, record.fold)]
     if not records:
         raise UserError(f"{folder}: no record of fold {fold}")
     if style == "csv":
         print(as_csv(records), end="")
     else:
         print_tables(records, style, views, part_floors(records, twins))
+    if bad:
+        raise Tg80Error(*bad)
 
 
 def print_tables(

@@ -79,7 +79,7 @@ def parse_seeds(text: str) -> list[int]:
 def progress_bars() -> Progress:
     """Bars on standard error, where someone looks at them."""
     return Progress(
-        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),

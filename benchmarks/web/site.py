@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.examples import read_examples
 from benchmarks.published import read_published
 from benchmarks.results import RECORD, find_records
 from benchmarks.web.content import PageRecord, page_content
@@ -21,10 +22,11 @@ RECORDS = "records"
 
 @dataclass(frozen=True)
 class Written:
-    """The page, and how many records stand on it."""
+    """The page, how many records stand on it, and what could not be read, a line each."""
 
     path: Path
     n_records: int
+    bad: tuple[str, ...] = ()
 
 
 def write_site(folder: Path, site: Path, twins: Path | None = None) -> Written:
@@ -38,16 +40,23 @@ def write_site(folder: Path, site: Path, twins: Path | None = None) -> Written:
         twins: folder of twins for the floor, None for those that ship with the data.
 
     Raises:
-        UserError: no such folder of results; a record or its examples that cannot be read; `site`
+        UserError: no such folder of results; no record in it that can be read, but others; `site`
             holds files that are not a page's.
     """
     listed = _listed_files(site)
-    found, copies = [], {}
-    for place, record in find_records(folder, leave_out=site):
+    found, copies, bad = [], {}, []
+    for place, record in find_records(folder, leave_out=site, bad=bad):
+        try:
+            read_examples(place)
+        except UserError as error:
+            bad.append(str(error))
+            continue
         content = (place / RECORD).read_bytes()
         link = f"{RECORDS}/{hashlib.sha256(content).hexdigest()[:20]}.json"
         found.append(PageRecord(record, place, link))
         copies[link] = content
+    if bad and not found:
+        raise UserError(*bad)
     page = render(page_content(found, twins), read_published())
     make_folder(site / RECORDS)
     wanted = {INDEX, *copies}
@@ -58,7 +67,7 @@ def write_site(folder: Path, site: Path, twins: Path | None = None) -> Written:
     for stale in listed - wanted:
         (site / stale).unlink(missing_ok=True)
     _write_marker(site, wanted)
-    return Written(site / INDEX, len(found))
+    return Written(site / INDEX, len(found), tuple(bad))
 
 
 def _write_marker(site: Path, files: set[str]) -> None:

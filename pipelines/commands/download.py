@@ -1,7 +1,6 @@
 """`tg80 download`: a published data set, or a part of it, checked byte for byte."""
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +16,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from tg80.cli_support import JsonOption, console
+from tg80.cli_support import JsonOption, console, print_error
 from tg80.documents import print_json
 from tg80.errors import UserError
 from tg80.fetching import Watcher
@@ -97,7 +96,7 @@ def download(
     else:
         _show(report)
     for reason in report.failed.values():
-        print(f"error: {reason}", file=sys.stderr)
+        print_error(reason)
     if report.failed:
         raise typer.Exit(1)
 

@@ -1,6 +1,5 @@
 """`tg80 info`: what is in these files?"""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +9,7 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from tg80 import mechanics
-from tg80.cli_support import JsonOption
+from tg80.cli_support import JsonOption, print_error
 from tg80.documents import print_json
 from tg80.errors import CorruptFile, UserError
 from tg80.fields import QUALITY_FLAGS
@@ -40,7 +39,7 @@ def info(
         _print_table([row for row in rows if "unreadable" not in row])
     unreadable = [row for row in rows if "unreadable" in row]
     for row in unreadable:
-        print(f"error: {row['file']}: {row['unreadable']}", file=sys.stderr)
+        print_error(f"{row['file']}: {row['unreadable']}")
     if unreadable:
         raise typer.Exit(1)
 
@@ -118,7 +117,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["end"] != "complete":
             ended = f"{row['name']}-r{row['replica']} ended early: {row['end']}"
-            console.print(ended, highlight=False, markup=False)
+            console.print(ended, highlight=False)
 
 
 _VERDICTS = {"ok": "ok", "warning": "unproven", "error": "too large"}

@@ -196,7 +196,7 @@ def _print_certificate(chosen: Split, certificate: Certificate) -> None:
 
 
 def _say(text: str) -> None:
-    Console().print(text, highlight=False, markup=False, soft_wrap=True)
+    Console().print(text, highlight=False, soft_wrap=True)
 
 
 def _fold_table(certificate: Certificate) -> Table:

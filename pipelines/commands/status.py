@@ -66,7 +66,7 @@ def _show(found: "RunStatus", everything: bool) -> None:
     if len(shown) < len(lanes):
         console.print(f"{len(lanes) - len(shown)} more; --all shows them", highlight=False)
     for line in _complaints(found):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(_totals(found), highlight=False, soft_wrap=True)
 
 
