@@ -46,10 +46,14 @@ _CHARGE = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _CHARGE_TMQM = re.compile(r"(?<![\w-])q\s*=\s*([+-]?\d{1,3})(?![\d.])")
+# As Gaussian has it, and Psi4, which writes the formula behind.
+_CHARGE_AND_MULTIPLICITY = re.compile(
+    r"\s*([+-]?[0-9]{1,3})\s+([0-9]{1,2})(?:\s+(?:[A-Z][a-z]?[0-9]*)+)?\s*"
+)
 _WHOLE = re.compile(r"[+-]?\d{1,3}(?:\.0*)?", re.ASCII)
 _SPIN = re.compile(
-    r"""(?<![\w-])(?:(?P<multiplicity>(?:spin[ _-]?)?mult(?:iplicity)?)|(?P<spin>spin)
-    |n?_?(?:uhf|unpaired))(?:\s*[=:]\s*["'{[]?\s*|\s+(?=\d))([^\s,;|"'}\]]*)""",
+    r"""(?<![\w-])(?:(?P<multiplicity>(?:spin[ _-]?)?mult(?:iplicity)?)
+    |(?P<spin>(?:total[ _-]?)?spin)|n?_?(?:uhf|unpaired))(?:\s*[=:]\s*["'{[]?\s*|\s+(?=\d))([^\s,;|"'}\]]*)""",
     re.IGNORECASE | re.VERBOSE,
 )
 _OTHER_LENGTH = re.compile(
@@ -222,7 +226,7 @@ def _charge(place: str, text: str, given: int | None) -> int:
         if not _WHOLE.fullmatch(value):
             raise UserError(f"{place}: charge {value[:20]!r} is no whole number")
     charges = {int(float(value)) for value in told}
-    pair = re.fullmatch(r"\s*([+-]?[0-9]{1,3})\s+([0-9]{1,2})\s*", text)
+    pair = _CHARGE_AND_MULTIPLICITY.fullmatch(text)
     if pair and given is None and (int(pair[1]), int(pair[2])) != (0, 1):
         raise UserError(
             f"{place}: {pair[0].strip()!r} may be charge and multiplicity; write charge="

@@ -118,8 +118,10 @@ def _show(facts: dict[str, Any]) -> None:
     )
     print(f"frames {frame_fs:g} fs apart: {facts['frame_source']}")
     mean = facts["mean_energy_ev"]
-    energy = "no energies" if mean is None else f"mean energy {mean:.3f} eV"
-    print(f"positions in {facts['r_unit']}, energies in {facts['e_unit']}; {energy}")
+    energy = (
+        f"energies in {facts['e_unit']}, mean {mean:.3f} eV" if mean is not None else "no energies"
+    )
+    print(f"positions in {facts['r_unit']}, {energy}")
     longest = facts["longest_stretch_frames"]
     if longest == n_frames:
         print("all frames follow one another")

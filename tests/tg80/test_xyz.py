@@ -106,6 +106,8 @@ CHARGED = {
     "charge=1 Properties=species:S:1:pos:R:3": 1,
     "energy=1 charge=0": 0,
     "0 1": 0,
+    "0 1 H2O": 0,
+    "reference_value=1.2 charge=-1 charge_a=0 total_spin=1": -1,
 }
 
 
@@ -115,7 +117,7 @@ def test_the_charge_of_the_comment_line_is_used_and_must_agree(comment, tmp_path
     path.write_text(with_comment(comment))
     charge = CHARGED[comment]
     assert read_xyz(path).charge == read_xyz(path, charge).charge == charge
-    if comment != "0 1":
+    if "charge" in comment.lower() or "q =" in comment:
         with pytest.raises(
             UserError, match=rf"line 2 says charge .*, but --charge is {charge + 1}"
         ):
@@ -185,6 +187,8 @@ REFUSED = {
     "triplet": (with_comment("charge=0 multiplicity=3"), "'multiplicity=3'; only closed-shell"),
     "triplet in other words": (with_comment("spin: 2"), "only closed-shell"),
     "unpaired": (with_comment("uhf=2"), "only closed-shell"),
+    "charge and multiplicity of Psi4": (with_comment("-2 1 H2O"), "'-2 1 H2O' may be charge and"),
+    "total_spin": (with_comment("total_charge=0 total_spin=3"), 'total_spin=3'; only closed"),
     "0 3": (with_comment("0 3"), "'0 3' may be charge and multiplicity"),
     "bohr": (with_comment("coordinates in bohr"), "another unit of length"),
     "bohr behind the count": ("3 au\n\n" + ROWS, "line 1 names another unit of length"),
