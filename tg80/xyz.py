@@ -53,7 +53,8 @@ _CHARGE_AND_MULTIPLICITY = re.compile(
 _WHOLE = re.compile(r"[+-]?\d{1,3}(?:\.0*)?", re.ASCII)
 _SPIN = re.compile(
     r"""(?<![\w-])(?:(?P<multiplicity>(?:spin[ _-]?)?mult(?:iplicity)?)
-    |(?P<spin>(?:total[ _-]?)?spin)|n?_?(?:uhf|unpaired))(?:\s*[=:]\s*["'{[]?\s*|\s+(?=\d))([^\s,;|"'}\]]*)""",
+    |(?P<spin>(?:total[ _-]?)?spin)
+    |n?_?(?:uhf|unpaired))(?:\s*[=:]\s*["'{[]?\s*|\s+(?=\d))([^\s,;|"'}\]]*)""",
     re.IGNORECASE | re.VERBOSE,
 )
 _OTHER_LENGTH = re.compile(

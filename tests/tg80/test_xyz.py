@@ -188,7 +188,7 @@ REFUSED = {
     "triplet in other words": (with_comment("spin: 2"), "only closed-shell"),
     "unpaired": (with_comment("uhf=2"), "only closed-shell"),
     "charge and multiplicity of Psi4": (with_comment("-2 1 H2O"), "'-2 1 H2O' may be charge and"),
-    "total_spin": (with_comment("total_charge=0 total_spin=3"), 'total_spin=3'; only closed"),
+    "total_spin": (with_comment("charge=0 total_spin=3"), "'total_spin=3'; only closed-shell"),
     "0 3": (with_comment("0 3"), "'0 3' may be charge and multiplicity"),
     "bohr": (with_comment("coordinates in bohr"), "another unit of length"),
     "bohr behind the count": ("3 au\n\n" + ROWS, "line 1 names another unit of length"),
