@@ -13,6 +13,7 @@ from pipelines.engine import Resources
 from pipelines.progress import RunProgress, n_frames
 from pipelines.recipe import Recipe
 from pipelines.run_folder import (
+    LEFT_OUT,
     WORK,
     begin_session,
     is_run,
@@ -25,7 +26,7 @@ from pipelines.schedule import Schedule
 from pipelines.segments import Ticket, installed_versions
 from pipelines.trajectory import Trajectory
 from tg80.files import check_inside, make_folder
-from tg80.molecules import Molecule
+from tg80.molecule_lists import MoleculeList
 from tg80.shard import Shard
 from tg80.tables import Console
 from tg80.theory import Level
@@ -54,12 +55,14 @@ class Summary:
         rows: one dictionary a trajectory: name, replica, stage, frames, length_fs, failure.
         stopped: whether it was interrupted.
         warnings: lines about what was mended on the way.
+        left_out: rows of the list that were not used: line, text, reason.
     """
 
     folder: Path
     rows: list[dict[str, Any]]
     stopped: bool
     warnings: list[str]
+    left_out: list[dict[str, Any]]
 
     @property
     def exit_code(self) -> int:
@@ -75,6 +78,7 @@ class Summary:
             "stopped": self.stopped,
             "trajectories": self.rows,
             "warnings": self.warnings,
+            "left_out": self.left_out,
         }
 
     def show(self, console: Console) -> None:
@@ -88,6 +92,10 @@ class Summary:
                 f"{row['length_fs']:g}",
             )
         console.print(table)
+        if self.left_out:
+            n = len(self.left_out)
+            path = self.folder / LEFT_OUT
+            console.print(f"{n} bad row{'s' * (n > 1)} left out, see {path}", highlight=False)
         for warning in self.warnings:
             console.print(f"warning: {warning}", highlight=False)
         for row in self.rows:
@@ -100,7 +108,7 @@ class Summary:
 def run_generation(
     folder: Path,
     recipe: Recipe,
-    molecules: list[Molecule],
+    listed: MoleculeList,
     n_replicas: int,
     place: Place,
     console: Console,
@@ -111,7 +119,7 @@ def run_generation(
     Args:
         folder: output folder.
         recipe: settings.
-        molecules: compounds, in the order they are to be done.
+        listed: compounds, in the order they are to be done.
         n_replicas: trajectories a compound.
         place: where the workers are.
         console: where progress is shown.
@@ -126,6 +134,7 @@ def run_generation(
     resources = resources or Resources()
     resources.check()
     level = recipe.resolved_level()
+    molecules = listed.molecules
     for molecule in molecules:
         level.check_molecule(molecule.atomic_numbers, molecule.charge)
     if not is_run(folder):  # one that is there may be done, and need no worker any more
@@ -134,8 +143,9 @@ def run_generation(
     for below in (folder / WORK, *(folder / WORK).glob("*")):
         check_inside(below)
     with locked(folder), RunProgress(console) as progress:
-        open_run(folder, recipe, molecules)
-        ticket = Ticket(begin_session(folder, n_replicas), installed_versions())
+        for line in open_run(folder, recipe, listed):
+            progress.say(line)
+        ticket = Ticket(begin_session(folder, n_replicas, listed), installed_versions())
         schedule = Schedule(
             folder, recipe, molecules, n_replicas, resources, ticket, progress.update, progress.say
         )
@@ -156,7 +166,7 @@ def run_generation(
         for lane in schedule.lanes
     ]
     warnings = [warning for lane in schedule.lanes for warning in lane.warnings]
-    return Summary(folder, rows, schedule.stopping, warnings)
+    return Summary(folder, rows, schedule.stopping, warnings, listed.left_out_records())
 
 
 def collect_run(folder: Path) -> list[tuple[Path, float]]:

@@ -3,6 +3,7 @@
 recipe.toml            the settings
 molecules.csv          name, SMILES, InChIKey of every molecule of the run
 NAME-rK.h5md           finished trajectories, each with NAME-rK.h5md.sha256
+left-out.csv           rows of the molecule lists that --skip-bad left out, with the reasons
 work/NAME              parts and checkpoints of what is not finished; why it failed, if it did
 session.json           the last run in this folder: where it runs or ran, and since when
 """
@@ -14,7 +15,7 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,14 +26,18 @@ from filelock import FileLock, Timeout
 from pipelines.recipe import Recipe, load_recipe, recipe_to_toml
 from tg80.errors import CorruptFile, UserError
 from tg80.files import remove_temporary_files, write_atomically
+from tg80.molecule_lists import LeftOut, MoleculeList
 from tg80.molecules import Molecule, molecule_from_smiles
+from tg80.tables import csv_table
 
 RECIPE = "recipe.toml"
 MOLECULES = "molecules.csv"
 SESSION = "session.json"
+LEFT_OUT = "left-out.csv"
 LOCK = ".lock"
 WORK = "work"
 _COLUMNS = ("name", "smiles", "inchikey")
+_LEFT_OUT_COLUMNS = ("list", *LeftOut._fields)
 
 
 @contextmanager
@@ -56,10 +61,13 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def open_run(folder: Path, recipe: Recipe, molecules: list[Molecule]) -> None:
+def open_run(folder: Path, recipe: Recipe, listed: MoleculeList) -> list[str]:
     """Makes the folder this run's own, or checks that it is.
 
     Molecules may be added to a run; its settings can't be changed.
+
+    Returns:
+        Lines about what is not as in the last run, but may be.
 
     Raises:
         UserError: the folder holds a run with other settings or other compounds, or other files.
@@ -71,9 +79,17 @@ def open_run(folder: Path, recipe: Recipe, molecules: list[Molecule]) -> None:
         raise UserError(
             f"{folder}: holds other files ({foreign[0]}) and no recipe; choose an empty --out"
         )
-    merged = _merge(folder, read_molecules(folder), molecules)
+    notes = _check_reading(folder, listed)
+    merged = _merge(folder, read_molecules(folder), listed.molecules)
     write_atomically(folder / RECIPE, recipe_to_toml(recipe).encode())
-    write_atomically(folder / MOLECULES, _table(merged).encode())
+    rows = [(name, *row) for name, row in merged.items()]
+    write_atomically(folder / MOLECULES, _table(_COLUMNS, rows).encode())
+    # Those of other lists, which were worked on here before, stay.
+    kept = [tuple(row.values()) for row in read_left_out(folder) if row["list"] != listed.label]
+    left_out = kept + [(listed.label, *row) for row in listed.left_out]
+    if left_out or (folder / LEFT_OUT).exists():
+        write_atomically(folder / LEFT_OUT, csv_table(_LEFT_OUT_COLUMNS, left_out).encode())
+    return notes
 
 
 def is_run(folder: Path) -> bool:
@@ -105,7 +121,7 @@ def failure_path(folder: Path, name: str, replica: int) -> Path:
     return work_folder(folder, name) / f"failed-r{replica}.txt"
 
 
-def begin_session(folder: Path, n_replicas: int) -> str:
+def begin_session(folder: Path, n_replicas: int, listed: MoleculeList) -> str:
     """Writes who works in this folder from now on; tasks of earlier runs refuse to.
 
     The folder must be locked.
@@ -120,6 +136,9 @@ def begin_session(folder: Path, n_replicas: int) -> str:
         "pid": os.getpid(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "n_replicas": n_replicas,
+        "molecule_list": listed.label,
+        "stereo": listed.stereo,
+        "skip_bad": listed.skip_bad,
     }
     write_atomically(folder / SESSION, json.dumps(facts, indent=2).encode())
     return session
@@ -163,6 +182,30 @@ def read_molecules(folder: Path) -> dict[str, tuple[str, str]]:
         ) from None
 
 
+def read_left_out(folder: Path) -> list[dict[str, str]]:
+    """Rows of the lists that were left out: list, line, text and reason; what is damaged is not."""
+    try:
+        text = (folder / LEFT_OUT).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return []
+    rows = csv.DictReader(io.StringIO(text), restval="")
+    return [{name: row.get(name) or "" for name in _LEFT_OUT_COLUMNS} for row in rows]
+
+
+def _check_reading(folder: Path, listed: MoleculeList) -> list[str]:
+    """Compares how the list was read with how the last run read its own."""
+    last = read_session(folder)
+    if last.get("stereo", listed.stereo) != listed.stereo:
+        raise UserError(
+            f"{folder}: begun with --stereo {last['stereo']}, now it is {listed.stereo}; choose "
+            f"another --out or --stereo {last['stereo']}"
+        )
+    if last.get("skip_bad", listed.skip_bad) == listed.skip_bad:
+        return []
+    before, now = ("with", "without") if last["skip_bad"] else ("without", "with")
+    return [f"{folder}: the last run was {before} --skip-bad, this one is {now}"]
+
+
 def _check_recipe(folder: Path, recipe: Recipe) -> None:
     differences = load_recipe(folder / RECIPE).differences(recipe)
     if differences:
@@ -183,19 +226,20 @@ def _merge(
                 f"{folder}: the name {molecule.name} belongs to {there[molecule.name][0]} there, "
                 f"not to {molecule.smiles}; rename it in the list"
             )
-        if names.get(molecule.inchikey, molecule.name) != molecule.name:
+        other = names.get(molecule.inchikey, molecule.name)
+        if other != molecule.name and molecule.is_same_compound(
+            molecule_from_smiles(there[other][0])
+        ):
             raise UserError(
-                f"{folder}: {molecule.smiles} is named {names[molecule.inchikey]} there; use that "
-                "name in the list"
+                f"{folder}: {molecule.smiles} is named {other} there; use that name in the list"
             )
         merged[molecule.name] = (molecule.smiles, molecule.inchikey)
     return merged
 
 
-def _table(molecules: dict[str, tuple[str, str]]) -> str:
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for name, row in molecules.items():
-        writer.writerow((name, *row))
+    writer.writerow(columns)
+    writer.writerows(rows)
     return buffer.getvalue()

@@ -18,6 +18,7 @@ from pipelines.recipe import Recipe
 from pipelines.run_folder import (
     failure_path,
     is_locked,
+    read_left_out,
     read_run,
     read_session,
     work_folder,
@@ -83,6 +84,7 @@ class RunStatus:
         trajectories: one record each.
         seconds_left: wall time left at the pace of what is being worked on now; None if not known.
         worker_seconds_left: the same for one worker.
+        left_out: rows of the molecule lists that were left out: list, line, text, reason.
     """
 
     folder: str
@@ -92,6 +94,7 @@ class RunStatus:
     trajectories: list[TrajectoryStatus]
     seconds_left: float | None
     worker_seconds_left: float | None
+    left_out: list[dict[str, str]]
 
     @property
     def totals(self) -> dict[str, Any]:
@@ -154,6 +157,7 @@ def run_status(folder: Path, verify: bool = False) -> RunStatus:
         trajectories=lanes,
         seconds_left=worker_seconds / active if active and worker_seconds is not None else None,
         worker_seconds_left=worker_seconds,
+        left_out=read_left_out(folder),
     )
 
 

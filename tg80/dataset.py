@@ -193,7 +193,7 @@ def molecules_of(shards: Iterable[Shard]) -> dict[str, Molecule]:
         UserError: one name stands for two compounds, or two names for one.
     """
     found: dict[str, Molecule] = {}
-    names: dict[str, str] = {}
+    names: dict[str, set[str]] = {}
     for shard in shards:
         facts = shard.metadata
         if facts.name not in found:
@@ -201,9 +201,11 @@ def molecules_of(shards: Iterable[Shard]) -> dict[str, Molecule]:
         molecule = found[facts.name]
         if molecule.inchikey != facts.inchikey:
             raise UserError(f"{shard.path}: another shard calls a different compound {facts.name}")
-        first = names.setdefault(molecule.inchikey, facts.name)
-        if first != facts.name:
-            raise UserError(f"{shard.path}: one compound under two names: {first}, {facts.name}")
+        same_key = names.setdefault(molecule.inchikey, set())
+        for name in same_key - {facts.name}:
+            if molecule.is_same_compound(found[name]):
+                raise UserError(f"{shard.path}: one compound under two names: {name}, {facts.name}")
+        same_key.add(facts.name)
     return found
 
 

@@ -230,7 +230,20 @@ def read_lines(path: Path, what: str, most: int = MOST_TEXT_BYTES) -> list[str]:
     Raises:
         UserError: it is no regular file, no text, or larger than any that is meant.
     """
-    content = read_bytes(path, what, most)
+    return lines_of(read_bytes(path, what, most), path, what)
+
+
+def lines_of(content: bytes, path: Path | str, what: str) -> list[str]:
+    """The lines of a text, as `read_lines` finds them.
+
+    Args:
+        content: the text. path: where it is from. what: the kind of file that is wanted.
+
+    Raises:
+        UserError: it is no text, or larger than any that is meant.
+    """
+    if len(content) > MOST_TEXT_BYTES:
+        raise UserError(f"{path}: more than {MOST_TEXT_BYTES >> 20} MiB; give {what}")
     utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = content.decode("utf-16" if utf_16 else "utf-8-sig")

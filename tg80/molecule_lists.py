@@ -1,140 +1,191 @@
-"""Reading a list of molecules: `.smi` lines or CSV, every bad line reported at once.
+"""Reading a list of molecules, every bad row reported at once, or left out on request.
 
-`.smi`: one SMILES a line, a name after white space if wanted. CSV: a header with a `smiles` column
-and, if wanted, `name`; comma, semicolon or tab between fields; other columns are ignored. In both,
-lines that begin with `#` and blank lines are skipped. A list is CSV if its first line is such a
-header, whatever the file is called. Text is UTF-8, with or without a byte order mark.
+See `tg80.list_rows` for the two formats (`.smi` and tables), and `tg80.files.lines_of` for the
+encodings.
 """
 
-import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from tg80.errors import UserError
-from tg80.files import read_bytes
-from tg80.molecules import Molecule, molecule_from_smiles
+from tg80.files import MOST_TEXT_BYTES, lines_of, read_lines, unreadable
+from tg80.list_rows import Row, rows_of
+from tg80.molecules import (
+    Molecule,
+    molecule_from_smiles,
+    stereoisomers_of_smiles,
+    tg80_table_text,
+)
 
-MAX_LIST_BYTES = 16 * 2**20
+_LONGEST_TEXT = 200
+
+Stereo = Literal["given", "enumerate", "first"]
+"""`given`: rows with unspecified stereo are bad; `enumerate`: they stand for all stereoisomers but
+mirror images; `first`: for one of them."""
 
 
-def read_list(source: str | Path) -> list[Molecule]:
-    """Molecules of a list, in its order.
+class LeftOut(NamedTuple):
+    """A row that is not used.
+
+    Attributes:
+        line: its number, from 1 on.
+        text: the row.
+        reason: why, and what to do.
+    """
+
+    line: int
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class MoleculeList:
+    """A list that was read.
+
+    Attributes:
+        label: the file, `<stdin>` or `tg80`.
+        molecules: compounds in the order of the list.
+        left_out: rows that are not used.
+        stereo, skip_bad: how it was read.
+    """
+
+    label: str
+    molecules: list[Molecule]
+    left_out: list[LeftOut] = field(default_factory=list)
+    stereo: Stereo = "given"
+    skip_bad: bool = False
+
+    def left_out_records(self) -> list[dict[str, Any]]:
+        """The rows left out, for `--json`."""
+        return [row._asdict() for row in self.left_out]
+
+
+def read_molecule_list(source: str | Path) -> list[Molecule]:
+    """Molecules of a list whose rows must all be good.
 
     Args:
-        source: path, or `-` for standard input.
+        source: path, `-` for standard input, or `tg80`.
 
     Raises:
-        UserError: one line for each bad line: `FILE:LINE: reason; what to do`.
+        UserError: one line for each bad row of the list: `FILE:LINE: reason; what to do`.
     """
+    return read_list(source).molecules
+
+
+def read_list(
+    source: str | Path,
+    *,
+    stereo: Stereo = "given",
+    skip_bad: bool = False,
+    check: Callable[[Molecule], None] = lambda molecule: None,
+) -> MoleculeList:
+    """The molecules of a list, in its order.
+
+    Args:
+        source: path, `-` for standard input, or `tg80`.
+        stereo: what a row with unspecified stereo stands for.
+        skip_bad: leave bad rows out, instead of refusing the list.
+        check: raises UserError for what else can't be used, such as elements of no level.
+
+    Raises:
+        UserError: one line for each bad row of the list, `FILE:LINE: reason; what to do`; with
+            `skip_bad` if none is good.
+    """
+    if str(source) == "tg80":
+        lines = tg80_table_text().splitlines()
+        return parse_list(lines, "tg80", stereo=stereo, skip_bad=skip_bad, check=check)
     label = "<stdin>" if str(source) == "-" else str(source)
-    return parse_list(_read_text(source, label), label, Path(label).suffix.lower() == ".csv")
+    is_csv = Path(label).suffix.lower() == ".csv"
+    return parse_list(_lines(source), label, is_csv, stereo=stereo, skip_bad=skip_bad, check=check)
 
 
-def parse_list(text: str, label: str, must_be_csv: bool = False) -> list[Molecule]:
-    """Molecules of the text of a list; `label` stands for the file in messages.
+def parse_list(
+    lines: Sequence[str],
+    label: str,
+    must_be_table: bool = False,
+    *,
+    stereo: Stereo = "given",
+    skip_bad: bool = False,
+    check: Callable[[Molecule], None] = lambda molecule: None,
+) -> MoleculeList:
+    """The molecules of the lines of a list; `label` stands for the file in messages.
 
     Raises:
         UserError: as in `read_list`.
     """
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    header = next((line for line in lines if _has_content(line)), None)
-    if header is None:
+    reading = _Reading(stereo, check)
+    for row in rows_of(lines, label, must_be_table):
+        reading.take(row)
+    problems = reading.left_out
+    if problems and not (skip_bad and reading.molecules):
+        raise UserError(*(f"{label}:{row.line}: {row.reason}" for row in problems))
+    if not reading.molecules:
         raise UserError(f"{label}: no molecules in it; write one SMILES a line")
-    delimiter = _csv_delimiter(header)
-    if delimiter is None and must_be_csv:
-        raise UserError(f"{label}: its first line names no `smiles` column; add a header")
-    rows = _smi_rows(lines) if delimiter is None else _csv_rows(lines, delimiter)
-    return _molecules(rows, label)
+    return MoleculeList(label, reading.molecules, problems, stereo, skip_bad)
 
 
-def _molecules(rows: Iterator[tuple[int, str, str | None]], label: str) -> list[Molecule]:
-    molecules: list[Molecule] = []
-    problems: list[str] = []
-    line_of_compound: dict[str, int] = {}
-    line_of_name: dict[str, int] = {}
-    for line_number, smiles, name in rows:
+@dataclass
+class _Reading:
+    """What was read so far."""
+
+    stereo: Stereo
+    check: Callable[[Molecule], None]
+    molecules: list[Molecule] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    compounds: dict[str, list[tuple[Molecule, int]]] = field(default_factory=dict)
+    line_of_name: dict[str, int] = field(default_factory=dict)
+
+    def take(self, row: Row) -> None:
+        """Adds the molecules of a row, or the row to those left out."""
         try:
-            molecule = molecule_from_smiles(smiles, name)
+            if row.problem:
+                raise UserError(row.problem)
+            molecules = self._molecules(row)
         except UserError as error:
-            problems.append(f"{label}:{line_number}: {error}")
-            continue
-        first = line_of_compound.setdefault(molecule.inchikey, line_number)
-        if first != line_number:
-            problems.append(
-                f"{label}:{line_number}: {smiles} is the compound of line {first} again "
-                f"(InChIKey {molecule.inchikey}); remove one of the two lines"
+            self._leave_out(row, error)
+            return
+        for molecule in molecules:
+            try:
+                self.check(molecule)
+                self._add(molecule, row)
+            except UserError as error:
+                self._leave_out(row, error)
+
+    def _leave_out(self, row: Row, error: UserError) -> None:
+        text = row.text if len(row.text) <= _LONGEST_TEXT else row.text[:_LONGEST_TEXT] + "..."
+        self.left_out.append(LeftOut(row.line, text, str(error)))
+
+    def _molecules(self, row: Row) -> list[Molecule]:
+        if self.stereo == "given":
+            return [molecule_from_smiles(row.smiles, row.name)]
+        return stereoisomers_of_smiles(row.smiles, row.name, only_first=self.stereo == "first")
+
+    def _add(self, molecule: Molecule, row: Row) -> None:
+        for other, line in self.compounds.get(molecule.inchikey, []):
+            if molecule.is_same_compound(other):
+                shown = row.smiles if self.stereo == "given" else molecule.smiles
+                raise UserError(
+                    f"{shown} is the compound of line {line} again "
+                    f"(InChIKey {molecule.inchikey}); remove one of the two lines"
+                )
+        first = self.line_of_name.setdefault(molecule.name, row.line)
+        if first != row.line:
+            raise UserError(
+                f"the name {molecule.name} is taken by line {first}; rename one of the two"
             )
-            continue
-        first = line_of_name.setdefault(molecule.name, line_number)
-        if first != line_number:
-            problems.append(
-                f"{label}:{line_number}: the name {molecule.name} is taken by line {first}; "
-                "rename one of the two"
-            )
-            continue
-        molecules.append(molecule)
-    if problems:
-        raise UserError(*problems)
-    if not molecules:
-        raise UserError(f"{label}: no molecules in it; write one SMILES a line")
-    return molecules
+        self.compounds.setdefault(molecule.inchikey, []).append((molecule, row.line))
+        self.molecules.append(molecule)
 
 
-def _read_text(source: str | Path, label: str) -> str:
+def _lines(source: str | Path) -> list[str]:
+    wanted = "a .smi or CSV file of SMILES"
+    if str(source) != "-":
+        return read_lines(Path(source), wanted)
     try:
-        if str(source) == "-":
-            data = sys.stdin.buffer.read(MAX_LIST_BYTES + 1)
-        else:
-            data = read_bytes(source, "a .smi or CSV file", MAX_LIST_BYTES)
+        content = sys.stdin.buffer.read(MOST_TEXT_BYTES + 1)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{label!s}: can't read the molecule list: {reason}") from None
-    if len(data) > MAX_LIST_BYTES:
-        raise UserError(f"{label}: more than {MAX_LIST_BYTES // 2**20} MiB; is it a SMILES list?")
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{label}: it is UTF-16 text; save it as UTF-8")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{label}: not UTF-8 text; give a .smi or CSV file in UTF-8") from None
-    if "\0" in text:
-        raise UserError(f"{label}: a binary file; give a .smi or CSV file of SMILES")
-    return text
-
-
-def _has_content(line: str) -> bool:
-    return bool(line.strip()) and not line.lstrip().startswith("#")
-
-
-def _fields(header: str, delimiter: str) -> list[str]:
-    return [field.strip().strip('"').strip().lower() for field in header.split(delimiter)]
-
-
-def _csv_delimiter(header: str) -> str | None:
-    return next((mark for mark in ",;\t" if "smiles" in _fields(header, mark)), None)
-
-
-def _smi_rows(lines: list[str]) -> Iterator[tuple[int, str, str | None]]:
-    for line_number, line in enumerate(lines, start=1):
-        if not _has_content(line):
-            continue
-        smiles, *rest = line.split(maxsplit=1)
-        # '#' is a triple bond within a SMILES: a comment behind one begins after white space.
-        name = (" " + rest[0]).replace("\t", " ").split(" #")[0].strip() if rest else ""
-        yield line_number, smiles, name or None
-
-
-def _csv_rows(lines: list[str], delimiter: str) -> Iterator[tuple[int, str, str | None]]:
-    """Rows under the header; each line is a row of its own, so that line numbers stay true."""
-    columns: list[str] | None = None
-    for line_number, line in enumerate(lines, start=1):
-        if not _has_content(line):
-            continue
-        if columns is None:
-            columns = _fields(line, delimiter)
-            continue
-        values = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
-        row = dict(zip(columns, values, strict=False))
-        if any(value.strip() for value in values):
-            yield line_number, row.get("smiles", "").strip(), row.get("name", "").strip() or None
+        raise unreadable("<stdin>", error) from None
+    return lines_of(content, "<stdin>", wanted)

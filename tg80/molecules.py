@@ -12,23 +12,18 @@ import unicodedata
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
+from itertools import islice
 
 import numpy as np
 from rdkit import Chem, rdBase
-from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnumerationOptions
-from rdkit.Chem.rdDistGeom import EmbedMolecule, EmbedParameters
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
 from tg80.constants import masses_of
 from tg80.errors import UserError
-from tg80.theory import SUPPORTED_ELEMENTS
+from tg80.smiles import graphs_of, same_compound
+from tg80.stereo import refuse_open_stereo, stereoisomers
 
-MAX_ATOMS = 200
-"""Largest molecule taken, hydrogens counted; a larger one is refused before any costly step."""
-MAX_SMILES_LENGTH = 2000
 MAX_NAME_LENGTH = 64
-_MAX_UNSPECIFIED = 8  # stereo elements tried one by one before giving up: 2^8 isomers
-_EMBEDDING_TRIALS = 10  # random starts before a stereoisomer is taken to be impossible
 _RESERVED = {"con", "prn", "aux", "nul"} | {f"{a}{i}" for a in ("com", "lpt") for i in range(1, 10)}
 _NO_STEREO_BLOCK = "UHFFFAOYSA"
 
@@ -81,13 +76,17 @@ class Molecule:
         """Standard atomic weights, shape (n_atoms,), u."""
         return masses_of(self.atomic_numbers)
 
+    def is_same_compound(self, other: "Molecule") -> bool:
+        """Whether only the way of drawing differs; tautomers, which share an InChIKey, do not."""
+        return self.inchikey == other.inchikey and same_compound(self.smiles, other.smiles)
+
     def to_rdkit(self) -> Chem.Mol:
         """RDKit molecule with explicit hydrogens, atoms in the order of `atomic_numbers`."""
         return _from_mapped_smiles(self.mapped_smiles)
 
 
 def molecule_from_smiles(smiles: str, name: str | None = None) -> Molecule:
-    """The molecule of a SMILES, checked.
+    """The molecule of a SMILES or CXSMILES, checked.
 
     Args:
         smiles: any valid SMILES; atom map numbers in it are ignored.
@@ -96,15 +95,38 @@ def molecule_from_smiles(smiles: str, name: str | None = None) -> Molecule:
     Raises:
         UserError: the SMILES or the name can't be used; the message says why and what to do.
     """
+    graphs = graphs_of(smiles)
     with rdBase.BlockLogs():
-        graph = _canonical_graph(_parse(smiles))
-        _refuse_open_shells(graph)
-        # With hydrogens: an imine's C=N-H is a double bond with two settings like any other.
-        _refuse_unspecified_stereo(Chem.AddHs(graph))
-        molecule = _with_hydrogens(graph)
+        refuse_open_stereo(graphs)
+        molecule = _with_hydrogens(graphs[0])
     if name is not None and name.strip():
         return _renamed(molecule, slug(name))
     return _renamed(molecule, default_name(molecule))
+
+
+def stereoisomers_of_smiles(
+    smiles: str, name: str | None = None, only_first: bool = False
+) -> list[Molecule]:
+    """The molecules that a SMILES stands for whose stereo is not all given.
+
+    Args:
+        smiles: as in `molecule_from_smiles`.
+        name: of the compound. If there are several isomers, they are called NAME-s1, NAME-s2, ...;
+            without a name each has its own by default.
+        only_first: only one, called NAME.
+
+    Returns:
+        One of each pair of mirror images, in an order that only depends on the compound.
+
+    Raises:
+        UserError: the SMILES or the name can't be used, or the isomers are too many.
+    """
+    found = stereoisomers(graphs_of(smiles), only_first)
+    with rdBase.BlockLogs():
+        isomers = [Chem.MolToSmiles(graph) for graph in (islice(found, 1) if only_first else found)]
+    if len(isomers) == 1 or name is None or not name.strip():
+        return [molecule_from_smiles(isomer, name) for isomer in isomers]
+    return [molecule_from_smiles(isomer, f"{name}-s{k}") for k, isomer in enumerate(isomers, 1)]
 
 
 def default_name(molecule: Molecule) -> str:
@@ -132,6 +154,8 @@ def slug(name: str) -> str:
             long, or reserved by an operating system.
     """
     shown = repr(name if len(name) <= 40 else name[:37] + "...")
+    if len(name) > 16 * MAX_NAME_LENGTH:
+        raise UserError(f"name {shown} is longer than {MAX_NAME_LENGTH} letters; shorten it")
     if any(mark in name for mark in "/\\") or name.lstrip().startswith("."):
         raise UserError(f"name {shown} looks like a path; use letters, digits and hyphens")
     if any(unicodedata.category(letter) in ("Cc", "Cf") and letter != "\t" for letter in name):
@@ -151,22 +175,6 @@ def slug(name: str) -> str:
     if result in _RESERVED:
         raise UserError(f"name {shown} is reserved by Windows; give another")
     return result
-
-
-def read_molecule_list(source) -> list[Molecule]:
-    """Molecules of a list file, of standard input (`-`) or of the data set (`tg80`).
-
-    See `tg80.molecule_lists` for the two formats (`.smi` and CSV).
-
-    Args:
-        source: path, `-` or `tg80`.
-
-    Raises:
-        UserError: one line for each bad line of the list: `FILE:LINE: reason; what to do`.
-    """
-    from tg80.molecule_lists import read_list
-
-    return tg80_molecules() if str(source) == "tg80" else read_list(source)
 
 
 def tg80_molecules() -> list[Molecule]:
@@ -208,138 +216,6 @@ def _spelled(letter: str) -> str:
     return {"ß": "ss", "ø": "o", "Ø": "o", "æ": "ae", "Æ": "ae", "ł": "l", "Ł": "l"}.get(
         letter, letter
     )
-
-
-def _parse(smiles: str) -> Chem.Mol:
-    """Sanitized graph without hydrogens, map numbers or isotopes; refuses what is not one."""
-    shown = smiles if len(smiles) <= 60 else smiles[:57] + "..."
-    if not smiles.strip():
-        raise UserError("no SMILES; write one, or remove the line")
-    if len(smiles) > MAX_SMILES_LENGTH:
-        raise UserError(
-            f"SMILES of {len(smiles)} characters; molecules up to {MAX_ATOMS} atoms are supported"
-        )
-    if not smiles.isascii():
-        raise UserError(f"invalid SMILES {shown!r}: it has non-ASCII letters; type it again")
-    parameters = Chem.SmilesParserParams()
-    parameters.removeHs = False
-    parameters.sanitize = False
-    parameters.allowCXSMILES = False
-    parameters.parseName = False
-    graph = Chem.MolFromSmiles(smiles, parameters)
-    if graph is None:
-        raise UserError(f"invalid SMILES {shown!r}: it can't be parsed; correct it")
-    problems = Chem.DetectChemistryProblems(graph)
-    if problems:
-        reason = problems[0].Message().strip().split("\n")[0].rstrip(".")
-        raise UserError(f"invalid SMILES {shown!r}: {reason}; correct it")
-    _refuse_by_composition(graph)
-    for atom in graph.GetAtoms():
-        atom.SetAtomMapNum(0)
-    Chem.SanitizeMol(graph)
-    Chem.AssignStereochemistry(graph, cleanIt=True, force=True)
-    return Chem.RemoveHs(graph)
-
-
-def _refuse_by_composition(graph: Chem.Mol) -> None:
-    """Counts only: nothing here costs more than the number of atoms."""
-    if graph.GetNumAtoms() == 0:
-        raise UserError("no atoms in the SMILES; write one, or remove the line")
-    unsupported = sorted({a.GetSymbol() for a in graph.GetAtoms()} - set(SUPPORTED_ELEMENTS))
-    if unsupported:
-        raise UserError(
-            f"unsupported element {', '.join(unsupported)}; supported are "
-            + " ".join(SUPPORTED_ELEMENTS)
-        )
-    if any(atom.GetIsotope() for atom in graph.GetAtoms()):
-        raise UserError("isotope labels are not supported; write the element without its mass")
-    graph.UpdatePropertyCache(strict=False)
-    n_atoms = sum(1 + atom.GetTotalNumHs() for atom in graph.GetAtoms())
-    if n_atoms > MAX_ATOMS:
-        raise UserError(f"{n_atoms} atoms; molecules up to {MAX_ATOMS} atoms are supported")
-    n_fragments = len(Chem.GetMolFrags(graph))
-    if n_fragments > 1:
-        raise UserError(
-            f"{n_fragments} fragments (a salt or a mixture); give one compound, without '.'"
-        )
-    if n_atoms < 2:
-        raise UserError("a single atom has no dynamics; give a molecule of 2 atoms or more")
-
-
-def _canonical_graph(graph: Chem.Mol) -> Chem.Mol:
-    """The graph with its atoms in the order of its canonical SMILES, a fixed point of writing."""
-    smiles = Chem.MolToSmiles(graph)
-    for _ in range(5):
-        graph = Chem.MolFromSmiles(smiles)
-        again = Chem.MolToSmiles(graph)
-        if again == smiles:
-            break
-        smiles = again
-    return graph
-
-
-def _refuse_open_shells(graph: Chem.Mol) -> None:
-    if any(atom.GetNumRadicalElectrons() for atom in graph.GetAtoms()):
-        raise UserError("a radical or carbene; only closed-shell singlets are supported")
-    everything = Chem.AddHs(graph)
-    numbers = [atom.GetAtomicNum() for atom in everything.GetAtoms()]
-    if (sum(numbers) - Chem.GetFormalCharge(graph)) % 2:
-        raise UserError("an odd number of electrons; only closed-shell singlets are supported")
-    table = Chem.GetPeriodicTable()
-    valence = sum(table.GetNOuterElecs(n) for n in numbers) - Chem.GetFormalCharge(graph)
-    if len(numbers) == 2 and 1 not in numbers and valence == 12:
-        # Two electrons in two degenerate pi* orbitals: O2, S2, SO, NO-.
-        raise UserError(
-            "a triplet ground state like O2's; only closed-shell singlets are supported"
-        )
-
-
-def _refuse_unspecified_stereo(graph: Chem.Mol) -> None:
-    """Refuses a SMILES that stands for more than one stereoisomer.
-
-    Centres whose other setting can't be built (the bridgeheads of tropane) need not be given. Axial
-    chirality (allenes, hindered biaryls), which SMILES can't express in RDKit, is not looked at.
-    """
-    unspecified = [
-        element
-        for element in Chem.FindPotentialStereo(graph)
-        if element.specified == Chem.StereoSpecified.Unspecified
-    ]
-    if not unspecified or _only_one_isomer(graph, unspecified):
-        return
-    kinds = {str(element.type) for element in unspecified}
-    where = " and ".join(
-        (["double bond"] if "Bond_Double" in kinds else [])
-        + (["stereocentre"] if kinds - {"Bond_Double"} else [])
-    )
-    raise UserError(
-        f"{len(unspecified)} unspecified stereo element{'s' * (len(unspecified) > 1)} ({where}); "
-        "write them with @/@@ or with / and \\"
-    )
-
-
-def _only_one_isomer(graph: Chem.Mol, unspecified: list) -> bool:
-    if len(unspecified) > _MAX_UNSPECIFIED:
-        return False
-    options = StereoEnumerationOptions(unique=True, onlyUnassigned=True)
-    isomers = {
-        Chem.MolToInchiKey(isomer): isomer
-        for isomer in EnumerateStereoisomers(graph, options=options)
-    }
-    if len(isomers) == 1:
-        return True
-    rings = graph.GetRingInfo()
-    centres = [e.centeredOn for e in unspecified if str(e.type) == "Atom_Tetrahedral"]
-    if len(centres) < len(unspecified) or any(rings.NumAtomRings(i) < 2 for i in centres):
-        return False
-    return sum(map(_can_be_built, isomers.values())) == 1
-
-
-def _can_be_built(isomer: Chem.Mol) -> bool:
-    parameters = EmbedParameters()
-    parameters.randomSeed = 1
-    parameters.maxIterations = _EMBEDDING_TRIALS
-    return EmbedMolecule(Chem.AddHs(isomer), parameters) == 0
 
 
 def _with_hydrogens(graph: Chem.Mol) -> Molecule:

@@ -7,7 +7,7 @@ from the SMILES again.
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 from rdkit import Chem, rdBase
 
@@ -15,6 +15,7 @@ from tg80.deal import LARGE_LIST, MIN_MOLECULES, MINI_MIN_HELD, N_FOLDS
 from tg80.errors import UserError
 from tg80.metadata import ShardMetadata
 from tg80.molecules import tg80_molecules
+from tg80.smiles import same_compound
 from tg80.splits import (
     HELD_PARTS,
     PARTS,
@@ -164,8 +165,9 @@ def _one_name_a_compound(split: Split, facts: dict[str, Facts]) -> Iterator[str]
     for name in sorted(facts):
         names.setdefault(facts[name].key, []).append(name)
     for key, same in sorted(names.items()):
-        if len(same) > 1:
-            yield f"{', '.join(same)} are one compound, {key}"
+        for name, other in combinations(same, 2):  # tautomers have one key, too
+            if same_compound(split.molecules[name].smiles, split.molecules[other].smiles):
+                yield f"{name}, {other} are one compound, {key}"
 
 
 def _blocks_are_disjoint(split: Split, facts: dict[str, Facts]) -> Iterator[str]:

@@ -16,6 +16,8 @@ from pipelines.commands.options import (
     RecipeOption,
     ReplicasOption,
     RunArgument,
+    SkipBadOption,
+    StereoOption,
     StoreOption,
     WorkersOption,
 )
@@ -26,6 +28,8 @@ from tg80.errors import UserError
 
 def generate(
     molecule_list: ListOption = "tg80",
+    stereo: StereoOption = "given",
+    skip_bad: SkipBadOption = False,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")] = Path("tg80-data"),
     level: LevelOption = None,
     length_fs: LengthOption = None,
@@ -100,13 +104,19 @@ def generate(
 
     The same command run again goes on where it stopped; what is finished is not done again.
 
-    Example: tg80 generate --molecule-list smiles.txt --out data --length-fs 1000
+    Rows that --skip-bad leaves out are listed in left-out.csv of the output folder.
+
+    Examples:
+
+        tg80 generate --molecule-list smiles.txt --out data --length-fs 1000
+
+        tg80 generate --molecule-list esol.csv --stereo first --skip-bad --out data
     """
     # Heavy imports wait until the options are known to be good.
+    from pipelines.commands.molecules import listed_molecules
     from pipelines.generate import run_generation
     from pipelines.places import choose_place
     from pipelines.recipe import load_recipe
-    from tg80.molecules import read_molecule_list
 
     options = {
         "level": level,
@@ -121,7 +131,7 @@ def generate(
     }
     tls_files = {"ca": tls_ca, "cert": tls_cert, "key": tls_key}
     settings = load_recipe(recipe, options, overrides)
-    molecules = read_molecule_list(molecule_list)
+    listed = listed_molecules(molecule_list, stereo, skip_bad, settings.resolved_level())
     resources, place = choose_place(
         workers=workers,
         scheduler=scheduler,
@@ -133,7 +143,7 @@ def generate(
         insecure=insecure,
         dashboard=dashboard,
     )
-    summary = run_generation(out, settings, molecules, replicas, place, console, resources)
+    summary = run_generation(out, settings, listed, replicas, place, console, resources)
     if as_json:
         print_json(summary.as_dict(), indent=2)
     else:

@@ -5,13 +5,30 @@ from typing import Annotated
 
 import typer
 
+from tg80.molecule_lists import Stereo
+
 ListOption = Annotated[
     str,
     typer.Option(
         "--molecule-list",
         metavar="FILE",
-        help="SMILES list: a .smi file (SMILES, white space, name), a CSV with a `smiles` column, "
-        "`-` for standard input, or `tg80` for the 80 compounds.",
+        help="SMILES list: a .smi file (SMILES, white space, name), a table with a `smiles` "
+        "column, `-` for standard input, or `tg80` for the 80 compounds.",
+    ),
+]
+StereoOption = Annotated[
+    Stereo,
+    typer.Option(
+        help="Rows with unspecified stereo: given refuses them; enumerate takes all stereoisomers "
+        "but mirror images, whose dynamics is the same, as NAME-s1, NAME-s2, ...; first takes one "
+        "as NAME (double bonds trans, rings in the least strained way found).",
+    ),
+]
+SkipBadOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad",
+        help="Leave out rows that can't be used, and report them, instead of stopping.",
     ),
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of a run.")]

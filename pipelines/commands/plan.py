@@ -15,6 +15,8 @@ from pipelines.commands.options import (
     OverridesOption,
     RecipeOption,
     ReplicasOption,
+    SkipBadOption,
+    StereoOption,
     StoreOption,
     WorkersOption,
 )
@@ -24,6 +26,8 @@ from tg80.documents import print_json
 
 def plan(
     molecule_list: ListOption = "tg80",
+    stereo: StereoOption = "given",
+    skip_bad: SkipBadOption = False,
     level: LevelOption = None,
     length_fs: LengthOption = None,
     equilibration_fs: EquilibrationOption = None,
@@ -46,10 +50,10 @@ def plan(
     Example: tg80 plan --molecule-list smiles.txt --length-fs 1000 --workers 16
     """
     # Heavy imports wait until the options are known to be good.
+    from pipelines.commands.molecules import listed_molecules
     from pipelines.engine import Resources
     from pipelines.plan import make_plan, plan_of_tg80
     from pipelines.recipe import load_recipe
-    from tg80.molecules import read_molecule_list
 
     options = {
         "level": level,
@@ -59,11 +63,11 @@ def plan(
         "store_every_fs": store_every_fs,
     }
     settings = load_recipe(recipe, options, overrides)
-    molecules = read_molecule_list(molecule_list)
+    listed = listed_molecules(molecule_list, stereo, skip_bad, settings.resolved_level())
     resources = Resources() if memory_gb is None else Resources(memory_gb=memory_gb)
     with console.status("timing") as status:
         made = make_plan(
-            molecules,
+            listed.molecules,
             settings,
             replicas,
             workers or os.cpu_count() or 1,
@@ -74,7 +78,8 @@ def plan(
         )
     dataset = plan_of_tg80(made)
     if as_json:
-        print_json(made.as_dict() | {"tg80": dataset and dataset.totals()}, indent=2)
+        more = {"tg80": dataset and dataset.totals(), "left_out": listed.left_out_records()}
+        print_json(made.as_dict() | more, indent=2)
     else:
         _show(made, dataset)
 

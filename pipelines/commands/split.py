@@ -1,12 +1,15 @@
 """`tg80 split`: makes a cluster-level split, or proves one leak-free."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich import box
 from rich.table import Table
 
+from pipelines.commands.molecules import listed_molecules
+from pipelines.commands.options import SkipBadOption, StereoOption
 from tg80.certificate import Certificate, check_split
 from tg80.cli_support import JsonOption
 from tg80.dataset import molecules_of
@@ -14,7 +17,8 @@ from tg80.deal import make_split
 from tg80.documents import print_json
 from tg80.errors import UserError
 from tg80.files import write_atomically
-from tg80.molecules import Molecule, read_molecule_list
+from tg80.molecule_lists import MoleculeList
+from tg80.molecules import Molecule
 from tg80.shard import Shard, find_shards
 from tg80.split_plot import check_plot_path, plot_clusters
 from tg80.splits import HELD_PARTS, PARTS, TG80_VERSION, Split, load_split
@@ -33,6 +37,8 @@ def split(
         str | None,
         typer.Option(help="SMILES list (.smi or CSV), '-' for standard input, 'tg80' for the 80."),
     ] = None,
+    stereo: StereoOption = "given",
+    skip_bad: SkipBadOption = False,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -61,7 +67,7 @@ def split(
 
     ECFP-4, UMAP and agglomerative clustering give 10 clusters (5 for lists under 80), dealt into 5
     folds; each cluster is out of distribution exactly once. --check exits with 1 if a rule is
-    broken.
+    broken. With --skip-bad the JSON has `left_out` beside what the file of --out holds.
 
     Examples:
 
@@ -80,16 +86,22 @@ def split(
     if out is not None:
         _check_free("--out", out, force)
     if check:
-        if molecule_list or out or restrict:
-            raise UserError("--check takes a split, not --molecule-list, --restrict, --out")
+        if molecule_list or out or restrict or skip_bad or stereo != "given":
+            raise UserError(
+                "--check takes a split, not --molecule-list, --restrict, --out or their options"
+            )
         _check(target or TG80_VERSION, data, recompute, plot, as_json)
         return
     if target is not None:
         raise UserError(f"what to do with {target}? `tg80 split --check {target}` proves it")
     if len(sources) != 1:
         raise UserError("give one of --molecule-list FILE, --data DIR or --check")
-    molecules = read_molecule_list(molecule_list) if molecule_list else _molecules_in(data)
-    _make(molecules, restrict, out, plot, as_json)
+    if molecule_list:
+        listed = listed_molecules(molecule_list, stereo, skip_bad)
+    else:
+        listed = MoleculeList(str(data), _molecules_in(data))
+    left_out = {"left_out": listed.left_out_records()} if skip_bad else {}
+    _make(listed.molecules, restrict, out, plot, as_json, left_out)
 
 
 def _check_free(option: str, path: Path, force: bool) -> None:
@@ -108,13 +120,18 @@ def _make(
     out: Path | None,
     plot: Path | None,
     as_json: bool,
+    left_out: dict[str, Any],
 ) -> None:
     made = _restricted(restrict, molecules) if restrict else make_split(molecules)
     certificate = check_split(made)
     if out is not None and certificate.holds:
         write_atomically(out, made.to_json().encode())
     if as_json:
-        print(made.to_json(), end="")
+        text = made.to_json()
+        if left_out:
+            print_json(json.loads(text) | left_out, indent=1)
+        else:
+            print(text, end="")
     else:
         _print_certificate(made, certificate)
         if out is not None and certificate.holds:

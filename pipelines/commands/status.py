@@ -6,6 +6,7 @@ import typer
 from rich.table import Table
 
 from pipelines.commands.options import RunArgument
+from pipelines.run_folder import LEFT_OUT
 from tg80.cli_support import JsonOption
 from tg80.documents import print_json
 from tg80.errors import UserError
@@ -107,6 +108,9 @@ def _complaints(found: "RunStatus") -> list[str]:
         if lane.failure:
             lines.append(f"failed: {lane.name}-r{lane.replica}: {lane.failure}")
         lines += [f"damaged: {what}" for what in lane.damaged]
+    if found.left_out:
+        n = len(found.left_out)
+        lines.append(f"{n} bad row{'s' * (n > 1)} of the molecule list left out, see {LEFT_OUT}")
     return lines
 
 

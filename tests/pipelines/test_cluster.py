@@ -32,6 +32,7 @@ from pipelines.trajectory import Trajectory
 from tests.hand_cluster import HandCluster
 from tests.kill_run import differences
 from tg80.errors import Tg80Error, UserError
+from tg80.molecule_lists import MoleculeList
 from tg80.molecules import molecule_from_smiles
 from tg80.theory import get_level
 from tg80.validate import validate
@@ -94,7 +95,7 @@ def test_workers_are_checked_before_they_get_work(cluster, tmp_path):
     profile = SchedulerProfile(address=address, tls_ca=pem, tls_cert=pem)
     with connected(find_scheduler(profile)) as client:
         with locked(tmp_path):
-            session = begin_session(tmp_path, 1)
+            session = begin_session(tmp_path, 1, MoleculeList("list", []))
             check_workers(client, order(tmp_path, session, say=lines.append))
         assert [line for line in lines if "waiting" not in line] == []
         # Without a lock held here none is seen there.
@@ -109,7 +110,7 @@ def test_workers_are_checked_before_they_get_work(cluster, tmp_path):
 
 
 def test_a_task_refuses_to_work_for_a_run_that_is_over(tmp_path, monkeypatch):
-    begin_session(tmp_path, 1)
+    begin_session(tmp_path, 1, MoleculeList("list", []))
     recipe = Recipe.model_validate({"level": "gfn2-xtb"})
     ticket = Ticket("the run before", installed_versions())
     monkeypatch.setattr(segments, "_PATIENCE_S", 0.1)

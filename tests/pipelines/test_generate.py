@@ -16,7 +16,7 @@ from pipelines.cli import run
 from pipelines.recipe import load_recipe
 from pipelines.run_folder import open_run
 from pipelines.trajectory import Trajectory
-from tg80.molecules import read_molecule_list
+from tg80.molecule_lists import read_list
 from tg80.shard import Shard
 from tg80.validate import validate
 
@@ -207,8 +207,9 @@ def test_a_molecule_without_self_consistency_fails_by_name_and_the_next_begins(t
     smiles.write_text("O=C=O broken\nC=O formaldehyde\n")
     recipe = load_recipe(None, {"level": "gfn2-xtb", "length_fs": 100, "equilibration_fs": 20}, SET)
     out.mkdir()
-    broken, whole = read_molecule_list(smiles)
-    open_run(out, recipe, [broken, whole])
+    listed = read_list(smiles)
+    broken, whole = listed.molecules
+    open_run(out, recipe, listed)
     geometry = Trajectory(out, broken, recipe, 0)
     positions = 4.0 * np.array([[-1.1, 0.0, 0.0], [0.0, 0.0, 0.0], [1.1, 0.0, 0.0]])
     geometry.work.mkdir(parents=True)

@@ -14,6 +14,7 @@ from pipelines.recipe import Recipe
 from pipelines.run_folder import begin_session, failure_path, locked, open_run, work_folder
 from pipelines.status import run_status
 from pipelines.trajectory import Trajectory
+from tg80.molecule_lists import MoleculeList
 from tg80.molecules import molecule_from_smiles
 
 SETTINGS = {
@@ -30,8 +31,8 @@ def folder(tmp_path):
     """A run of two molecules in which methanol has two segments of production."""
     folder = tmp_path / "out"
     folder.mkdir()
-    open_run(folder, RECIPE, [METHANOL, FORMALDEHYDE])
-    begin_session(folder, 1)
+    open_run(folder, RECIPE, MoleculeList("list", [METHANOL, FORMALDEHYDE]))
+    begin_session(folder, 1, MoleculeList("list", []))
     methanol = Trajectory(folder, METHANOL, RECIPE, 0)
     while methanol.prepare().name != "prepared":
         pass
@@ -143,7 +144,7 @@ def test_a_failure_is_told_until_it_is_gone(folder, capsys):
 
 
 def test_replicas_are_those_asked_for_or_found(folder):
-    begin_session(folder, 3)
+    begin_session(folder, 3, MoleculeList("list", []))
     assert len(run_status(folder).trajectories) == 6
     (folder / "session.json").write_text("rubbish")
     assert len(run_status(folder).trajectories) == 2
@@ -153,8 +154,8 @@ def test_replicas_are_those_asked_for_or_found(folder):
 
 def test_a_big_run_stays_readable(tmp_path, capsys):
     molecules = [molecule_from_smiles("C" * n + "O", f"alcohol-{n}") for n in range(1, 41)]
-    open_run(tmp_path, RECIPE, molecules)
-    begin_session(tmp_path, 5)
+    open_run(tmp_path, RECIPE, MoleculeList("list", molecules))
+    begin_session(tmp_path, 5, MoleculeList("list", []))
     assert run(["status", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert len(out.splitlines()) < 30 and "180 more; --all shows them" in out

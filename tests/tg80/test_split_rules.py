@@ -66,9 +66,9 @@ def test_a_tautomer_or_stereoisomer_across_parts_is_found():
         }
     )
     certificate = check_split(leak)
+    # A tautomer is a compound of its own, but must not stand in another part.
     assert {rule.name for rule in certificate.rules if not rule.holds} == {
-        "all replicas of a compound go by one name",
-        "no InChIKey connectivity block in two parts",
+        "no InChIKey connectivity block in two parts"
     }
     figures = certificate.folds[uracil_fold.index - 1]
     assert figures["connectivity_blocks_in_two_parts"] == 1
