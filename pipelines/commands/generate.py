@@ -106,11 +106,9 @@ def generate(
 
     Rows that --skip-bad leaves out are listed in left-out.csv of the output folder.
 
-    Examples:
+    Example: tg80 generate --molecule-list smiles.txt --out data --length-fs 1000
 
-        tg80 generate --molecule-list smiles.txt --out data --length-fs 1000
-
-        tg80 generate --molecule-list esol.csv --stereo first --skip-bad --out data
+    Example: tg80 generate --molecule-list esol.csv --stereo first --skip-bad --out data
     """
     # Heavy imports wait until the options are known to be good.
     from pipelines.commands.molecules import listed_molecules

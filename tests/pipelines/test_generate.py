@@ -208,7 +208,7 @@ def test_a_molecule_without_self_consistency_fails_by_name_and_the_next_begins(t
     recipe = load_recipe(None, {"level": "gfn2-xtb", "length_fs": 100, "equilibration_fs": 20}, SET)
     out.mkdir()
     listed = read_list(smiles)
-    broken, whole = listed.molecules
+    broken = listed.molecules[0]
     open_run(out, recipe, listed)
     geometry = Trajectory(out, broken, recipe, 0)
     positions = 4.0 * np.array([[-1.1, 0.0, 0.0], [0.0, 0.0, 0.0], [1.1, 0.0, 0.0]])
