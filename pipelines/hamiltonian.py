@@ -5,7 +5,7 @@ in hartree and bohr.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,10 @@ from pyscf import df, gto
 from pyscf.scf import hf
 
 from pipelines.timing import Stopwatch
-from tg80.theory import EVEN_TEMPERED, Level, symbols_of
+from tg80.theory import EVEN_TEMPERED, Level, atomic_number_of, symbols_of
+
+# The heaviest element all of whose electrons the def2 basis sets hold.
+_LAST_WHOLE_ATOM = 36
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,12 @@ def auxiliary_basis_of(level: Level, molecule: gto.Mole) -> Any:
     if level.auxiliary_basis == EVEN_TEMPERED:
         return df.aug_etb(molecule, beta=level.even_tempered_beta)
     return level.auxiliary_basis
+
+
+def core_potentials_of(level: Level, symbols: Iterable[str]) -> dict[str, str | None]:
+    """Effective core potentials that belong to the level's basis, as PySCF's `ecp`."""
+    heavy = {symbol for symbol in symbols if atomic_number_of(symbol) > _LAST_WHOLE_ATOM}
+    return dict.fromkeys(sorted(heavy), level.basis)
 
 
 def make_mean_field(
@@ -93,12 +102,12 @@ class Hamiltonian(ABC):
         self.level = level
         self.stopwatch = Stopwatch()
         # Placed on a line for the build alone: every geometry comes through `move`.
-        atoms = [
-            (symbol, (0.0, 0.0, 3.0 * i)) for i, symbol in enumerate(symbols_of(atomic_numbers))
-        ]
+        symbols = symbols_of(atomic_numbers)
+        atoms = [(symbol, (0.0, 0.0, 3.0 * i)) for i, symbol in enumerate(symbols)]
         self.molecule = gto.M(
             atom=atoms, unit="Bohr", basis=level.basis, charge=charge, spin=0, verbose=0,
             symmetry=False, parse_arg=False, dump_input=False,
+            ecp=core_potentials_of(level, symbols),
         )  # fmt: skip
         self.n_occupied = self.molecule.nelectron // 2
         self.grid_geometry: np.ndarray | None = None

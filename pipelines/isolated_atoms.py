@@ -17,7 +17,7 @@ from pyscf import dft, gto
 from tblite.interface import Calculator as TbliteCalculator
 
 import tg80
-from pipelines.hamiltonian import make_mean_field
+from pipelines.hamiltonian import core_potentials_of, make_mean_field
 from pipelines.threads import ThreadLimit
 from tg80.constants import BOLTZMANN_EV_PER_K, EV_PER_HARTREE
 from tg80.errors import RunFailed
@@ -58,7 +58,10 @@ def _xtb_atom(level: Level, symbol: str) -> float:
 
 
 def _kohn_sham_atom(level: Level, symbol: str) -> float:
-    atom = gto.M(atom=symbol, basis=level.basis, spin=UNPAIRED_ELECTRONS[symbol], verbose=0)
+    atom = gto.M(
+        atom=symbol, basis=level.basis, spin=UNPAIRED_ELECTRONS[symbol], verbose=0,
+        ecp=core_potentials_of(level, [symbol]),
+    )  # fmt: skip
     mean_field = make_mean_field(dft.UKS, level, atom, only_dfj=True).newton()
     mean_field.conv_tol = 1e-10
     mean_field.conv_tol_grad = 1e-5

@@ -21,11 +21,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tg80.errors import UserError
 
-SUPPORTED_ELEMENTS = ("H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Br")
+SUPPORTED_ELEMENTS = ("H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Br", "I")
 
 # Unpaired electrons of the atomic ground states (2S, 2P, 3P, 4S terms).
 UNPAIRED_ELECTRONS = {
     "H": 1, "B": 1, "C": 2, "N": 3, "O": 2, "F": 1, "Si": 2, "P": 3, "S": 2, "Cl": 1, "Br": 1,
+    "I": 1,
 }  # fmt: skip
 
 EVEN_TEMPERED = "even-tempered"
@@ -38,7 +39,8 @@ class Level(BaseModel):
         name: id of the level; `custom-HASH8` once any setting was overridden.
         method: "rks" (restricted Kohn-Sham) or "xtb" (tight binding through tblite).
         functional: exchange-correlation functional, or the name of the xTB parametrisation.
-        basis: orbital basis; None for xTB, which has its own.
+        basis: orbital basis, with its effective core potentials (def2-SVP: from rubidium on, 28
+            electrons of iodine); None for xTB, which has its own.
         auxiliary_basis: basis of the density fit (RI-J); "even-tempered" for one generated from
             the orbital basis; None for the exact Coulomb energy.
         even_tempered_beta: ratio of neighbouring exponents of an even-tempered auxiliary basis.

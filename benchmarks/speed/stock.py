@@ -7,7 +7,7 @@ import numpy as np
 from pyscf import df, dft, gto
 
 from benchmarks.speed.timing import SameThreads
-from pipelines.hamiltonian import auxiliary_basis_of
+from pipelines.hamiltonian import auxiliary_basis_of, core_potentials_of
 from tg80.constants import ANGSTROM_PER_BOHR
 from tg80.errors import RunFailed
 from tg80.theory import Level, symbols_of
@@ -60,11 +60,12 @@ class StockPySCF:
         self._threads = SameThreads(n_threads)
         self._density: Any = None
         with self._threads:
-            symbols = enumerate(symbols_of(atomic_numbers))
+            symbols = symbols_of(atomic_numbers)
             self._molecule = gto.M(
                 # Placed on a line for the build alone: every geometry comes through `evaluate`.
-                atom=[(symbol, (0, 0, 3.0 * i)) for i, symbol in symbols], unit="Bohr",
+                atom=[(symbol, (0, 0, 3.0 * i)) for i, symbol in enumerate(symbols)], unit="Bohr",
                 basis=level.basis, charge=charge, verbose=0, parse_arg=False, dump_input=False,
+                ecp=core_potentials_of(level, symbols),
             )  # fmt: skip
             self._field: Any = self._mean_field(level)
         self._field.conv_tol = energy_threshold

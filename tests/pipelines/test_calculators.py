@@ -158,8 +158,8 @@ def test_engines_by_name():
     assert isinstance(make_engine("gfn2-xtb", [1, 1]), XtbEngine)
     with pytest.raises(UserError, match="gfn2-xtb"):
         make_engine("gfn7", [1, 1])
-    with pytest.raises(UserError, match="element I"):
-        make_engine("gfn2-xtb", [53, 1])
+    with pytest.raises(UserError, match="element Xe"):
+        make_engine("gfn2-xtb", [54, 1])
 
 
 def test_ase_relaxes_water_through_the_calculator():
