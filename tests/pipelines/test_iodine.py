@@ -13,6 +13,7 @@ from pipelines.run_folder import open_run
 from pipelines.trajectory import Trajectory
 from tests.pipelines.structures import directional_derivatives
 from tg80.constants import EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR, EV_PER_HARTREE
+from tg80.molecule_lists import MoleculeList
 from tg80.molecules import molecule_from_smiles
 from tg80.shard import Shard
 from tg80.theory import get_level
@@ -90,7 +91,7 @@ def test_iodomethane_becomes_a_valid_shard(level, tmp_path):
     }  # fmt: skip
     recipe = Recipe.model_validate(settings)
     molecule = molecule_from_smiles("CI", "iodomethane")
-    open_run(tmp_path, recipe, [molecule])
+    open_run(tmp_path, recipe, MoleculeList("list", [molecule]))
     trajectory = Trajectory(tmp_path, molecule, recipe, 0)
     while trajectory.prepare().name != "prepared":
         pass
