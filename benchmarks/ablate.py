@@ -23,6 +23,7 @@ from benchmarks.runner import run_folder_of, run_once
 from benchmarks.settings import parse_overrides
 from benchmarks.significance import paired_interval, two_sigma
 from tg80.errors import UserError
+from tg80.safe_npz import read_npz
 
 BASE = "base"
 # Models that can be taken apart, by their time attention.
@@ -164,12 +165,15 @@ def _summary(record: Record) -> str:
 
 
 def _with_errors(record: Record, folder: Path) -> Run:
-    with np.load(folder / ERRORS, allow_pickle=False) as arrays:
+    try:
+        arrays = read_npz(folder / ERRORS)
         return Run(
             record,
             {part: arrays[f"{part}/task/raw"] for part in record.parts},
             {part: tuple(arrays[f"{part}/molecule"].tolist()) for part in record.parts},
         )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder / ERRORS}: cannot be read ({error}); run it again") from None
 
 
 def _scored_parts(records: Sequence[Record]) -> list[str]:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from benchmarks.significance import FEWEST_UNITS, RESAMPLES, paired_interval
 from benchmarks.tasks import Protocol, TaskSpec
 from tg80.errors import UserError
 from tg80.public_sets import PUBLIC_SETS
+from tg80.safe_npz import read_npz
 
 CONFIDENCE = 0.95
 _SCORES = {"s2t": metrics.s2t, "s2s": metrics.s2s}
@@ -198,9 +198,8 @@ def _listed(folds: Iterable[int]) -> str:
 def _errors(folder: Path) -> dict[str, np.ndarray]:
     path = folder / ERRORS
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        return read_npz(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); run it again") from error
 
 

@@ -8,7 +8,6 @@ three quarters up are taken, each with its first start.
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from benchmarks.data import SEEN_PARTS, BenchmarkData, Part, Windows
 from benchmarks.protocol import Model
 from tg80.errors import UserError
 from tg80.files import write_atomically
+from tg80.safe_npz import read_npz
 
 EXAMPLES = "examples.npz"
 PARTS = ("test_time", "test_id", "test_ood")
@@ -145,10 +145,10 @@ def read_examples(folder: Path) -> list[Example]:
     if not path.exists():
         return []
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            prefixes = dict.fromkeys(key.rsplit("/", 1)[0] for key in arrays)
-            return [_read(arrays, prefix) for prefix in prefixes]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        arrays = read_npz(path)
+        prefixes = dict.fromkeys(key.rsplit("/", 1)[0] for key in arrays)
+        return [_read(arrays, prefix) for prefix in prefixes]
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: not a file of examples ({error}); remove it") from error
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from tg80.errors import CorruptFile
 from tg80.files import write_atomically
+from tg80.safe_npz import read_npz
 
 KEEP = 2
 _PATTERN = "checkpoint-*.npz"
@@ -42,12 +43,12 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     digest, body = data[:_DIGEST], data[_DIGEST:]
     if hashlib.sha256(body).hexdigest().encode() != digest:
         raise CorruptFile(f"{path}: cut short or altered (its checksum does not match)")
-    with np.load(io.BytesIO(body), allow_pickle=False) as archive:
-        arrays = {
-            name.removeprefix("array:"): archive[name] for name in archive.files if name != "header"
-        }
-        header = json.loads(archive["header"].tobytes().decode())
-    return arrays, header
+    try:
+        found = read_npz(body)
+        header = json.loads(found.pop("header").tobytes().decode())
+    except (ValueError, KeyError, RecursionError):
+        raise CorruptFile(f"{path}: is no checkpoint, though its checksum matches") from None
+    return {name.removeprefix("array:"): values for name, values in found.items()}, header
 
 
 def write_checkpoint(

@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import os
-import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -40,6 +39,7 @@ from tg80.files import checksum_path, find_files, write_atomically
 from tg80.metadata import ShardMetadata, metadata_from_attributes
 from tg80.packing import pack_chunk
 from tg80.safe_hdf5 import check_values, first_line, open_hdf5, system_error
+from tg80.safe_npz import read_npz
 
 SUFFIX = ".h5md"
 CHUNK_FRAMES = 1024
@@ -160,9 +160,8 @@ def _read_part_as_stored(path: Path | str, sha256: str | None) -> dict[str, np.n
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise CorruptFile(f"{path}: part file does not match its checksum")
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            disk = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile):
+        disk = read_npz(content)
+    except ValueError:
         raise CorruptFile(f"{path}: part file is cut short or altered") from None
     missing = {field.name for field in PART_FIELDS} - disk.keys()
     if missing:
