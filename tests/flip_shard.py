@@ -1,9 +1,15 @@
-"""Flips single random bytes of copies of real shards and counts what tells: validation, checksums.
+"""Damages copies of real shards and counts what tells: validation, checksums.
 
     python -m tests.flip_shard --flips 1000 --seed 1 [SHARD...]
+    python -m tests.flip_shard --zeros 300 --seed 1 [SHARD...]
 
-Every copy is validated twice, in a process of its own since damaged HDF5 can bring a reader down:
-without the checksum file, so that HDF5's and our own checks have to tell, and with it.
+The first flips single random bytes. Every copy is validated twice, without the checksum file, so
+that HDF5's and our own checks have to tell, and with it. It is done in a process of its own, so
+that a crash counts, too.
+
+The second sets whole blocks of 512 bytes to zero, as a bad disk does, mostly where the tables of
+HDF5 are, which can make libhdf5 loop or crash. There is no checksum file, and nothing may hang or
+crash; a block of zeros may change nothing that is ours.
 """
 
 import argparse
@@ -74,6 +80,47 @@ def flip_bytes(shards: Sequence[Path], n_flips: int, seed: int) -> list[Flip]:
             by_checks = without if alone[source] else ""
             flips.append(Flip(source.name, offset, by_checks, with_checksum))
     return flips
+
+
+BLOCK_BYTES = 512
+
+
+def zero_blocks(shards: Sequence[Path], n_zeros: int, seed: int) -> list[Flip]:
+    """Set a block of a copy to zero, shards in turn; three in four in the first 32 KiB."""
+    rng = np.random.default_rng(seed)
+    flips = []
+    with tempfile.TemporaryDirectory(prefix="zero-") as folder, _Checker() as checker:
+        for number in range(n_zeros):
+            source = shards[number % len(shards)]
+            content = bytearray(source.read_bytes())
+            end = len(content) if number % 4 == 3 else min(len(content), 32_768)
+            offset = int(rng.integers(end)) // BLOCK_BYTES * BLOCK_BYTES
+            block = content[offset : offset + BLOCK_BYTES]
+            content[offset : offset + BLOCK_BYTES] = bytes(len(block))
+            copy = Path(folder) / source.name
+            copy.write_bytes(content)
+            flips.append(Flip(source.name, offset, checker.first_error(copy), ""))
+    return flips
+
+
+def zero_report(flips: Sequence[Flip]) -> str:
+    """The counts as text; what brought the reader down by name."""
+    kinds = Counter(flip.by_checks.partition(":")[0] or "nothing said" for flip in flips)
+    stopped = [flip for flip in flips if "does not end" in flip.by_checks]
+    crashed = [flip for flip in flips if "in a crash" in flip.by_checks]
+    lines = [
+        f"{len(flips)} blocks of {BLOCK_BYTES} zeros, without a checksum file",
+        f"  {', '.join(f'{name} {count}' for name, count in kinds.most_common())}",
+        f"  of these libhdf5 looped in {len(stopped)} and crashed in {len(crashed)}, apart",
+        f"  reader of the program down, or error without a name: {len(fallen(flips))}",
+        *(f"    {flip.shard} byte {flip.offset}: {flip.by_checks}" for flip in fallen(flips)),
+    ]
+    return "\n".join(lines)
+
+
+def fallen(flips: Sequence[Flip]) -> list[Flip]:
+    """Those that hung or crashed validation itself, or that it has no name for."""
+    return [flip for flip in flips if flip.by_checks.startswith(("reader", "unnamed"))]
 
 
 def _errors(checker: "_Checker", folder: str, source: Path, content: bytes) -> tuple[str, str]:
@@ -159,9 +206,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("shards", nargs="*", type=Path, help="default: all that ship along")
     parser.add_argument("--flips", type=int, default=1000)
+    parser.add_argument("--zeros", type=int, help="set blocks to zero instead")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     shards = arguments.shards or real_shards()
+    if arguments.zeros:
+        alone = [path for path in shards if path.suffix == ".h5md"]  # twins have checksums, always
+        zeros = zero_blocks(alone, arguments.zeros, arguments.seed)
+        print(zero_report(zeros))
+        return 1 if fallen(zeros) else 0
     flips = flip_bytes(shards, arguments.flips, arguments.seed)
     print(report(flips))
     return 0 if all(flip.is_caught for flip in flips) else 1

@@ -65,7 +65,7 @@ def open_hdf5(path: Path | str) -> h5py.File:
     key = _key(path.stat())
     if key not in _seen:
         if not path.resolve().is_relative_to(_SHIPPED):
-            run_apart("tg80.safe_hdf5:inspect", str(path), seconds=3 + key[2] // 100_000_000)
+            run_apart("tg80.safe_hdf5:inspect", str(path), seconds=2 + key[2] // 100_000_000)
         _seen.add(key)
     return _open(path)
 

@@ -20,6 +20,13 @@ def test_every_flipped_byte_is_caught(capsys):
     assert "missed: 0" in flip_shard.report(flips)
 
 
+def test_no_block_of_zeros_brings_the_reader_down():
+    zeros = flip_shard.zero_blocks(SHARDS[:2], 12, seed=3)
+    assert flip_shard.fallen(zeros) == []
+    assert sum(bool(zero.by_checks) for zero in zeros) > 6
+    assert "without a name: 0" in flip_shard.zero_report(zeros)
+
+
 def test_what_is_missed_is_counted():
     flips = [flip_shard.Flip("a-r0.h5md", 5, "", ""), flip_shard.Flip("a-r0.h5md", 6, "x: y", "z")]
     text = flip_shard.report(flips)
