@@ -23,7 +23,14 @@ from pipelines.job_queue import JobProfile, make_cluster
 from pipelines.places import choose_place
 from pipelines.running_scheduler import SchedulerProfile, find_scheduler
 from pipelines.tls import job_security, private_folder
-from tests.stress.stranger import PLACES, Listener, attempts, intrude, strangers_certificate
+from tests.stress.stranger import (
+    PLACES,
+    Listener,
+    attempts,
+    intrude,
+    listeners,
+    strangers_certificate,
+)
 from tg80.errors import UserError
 from tg80.files import remove_temporary_files
 
@@ -169,6 +176,20 @@ def test_a_jobs_key_is_in_no_command_line_and_goes_with_its_run(tmp_path):
         and " -v " in script
     )
     assert list(folder.iterdir()) == []
+
+
+def test_the_scheduler_of_a_queue_answers_no_stranger(tmp_path):
+    """It listens on the network, as its workers are on other machines."""
+    profile = JobProfile(kind="slurm", jobs=1, memory="1 GB", walltime="01:00:00")
+    with (
+        private_folder(tmp_path, shared=True) as place,
+        dask_config.set(OPEN),
+        make_cluster(profile, job_security(place)),
+    ):
+        found = [where for where in listeners(os.getpid()) if not where.is_loopback]
+        answers = attempts(found, strangers_certificate(tmp_path))
+    assert len({where.port for where in found}) == 1
+    assert [answer for answer in answers.values() if answer] == []
 
 
 def test_the_next_run_removes_what_a_killed_one_left(tmp_path):
