@@ -389,6 +389,9 @@ class Shard:
         """A dataset to read from, gone through once."""
         dataset = self._dataset(name)
         if name not in self._checked:
+            shape = expected_shape(_AXES.get(name) or FIELDS[name], self.n_frames, self.n_atoms)
+            if dataset.shape != shape:
+                raise ValueError(f"{name} has shape {dataset.shape}, not {shape}")
             check_values(dataset)
             self._checked.add(name)
         return dataset
@@ -400,6 +403,10 @@ class Shard:
             dataset = self.file[path]
             if not isinstance(dataset, h5py.Dataset):
                 raise KeyError(f"{path} is no data set")
+            if dataset.ndim != len(field.shape):
+                raise ValueError(
+                    f"{path} has shape {dataset.shape}, {len(field.shape)} axes belong"
+                )
             return dataset
 
 

@@ -183,6 +183,20 @@ def _lives(process):
         return False
 
 
+@pytest.mark.parametrize("shape", [(), (20,), (20, 9, 2), (0, 9, 3), (20, 9, 3, 1)])
+def test_values_of_another_shape_are_named_by_every_command(shape, copy, capsys):
+    with h5py.File(copy, "r+") as file:
+        del file["particles/trajectory/position/value"]
+        file["particles/trajectory/position/value"] = np.zeros(shape, "f4")
+    refresh_checksum(copy)
+    out = str(copy.with_name("out"))
+    for command in (["validate"], ["info"], ["export", "--to", "extxyz", "--out", out]):
+        code, text = tg80_command([*command, str(copy.parent)]), "".join(capsys.readouterr())
+        # `info` reads no positions, only their number.
+        assert (code == 0 and command == ["info"]) or "ethanol-r0.h5md: " in text, text
+        assert code in (0, 1, 2) and "bug" not in text
+
+
 def test_what_a_file_was_is_not_taken_for_what_it_is(copy):
     assert len(read_all(copy)[0]) == 20
     HOSTILE["external link"][0](copy)
