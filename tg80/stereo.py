@@ -20,6 +20,8 @@ from tg80.errors import UserError
 
 MAX_OPEN = 6
 """Open stereo elements whose settings are tried one by one: 2^6 of them."""
+MAX_OPEN_CAGE = 4
+"""Those of them in fused or bridged rings, where each setting is built."""
 _SETTINGS = {
     Chem.StereoType.Atom_Tetrahedral: (
         Chem.ChiralType.CHI_TETRAHEDRAL_CCW,
@@ -89,13 +91,14 @@ def stereoisomers(graphs: Sequence[Chem.Mol], only_first: bool = False) -> Itera
 
 
 def _refuse_too_many(graph: Chem.Mol, plain: list, cage: list) -> None:
-    n_open = len(plain) + len(cage)
-    if n_open > MAX_OPEN and cage and len(cage_isomers(graph, _centres(cage), stop_at=2)) == 1:
-        n_open = len(plain)
-    if n_open > MAX_OPEN:
+    n_cage = len(cage)
+    if n_cage > MAX_OPEN_CAGE and len(cage_isomers(graph, _centres(cage), stop_at=2)) == 1:
+        n_cage = 0
+    n_open = len(plain) + n_cage
+    if n_open > MAX_OPEN or n_cage > MAX_OPEN_CAGE:
         raise UserError(
-            f"{n_open} unspecified stereo elements; at most {MAX_OPEN} are enumerated: write some "
-            "of them, or give --stereo first"
+            f"{n_open} unspecified stereo elements, {n_cage} of fused or bridged rings; at most "
+            f"{MAX_OPEN} and {MAX_OPEN_CAGE} are enumerated: write some, or give --stereo first"
         )
 
 
