@@ -165,7 +165,11 @@ def integrate(
 
 
 def frame_arrays(
-    model: SpringModel, run: dict[str, np.ndarray], store_every_fs: float, time_step_fs: float
+    model: SpringModel,
+    run: dict[str, np.ndarray],
+    store_every_fs: float,
+    time_step_fs: float,
+    level: str = "gfn2-xtb",
 ) -> dict[str, np.ndarray]:
     """All fields of a part file from one model's run."""
     n_frames, n_atoms = run["positions"].shape[:2]
@@ -183,7 +187,7 @@ def frame_arrays(
     centre = np.einsum("i,tij->tj", model.masses / model.masses.sum(), run["positions"])
     relative = run["positions"] - centre[:, None]
     steps = np.arange(n_frames) * round(store_every_fs / time_step_fs)
-    potential = run["potential_energy"] + energy_at_rest(model.molecule)
+    potential = run["potential_energy"] + energy_at_rest(model.molecule, level)
     return run | {
         "potential_energy": potential,
         "kinetic_energy": kinetic,
@@ -201,9 +205,9 @@ def frame_arrays(
     }
 
 
-def energy_at_rest(molecule: Molecule) -> float:
+def energy_at_rest(molecule: Molecule, level: str) -> float:
     """Energy (eV) of slack springs: of the isolated atoms less 4 eV for each order of a bond."""
-    atoms = LEVELS["gfn2-xtb"].isolated_atom_energies
+    atoms = LEVELS.get(level, LEVELS["gfn2-xtb"]).isolated_atom_energies
     orders = sum(order for *_, order in molecule.bonds)
     symbols = [chemical_symbols[number] for number in molecule.atomic_numbers]
     return sum(atoms[symbol] for symbol in symbols) - 4.0 * orders
@@ -275,7 +279,7 @@ def make_dataset(
     )  # fmt: skip
     paths = []
     for model, run in zip(models, runs, strict=True):
-        arrays = frame_arrays(model, run, store_every_fs, time_step_fs)
+        arrays = frame_arrays(model, run, store_every_fs, time_step_fs, level)
         stated = {
             "replica": replica, "seed": seed, "level": level, "time_step_fs": time_step_fs,
             "store_every_fs": store_every_fs, **changes,

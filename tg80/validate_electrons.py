@@ -26,6 +26,7 @@ WRONG_SIGN = 0.2  # correlation of charges with electronegativity: -0.1 to -1 in
 POLAR = 0.1  # e A, a dipole moment whose sign can be told
 # Effective charges, e: the largest, and their root mean square; 1.5 and 0.66 in what is right.
 EFFECTIVE_CHARGES = (2.5, 0.8)
+DIPOLE_OUTLIER = 9.0  # the worst frame beside the usual one: 4 in what is right
 
 
 def check_charges(evidence: Evidence, found: "Findings") -> None:
@@ -48,19 +49,29 @@ def check_dipole(evidence: Evidence, found: "Findings") -> None:
     if evidence.n_frames < 2 * evidence.n_atoms:
         return
     places = evidence.relative.transpose(0, 2, 1).reshape(-1, evidence.n_atoms)
-    squares = places.T @ places
-    ridge = 1e-4 * np.trace(squares) / evidence.n_atoms * np.eye(evidence.n_atoms)
-    effective = np.linalg.solve(squares + ridge, places.T @ dipole.ravel())
+    effective = _ridge(places, dipole)
     sizes = np.abs(effective).max(), np.sqrt(np.mean(effective**2))
     if sizes[0] > EFFECTIVE_CHARGES[0] or sizes[1] > EFFECTIVE_CHARGES[1]:
         message = f"needs charges up to {sizes[0]:.2g} e, {sizes[1]:.2g} e in the mean square"
         found.error("dipole", f"{message}: its unit is wrong")
-    polar = (
-        set(evidence.numbers.tolist()) != {1, 6}
-        and np.sqrt(np.mean(np.sum(dipole**2, axis=1))) > POLAR
-    )
-    if polar and _wrong_sign(effective, evidence):
+    polar = np.sqrt(np.mean(np.sum(dipole**2, axis=1))) > POLAR
+    if polar and set(evidence.numbers.tolist()) != {1, 6} and _wrong_sign(effective, evidence):
         found.error("dipole", "points from minus to plus the wrong way: the sign is wrong")
+    charges = evidence.frames["mulliken_charges"].astype(float)
+    of_charges = np.einsum("ta,tai->ti", charges, evidence.relative)
+    both = np.column_stack([places, of_charges.ravel()])
+    left = np.linalg.norm(dipole - (both @ _ridge(both, dipole)).reshape(-1, 3), axis=1)
+    usual = max(float(np.median(left)), FIELDS["dipole"].largest_rounding)
+    if left.max() > DIPOLE_OUTLIER * usual:
+        message = f"is {left.max() / usual:.0f} times as far as usual from that of the charges"
+        found.error("dipole", f"{message} in frame {int(left.argmax())}")
+
+
+def _ridge(design: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Coefficients (n,) of the columns of design (3 n_frames, n) that fit vectors (n_frames, 3)."""
+    squares = design.T @ design
+    ridge = 1e-4 * np.trace(squares) / len(squares) * np.eye(len(squares))
+    return np.linalg.solve(squares + ridge, design.T @ vectors.ravel())
 
 
 def _wrong_sign(charges: np.ndarray, evidence: Evidence) -> bool:

@@ -43,6 +43,8 @@ FEW_FRAMES = 20
 SLOPE, SLOPE_FRAMES = (0.3, 1.1), 200
 # Length of all velocities or forces of a frame beside the usual one: 0.08 or more in what is right.
 SMALLEST = 0.003
+# Energies of canonical starts spread by T / sqrt(degrees of freedom); this many are allowed.
+HEAT_SPREADS, HEAT_LENGTH_FS = 6.0, 500.0
 LONGEST_STILL = 5  # frames in which a quantity may keep its value
 
 
@@ -230,6 +232,20 @@ def _thermal_speeds(evidence: Evidence) -> np.ndarray:
     return np.sqrt(thermal * ACCELERATION / evidence.masses)
 
 
+def check_heat(evidence: Evidence, found: "Findings") -> None:
+    """The mean temperature is one that a start at the temperature stated can lead to."""
+    metadata = evidence.metadata
+    if metadata.length_fs < HEAT_LENGTH_FS:
+        return
+    kinetic = float(evidence.frames["kinetic_energy"].mean())
+    degrees = metadata.degrees_of_freedom
+    ratio = 2 * kinetic / (degrees * BOLTZMANN_EV_PER_K * metadata.temperature_k)
+    spread = HEAT_SPREADS / np.sqrt(degrees)
+    if not 1 - spread < ratio < 1 + spread:
+        message = f"mean temperature is {ratio:.2g} times the {metadata.temperature_k:g} K stated"
+        found.error("heat", f"{message}, off by at most {spread:.2g}")
+
+
 def check_repeats(evidence: Evidence, found: "Findings") -> None:
     """No frame is a copy of another: only two atoms come back to the last digit stored."""
     if evidence.n_frames < 2 or evidence.n_atoms == 2:
@@ -285,6 +301,7 @@ SINGLE_FRAME_CHECKS = (
     check_rest,
     check_distances,
     check_steps_and_speeds,
+    check_heat,
     check_repeats,
     check_life,
 )

@@ -36,6 +36,7 @@ WORST = {
 }  # fmt: skip
 # Above this the limits of both widen with the temperature, as anharmonicity does.
 ORDINARY_K = 300.0
+SHORT_FS = 500.0  # and in trajectories that are not much longer, for want of vibrations
 # Bonds against relaxed structure and Hessian: length at rest and stiffness, largest relative
 # distance, with the same level of theory in both and with another one.
 REST_LENGTH = (0.006, 0.05)
@@ -190,6 +191,7 @@ def _check_bonds(bonds: list[Bond], evidence: Evidence, found: "Findings") -> No
     """Length at rest and stiffness of the bonds are those of relaxed structure and Hessian."""
     other = evidence.metadata.level != "gfn2-xtb"
     wider = max(1.0, evidence.metadata.temperature_k / ORDINARY_K)
+    wider *= 1 + SHORT_FS / evidence.metadata.length_fs
     rest = float(np.mean([bond.rest_length for bond in bonds]))
     if abs(rest - 1) > wider * REST_LENGTH[other]:
         found.error(

@@ -39,7 +39,7 @@ FORCES_MATTER_FS = 4.0
 WORK_SPACING_FS, WORK_TOLERANCE, WORK_OUTLIER = 1.1, 0.007, 25.0
 # Harmonic motion is asked for where the molecule is harmonic: the mean energy of its modes in kT.
 HARMONIC_ENERGY = (0.3, 2.0)
-HARMONIC_USUAL, HARMONIC_WORST = 0.9, 1.8
+HARMONIC_USUAL, HARMONIC_WORST, HARMONIC_SLOPE = 0.9, 1.8, 0.3
 HARMONIC_SPACING_FS = 12.0  # after longer times the phases of what is not quite harmonic are lost
 
 
@@ -238,6 +238,11 @@ def _check_harmonic_motion(evidence: Evidence, found: "Findings") -> None:
             f"frames do not follow from each other by harmonic motion: {usual:.2g} of the "
             f"amplitude is left over, most ({shares[worst]:.2g}) from frame {worst} to the next",
         )
+    by_speed = speeds[:-1] * sines * frequencies
+    slope = 1 + float(np.sum(rest * frequencies * by_speed) / max(np.sum(by_speed**2), 1e-300))
+    if abs(slope - 1) > HARMONIC_SLOPE:
+        message = f"would have to be {slope:.3g} times as large for harmonic motion"
+        found.error("velocities", f"{message}; from 1 it may be off by {HARMONIC_SLOPE:g}")
 
 
 def _harmonic_fit(

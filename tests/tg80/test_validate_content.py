@@ -7,6 +7,7 @@ import pytest
 from tests import factories
 from tests.tg80.validation import checks_of, errors_of, refresh_checksum
 from tg80.molecules import molecule_from_smiles
+from tg80.validate import validate
 
 WATER = molecule_from_smiles("O", "water")
 
@@ -113,6 +114,24 @@ CONTENT_DEFECTS = {
 def test_spoilt_frames_are_found(name, acid, tmp_path):
     level, check, change = CONTENT_DEFECTS[name]
     assert (level, check) in problems_with(acid, tmp_path, spoil=change)
+
+
+@pytest.mark.filterwarnings("error")
+def test_impossible_arrays_end_nothing(acid, tmp_path):
+    """Each bad file gets its lines, no NumPy warning, and the files behind it are looked at."""
+    model, arrays = acid
+    metadata = factories.make_metadata(model, arrays, time_step_fs=0.125)
+    spoilt = {"a": ("positions", 1e30), "b": ("forces", 0.0), "c": ("velocities", 3e38)}
+    for folder, (field, value) in spoilt.items():
+        (tmp_path / folder).mkdir()
+        bad = arrays | {field: np.full_like(arrays[field], value)}
+        factories.write_shard(tmp_path / folder / "formic-acid-r0.h5md", model, bad, metadata)
+    factories.make_shard(tmp_path / "d", WATER, n_frames=2)
+    with h5py.File(tmp_path / "d" / "water-r0.h5md", "r+") as file:
+        file["particles/trajectory/mass"][:] = 0
+    refresh_checksum(tmp_path / "d" / "water-r0.h5md")
+    files = {problem.file for problem in validate(tmp_path) if problem.level == "error"}
+    assert len(files) == 4
 
 
 METADATA_DEFECTS = {
