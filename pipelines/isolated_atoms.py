@@ -21,6 +21,7 @@ from pipelines.hamiltonian import core_potentials_of, make_mean_field
 from pipelines.threads import ThreadLimit
 from tg80.constants import BOLTZMANN_EV_PER_K, EV_PER_HARTREE
 from tg80.errors import RunFailed
+from tg80.files import write_atomically
 from tg80.theory import LEVELS, UNPAIRED_ELECTRONS, Level, atomic_number_of
 
 DESTINATION = Path(tg80.__file__).parent / "data" / "levels" / "isolated_atoms.json"
@@ -94,7 +95,7 @@ def main() -> None:
         "energies_ev": energies,
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(table, indent=1) + "\n")
+    write_atomically(arguments.out, (json.dumps(table, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":
