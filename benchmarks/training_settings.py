@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from tg80.limits import MOST_PROCESSES, MOST_THREADS, BoundedModel
 
 DEFAULT_FIXED_LAG_FRACTION = 0.2
 
 Count = Annotated[int, Field(ge=1)]
 
 
-class TrainingSettings(BaseModel):
+class TrainingSettings(BoundedModel):
     """How a model is trained; `docs/training.md` holds the same table."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     optimizer: Literal["adamw", "muon"] = Field(
         default="adamw",
@@ -35,6 +35,7 @@ class TrainingSettings(BaseModel):
     processes: int | None = Field(
         default=None,
         ge=1,
+        le=MOST_PROCESSES,
         description="processes that share the training; found out from `torchrun`",
     )
     warmup_fraction: float = Field(
@@ -102,10 +103,14 @@ class TrainingSettings(BaseModel):
     workers: int = Field(
         default=0,
         ge=0,
+        le=MOST_PROCESSES,
         description="processes that cut windows ahead of the training, for fast GPUs; 0: none",
     )
     threads: int = Field(
-        default=1, ge=1, description="CPU threads; one on purpose, so that CPU time counts"
+        default=1,
+        ge=1,
+        le=MOST_THREADS,
+        description="CPU threads; one on purpose, so that CPU time counts",
     )
 
     @model_validator(mode="after")

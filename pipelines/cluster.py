@@ -7,6 +7,7 @@ limits that belong to the process.
 
 import logging
 import os
+import resource
 import signal
 import socket
 import tempfile
@@ -114,6 +115,7 @@ def local_client(n_workers: int, folder: Path, dashboard: bool = False) -> Itera
         folder: the run's, for temporary files.
         dashboard: whether the scheduler shows Dask's web pages on this machine, to all its users.
     """
+    _allow_open_files(100 + 20 * n_workers)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
     security = temporary_security()
@@ -142,6 +144,23 @@ def local_client(n_workers: int, folder: Path, dashboard: bool = False) -> Itera
     ):
         client.register_plugin(_QuietWorker())
         yield client
+
+
+def _allow_open_files(n: int) -> None:
+    """Raise the limit on open files to what a cluster here needs, as far as that is allowed.
+
+    Raises:
+        RunFailed: it is not; Dask would fail half way and leave processes behind.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= n:
+        return
+    if hard != resource.RLIM_INFINITY and hard < n:
+        raise RunFailed(
+            f"the workers on this machine need {n} open files and {hard} are allowed; raise the "
+            "limit (ulimit -n) or ask for fewer --workers"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (n, hard))
 
 
 def _started(**options: Any) -> SpecCluster:

@@ -9,20 +9,30 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from pipelines.quality import QualityThresholds
 from tg80.documents import parse_toml, read_toml
 from tg80.errors import UserError
+from tg80.limits import (
+    LEAST_TIME_FS,
+    MOST_SEED,
+    MOST_TIME_FS,
+    BoundedModel,
+    SpanFs,
+    TimeFs,
+)
 from tg80.theory import LEVELS, Level, get_level
 
 Thermostat = Literal["nve", "bussi", "langevin"]
 Integrator = Literal["mts", "verlet"]
 
+_MOST_FRAMES = 1_000_000  # of a segment, which is held in memory
+
 DEFAULT_SEGMENT_FS = {"rks": 50.0, "xtb": 1000.0}
 
 
-class Recipe(BaseModel):
+class Recipe(BoundedModel):
     """Settings of the pipeline. Times in fs, temperatures in K."""
 
     model_config = ConfigDict(
@@ -31,17 +41,17 @@ class Recipe(BaseModel):
 
     level: str = "pbe-def2svp"
     """level of theory (see the table of levels)"""
-    theory: dict[str, Any] = {}
+    theory: dict[str, Any] = Field(default={})
     """settings of the level that are overridden; they rename it to `custom-HASH8`"""
     temperature_k: float = Field(300.0, gt=0, le=5000)
     """target temperature"""
-    length_fs: float = Field(32000.0, gt=0)
+    length_fs: TimeFs = 32000.0
     """length of the production"""
-    pre_equilibration_fs: float = Field(10000.0, ge=0)
+    pre_equilibration_fs: SpanFs = 10000.0
     """NVT at GFN2-xTB before the level takes over"""
-    equilibration_fs: float = Field(2500.0, ge=0)
+    equilibration_fs: SpanFs = 2500.0
     """NVT at the level before replica 0 starts"""
-    replica_spacing_fs: float = Field(1000.0, ge=1000)
+    replica_spacing_fs: float = Field(1000.0, ge=1000, le=MOST_TIME_FS)
     """distance between the NVT frames that the replicas start from"""
     later_length_fs: float | None = Field(None, gt=0)
     """length of the replicas from 1 on; `length_fs` by default"""
@@ -49,21 +59,21 @@ class Recipe(BaseModel):
     """distance of their stored frames; `store_every_fs` by default"""
     thermostat: Thermostat = "nve"
     """ensemble of the production: `nve`, `bussi` or `langevin`"""
-    thermostat_time_fs: float = Field(1000.0, gt=0)
+    thermostat_time_fs: TimeFs = 1000.0
     """time constant of the production's thermostat (Langevin: inverse friction)"""
-    equilibration_time_fs: float = Field(100.0, gt=0)
+    equilibration_time_fs: TimeFs = 100.0
     """time constant of the Bussi thermostat of both equilibrations"""
     integrator: Integrator = "mts"
     """`mts` or `verlet`; GFN2-xTB runs `verlet` only, which is its default"""
-    outer_step_fs: float = Field(1.0, gt=0, le=5)
+    outer_step_fs: float = Field(1.0, ge=LEAST_TIME_FS, le=5)
     """`mts`: time between evaluations of the level"""
-    inner_step_fs: float = Field(0.25, gt=0, le=2)
+    inner_step_fs: float = Field(0.25, ge=LEAST_TIME_FS, le=2)
     """`mts`: time step of the inner method"""
-    verlet_step_fs: float = Field(0.5, gt=0, le=2)
+    verlet_step_fs: float = Field(0.5, ge=LEAST_TIME_FS, le=2)
     """time step of `verlet` and of every GFN2-xTB dynamics"""
-    store_every_fs: float = Field(1.0, gt=0)
+    store_every_fs: TimeFs = 1.0
     """distance of stored frames"""
-    segment_fs: float = Field(50.0, gt=0)
+    segment_fs: TimeFs = 50.0
     """what is committed to disk at once; 1000 at `gfn2-xtb`"""
     n_conformers: int = Field(50, ge=1, le=1000)
     """conformers embedded"""
@@ -71,7 +81,7 @@ class Recipe(BaseModel):
     """conformers relaxed with GFN2-xTB"""
     conformers: Literal["lowest", "boltzmann"] = "lowest"
     """which relaxed conformer starts: the lowest, or one drawn by Boltzmann weights"""
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(0, ge=0, le=MOST_SEED)
     """master seed"""
     quality: QualityThresholds = Field(default_factory=lambda: QualityThresholds.model_validate({}))
     """thresholds of the quality checks"""
@@ -83,7 +93,7 @@ class Recipe(BaseModel):
         if not isinstance(data, dict):
             return data
         name = data.get("level", "pbe-def2svp")
-        method = LEVELS[name].method if name in LEVELS else "rks"
+        method = LEVELS[name].method if isinstance(name, str) and name in LEVELS else "rks"
         data = dict(data)
         if data.get("integrator") is None:
             data["integrator"] = "verlet" if method == "xtb" else "mts"
@@ -107,6 +117,8 @@ class Recipe(BaseModel):
         _check_multiple(
             "pre_equilibration_fs", self.pre_equilibration_fs, "verlet_step_fs", self.verlet_step_fs
         )
+        if self.segment_fs / self.store_every_fs > _MOST_FRAMES:
+            raise ValueError(f"segment_fs: a segment holds {_MOST_FRAMES} frames at most")
         if self.integrator == "mts":
             _check_multiple(
                 "outer_step_fs", self.outer_step_fs, "inner_step_fs", self.inner_step_fs

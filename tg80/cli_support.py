@@ -1,7 +1,6 @@
 """What both command-line programs share: how errors reach the user, and exit codes."""
 
 import io
-import math
 import os
 import signal
 import sys
@@ -14,6 +13,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from tg80.errors import Tg80Error, UserError
+from tg80.limits import MOST_COUNT, MOST_SEED, MOST_SIZE, is_meant
 from tg80.tables import Console, PrintableStream, printable
 
 console = Console(stderr=True)  # names may hold brackets
@@ -92,10 +92,6 @@ def _fill_closed_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-LEAST_SIZE, MOST_SIZE = 1e-12, {float: 1e12, int: 10**9}
-"""Sizes of the numbers that options take: what is beyond is a slip, and overflows somewhere."""
-
-
 def _bound_numbers(command: Any) -> None:
     """Let every number of every command be finite and of a size that can be meant."""
     for inner in getattr(command, "commands", {}).values():
@@ -111,10 +107,9 @@ def _bounded(parameter: Any, before: Callable[..., Any] | None) -> Callable[...,
         limit = getattr(getattr(parameter, "type", None), "max", None)
 
     def check(context: Any, param: Any, value: Any) -> Any:
-        if isinstance(value, int | float) and value != 0 and not isinstance(value, bool):
-            most = math.inf if limit is not None else MOST_SIZE[type(value)]
-            # NaN is in no range.
-            if not LEAST_SIZE <= abs(value) <= most or value in (math.inf, -math.inf):
+        if isinstance(value, int | float):
+            most = MOST_COUNT if isinstance(value, int) else MOST_SIZE
+            if not is_meant(value, most if limit is None else MOST_SEED):
                 shown = one_line(str(value)[:40])
                 raise UserError(f"{parameter.opts[0]} {shown}: no number of a size that is meant")
         return before(context, param, value) if before else value
@@ -190,7 +185,7 @@ def _report(error: Any, prog: str) -> int:
     if isinstance(error, OSError):
         print_error(f"{error.filename or 'operating system'}: {error.strerror or error}")
         return 1
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):  # torch's has no class
         print_error("out of memory; free some, or ask for less")
         return 1
     if isinstance(error, RecursionError):

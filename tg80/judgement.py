@@ -10,18 +10,19 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tg80 import mechanics
 from tg80.bonds import MINIMUM_FS, STRETCH, Bonds, GraphChange, change_mask, graph_changes
 from tg80.fields import QUALITY_FLAGS
+from tg80.limits import BoundedModel
 from tg80.statistics import block_mean, drift_with_error
 
 Verdict = Literal["ok", "warning", "error"]
 Frames = Mapping[str, np.ndarray]
 
 
-class QualityThresholds(BaseModel):
+class QualityThresholds(BoundedModel):
     """Limits of the quality checks.
 
     Attributes:
@@ -35,8 +36,6 @@ class QualityThresholds(BaseModel):
         gap_ev: smallest HOMO-LUMO gap.
         net_force_ev_per_a, net_torque_ev: largest net force and torque before projection.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     drift_mev_per_atom_ps: float = Field(0.05, gt=0)
     drift_error_mev_per_atom_ps: float = Field(0.025, gt=0)

@@ -17,9 +17,10 @@ from typing import Any, Literal
 import numpy as np
 from ase.data import atomic_numbers as _number_of
 from ase.data import chemical_symbols
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from tg80.errors import UserError
+from tg80.limits import BoundedModel
 
 SUPPORTED_ELEMENTS = ("H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Br", "I")
 
@@ -32,7 +33,7 @@ UNPAIRED_ELECTRONS = {
 EVEN_TEMPERED = "even-tempered"
 
 
-class Level(BaseModel):
+class Level(BoundedModel):
     """One level of theory: everything that decides which energy a geometry gets.
 
     Attributes:
@@ -57,8 +58,6 @@ class Level(BaseModel):
         isolated_atom_energies: eV by element symbol; spin-unrestricted ground-state atoms. Empty
             for a customised level, whose atoms were never computed.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     method: Literal["rks", "xtb"]

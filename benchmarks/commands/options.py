@@ -10,8 +10,10 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tg80.errors import UserError
+from tg80.limits import MOST_SEED
 from tg80.tables import Console
 
+_MOST_SEEDS = 1000
 DEFAULT_CPU_MINUTES = 5.0  # The matched budget.
 
 FoldOption = Annotated[
@@ -66,12 +68,13 @@ def parse_seeds(text: str) -> list[int]:
     """
     try:
         if "," not in text:
-            seeds = list(range(int(text)))
+            seeds = list(range(min(int(text), _MOST_SEEDS + 1)))
         else:
             seeds = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
         seeds = []
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+    wrong = not seeds or min(seeds) < 0 or max(seeds) > MOST_SEED or len(seeds) > _MOST_SEEDS
+    if wrong or len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds wants a count such as 3 or a list such as 0,1,2, not {text!r}")
     return seeds
 

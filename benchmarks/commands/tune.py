@@ -25,6 +25,7 @@ from benchmarks.commands.options import (
 from tg80.cli_support import JsonOption
 from tg80.documents import print_json
 from tg80.files import make_folder
+from tg80.limits import MOST_SEED
 
 
 def tune(
@@ -46,7 +47,7 @@ def tune(
     task: TaskOption = "mini-xtb-v1",
     track: TrackOption = "canonical",
     preset: PresetOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of every trial.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of every trial.")] = 0,
     most: Annotated[
         int, typer.Option(min=1, help="Trials of a model, those before in --out among them.")
     ] = 8,

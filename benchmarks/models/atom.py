@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
 
 from atom import ATOM, ATOMConfig
@@ -20,16 +20,15 @@ from benchmarks.settings import parse_settings
 from benchmarks.states import score_mask_of
 from benchmarks.training import LossFunction
 from tg80.errors import UserError
+from tg80.limits import BoundedModel
 
 WEIGHTS, SETTINGS = "atom.safetensors", "atom.json"
 # How a preset trains where nothing else is asked for; docs/atom.md has the trials.
 TRAINING: dict[str, dict[str, Any]] = {"mini": {"learning_rate": 5e-3, "lags_per_window": 3}}
 
 
-class AtomSettings(BaseModel):
+class AtomSettings(BoundedModel):
     """Settings of an ATOM run: a preset, what differs from it, and the training."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     preset: Literal["mini", "public", "paper"] = "mini"
     model: dict[str, Any] = Field(default_factory=dict, description="fields of ATOMConfig")

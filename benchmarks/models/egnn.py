@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
@@ -19,12 +19,11 @@ from benchmarks.protocol import Equivariance
 from benchmarks.settings import parse_settings
 from benchmarks.states import score_mask_of
 from benchmarks.training import LossFunction
+from tg80.limits import BoundedModel
 
 
-class EGNNConfig(BaseModel):
+class EGNNConfig(BoundedModel):
     """Settings of an EGNN; the equations the names refer to stand in `docs/baselines.md`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_layers: int = Field(default=4, ge=1, description="layers L")
     width: int = Field(default=64, ge=1, description="features of an atom, and of a message")
@@ -201,10 +200,8 @@ class PlainLoss:
         return mean * count, count
 
 
-class EgnnSettings(BaseModel):
+class EgnnSettings(BoundedModel):
     """Settings of a run of EGNN or EGNO: a preset, and what differs from it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     preset: Literal["mini", "published"] = "mini"
     model: dict[str, Any] = Field(default_factory=dict, description="fields of the configuration")

@@ -16,21 +16,20 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import CalculationFailed, Calculator, CalculatorSetupError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from benchmarks.models.trivial import Trivial
 from benchmarks.protocol import Equivariance
 from benchmarks.states import StartStates
 from tg80.constants import ACCELERATION, masses_of
+from tg80.limits import BoundedModel
 
 ForceField = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-class RolloutSettings(BaseModel):
+class RolloutSettings(BoundedModel):
     """How Newton's equations are integrated, and when that has failed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     time_step_fs: float = Field(default=0.5, gt=0, description="of velocity Verlet, fs")
     # A tenth of a meV/atom is what velocity Verlet leaves at 0.5 fs; 300 K are 39 meV/atom.

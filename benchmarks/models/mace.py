@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from atom.layers import o3, plain_layers
@@ -36,14 +36,13 @@ from benchmarks.settings import parse_settings
 from benchmarks.training import LossFunction
 from tg80.errors import UserError
 from tg80.files import write_atomically
+from tg80.limits import BoundedModel
 
 FACTS_FILE = "facts.json"
 
 
-class MaceConfig(BaseModel):
+class MaceConfig(BoundedModel):
     """Settings of a MACE; names in brackets are those of `mace_run_train`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_channels: int = Field(default=16, ge=1, description="features of each kind (num_channels)")
     max_l: int = Field(default=0, ge=0, description="order of the messages that are kept (max_L)")
@@ -60,10 +59,8 @@ class MaceConfig(BaseModel):
     forces_weight: float = Field(default=100.0, ge=0, description="of the loss (forces_weight)")
 
 
-class MaceSettings(BaseModel):
+class MaceSettings(BoundedModel):
     """Settings of a run of MACE: a preset, and what differs from it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     preset: Literal["mini", "published"] = "mini"
     model: dict[str, Any] = Field(default_factory=dict, description="fields of MaceConfig")

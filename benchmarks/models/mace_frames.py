@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from benchmarks.data import TrainingData
 from benchmarks.loading import DrawnLags
 from benchmarks.protocol import CannotPredict
 from tg80.errors import UserError
+from tg80.limits import BoundedModel
 from tg80.theory import get_level, symbols_of
 from tg80.trajectories import Trajectory
 from tg80.windows import TrainingWindows, WindowBatch
@@ -21,7 +21,7 @@ from tg80.windows import TrainingWindows, WindowBatch
 Graph = dict[str, Tensor]
 
 
-class Facts(BaseModel):
+class Facts(BoundedModel):
     """What a force field knows of its training data besides its weights.
 
     Attributes:
@@ -29,8 +29,6 @@ class Facts(BaseModel):
         force_scale: root mean square of the forces, eV/A. energy_shift: mean energy an atom less
             that of the isolated atoms, eV. n_neighbours: of an atom within the cutoff, mean.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     elements: tuple[int, ...]
     isolated_energies: tuple[float, ...]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from benchmarks.speed.starts import Start, thermal_start
 from benchmarks.speed.stock import Integrals, StockPySCF, StockResult
@@ -16,6 +16,7 @@ from benchmarks.speed.timing import summary, timed
 from pipelines.engine import Engine, Resources
 from pipelines.integrators import State, Stepper
 from tg80.constants import EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR, EV_PER_HARTREE
+from tg80.limits import BoundedModel
 from tg80.molecules import Molecule
 from tg80.theory import get_level
 
@@ -26,7 +27,7 @@ TIGHT = {"energy_threshold_hartree": 1e-11, "gradient_threshold": 1e-7}
 Say = Callable[[str], None]
 
 
-class AimdSettings(BaseModel):
+class AimdSettings(BoundedModel):
     """What is timed.
 
     Attributes:
@@ -45,8 +46,6 @@ class AimdSettings(BaseModel):
         stock_integrals: how stock PySCF comes by its three-centre integrals (see `StockPySCF`).
         seed: of the start.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     level: str = "pbe-def2svp"
     threads: int = Field(default=1, ge=1)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from tg80.cli_support import JsonOption
 from tg80.documents import print_json
 from tg80.errors import UserError
+from tg80.limits import MOST_SEED, MOST_THREADS
 from tg80.tables import Console
 
 app = typer.Typer(
@@ -23,14 +24,16 @@ app = typer.Typer(
 MoleculesOption = Annotated[
     str, typer.Option(help="Names of TG80's compounds or SMILES, separated by commas.")
 ]
-ThreadsOption = Annotated[int, typer.Option(min=1, help="CPU threads, the same on both sides.")]
+ThreadsOption = Annotated[
+    int, typer.Option(min=1, max=MOST_THREADS, help="CPU threads, the same on both sides.")
+]
 LevelOption = Annotated[str, typer.Option(help="Level of theory.")]
 MarkdownOption = Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")]
 OutOption = Annotated[
     Path | None,
     typer.Option(help="Results file, written after every part; the same command goes on from it."),
 ]
-SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the starts.")]
+SeedOption = Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the starts.")]
 
 
 @app.command()
@@ -136,8 +139,8 @@ def memory(
     from benchmarks.speed.tables import memory_sheets
 
     settings = checked(
-        MemorySettings, level=level, memory_gb=numbers(memory_gb, "--memory-gb"), steps=steps,
-        seed=seed,
+        MemorySettings, level=level, memory_gb=numbers(memory_gb, "--memory-gb", needed=True),
+        steps=steps, seed=seed,
     )  # fmt: skip
     document = measure_each(molecules, "memory", measure, settings)
     finish(document, memory_sheets, as_json=as_json, as_markdown=as_markdown)
@@ -225,7 +228,9 @@ def loader(
     batches: Annotated[int, typer.Option(min=1, help="Batches of a loader in a turn.")] = 200,
     steps: Annotated[int, typer.Option(min=1, help="Training steps in a turn.")] = 4,
     repeats: Annotated[int, typer.Option(min=1, help="Turns.")] = 9,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of the training.")] = 1,
+    threads: Annotated[
+        int, typer.Option(min=1, max=MOST_THREADS, help="CPU threads of the training.")
+    ] = 1,
     cores: Annotated[
         int, typer.Option(min=1, help="Cores the training is counted on, at perfect scaling.")
     ] = 2,
@@ -262,7 +267,7 @@ def model(
     batch_size: Annotated[int, typer.Option(min=1, help="Samples in a batch B.")] = 32,
     lags: Annotated[int, typer.Option(min=1, help="Lags of a sample P.")] = 8,
     repeats: Annotated[int, typer.Option(min=1, help="Turns of each.")] = 5,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     plain: Annotated[bool, typer.Option(help="Time the plain loops beside the model.")] = True,
     bf16: Annotated[bool, typer.Option("--bf16", help="Add rows under bf16 autocast.")] = False,
@@ -348,17 +353,17 @@ def measure_each(
     return store.document
 
 
-def numbers(text: str, option: str) -> tuple[float, ...]:
+def numbers(text: str, option: str, *, needed: bool = False) -> tuple[float, ...]:
     """Positive numbers of a comma-separated list.
 
     Raises:
-        UserError: something in it is none.
+        UserError: something in it is none, or there is none and one is `needed`.
     """
     try:
         found = tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         found = (-1.0,)
-    if any(not 0 < value < 1e6 for value in found):
+    if any(not 0 < value < 1e6 for value in found) or (needed and not found):
         raise UserError(f"{option} wants positive numbers such as 1.0,2.0, not {text!r}")
     return found
 

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from typing import IO, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from benchmarks.sheets import Sheet
 from benchmarks.speed.starts import Start, thermal_start
@@ -25,12 +25,13 @@ from pipelines.engine import Resources
 from pipelines.gpu_scf import prepare_run
 from pipelines.integrators import Stepper
 from tg80.errors import RunFailed, UserError
+from tg80.limits import BoundedModel
 from tg80.molecules import Molecule, molecule_from_smiles
 
 Say = Callable[[str], None]
 
 
-class GpuSettings(BaseModel):
+class GpuSettings(BoundedModel):
     """What is timed.
 
     Attributes:
@@ -44,8 +45,6 @@ class GpuSettings(BaseModel):
         equilibration_fs: GFN2-xTB dynamics before the start.
         seed: of the start.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     level: str = "pbe-def2svp"
     devices: tuple[str, ...] = ("cpu", "cuda")

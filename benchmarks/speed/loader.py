@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 import tg80
 from atom import ATOM, ATOMConfig
@@ -21,15 +21,14 @@ from benchmarks.speed.timing import SameThreads, summary, timed
 from benchmarks.states import score_mask_of
 from benchmarks.tasks import uniform_lags
 from tg80.lags import LagSampling
+from tg80.limits import BoundedModel
 from tg80.windows import TrainingWindows, WindowBatch, window_loader
 
 Preset = Literal["mini", "public", "paper"]
 
 
-class LoaderSettings(BaseModel):
+class LoaderSettings(BoundedModel):
     """What is timed: `repeats` times `batches` of a loader, and `steps` training steps."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str = "mini-xtb"
     fold: int = Field(default=2, ge=1)

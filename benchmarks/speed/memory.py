@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from benchmarks.speed.processes import children
 from benchmarks.speed.starts import Start, thermal_start
@@ -12,13 +12,12 @@ from benchmarks.speed.timing import peak_memory_bytes, timed
 from pipelines.engine import Resources
 from pipelines.integrators import Stepper
 from tg80.constants import EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR, EV_PER_HARTREE
+from tg80.limits import BoundedModel
 from tg80.molecules import Molecule
 
 
-class MemorySettings(BaseModel):
+class MemorySettings(BoundedModel):
     """What is measured: level, `steps` outer steps of `outer_fs`, budgets in 1e9 bytes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     level: str = "pbe-def2svp"
     steps: int = Field(default=15, ge=1)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
 from atom import ATOM, ATOMConfig
 from benchmarks.optimisers import make_optimizers
@@ -28,6 +28,7 @@ from benchmarks.speed.timing import (
 )  # fmt: skip
 from benchmarks.training import compile_module
 from benchmarks.training_settings import TrainingSettings
+from tg80.limits import BoundedModel
 
 Preset = Literal["mini", "public", "paper"]
 Mode = Literal["joint", "start"]
@@ -53,10 +54,8 @@ PUBLISHED: dict[tuple[str, int, int], dict[int, Reference]] = {
 }
 
 
-class ModelSettings(BaseModel):
+class ModelSettings(BoundedModel):
     """What is timed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     preset: Preset = "public"
     modes: tuple[Mode, ...] = ("joint", "start")

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
 from benchmarks.speed.model import ModelSettings, Shape, step_memory
 from tg80.errors import UserError
+from tg80.limits import BoundedModel
 
 # What stays while another size grows.
 BASE = {"batch_size": Shape(0, 12, 8), "atoms": Shape(4, 0, 8), "lags": Shape(4, 20, 0)}
@@ -18,10 +19,8 @@ LETTERS = {"batch_size": "B", "atoms": "N", "lags": "P"}
 LARGE = 0.25
 
 
-class ScalingSettings(BaseModel):
+class ScalingSettings(BoundedModel):
     """Sizes that are walked through, and the memory that a step may take, 1e9 bytes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch_sizes: tuple[PositiveInt, ...]
     atoms: tuple[PositiveInt, ...]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from benchmarks.speed.results_file import ResultsFile
 from benchmarks.speed.starts import Start, thermal_start
@@ -21,6 +21,7 @@ from benchmarks.speed.timing import timed
 from pipelines.engine import Resources
 from pipelines.integrators import State, Stepper
 from tg80.errors import UserError
+from tg80.limits import BoundedModel
 from tg80.mechanics import kinetic_energy
 from tg80.molecules import Molecule
 from tg80.statistics import drift_with_error
@@ -80,7 +81,7 @@ def _divides(small: float, large: float) -> bool:
     return abs(large / small - round(large / small)) < 1e-9
 
 
-class MtsSettings(BaseModel):
+class MtsSettings(BoundedModel):
     """What decides the figures of an integrator.
 
     Attributes:
@@ -91,8 +92,6 @@ class MtsSettings(BaseModel):
         equilibration_fs: GFN2-xTB dynamics before the start.
         seed: of the start.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     level: str = "pbe-def2svp"
     threads: int = Field(default=1, ge=1)

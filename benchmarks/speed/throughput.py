@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from benchmarks.speed.processes import children
 from benchmarks.speed.starts import Start, thermal_start
@@ -20,15 +20,14 @@ from benchmarks.speed.timing import summary
 from pipelines.cluster import local_client
 from pipelines.dynamics import Stretch, StretchPlan
 from pipelines.integrators import Stepper
+from tg80.limits import BoundedModel
 from tg80.molecules import Molecule
 
 Run = Callable[[list[int]], float]
 
 
-class ThroughputSettings(BaseModel):
+class ThroughputSettings(BoundedModel):
     """What is timed: `repeats` times `steps` outer steps of `outer_fs` in each worker."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     level: str = "pbe-def2svp"
     steps: int = Field(default=40, ge=1)

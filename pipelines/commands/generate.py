@@ -24,6 +24,7 @@ from pipelines.commands.options import (
 from tg80.cli_support import JsonOption, console
 from tg80.documents import print_json
 from tg80.errors import UserError
+from tg80.limits import MOST_SEED
 
 
 def generate(
@@ -43,7 +44,9 @@ def generate(
     conformers: Annotated[
         str | None, typer.Option(help="Start conformer: lowest (default) or boltzmann.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Master seed. Default 0.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=MOST_SEED, help="Master seed. Default 0.")
+    ] = None,
     replicas: ReplicasOption = 1,
     workers: WorkersOption = None,
     scheduler: Annotated[

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from tg80.limits import MOST_PROCESSES
 from tg80.molecule_lists import Stereo
 
 ListOption = Annotated[
@@ -54,7 +55,9 @@ OverridesOption = Annotated[
 ReplicasOption = Annotated[int, typer.Option(min=1, help="Trajectories a molecule.")]
 WorkersOption = Annotated[
     int | None,
-    typer.Option(min=1, help="Single-thread workers on this machine. Default: all cores."),
+    typer.Option(
+        min=1, max=MOST_PROCESSES, help="Single-thread workers on this machine. Default: all cores."
+    ),
 ]
 MemoryOption = Annotated[
     float | None,

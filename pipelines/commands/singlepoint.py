@@ -14,6 +14,7 @@ from tg80.cli_support import JsonOption
 from tg80.constants import EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR, EV_PER_HARTREE
 from tg80.documents import print_json
 from tg80.errors import UserError
+from tg80.limits import MOST_THREADS
 from tg80.tables import Console
 from tg80.theory import LEVELS, Level, get_level, symbols_of
 from tg80.xyz import read_xyz
@@ -28,7 +29,7 @@ def singlepoint(
         int | None,
         typer.Option(help="Total charge, e.", show_default="charge= of the comment line, or 0"),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.")] = 1,
     json_output: JsonOption = False,
 ) -> None:
     """Compute energy, forces, dipole and charges of one structure.

@@ -10,6 +10,7 @@ from pipelines.commands.options import WorkersOption
 from tg80.cli_support import JsonOption, console
 from tg80.documents import print_json
 from tg80.errors import UserError
+from tg80.limits import MOST_SEED
 
 
 def twin(
@@ -43,7 +44,7 @@ def twin(
     molecules: Annotated[
         str | None, typer.Option(help="Only these, names separated by commas.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Master seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Master seed.")] = 0,
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -94,7 +94,7 @@ def run_case(case: Case, folder: Path, *, cpu_limit_s: float, wall_limit_s: floa
         elif stopped is None and (now - began > wall_limit_s or _cpu_seconds(pid) > cpu_limit_s):
             stopped = "SIGTERM"
             os.kill(pid, signal.SIGTERM)
-            to_send = [(now + 15, signal.SIGKILL)]
+            to_send = [(now + 40, signal.SIGKILL)]
         time.sleep(pause)
         pause = min(2 * pause, 0.1)
     with contextlib.suppress(OSError):

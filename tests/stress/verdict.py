@@ -8,7 +8,7 @@ from tests.stress.commands import Case
 from tests.stress.runner import Outcome
 
 ALLOWED_CODES = {0, 1, 2, 128 + signal.SIGINT, 128 + signal.SIGPIPE, 128 + signal.SIGTERM}
-_BESIDES = ("warning: ", "note: ", "records: ", "stopped")
+_BESIDES = ("warning: ", "note: ", "records: ", "stopped", "checking ")
 _LONGEST_LINE = 3000
 
 
