@@ -37,10 +37,10 @@ WORST = {
 # Above this the limits of both widen with the temperature, as anharmonicity does.
 ORDINARY_K = 300.0
 SHORT_FS = 500.0  # and in trajectories that are not much longer, for want of vibrations
-# Bonds against relaxed structure and Hessian: length at rest and stiffness, largest relative
-# distance, with the same level of theory in both and with another one.
-REST_LENGTH = (0.006, 0.05)
-STIFFNESS = (0.07, 0.35)
+# Bonds against relaxed structure and Hessian, length at rest and stiffness: the ratio expected and
+# how far off it may be, where forces and Hessian are both GFN2-xTB's, and at another level.
+REST_LENGTH = ((1.0, 0.006), (1.01, 0.05))
+STIFFNESS = ((1.0, 0.07), (1.13, 0.33))
 
 
 class Bond(NamedTuple):
@@ -189,17 +189,19 @@ def check_geometry(evidence: Evidence, found: "Findings") -> None:
 
 def _check_bonds(bonds: list[Bond], evidence: Evidence, found: "Findings") -> None:
     """Length at rest and stiffness of the bonds are those of relaxed structure and Hessian."""
-    other = evidence.metadata.level != "gfn2-xtb"
-    wider = max(1.0, evidence.metadata.temperature_k / ORDINARY_K)
-    wider *= 1 + SHORT_FS / evidence.metadata.length_fs
+    metadata = evidence.metadata
+    other = metadata.level != "gfn2-xtb"
+    hot, short = max(1.0, metadata.temperature_k / ORDINARY_K), SHORT_FS / metadata.length_fs
     rest = float(np.mean([bond.rest_length for bond in bonds]))
-    if abs(rest - 1) > wider * REST_LENGTH[other]:
+    middle, off = REST_LENGTH[other]
+    if abs(rest - middle) > hot * off + short * REST_LENGTH[0][1]:
         found.error(
             "bond lengths",
             f"forces vanish at {rest:.4f} times the relaxed length, on average",
         )
     stiff = [bond.stiffness for bond in bonds if bond.has_hydrogen]
-    if stiff and abs(np.mean(stiff) - 1) > wider * STIFFNESS[other]:
+    middle, off = STIFFNESS[other]
+    if stiff and abs(np.mean(stiff) - middle) > hot * off + short * STIFFNESS[0][1]:
         found.error(
             "bond stiffness",
             f"bonds of hydrogens are {np.mean(stiff):.3g} times as stiff as the Hessian has them",
