@@ -14,6 +14,7 @@ from pipelines.trajectory import Trajectory
 from tests.kill_run import datasets
 from tg80.constants import BOLTZMANN_EV_PER_K
 from tg80.errors import CorruptFile, RunFailed
+from tg80.fields import FIELDS
 from tg80.mechanics import angular_momentum, kinetic_energy, linear_momentum
 from tg80.molecules import molecule_from_smiles
 from tg80.shard import Shard
@@ -101,9 +102,13 @@ def test_momenta_of_the_shard_are_zero(finished):
         masses, positions = shard.masses, shard.read("positions").astype(float)
         velocities = shard.read("velocities").astype(float)
     thermal = np.sqrt(2 * kinetic_energy(masses, velocities[0]) * masses.sum() * 9.6485e-3)
+    # What is stored is rounded; a molecule that tumbles has a tenth of the thermal momentum.
+    rounding = masses * FIELDS["velocities"].largest_rounding
+    assert rounding.sum() < 1e-4 * thermal
     for x, v in zip(positions, velocities, strict=True):
-        assert np.abs(linear_momentum(masses, v)).max() < 1e-6 * thermal
-        assert np.abs(angular_momentum(masses, x, v)).max() < 1e-6 * thermal
+        assert np.abs(linear_momentum(masses, v)).max() < 1e-6 * thermal + rounding.sum()
+        arms = np.linalg.norm(x, axis=1)
+        assert np.abs(angular_momentum(masses, x, v)).max() < 1e-6 * thermal + arms @ rounding
 
 
 def test_a_long_nvt_run_gives_the_mean_energy(tmp_path):
