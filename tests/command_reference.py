@@ -16,7 +16,9 @@ _INTRODUCTION = """# Commands
 The help of every command, as `--help` prints it. Made by `python -m tests.command_reference`.
 
 Exit codes: 0 all is well, 1 something failed (a computation, a check), 2 the input is at fault, 130
-stopped with Ctrl-C. An error is one line on standard error; `--debug` shows where it came from.
+stopped with Ctrl-C, 143 with SIGTERM, 141 the reader of the output went away. An error is one line
+on standard error; `--debug` shows where it came from. `--json` prints one JSON document, in which
+`null` stands for what is no finite number.
 """
 
 

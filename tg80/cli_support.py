@@ -28,6 +28,12 @@ def run_app(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
     130, SIGTERM 143, a reader that closed the pipe 141. Only `--debug` shows tracebacks.
     """
     _fill_closed_streams()
+    with _sigterm_as_ctrl_c() as came:
+        code = _run(app, argv, prog)
+    return 128 + signal.SIGTERM if came and code == 128 + signal.SIGINT else code
+
+
+def _run(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
     # Processes that are started, workers too, import nothing from the folder we happen to be in.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -35,7 +41,7 @@ def run_app(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     command = typer.main.get_command(app)
     try:
-        with _named_output(), _terminated_cleanly(), warnings.catch_warnings():
+        with _named_output(), warnings.catch_warnings():
             if not sys.warnoptions:
                 warnings.simplefilter("ignore")  # not ours, and no line that says what to do
             _bound_numbers(command)
@@ -48,9 +54,9 @@ def run_app(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
         if debug:
             raise
         return _report(error, prog)
-    except KeyboardInterrupt as stop:
+    except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+        return 128 + signal.SIGINT
     except SystemExit as exit_:
         # Typer's way to end when the pipe is closed.
         if isinstance(exit_.__context__, BrokenPipeError):
@@ -58,23 +64,21 @@ def run_app(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
         raise
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came: what Ctrl-C ends in order ends so, too."""
-
-
 @contextmanager
-def _terminated_cleanly() -> Iterator[None]:
-    """Within, SIGTERM raises `Terminated`, as Ctrl-C raises KeyboardInterrupt."""
+def _sigterm_as_ctrl_c() -> Iterator[list[int]]:
+    """Within, SIGTERM ends what runs as Ctrl-C does; the list says whether it came."""
+    came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield came
         return
 
-    def stop(*_: Any) -> None:
-        raise Terminated
+    def stop(number: int, _frame: Any) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        yield came
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -175,7 +179,7 @@ def _report(error: Any, prog: str) -> int:
         return 2
     if type(error).__name__ == "Abort":
         print("stopped", file=sys.stderr)
-        return 130
+        return 128 + signal.SIGINT
     if type(error).__name__ == "Exit":
         return int(getattr(error, "exit_code", 1))
     if isinstance(error, Tg80Error):
