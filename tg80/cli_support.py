@@ -45,8 +45,10 @@ def _run(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
             if not sys.warnoptions:
                 warnings.simplefilter("ignore")  # not ours, and no line that says what to do
             _bound_numbers(command)
-            result = command.main(args=arguments, prog_name=prog, standalone_mode=False)
-        return int(result) if isinstance(result, int) else 0
+            # Not `command.main`: that would turn Ctrl-C and SIGTERM into exit code 130, unsaid.
+            with command.make_context(prog, arguments) as context:
+                command.invoke(context)
+        return 0
     except BrokenPipeError:
         # `| head` closed the pipe: not a failure, which 1 would say.
         return 128 + signal.SIGPIPE
