@@ -134,7 +134,7 @@ def local_client(n_workers: int, folder: Path, dashboard: bool = False) -> Itera
     with (
         dask_config.set(SETTINGS),
         private_scratch(folder),
-        _started(
+        _running(
             scheduler={"cls": PrivateScheduler, "options": shared | dashboard_options(dashboard)},
             workers=dict.fromkeys(range(n_workers), worker),
             security=security,
@@ -161,6 +161,41 @@ def _allow_open_files(n: int) -> None:
             "limit (ulimit -n) or ask for fewer --workers"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (n, hard))
+
+
+@contextmanager
+def _running(**options: Any) -> Iterator[SpecCluster]:
+    """A cluster that is whole when it is given, and closed in order whatever happens."""
+    cluster = None
+    try:
+        with _undisturbed():
+            cluster = _started(**options)
+        yield cluster
+    finally:
+        if cluster is not None:
+            with _undisturbed():
+                cluster.close()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Lets Ctrl-C and SIGTERM wait: what is half started, or half closed, can't be closed in order.
+
+    Processes that are started within never hear Ctrl-C, which reaches the whole process group.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 def _started(**options: Any) -> SpecCluster:
