@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,7 @@ def _undisturbed() -> Iterator[None]:
         return
     came: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    resource_tracker.ensure_running()  # its start would unblock SIGINT for what is started next
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: one line and the right exit code, whatever a command is at."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,16 +12,16 @@ WHOLE = "6\n\nC 0 0 0\nH 0 1.0 0.4\nH 0.9 -0.5 0.4\nH -0.9 -0.5 0.4\nO 0 0 -1.42
 GENERATE = ["generate", "--level=gfn2-xtb", "--length-fs=20000", "--workers=1"]
 
 
-def stopped(number, arguments, began, **where):
+def stopped(number, arguments, began, send=os.kill):
     """Exit code and standard error of a command that is sent a signal once `began()` is true."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **where,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     try:
         while process.poll() is None and not began(process):
             time.sleep(0.1)
-        process.send_signal(number)
+        send(process.pid, number)
         _, errors = process.communicate(timeout=120)
     finally:
         process.kill()
@@ -41,9 +42,11 @@ def _evaluating(process):
         return "libcgto" in maps.read()
 
 
-@pytest.mark.parametrize("wait_s", [0.0, 1.0])
-def test_a_cluster_that_is_being_started_is_closed_in_order(wait_s, tmp_path):
-    """`session.json` is written just before the workers are started."""
+@pytest.mark.parametrize(
+    ("send", "wait_s", "code"), [(os.kill, 0.0, 143), (os.kill, 1.0, 143), (os.killpg, 1.0, 130)]
+)
+def test_a_cluster_that_is_being_started_is_closed_in_order(send, wait_s, code, tmp_path):
+    """`session.json` is written just before the workers are started; Ctrl-C reaches these, too."""
     smiles = tmp_path / "list.smi"
     smiles.write_text("CO methanol\n")
     out = tmp_path / "out"
@@ -54,6 +57,7 @@ def test_a_cluster_that_is_being_started_is_closed_in_order(wait_s, tmp_path):
         return there
 
     arguments = [*GENERATE, "--molecule-list", str(smiles), "--out", str(out)]
-    code, errors = stopped(signal.SIGTERM, arguments, starting)
+    number = signal.Signals(code - 128)
+    found, errors = stopped(number, arguments, starting, send)
     lines = [line for line in errors.splitlines() if "starting" not in line]
-    assert (code, lines) == (143, ["stopped"])
+    assert (found, lines) == (code, ["stopped"])
