@@ -45,10 +45,7 @@ def _run(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
             if not sys.warnoptions:
                 warnings.simplefilter("ignore")  # not ours, and no line that says what to do
             _bound_numbers(command)
-            # Not `command.main`: that would turn Ctrl-C and SIGTERM into exit code 130, unsaid.
-            with command.make_context(prog, arguments) as context:
-                command.invoke(context)
-        return 0
+            return _invoke(command, arguments, prog)
     except BrokenPipeError:
         # `| head` closed the pipe: not a failure, which 1 would say.
         return 128 + signal.SIGPIPE
@@ -64,6 +61,16 @@ def _run(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
         if isinstance(exit_.__context__, BrokenPipeError):
             return 128 + signal.SIGPIPE
         raise
+
+
+def _invoke(command: Any, arguments: list[str], prog: str) -> int:
+    """Runs a command; its own `main` would turn Ctrl-C and SIGTERM into exit code 130, unsaid."""
+    try:
+        with command.make_context(prog, arguments) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    return 0
 
 
 @contextmanager
