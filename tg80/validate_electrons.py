@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 # Charges were once kept to 11 bits: their sum is known to this share of the sum of their sizes.
 CHARGE_ROUNDING = 2.0**-11
+# The worst frame's charges beside the usual fluctuations, which count as this many e at least.
+CHARGES_OUTLIER, LEAST_CHANGE, FEW_FRAMES = 5.0, 0.003, 20
+CLEAR_CHARGE = 0.05  # e
 MOST_CYCLES = 5000
 # Net force (eV/A) and torque (eV) before projection that tight binding, which has no grid, leaves.
 RAW_WITHOUT_GRID = 1e-3
@@ -40,6 +43,15 @@ def check_charges(evidence: Evidence, found: "Findings") -> None:
         worst = int((off - limit).argmax())
         message = f"add up to {charges[worst].sum():.4g} in frame {worst}"
         found.error("charges", f"{message}, the molecule has {evidence.metadata.charge}")
+    middle = np.median(charges, axis=0)
+    usual = np.maximum(1.4826 * np.median(np.abs(charges - middle), axis=0), LEAST_CHANGE)
+    away = np.sqrt(np.mean(((charges - middle) / usual) ** 2, axis=1))
+    if evidence.n_frames >= FEW_FRAMES and away.max() > CHARGES_OUTLIER:
+        message = f"of frame {int(away.argmax())} are {away.max():.0f} times as far as usual"
+        found.error("charges", f"{message} from those of the others")
+    largest = np.abs(charges).max(axis=1)
+    if np.median(largest) > CLEAR_CHARGE and largest.min() < 0.1 * np.median(largest):
+        found.error("charges", f"are next to zero in frame {int(largest.argmin())}")
     if _wrong_sign(charges.mean(axis=0), evidence):
         found.error("charges", "are positive on electronegative elements: the sign is wrong")
 

@@ -55,6 +55,7 @@ EXCUSED: dict[str, tuple[float, str]] = {
     "relaxed_positions: times 1 01": (0, STATISTICAL + "DFT bonds are 1 to 2 % longer than GFN2's"),
     "positions: times 1 01": (2, STATISTICAL + "DFT bonds are 1 to 2 % longer than GFN2's"),
     "velocities: times 1 01": (2, STATISTICAL + "vibrations are coarsely sampled"),
+    "forces: times 1 2": (2, STATISTICAL + "DFT bonds are 13 to 19 % stiffer than GFN2's"),
     "forces: times 1 01": (2, STATISTICAL + "vibrations are coarsely sampled"),
 }
 LINEAR = STATISTICAL + "at 10 fs nothing is slow in acetylene, and a single pair of frames is weak"
