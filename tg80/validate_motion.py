@@ -32,7 +32,7 @@ USUAL, WORST = 4.0, 10.0
 MOST_USUAL, MOST_WORST = 0.85, 1.35
 # A rest of this share says too little: the next way is tried.
 USEFUL = 0.36
-EXACT_FS = 2.0
+EXACT_FS, VERLET_STEP_FS = 2.0, 0.5  # longer steps leave over more
 FEW_PAIRS = 10
 FORCES_MATTER_FS = 4.0
 # The trapezoid rule is off by 0.1 to 0.5 % at 1 fs.
@@ -156,7 +156,9 @@ def _floor(evidence: Evidence) -> float:
         return THERMOSTAT
     if metadata.integrator != "verlet":
         return STEPS
-    return EXACT if evidence.spacing_fs <= EXACT_FS else VERLET
+    if evidence.spacing_fs <= EXACT_FS:
+        return EXACT
+    return VERLET * max(1.0, (metadata.time_step_fs / VERLET_STEP_FS) ** 2)
 
 
 def _judge_slopes(rest: Rest, floor: float, step: float, found: "Findings") -> None:
