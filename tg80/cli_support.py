@@ -182,6 +182,9 @@ def _named_output() -> Iterator[None]:
 def _report(error: Any, prog: str) -> int:
     # Typer carries its own copy of click in newer releases, so its errors are told by their
     # attributes and not by their class.
+    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+        print(error.format_message(), file=sys.stderr)
+        return 2
     if hasattr(error, "format_message"):
         hint = getattr(getattr(error, "ctx", None), "command_path", prog)
         print_error(f"{error.format_message()} (see `{hint} --help`)")

@@ -19,6 +19,12 @@ def test_the_version_needs_no_command(capsys):
     assert capsys.readouterr().out == f"tg80 {tg80.__version__}\n"
 
 
+def test_without_a_command_the_help_is_shown(capsys):
+    assert run([]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Usage: tg80") and "generate" in error and "\\n" not in error
+
+
 def test_a_reader_that_closes_the_pipe_is_no_failure():
     """`tg80 split --check | head` must not say that a rule is broken."""
     process = subprocess.Popen(
