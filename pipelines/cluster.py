@@ -120,7 +120,8 @@ def local_client(n_workers: int, folder: Path, dashboard: bool = False) -> Itera
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
     security = temporary_security()
-    quiet: Any = logging.ERROR  # its annotation says bool
+    # What fails is said in our one line. The annotation says bool.
+    quiet: Any = logging.CRITICAL
     shared = {"host": LOOPBACK, "protocol": PROTOCOL, "security": security}
     worker = {
         "cls": Nanny,

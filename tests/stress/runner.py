@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import importlib
 import io
+import multiprocessing.util
 import os
 import pkgutil
 import resource
@@ -137,6 +138,7 @@ def _child(case: Case, folder: Path, logs: Path) -> int:
         code = run(case.argv)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    multiprocessing.util._exit_function()  # as the end of a process does
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             with contextlib.suppress(OSError, ValueError):

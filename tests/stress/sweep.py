@@ -60,13 +60,22 @@ class Report:
             yield from (f"    {ascii(line)[1:-1][:300]}" for line in last)
 
 
-def sweep(cases: Iterator[Case], n: int, *, made: Path | None, verbose: bool = False) -> Report:
+def sweep(
+    cases: Iterator[Case],
+    n: int,
+    *,
+    made: Path | None,
+    verbose: bool = False,
+    minutes: float = float("inf"),
+) -> Report:
     """Run the first `n` cases.
 
     Args:
+        minutes: no new command begins after these.
         made: all inputs, from `inputs.build_world`; None makes those that are quick to make.
     """
     import_all()
+    end = time.monotonic() + 60 * minutes
     report = Report()
     base = Path(tempfile.mkdtemp(prefix="sweep-"))
     base.chmod(0o755)
@@ -75,6 +84,8 @@ def sweep(cases: Iterator[Case], n: int, *, made: Path | None, verbose: bool = F
         _lay_down(world, made)
         before = inputs.snapshot(world)
         for number, case in enumerate(islice(cases, n)):
+            if time.monotonic() > end:
+                break
             folder = base / f"{number}"
             outcome, changed = _run(case, world, folder)
             if inputs.snapshot(world) != before:
@@ -152,6 +163,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="part of the commands' names")
     parser.add_argument("--inputs", type=Path, help="folder that keeps the inputs for next time")
+    parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--verbose", action="store_true")
     chosen = parser.parse_args()
     began = time.monotonic()
@@ -160,7 +172,9 @@ def main() -> int:
         made = chosen.inputs or Path(temporary) / "world"
         if not made.exists():
             inputs.build_world(made, whole=True)
-        report = sweep(cases, chosen.commands, made=made, verbose=chosen.verbose)
+        report = sweep(
+            cases, chosen.commands, made=made, verbose=chosen.verbose, minutes=chosen.minutes
+        )
     print("\n".join(report.lines()))
     print(f"\n{time.monotonic() - began:.0f} s")
     return 1 if report.found else 0
