@@ -95,11 +95,12 @@ FRAME_FIELDS: tuple[Field, ...] = (
     ),
     _series("scf_converged", ("n_frames",), "u1", None, None, 1.0, "1 if self-consistent"),
     _series(
-        "raw_net_force", ("n_frames", 3), "f4", *_FORCE, "sum of the forces before projection", 5,
+        "raw_net_force", ("n_frames", 3), "f4", *_FORCE, "sum of the forces before projection",
+        5, 2.0**-10,
     ),
     _series(
         "raw_net_torque", ("n_frames", 3), "f4", "kJ mol-1", "eV", EV_PER_KJ_PER_MOL,
-        "torque of the forces about the centre of mass before projection", 5,
+        "torque of the forces about the centre of mass before projection", 5, 2.0**-10,
     ),
     _series(
         "quality_flags", ("n_frames",), "u4", None, None, 1.0, "bits of QUALITY_FLAGS, 0 if clean",
