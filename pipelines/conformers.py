@@ -23,6 +23,9 @@ from tg80.molecules import Molecule
 FORCE_TOLERANCE = 2e-3  # eV/A; the Hessian wants a geometry that is really relaxed
 MAX_STEPS = 1000
 HESSIAN_STEP = 5e-3  # A
+FLAT = 0.02  # eV/A^2; overall rotation of a relaxed geometry is less curved than that
+SIDESTEP = 0.1  # A, along the mode that leads down from a saddle point
+MOST_SADDLES = 4
 SAME_ENERGY = 2e-3  # eV; MMFF minima closer than this are taken for one and the same
 
 
@@ -85,8 +88,26 @@ def start_geometry(
         )
     energies = np.array([energy for energy, _ in relaxed])
     energy, positions = relaxed[_choose(energies, choice, temperature_k, seed)]
+    energy, positions, curvature = _leave_saddle(molecule, engine, energy, positions)
     positions = positions - centre_of_mass(molecule.masses, positions)
-    return StartGeometry(positions, energy, hessian(engine, positions), len(relaxed))
+    return StartGeometry(positions, energy, curvature, len(relaxed))
+
+
+def _leave_saddle(
+    molecule: Molecule, engine: Engine, energy: float, positions: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Energy, positions and Hessian of a minimum, as relaxing keeps the symmetry of its start."""
+    for _ in range(MOST_SADDLES):
+        curvature = hessian(engine, positions)
+        curvatures, modes = np.linalg.eigh(curvature)
+        if curvatures[0] > -FLAT:
+            break
+        aside = positions + SIDESTEP * modes[:, 0].reshape(-1, 3)
+        lower, final = relax(molecule, engine, aside)
+        if _reacted(molecule, positions, final):
+            break
+        energy, positions = lower, final
+    return energy, positions, curvature
 
 
 def embed_one(molecule: Molecule, seed: int = 0) -> np.ndarray:
