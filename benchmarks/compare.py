@@ -195,10 +195,16 @@ def _listed(folds: Iterable[int]) -> str:
     return ",".join(map(str, sorted(folds)))
 
 
+_SQUARES = ("/raw", "/aligned")
+
+
 def _errors(folder: Path) -> dict[str, np.ndarray]:
     path = folder / ERRORS
     try:
-        return read_npz(path)
+        found = read_npz(path)
+        if any(values.ndim != 2 for name, values in found.items() if name.endswith(_SQUARES)):
+            raise ValueError("errors are no table of windows and lags")
+        return found
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); run it again") from error
 

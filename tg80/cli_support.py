@@ -201,7 +201,7 @@ def _report(error: Any, prog: str) -> int:
     if isinstance(error, OSError):
         print_error(f"{error.filename or 'operating system'}: {error.strerror or error}")
         return 1
-    if isinstance(error, MemoryError) or "allocate memory" in str(error):  # torch's has no class
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         print_error("out of memory; free some, or ask for less")
         return 1
     if isinstance(error, RecursionError):
@@ -210,6 +210,10 @@ def _report(error: Any, prog: str) -> int:
     detail = str(error).splitlines()[0] if str(error) else ""
     print_error(f"{type(error).__name__}: {detail} (this is a bug; --debug shows where)")
     return 1
+
+
+# What torch, threads and the loader of libraries say for want of memory; they have no class for it.
+_NO_MEMORY = ("allocate memory", "can't start new thread", "failed to map segment")
 
 
 def print_error(message: str) -> None:
