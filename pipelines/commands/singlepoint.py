@@ -10,6 +10,7 @@ from rich.table import Table
 
 from pipelines.calculators import formula, make_engine
 from pipelines.engine import Evaluation, Resources
+from pipelines.threads import in_another_thread
 from tg80.cli_support import JsonOption
 from tg80.constants import EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR, EV_PER_HARTREE
 from tg80.documents import print_json
@@ -43,7 +44,7 @@ def singlepoint(
         engine = make_engine(chosen, numbers, charge, Resources(threads=threads))
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
-    evaluation = engine.evaluate(positions)
+    evaluation = in_another_thread(engine.evaluate, positions)
     solution = getattr(engine, "last_solution", None)
     gradient_norm = None if solution is None else solution.gradient_norm
     if json_output:

@@ -1,6 +1,9 @@
 """`tg80 singlepoint`: numbers out, one line for every kind of bad input."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -148,3 +151,20 @@ def test_no_self_consistency_is_one_line_and_exit_code_1(run, tmp_path):
 def test_help_has_an_example(run):
     code, out, _ = run("--help")
     assert code == 0 and "tg80 singlepoint water.xyz" in out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_evaluation_of_minutes_hears_signals(tmp_path, number):
+    path = tmp_path / "gas.xyz"
+    rows = np.random.default_rng(1).uniform(-60, 60, (120, 3))
+    lines = [f"{'CNOH'[i % 4]} {x} {y} {z}" for i, (x, y, z) in enumerate(rows)]
+    path.write_text("\n".join(["120", "", *lines]))
+    script = (
+        "import os, sys, threading; from pipelines.cli import run; "
+        f"threading.Timer(1.0, os.kill, (os.getpid(), {int(number)})).start(); "
+        f"sys.exit(run(['singlepoint', {str(path)!r}, '--level', 'gfn2-xtb']))"
+    )
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (128 + number, "")
+    assert ended.stderr == "stopped\n"
