@@ -7,7 +7,6 @@ from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-
 _Result = TypeVar("_Result")
 
 
