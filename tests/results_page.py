@@ -11,6 +11,7 @@ from benchmarks.lines import entries
 from benchmarks.models import MODELS
 from benchmarks.results import Record, read_records
 from benchmarks.tune import TRIAL, read_trial, sheet
+from tg80.tables import markdown_table
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
@@ -84,7 +85,7 @@ def _beaten(fold: int) -> str:
         "ATOM's less B's, x 1e-2 A^2, 95 % interval over molecules and blocks of time"
     )
     heading = ("B", "part", "score", "ATOM - B", "verdict")
-    return sheets.markdown(sheets.Sheet(title, heading, rows))
+    return f"{title}\n\n{markdown_table(heading, rows)}\n"
 
 
 def _tuning() -> str:
