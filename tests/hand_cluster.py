@@ -57,13 +57,13 @@ class HandCluster:
 
     def kill_scheduler(self) -> None:
         """Kills the scheduler; its workers notice in their own time."""
-        self.scheduler_file.unlink(missing_ok=True)
         self.scheduler.kill()
         self.scheduler.wait()
 
     def restart(self) -> None:
         """A new scheduler with new workers; the old ones may still be at work on a segment."""
         self._dying += self.workers
+        self.scheduler_file.unlink(missing_ok=True)
         self.scheduler = self._start_scheduler()
         self.workers = [self._start_worker() for _ in self.workers]
 
