@@ -208,16 +208,27 @@ def _check_structure(file: h5py.File, found: Findings) -> None:
     boundary = _attribute(file, box, "boundary")
     if boundary is None or [_text(word) for word in np.ravel(boundary)] != ["none"] * 3:
         found.error("structure", "box boundary is not none, none, none")
-    allowed = {field.path.rsplit("/", 1)[1] for field in FRAME_FIELDS}
-    for name in sorted(_children(file, OBSERVABLES) - allowed):
-        found.error("structure", f"{OBSERVABLES}/{name} is no field of the format")
-    for name in sorted(_children(file, "particles") - {"trajectory"}):
-        found.error("structure", f"particles/{name}: only one particles group is allowed")
+    names: list[str] = []
+    file.visit(names.append)
+    for name in sorted(set(names) - _known_paths()):
+        if not name.startswith(f"{PARAMETERS}/"):  # `_check_schema` warns of these
+            found.error("structure", f"{name} is no part of the format")
     for field in FRAME_FIELDS:
         for axis in AXIS_FIELDS:
             linked, original = file.get(f"{field.path}/{axis.name}"), file.get(axis.path)
             if linked is None or original is None or linked != original:
                 found.error("structure", f"{field.path}/{axis.name} is no hard link to the first")
+
+
+def _known_paths() -> set[str]:
+    """Every group and data set that the format has."""
+    ends = {f"h5md/{name}" for name in ("author", "creator", "modules/units")}
+    ends |= {f"{TRAJECTORY}/box", OBSERVABLES, PARAMETERS}
+    ends |= {field.path for field in STATIC_FIELDS}
+    for field in FRAME_FIELDS:
+        ends |= {f"{field.path}/{name}" for name in ("value", "step", "time")}
+    parents = {"/".join(end.split("/")[:n]) for end in ends for n in range(1, end.count("/") + 1)}
+    return ends | parents
 
 
 def _check_schema(shard: Shard, found: Findings) -> None:

@@ -182,6 +182,7 @@ STRUCTURAL_DEFECTS = {
     ),
     "box": ("structure", lambda f: f.__delitem__("particles/trajectory/box")),
     "group": ("structure", lambda f: f.create_group("particles/solvent")),
+    "foreign group": ("structure", lambda f: f.create_group("notes/of=mine")),
     "observable": ("structure", lambda f: f.create_dataset(f"{OBSERVABLE}/mean/value", data=[1])),
     "link": ("structure", unlink_time),
     "missing": ("schema", lambda f: f.__delitem__(f"{OBSERVABLE}/dipole/value")),
