@@ -25,6 +25,21 @@ def test_without_a_command_the_help_is_shown(capsys):
     assert error.startswith("Usage: tg80") and "generate" in error and "\\n" not in error
 
 
+@pytest.mark.parametrize("package", ["pipelines", "benchmarks"])
+def test_ctrl_c_while_modules_are_imported_is_one_line(package):
+    code = (
+        f"import threading; from {package}.entry import main; "
+        "threading.Timer(0.2, print, ('begun',), {'flush': True}).start(); main()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"begun\n"
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=100)
+    assert (process.returncode, error) == (128 + signal.SIGINT, b"stopped\n")
+
+
 def test_a_reader_that_closes_the_pipe_is_no_failure():
     """`tg80 split --check | head` must not say that a rule is broken."""
     process = subprocess.Popen(
