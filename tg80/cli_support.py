@@ -13,7 +13,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from tg80.errors import Tg80Error, UserError
-from tg80.limits import MOST_COUNT, MOST_SEED, MOST_SIZE, is_meant
+from tg80.limits import MOST_COUNT, MOST_SEED, MOST_SIZE, is_meant, meant_range
 from tg80.tables import Console, PrintableStream, printable
 
 console = Console(stderr=True)  # names may hold brackets
@@ -124,7 +124,7 @@ def _bounded(parameter: Any, before: Callable[..., Any] | None) -> Callable[...,
             most = MOST_COUNT if isinstance(value, int) else MOST_SIZE
             if not is_meant(value, most if limit is None else MOST_SEED):
                 shown = one_line(str(value)[:40])
-                raise UserError(f"{parameter.opts[0]} {shown}: no number of a size that is meant")
+                raise UserError(f"{parameter.opts[0]} {shown}: {meant_range(most)}")
         return before(context, param, value) if before else value
 
     return check

@@ -34,6 +34,11 @@ def is_meant(value: Any, most: float = MOST_SIZE) -> bool:
     return LEAST_SIZE <= abs(value) <= most and (isinstance(value, int) or math.isfinite(value))
 
 
+def meant_range(most: float) -> str:
+    """What to do about a number that cannot be meant, for messages."""
+    return f"out of range; give 0 or a size from {LEAST_SIZE:g} to {most:g}"
+
+
 class BoundedModel(BaseModel):
     """Frozen settings without unknown names, whose numbers are of a size that can be meant."""
 
@@ -43,5 +48,5 @@ class BoundedModel(BaseModel):
     @classmethod
     def _numbers_are_meant(cls, value: Any) -> Any:
         if not is_meant(value, MOST_SEED):
-            raise ValueError(f"{str(value)[:40]} is no number of a size that can be meant")
+            raise ValueError(f"{str(value)[:40]}: {meant_range(MOST_SEED)}")
         return value
