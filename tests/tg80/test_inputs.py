@@ -90,7 +90,7 @@ class Sizes(BoundedModel):
 def test_settings_refuse_sizes_that_nobody_means(value):
     assert Sizes(size=0.0, sizes=(1e-9,)).size == 0
     for wrong in ({"size": value}, {"sizes": (1.0, value)}):
-        with pytest.raises(ValueError, match="of a size that can be meant"):
+        with pytest.raises(ValueError, match="out of range; give 0 or a size from"):
             Sizes.model_validate(wrong)
 
 
