@@ -28,14 +28,12 @@ def run_app(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
     130, SIGTERM 143, a reader that closed the pipe 141. Only `--debug` shows tracebacks.
     """
     _fill_closed_streams()
-    with _sigterm_as_ctrl_c() as came:
+    with _safe_imports(), _sigterm_as_ctrl_c() as came:
         code = _run(app, argv, prog)
     return 128 + signal.SIGTERM if came and code == 128 + signal.SIGINT else code
 
 
 def _run(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
-    # Processes that are started, workers too, import nothing from the folder we happen to be in.
-    os.environ.setdefault("PYTHONSAFEPATH", "1")
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -71,6 +69,20 @@ def _invoke(command: Any, arguments: list[str], prog: str) -> int:
     except typer.Exit as end:
         return end.exit_code
     return 0
+
+
+@contextmanager
+def _safe_imports() -> Iterator[None]:
+    """Within, processes that are started, workers too, import nothing from the current folder."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = before or "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 @contextmanager

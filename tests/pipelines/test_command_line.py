@@ -19,6 +19,13 @@ def test_the_version_needs_no_command(capsys):
     assert capsys.readouterr().out == f"tg80 {tg80.__version__}\n"
 
 
+def test_a_command_leaves_the_environment_as_it_was(monkeypatch):
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    before = dict(os.environ)
+    assert run(["--version"]) == 0
+    assert dict(os.environ) == before
+
+
 def test_without_a_command_the_help_is_shown(capsys):
     assert run([]) == 2
     error = capsys.readouterr().err
