@@ -15,7 +15,7 @@ import numpy as np
 from tg80 import mechanics
 from tg80.constants import masses_of
 from tg80.errors import UserError
-from tg80.public_npz import Contents, read_npz
+from tg80.public_npz import Contents, read_public_npz
 from tg80.public_sets import (
     PublicMolecule,
     PublicSet,
@@ -105,13 +105,13 @@ def read_public(
         frame_fs: for a file of this layout from elsewhere: time between its frames.
 
     Raises:
-        UserError: it cannot be read (`read_npz`); it can't be told what it is, or its name or
+        UserError: it cannot be read (`read_public_npz`); it can't be told what it is, or its name or
             theory says that it is something else.
     """
     path = Path(path)
     if frame_fs is not None and not 0 < frame_fs < 1e6:
         raise UserError(f"--frame-fs must be more than 0 and less than 1e6, not {frame_fs:g}")
-    contents = read_npz(path)
+    contents = read_public_npz(path)
     if frame_fs is not None:
         text = (molecule or contents.name or path.stem).lower()
         found_set, name = "other", re.sub(r"[^a-z0-9]+", "-", text).strip("-") or "molecule"

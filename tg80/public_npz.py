@@ -80,7 +80,7 @@ class Contents:
     frame_numbers: np.ndarray
 
 
-def read_npz(path: Path) -> Contents:
+def read_public_npz(path: Path) -> Contents:
     """All of a file that is used, in the units of the code.
 
     Raises:
