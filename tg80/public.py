@@ -105,8 +105,8 @@ def read_public(
         frame_fs: for a file of this layout from elsewhere: time between its frames.
 
     Raises:
-        UserError: it cannot be read (`read_public_npz`); it can't be told what it is, or its name or
-            theory says that it is something else.
+        UserError: it cannot be read (`read_public_npz`); it can't be told what it is, or its name
+            or theory says that it is something else.
     """
     path = Path(path)
     if frame_fs is not None and not 0 < frame_fs < 1e6:
