@@ -6,21 +6,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from atom.blocks import Block
 from atom.config import ATOMConfig
-from atom.equivariant import EquivariantBlock
-from atom.graph import graph_reach
-from atom.initial import (
+from atom.layers.blocks import Block
+from atom.layers.channels import (
     SCALAR,
     channel_layout,
     deal_channels,
     gather_channels,
     scalar_columns,
 )
-from atom.layers import o3, plain_layers
-from atom.norm import root_mean_square_norm
-from atom.reach import attention_reach
-from atom.rope import state_rotation
+from atom.layers.e3nn import o3, plain_layers
+from atom.layers.masks import attention_reach
+from atom.layers.norm import root_mean_square_norm
+from atom.layers.rope import state_rotation
+from atom.variants.gat import graph_reach
+from atom.variants.strict import EquivariantBlock
 
 # Initial scale of the output weights: an untrained model then moves atoms by hundredths of an
 # angstrom, so its displacement output starts out close to persistence.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from atom.ase import predict
 from atom.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from atom.config import ATOMConfig
 from atom.decoder import Decoder
@@ -18,9 +19,8 @@ from atom.elements import (
     MAX_ATOMIC_NUMBER,
     U_ANGSTROM2_PER_FS2_IN_EV,
 )
-from atom.lifting import make_lifting
+from atom.layers.lifting import make_lifting
 from atom.loss import LossKind, masked_loss
-from atom.simulate import predict
 from atom.walk import bonded_pairs, random_walk_encoding
 
 
@@ -188,7 +188,7 @@ class ATOM(Decoder):
         return masked_loss(predicted, targets, scored, ~lags_fs.isnan(), lag_weights, kind)
 
     def predict(self, atoms: Any, lags_fs: Sequence[float]) -> list[Any]:
-        """Structures of ASE at each lag (fs); see :func:`atom.simulate.predict`."""
+        """Structures of ASE at each lag (fs); see :func:`atom.ase.predict`."""
         return predict(self, atoms, lags_fs)
 
     def save(self, path: str | Path) -> None:

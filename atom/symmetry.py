@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from atom.initial import Layout, channel_layout, lifted_layout
+from atom.layers.channels import Layout, channel_layout, lifted_layout
 from atom.model import ATOM
 
 Operator = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]

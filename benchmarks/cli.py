@@ -34,11 +34,11 @@ from benchmarks.commands.outside import score, submit, template
 from benchmarks.commands.symmetry import symmetry
 from benchmarks.commands.tune import tune
 from benchmarks.speed.commands import app as speed_app
-from tg80.cli_support import JsonOption, run_app
-from tg80.documents import print_json
+from tg80.console import JsonOption, run_app
 from tg80.errors import UserError
 from tg80.files import make_folder
-from tg80.tables import Console
+from tg80.untrusted.documents import print_json
+from tg80.untrusted.tables import Console
 
 app = typer.Typer(
     help="Train and score models of molecular dynamics on TG80, and keep their leaderboard.",
@@ -76,13 +76,13 @@ def run(
 
     Example: atom-bench run --fold 2 --budget-cpu-minutes 3 --seeds 0,1,2
     """
-    from benchmarks import distributed
-    from benchmarks.data import load_benchmark
+    from benchmarks.interface import Budget
     from benchmarks.models import make_model, model_class
-    from benchmarks.protocol import Budget
-    from benchmarks.runner import run_model
-    from benchmarks.settings import parse_overrides
-    from benchmarks.tasks import get_task, is_fine_tuning
+    from benchmarks.models.settings import parse_overrides
+    from benchmarks.runs.runner import run_model
+    from benchmarks.tasks.data import load_benchmark
+    from benchmarks.tasks.tasks import get_task, is_fine_tuning
+    from benchmarks.training import distributed
 
     if epochs is None and budget_cpu_minutes is None:
         budget_cpu_minutes = DEFAULT_CPU_MINUTES

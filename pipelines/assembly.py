@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.cost import Cost
-from pipelines.integrators import Body
+from pipelines.dynamics.cost import Cost
+from pipelines.dynamics.integrators import Body
 from pipelines.quality import frame_flags, trajectory_statistics
 from pipelines.recipe import Recipe
+from tg80.chemistry.molecule import Molecule
 from tg80.constants import CODATA_YEAR
 from tg80.errors import CorruptFile
 from tg80.files import checksum_path, file_sha256
-from tg80.metadata import ShardMetadata
-from tg80.molecules import Molecule
-from tg80.shard import Shard, assemble_shard, read_part
+from tg80.shards.metadata import ShardMetadata
+from tg80.shards.shard import Shard, assemble_shard, read_part
 
 _PACKAGES = ("tg80", "pyscf", "tblite", "rdkit", "ase", "numpy", "scipy", "numba", "h5py")
 

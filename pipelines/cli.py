@@ -18,7 +18,7 @@ from pipelines.commands.split import split
 from pipelines.commands.status import status
 from pipelines.commands.twin import twin
 from pipelines.commands.validate import validate
-from tg80.cli_support import run_app
+from tg80.console import run_app
 
 app = typer.Typer(
     name="tg80",

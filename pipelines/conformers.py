@@ -12,13 +12,13 @@ from ase.optimize import BFGS
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from pipelines.calculators import EngineCalculator, make_engine
-from pipelines.engine import Engine
-from tg80.bonds import graph_changes
+from pipelines.engines.engine import Engine
+from pipelines.engines.registry import EngineCalculator, make_engine
+from tg80.chemistry.bonds import graph_changes
+from tg80.chemistry.mechanics import centre_of_mass
+from tg80.chemistry.molecule import Molecule
 from tg80.constants import BOLTZMANN_EV_PER_K, EV_PER_KCAL_PER_MOL
 from tg80.errors import RunFailed
-from tg80.mechanics import centre_of_mass
-from tg80.molecules import Molecule
 
 FORCE_TOLERANCE = 2e-3  # eV/A; the Hessian wants a geometry that is really relaxed
 MAX_STEPS = 1000

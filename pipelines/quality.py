@@ -1,6 +1,6 @@
 """What makes a frame or a trajectory bad, as it is written into the shard.
 
-The rules themselves are in `tg80.judgement`, so that `tg80 validate` judges by the same ones.
+The rules themselves are in `tg80.shards.quality`, so that `tg80 validate` judges by the same ones.
 Nothing is filtered out: frames are flagged, trajectories get figures with error bars and verdicts.
 """
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from tg80 import judgement
-from tg80.bonds import Bonds
-from tg80.fields import QUALITY_FLAGS
-from tg80.judgement import Frames, QualityThresholds, find_changes, judge
+from tg80.chemistry.bonds import Bonds
+from tg80.shards import quality
+from tg80.shards.fields import QUALITY_FLAGS
+from tg80.shards.quality import Frames, QualityThresholds, find_changes, judge
 
 __all__ = ["QualityThresholds", "frame_flags", "trajectory_statistics"]
 
@@ -37,7 +37,7 @@ def frame_flags(
         (n_frames,) uint32.
     """
     changes = find_changes(frames, atomic_numbers, bonds, reference_positions, thresholds)
-    return judgement.frame_flags(frames, changes, thresholds)
+    return quality.frame_flags(frames, changes, thresholds)
 
 
 def trajectory_statistics(
@@ -74,7 +74,7 @@ def trajectory_statistics(
         temperature_is_set=start == "mean-energy" or ensemble != "nve",
         thresholds=thresholds,
     )
-    flags = judgement.frame_flags(frames, changes, thresholds)
+    flags = quality.frame_flags(frames, changes, thresholds)
     counts = {name: int(np.sum((flags & bit) != 0)) for name, bit in QUALITY_FLAGS.items()}
     statistics["n_flagged"] = counts
     return statistics

@@ -12,9 +12,10 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from pipelines.quality import QualityThresholds
-from tg80.documents import parse_toml, read_toml
 from tg80.errors import UserError
-from tg80.limits import (
+from tg80.theory import LEVELS, Level, get_level
+from tg80.untrusted.documents import parse_toml, read_toml
+from tg80.untrusted.limits import (
     LEAST_TIME_FS,
     MOST_SEED,
     MOST_TIME_FS,
@@ -22,7 +23,6 @@ from tg80.limits import (
     SpanFs,
     TimeFs,
 )
-from tg80.theory import LEVELS, Level, get_level
 
 Thermostat = Literal["nve", "bussi", "langevin"]
 Integrator = Literal["mts", "verlet"]

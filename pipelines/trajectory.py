@@ -16,20 +16,20 @@ from pathlib import Path
 import numpy as np
 
 from pipelines import assembly
-from pipelines.checkpoint import read_arrays, write_arrays
 from pipelines.conformers import start_geometry
-from pipelines.dynamics import Stretch, StretchPlan, read_progress
-from pipelines.engine import Resources
-from pipelines.integrators import Body, Stepper, make_thermostat, thermal_velocities
-from pipelines.mean_energy import mean_energy_start
+from pipelines.dynamics.checkpoint import read_arrays, write_arrays
+from pipelines.dynamics.integrators import Body, Stepper, make_thermostat, thermal_velocities
+from pipelines.dynamics.mean_energy import mean_energy_start
+from pipelines.dynamics.segments import Stretch, StretchPlan, read_progress
+from pipelines.dynamics.steppers import level_stepper, xtb_stepper
+from pipelines.engines.engine import Resources
 from pipelines.recipe import Recipe
-from pipelines.run_folder import work_folder
-from pipelines.steppers import level_stepper, xtb_stepper
+from pipelines.run.folder import work_folder
+from tg80.chemistry.mechanics import degrees_of_freedom, is_linear
+from tg80.chemistry.molecule import Molecule
 from tg80.errors import RunFailed
 from tg80.files import make_folder
-from tg80.mechanics import degrees_of_freedom, is_linear
-from tg80.molecules import Molecule
-from tg80.shard import read_part
+from tg80.shards.shard import read_part
 
 COMPLETE = "complete"
 # Words that keep the random streams of one molecule apart.

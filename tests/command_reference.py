@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from tg80.cli_support import run_app
+from tg80.console import run_app
 
 PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
 _INTRODUCTION = """# Commands

@@ -20,8 +20,8 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture
 def shard_factory(tmp_path):
-    """`make_shard(molecule_or_name, folder=..., **settings) -> Path`, see tests/factories.py."""
-    from tests import factories
+    """`make_shard(molecule_or_name, folder=..., **settings) -> Path`."""
+    from tests.support import factories
 
     def make(molecule_or_name="CCO", folder=None, **settings):
         return factories.make_shard(folder or tmp_path, molecule_or_name, **settings)
@@ -32,7 +32,7 @@ def shard_factory(tmp_path):
 @pytest.fixture(scope="session")
 def ethanol_shard(tmp_path_factory):
     """One clean shard of ethanol, 400 frames 1 fs apart; not to be changed."""
-    from tests import factories
+    from tests.support import factories
 
     folder = tmp_path_factory.mktemp("ethanol")
     return factories.make_shard(folder, "ethanol", n_frames=400)

@@ -3,15 +3,15 @@
 from itertools import groupby
 from pathlib import Path
 
-from benchmarks import sheets
-from benchmarks.compare import compare
-from benchmarks.floor import part_floors
-from benchmarks.leaderboard import View, markdown
-from benchmarks.lines import entries
+from benchmarks.leaderboard import sheets
+from benchmarks.leaderboard.floor import part_floors
+from benchmarks.leaderboard.leaderboard import View, markdown
+from benchmarks.leaderboard.lines import entries
 from benchmarks.models import MODELS
-from benchmarks.results import Record, read_records
-from benchmarks.tune import TRIAL, read_trial, sheet
-from tg80.tables import markdown_table
+from benchmarks.runs.records import Record, read_records
+from benchmarks.studies.compare import compare
+from benchmarks.studies.tune import TRIAL, read_trial, sheet
+from tg80.untrusted.tables import markdown_table
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"

@@ -13,12 +13,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
+from tg80.chemistry.molecule import Molecule, molecule_from_smiles
 from tg80.errors import UserError
-from tg80.metadata import ShardMetadata
-from tg80.molecules import Molecule, molecule_from_smiles
-from tg80.shard import SUFFIX, Shard, find_shards
-from tg80.splits import PARTS, TG80_VERSION, TIME_PARTS, Split, load_split, time_blocks
-from tg80.trajectories import Trajectory, read_trajectory
+from tg80.shards.metadata import ShardMetadata
+from tg80.shards.shard import SUFFIX, Shard, find_shards
+from tg80.splits.split import PARTS, TG80_VERSION, TIME_PARTS, Split, load_split, time_blocks
+from tg80.windows.trajectories import Trajectory, read_trajectory
 
 Source = str | Path | Sequence[str | Path]
 
@@ -55,7 +55,8 @@ class Dataset:
     """What `load` gives.
 
     `data["methanol"]` is the first trajectory of a molecule, `data["methanol", 1]` its replica 1,
-    as a `tg80.shard.Shard`: `data["methanol"].read("forces")` reads that field and nothing else.
+    as a `tg80.shards.shard.Shard`: `data["methanol"].read("forces")` reads that field and nothing
+    else.
 
     Attributes:
         trajectories: all of them by (name, replica), in order.

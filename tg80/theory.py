@@ -1,7 +1,7 @@
 """The levels of theory, once: functional, basis, auxiliary basis, grid, thresholds.
 
 Energies of the isolated atoms belong to a level too (they are what a machine-learned potential
-subtracts); `python -m pipelines.isolated_atoms` computes them into `data/levels/`.
+subtracts); `python -m pipelines.engines.dft.isolated_atoms` computes them into `data/levels/`.
 
 References:
     PBE: doi:10.1103/PhysRevLett.77.3865. def2-SVP: doi:10.1039/b508541a.
@@ -20,7 +20,7 @@ from ase.data import chemical_symbols
 from pydantic import Field, ValidationError
 
 from tg80.errors import UserError
-from tg80.limits import BoundedModel
+from tg80.untrusted.limits import BoundedModel
 
 SUPPORTED_ELEMENTS = ("H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Br", "I")
 

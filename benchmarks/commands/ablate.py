@@ -26,9 +26,9 @@ from benchmarks.commands.options import (
     parse_seeds,
     progress_bars,
 )
-from tg80.cli_support import JsonOption
-from tg80.documents import print_json
+from tg80.console import JsonOption
 from tg80.files import make_folder
+from tg80.untrusted.documents import print_json
 
 
 def ablate(
@@ -66,13 +66,13 @@ def ablate(
 
     Example: atom-bench ablate --fold 2 --change training.loss=mse --change model.n_blocks=3
     """
-    from benchmarks.ablate import run_all, variants
-    from benchmarks.ablation_report import document, sheets
-    from benchmarks.data import load_benchmark
-    from benchmarks.protocol import Budget
-    from benchmarks.settings import parse_overrides
-    from benchmarks.sheets import print_sheets
-    from benchmarks.tasks import get_task
+    from benchmarks.interface import Budget
+    from benchmarks.leaderboard.sheets import print_sheets
+    from benchmarks.models.settings import parse_overrides
+    from benchmarks.studies.ablate import run_all, variants
+    from benchmarks.studies.ablation_report import document, sheets
+    from benchmarks.tasks.data import load_benchmark
+    from benchmarks.tasks.tasks import get_task
 
     if epochs is None and budget_cpu_minutes is None:
         budget_cpu_minutes = DEFAULT_CPU_MINUTES

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from benchmarks.commands.options import MarkdownOption
-from tg80.cli_support import JsonOption
-from tg80.documents import print_json
+from tg80.console import JsonOption
 from tg80.errors import Tg80Error
+from tg80.untrusted.documents import print_json
 
 
 def compare(
@@ -37,9 +37,9 @@ def compare(
 
     Example: atom-bench compare runs atom persistence --part test_time
     """
-    from benchmarks.compare import compare as compare_models
-    from benchmarks.compare import document, sheet
-    from benchmarks.sheets import print_sheets
+    from benchmarks.leaderboard.sheets import print_sheets
+    from benchmarks.studies.compare import compare as compare_models
+    from benchmarks.studies.compare import document, sheet
 
     bad: list[str] = []
     found = compare_models(folder, a, b, part=part, fold=fold, resamples=resamples, bad=bad)

@@ -22,11 +22,11 @@ from benchmarks.commands.options import (
     parse_seeds,
     progress_bars,
 )
-from tg80.cli_support import JsonOption
-from tg80.documents import print_json
+from tg80.console import JsonOption
 from tg80.errors import UserError
 from tg80.files import make_folder
-from tg80.tables import Console
+from tg80.untrusted.documents import print_json
+from tg80.untrusted.tables import Console
 
 
 def finetune(
@@ -67,16 +67,16 @@ def finetune(
 
     Example: atom-bench finetune ethanol --from runs --frames 32,128,512 --seeds 3
     """  # fmt: skip
-    from benchmarks import distributed
-    from benchmarks.data import molecule_data
-    from benchmarks.finetune import find_pretraining, study
-    from benchmarks.finetune_report import document, figure, sheet
-    from benchmarks.protocol import Budget
-    from benchmarks.settings import parse_overrides
-    from benchmarks.sheets import print_sheets
-    from benchmarks.tasks import get_task
+    from benchmarks.interface import Budget
+    from benchmarks.leaderboard.sheets import print_sheets
+    from benchmarks.models.settings import parse_overrides
+    from benchmarks.studies.finetune import find_pretraining, study
+    from benchmarks.studies.finetune_report import document, figure, sheet
+    from benchmarks.tasks.data import molecule_data
+    from benchmarks.tasks.tasks import get_task
+    from benchmarks.training import distributed
     from tg80.files import write_atomically
-    from tg80.splits import load_split
+    from tg80.splits.split import load_split
 
     if epochs is None and budget_cpu_minutes is None:
         budget_cpu_minutes = DEFAULT_CPU_MINUTES

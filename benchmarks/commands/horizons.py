@@ -18,10 +18,10 @@ from benchmarks.commands.options import (
     parse_seeds,
     progress_bars,
 )
-from tg80.cli_support import JsonOption
-from tg80.documents import print_json, to_json
+from tg80.console import JsonOption
 from tg80.files import make_folder
-from tg80.tables import Console
+from tg80.untrusted.documents import print_json, to_json
+from tg80.untrusted.tables import Console
 
 
 def horizons(
@@ -61,13 +61,13 @@ def horizons(
 
     Example: atom-bench horizons --fold 2 --from runs --model atom --out figures
     """
-    from benchmarks.data import load_benchmark
-    from benchmarks.horizon_report import by_label, document, figure, sheets
-    from benchmarks.horizons import HORIZON_FACTORS, questions, study
+    from benchmarks.leaderboard.sheets import print_sheets
     from benchmarks.models import model_class
-    from benchmarks.saved import saved_runs
-    from benchmarks.sheets import print_sheets
-    from benchmarks.tasks import get_task
+    from benchmarks.runs.saved import saved_runs
+    from benchmarks.studies.horizon_report import by_label, document, figure, sheets
+    from benchmarks.studies.horizons import HORIZON_FACTORS, questions, study
+    from benchmarks.tasks.data import load_benchmark
+    from benchmarks.tasks.tasks import get_task
     from tg80.files import write_atomically
 
     chosen_task = get_task(task, track)

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tg80.cli_support import JsonOption
-from tg80.documents import print_json
+from tg80.console import JsonOption
 from tg80.errors import Tg80Error, UserError
-from tg80.tables import Console
+from tg80.untrusted.documents import print_json
+from tg80.untrusted.tables import Console
 
 if TYPE_CHECKING:
-    from benchmarks.floor import PartFloor
-    from benchmarks.leaderboard import View
-    from benchmarks.results import Record
+    from benchmarks.leaderboard.floor import PartFloor
+    from benchmarks.leaderboard.leaderboard import View
+    from benchmarks.runs.records import Record
 
 STYLES = ("terminal", "markdown", "json", "csv")
 
@@ -82,7 +82,7 @@ def leaderboard(
         _refuse(given, (*views, "--fold"), "--published has errors only")
     elif chosen in ("json", "csv"):
         _refuse(given, views, f"{chosen} holds all of it")
-    from benchmarks.leaderboard import View
+    from benchmarks.leaderboard.leaderboard import View
 
     if html is not None:
         _write_page(folder, html, twins, as_json=as_json)
@@ -101,7 +101,7 @@ def _refuse(given: Mapping[str, bool], names: Iterable[str], reason: str) -> Non
 
 
 def _write_page(folder: Path, site: Path, twins: Path | None, *, as_json: bool) -> None:
-    from benchmarks.web.site import write_site
+    from benchmarks.leaderboard.web.site import write_site
 
     page = write_site(folder, site, twins)
     if as_json:
@@ -114,8 +114,8 @@ def _write_page(folder: Path, site: Path, twins: Path | None, *, as_json: bool) 
 
 
 def _print_published(style: str) -> None:
-    from benchmarks import published
-    from benchmarks.sheets import print_sheets
+    from benchmarks.leaderboard import published
+    from benchmarks.leaderboard.sheets import print_sheets
 
     tables = published.read_published()
     if style == "json":
@@ -129,9 +129,9 @@ def _print_published(style: str) -> None:
 def _print_records(
     folder: Path, style: str, views: Sequence[View], fold: int | None, twins: Path | None
 ) -> None:
-    from benchmarks.floor import part_floors
-    from benchmarks.leaderboard import as_csv
-    from benchmarks.results import read_records
+    from benchmarks.leaderboard.floor import part_floors
+    from benchmarks.leaderboard.leaderboard import as_csv
+    from benchmarks.runs.records import read_records
 
     bad: list[str] = []
     records = [record for record in read_records(folder, bad) if fold in (None, record.fold)]
@@ -152,8 +152,8 @@ def print_tables(
     floors: Sequence[PartFloor] = (),
 ) -> None:
     """Tables of records for the terminal, as Markdown or as JSON."""
-    from benchmarks import leaderboard as tables
-    from benchmarks.lines import entries
+    from benchmarks.leaderboard import leaderboard as tables
+    from benchmarks.leaderboard.lines import entries
 
     lines = entries(records)
     if style == "json":

@@ -10,8 +10,8 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tg80.errors import UserError
-from tg80.limits import MOST_SEED
-from tg80.tables import Console
+from tg80.untrusted.limits import MOST_SEED
+from tg80.untrusted.tables import Console
 
 _MOST_SEEDS = 1000
 DEFAULT_CPU_MINUTES = 5.0  # The matched budget.

@@ -18,11 +18,11 @@ from benchmarks.commands.options import (
     TaskOption,
     TrackOption,
 )
-from tg80.cli_support import JsonOption
-from tg80.documents import print_json
+from tg80.console import JsonOption
 from tg80.errors import UserError
 from tg80.files import check_folder, make_folder
-from tg80.tables import Console
+from tg80.untrusted.documents import print_json
+from tg80.untrusted.tables import Console
 
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace the file if there is one.")]
 AsIsOption = Annotated[
@@ -53,9 +53,9 @@ def template(
 
     Example: atom-bench template --task mini-xtb-v1 --fold 2 --out template.h5
     """
-    from benchmarks.data import load_benchmark
-    from benchmarks.outside.layout import write_template
-    from benchmarks.outside.template import issue, task_of
+    from benchmarks.submissions.layout import write_template
+    from benchmarks.submissions.template import issue, task_of
+    from benchmarks.tasks.data import load_benchmark
 
     _check_free(out, force)
     made = issue(load_benchmark(task_of(task, track), fold, data, split), part).template
@@ -86,10 +86,10 @@ def score(
 
     Example: atom-bench score template.h5 --out runs
     """
-    from benchmarks.leaderboard import print_tables
-    from benchmarks.lines import entries
-    from benchmarks.outside.scoring import TRUE_TO, load_data_of, score_submission
-    from benchmarks.outside.submission import opened
+    from benchmarks.leaderboard.leaderboard import print_tables
+    from benchmarks.leaderboard.lines import entries
+    from benchmarks.submissions.scoring import TRUE_TO, load_data_of, score_submission
+    from benchmarks.submissions.submission import opened
 
     _check_names(out)
     check_folder(out, "--out")
@@ -124,9 +124,9 @@ def submit(
 
     Example: atom-bench submit template.h5 --out my-net-fold2.zip
     """
-    from benchmarks.outside.packing import pack
-    from benchmarks.outside.scoring import check_with_data
-    from benchmarks.outside.submission import opened
+    from benchmarks.submissions.packing import pack
+    from benchmarks.submissions.scoring import check_with_data
+    from benchmarks.submissions.submission import opened
 
     if out.suffix != ".zip":
         raise UserError(f"--out {out}: name an archive that ends in .zip")

@@ -18,9 +18,9 @@ from benchmarks.commands.options import (
     parse_seeds,
     progress_bars,
 )
-from tg80.cli_support import JsonOption
-from tg80.documents import print_json
+from tg80.console import JsonOption
 from tg80.errors import RunFailed
+from tg80.untrusted.documents import print_json
 
 
 def symmetry(
@@ -50,12 +50,12 @@ def symmetry(
 
     Example: atom-bench symmetry --fold 2 --from runs --model atom
     """
-    from benchmarks.data import load_benchmark
+    from benchmarks.leaderboard.sheets import print_sheets
     from benchmarks.models import model_class
-    from benchmarks.saved import cases
-    from benchmarks.sheets import print_sheets
-    from benchmarks.symmetry import SymmetrySettings, figures, measure, sheets
-    from benchmarks.tasks import get_task
+    from benchmarks.runs.saved import cases
+    from benchmarks.studies.symmetry import SymmetrySettings, figures, measure, sheets
+    from benchmarks.tasks.data import load_benchmark
+    from benchmarks.tasks.tasks import get_task
 
     chosen_task = get_task(task, track)
     chosen_seeds = None if seeds is None else parse_seeds(seeds)

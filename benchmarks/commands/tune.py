@@ -22,10 +22,10 @@ from benchmarks.commands.options import (
     TrackOption,
     progress_bars,
 )
-from tg80.cli_support import JsonOption
-from tg80.documents import print_json
+from tg80.console import JsonOption
 from tg80.files import make_folder
-from tg80.limits import MOST_SEED
+from tg80.untrusted.documents import print_json
+from tg80.untrusted.limits import MOST_SEED
 
 
 def tune(
@@ -68,13 +68,13 @@ def tune(
     Example: atom-bench tune --model egno --change training.learning_rate=0.003 --change
     "model.width=96 model.n_layers=3"
     """
-    from benchmarks.data import load_benchmark
+    from benchmarks.interface import Budget
+    from benchmarks.leaderboard.sheets import print_sheets
     from benchmarks.models import model_class
-    from benchmarks.protocol import Budget
-    from benchmarks.settings import parse_overrides
-    from benchmarks.sheets import print_sheets
-    from benchmarks.tasks import get_task
-    from benchmarks.tune import TUNING_FOLD, candidates, run_trials, sheet
+    from benchmarks.models.settings import parse_overrides
+    from benchmarks.studies.tune import TUNING_FOLD, candidates, run_trials, sheet
+    from benchmarks.tasks.data import load_benchmark
+    from benchmarks.tasks.tasks import get_task
 
     if epochs is None and budget_cpu_minutes is None:
         budget_cpu_minutes = DEFAULT_CPU_MINUTES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.interface import Budget, FitReport, Model
 from benchmarks.models.atom import AtomGat, AtomJoint, AtomStart
 from benchmarks.models.egnn import Egnn
 from benchmarks.models.egnn_rollout import EgnnRollout
@@ -19,7 +20,6 @@ from benchmarks.models.trivial import (
     Persistence,
     RelaxedStructure,
 )
-from benchmarks.protocol import Budget, FitReport, Model
 from tg80.errors import UserError
 
 MODELS: dict[str, type[Model]] = {

@@ -14,13 +14,13 @@ from torch import nn
 
 from atom import ATOM, ATOMConfig
 from atom.loss import LossKind
-from benchmarks.loading import Turn
 from benchmarks.models.learnt import Learnt
-from benchmarks.settings import parse_settings
-from benchmarks.states import score_mask_of
-from benchmarks.training import LossFunction
+from benchmarks.models.settings import parse_settings
+from benchmarks.tasks.states import score_mask_of
+from benchmarks.training.batches import Turn
+from benchmarks.training.trainer import LossFunction
 from tg80.errors import UserError
-from tg80.limits import BoundedModel
+from tg80.untrusted.limits import BoundedModel
 
 WEIGHTS, SETTINGS = "atom.safetensors", "atom.json"
 # How a preset trains where nothing else is asked for; docs/atom.md has the trials.

@@ -12,14 +12,14 @@ from torch.nn.functional import silu
 
 from atom.elements import MAX_ATOMIC_NUMBER
 from atom.loss import LossKind, masked_loss
-from benchmarks.loading import Turn
+from benchmarks.interface import Equivariance
 from benchmarks.models.edges import N_KINDS, Edges, find_edges
 from benchmarks.models.learnt import Learnt
-from benchmarks.protocol import Equivariance
-from benchmarks.settings import parse_settings
-from benchmarks.states import score_mask_of
-from benchmarks.training import LossFunction
-from tg80.limits import BoundedModel
+from benchmarks.models.settings import parse_settings
+from benchmarks.tasks.states import score_mask_of
+from benchmarks.training.batches import Turn
+from benchmarks.training.trainer import LossFunction
+from tg80.untrusted.limits import BoundedModel
 
 
 class EGNNConfig(BoundedModel):

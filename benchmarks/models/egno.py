@@ -15,7 +15,7 @@ from torch.nn.functional import silu
 
 from benchmarks.models.edges import Edges
 from benchmarks.models.egnn import Egnn, EGNNConfig, EGNNModule, centred
-from benchmarks.training import TrainingSettings
+from benchmarks.training.trainer import TrainingSettings
 
 
 class EGNOConfig(EGNNConfig):

@@ -19,11 +19,11 @@ from ase.calculators.calculator import CalculationFailed, Calculator, Calculator
 from pydantic import Field
 from torch import Tensor
 
+from benchmarks.interface import Equivariance
 from benchmarks.models.trivial import Trivial
-from benchmarks.protocol import Equivariance
-from benchmarks.states import StartStates
+from benchmarks.tasks.states import StartStates
 from tg80.constants import ACCELERATION, masses_of
-from tg80.limits import BoundedModel
+from tg80.untrusted.limits import BoundedModel
 
 ForceField = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 

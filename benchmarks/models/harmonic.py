@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.data import TrainingData
-from benchmarks.geometry import kabsch_rotation, weighted_centroid
+from benchmarks.interface import CannotPredict, Equivariance, FitReport
 from benchmarks.models.trivial import Trivial
-from benchmarks.protocol import CannotPredict, Equivariance, FitReport
-from benchmarks.states import StartStates
+from benchmarks.scoring.alignment import kabsch_rotation, weighted_centroid
+from benchmarks.tasks.data import TrainingData
+from benchmarks.tasks.states import StartStates
 from tg80.constants import ACCELERATION, BOLTZMANN_EV_PER_K, masses_of
 
 HESSIAN_LEVEL = "gfn2-xtb"

@@ -15,17 +15,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from benchmarks import distributed
-from benchmarks.data import TrainingData
-from benchmarks.loading import first_frames, training_lags
-from benchmarks.protocol import Budget, Equivariance, FitReport
-from benchmarks.scoring import validation_error
-from benchmarks.settings import parse_settings
-from benchmarks.states import StartStates
-from benchmarks.training import LossFunction, Trainer, TrainingSettings, pick_device
+from benchmarks.interface import Budget, Equivariance, FitReport
+from benchmarks.models.settings import parse_settings
+from benchmarks.scoring.errors import validation_error
+from benchmarks.tasks.data import TrainingData
+from benchmarks.tasks.states import StartStates
+from benchmarks.training import distributed
+from benchmarks.training.batches import first_frames, training_lags
+from benchmarks.training.trainer import LossFunction, Trainer, TrainingSettings, pick_device
 from tg80.errors import UserError
 from tg80.files import make_folder, write_atomically
-from tg80.windows import TrainingWindows
+from tg80.windows.windows import TrainingWindows
 
 Module = TypeVar("Module", bound=nn.Module)
 Config = TypeVar("Config", bound=BaseModel)

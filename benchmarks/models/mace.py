@@ -18,9 +18,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from atom.layers import o3, plain_layers
-from benchmarks.data import TrainingData
-from benchmarks.loading import Turn, first_frames
+from atom.layers.e3nn import o3, plain_layers
+from benchmarks.interface import Equivariance, FitReport
 from benchmarks.models.force_field import ForceField, RolloutSettings, RollsOut
 from benchmarks.models.learnt import Learnt
 from benchmarks.models.mace_frames import (
@@ -31,12 +30,13 @@ from benchmarks.models.mace_frames import (
     graph_of,
     validation_frames,
 )
-from benchmarks.protocol import Equivariance, FitReport
-from benchmarks.settings import parse_settings
-from benchmarks.training import LossFunction
+from benchmarks.models.settings import parse_settings
+from benchmarks.tasks.data import TrainingData
+from benchmarks.training.batches import Turn, first_frames
+from benchmarks.training.trainer import LossFunction
 from tg80.errors import UserError
 from tg80.files import write_atomically
-from tg80.limits import BoundedModel
+from tg80.untrusted.limits import BoundedModel
 
 FACTS_FILE = "facts.json"
 

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.data import TrainingData
-from benchmarks.loading import DrawnLags
-from benchmarks.protocol import CannotPredict
+from benchmarks.interface import CannotPredict
+from benchmarks.tasks.data import TrainingData
+from benchmarks.training.batches import DrawnLags
 from tg80.errors import UserError
-from tg80.limits import BoundedModel
 from tg80.theory import get_level, symbols_of
-from tg80.trajectories import Trajectory
-from tg80.windows import TrainingWindows, WindowBatch
+from tg80.untrusted.limits import BoundedModel
+from tg80.windows.trajectories import Trajectory
+from tg80.windows.windows import TrainingWindows, WindowBatch
 
 Graph = dict[str, Tensor]
 
@@ -75,7 +75,7 @@ def isolated_energies(level: str, elements: Sequence[int]) -> dict[int, float]:
     if missing:
         raise UserError(
             f"level {level} has no energy of the isolated atom {missing[0]}; "
-            "`python -m pipelines.isolated_atoms` computes those of a level"
+            "`python -m pipelines.engines.dft.isolated_atoms` computes those of a level"
         )
     return {z: known[symbol] for z, symbol in symbols.items()}
 

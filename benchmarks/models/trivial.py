@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from benchmarks.data import TrainingData
-from benchmarks.geometry import superpose
-from benchmarks.protocol import Budget, CannotPredict, Equivariance, FitReport
-from benchmarks.states import StartStates, score_mask_of
+from benchmarks.interface import Budget, CannotPredict, Equivariance, FitReport
+from benchmarks.scoring.alignment import superpose
+from benchmarks.tasks.data import TrainingData
+from benchmarks.tasks.states import StartStates, score_mask_of
 from tg80.constants import masses_of
 from tg80.errors import UserError
 from tg80.files import make_folder, write_atomically
-from tg80.lags import lag_frames
-from tg80.trajectories import Trajectory
+from tg80.windows.lags import lag_frames
+from tg80.windows.trajectories import Trajectory
 
 FILE = "trivial.json"
 

@@ -13,12 +13,12 @@ from pydantic import Field
 from benchmarks.speed.starts import Start, thermal_start
 from benchmarks.speed.stock import Integrals, StockPySCF, StockResult
 from benchmarks.speed.timing import summary, timed
-from pipelines.engine import Engine, Resources
-from pipelines.integrators import State, Stepper
+from pipelines.dynamics.integrators import State, Stepper
+from pipelines.engines.engine import Engine, Resources
+from tg80.chemistry.molecule import Molecule
 from tg80.constants import EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR, EV_PER_HARTREE
-from tg80.limits import BoundedModel
-from tg80.molecules import Molecule
 from tg80.theory import get_level
+from tg80.untrusted.limits import BoundedModel
 
 REFERENCE_LEVEL = "pbe-def2svp-exact"
 # Converged far beyond the level's thresholds: what is left of a difference is the SCF's noise.

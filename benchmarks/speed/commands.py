@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel, ValidationError
 
-from tg80.cli_support import JsonOption
-from tg80.documents import print_json
+from tg80.console import JsonOption
 from tg80.errors import UserError
-from tg80.limits import MOST_SEED, MOST_THREADS
-from tg80.tables import Console
+from tg80.untrusted.documents import print_json
+from tg80.untrusted.limits import MOST_SEED, MOST_THREADS
+from tg80.untrusted.tables import Console
 
 app = typer.Typer(
     help="Time our engine side by side with stock PySCF, integrators with each other, "
@@ -296,7 +296,7 @@ def model(
     from benchmarks.speed import model_scaling
     from benchmarks.speed.model_report import model_sheets
     from benchmarks.speed.results_file import ResultsFile
-    from benchmarks.training import pick_device
+    from benchmarks.training.trainer import pick_device
 
     settings = checked(
         timing.ModelSettings, preset=preset, modes=tuple(modes.replace(" ", "").split(",")),
@@ -376,7 +376,7 @@ def finish(
     as_markdown: bool,
 ) -> None:
     """Prints a result as JSON, as Markdown or for a terminal."""
-    from benchmarks.sheets import print_sheets
+    from benchmarks.leaderboard.sheets import print_sheets
     from benchmarks.speed.tables import machine_line
 
     if as_json:

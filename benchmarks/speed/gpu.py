@@ -18,15 +18,15 @@ from typing import IO, Any
 import numpy as np
 from pydantic import Field
 
-from benchmarks.sheets import Sheet
+from benchmarks.leaderboard.sheets import Sheet
 from benchmarks.speed.starts import Start, thermal_start
 from benchmarks.speed.timing import timed
-from pipelines.engine import Resources
-from pipelines.gpu_scf import prepare_run
-from pipelines.integrators import Stepper
+from pipelines.dynamics.integrators import Stepper
+from pipelines.engines.dft.gpu_scf import prepare_run
+from pipelines.engines.engine import Resources
+from tg80.chemistry.molecule import Molecule, molecule_from_smiles
 from tg80.errors import RunFailed, UserError
-from tg80.limits import BoundedModel
-from tg80.molecules import Molecule, molecule_from_smiles
+from tg80.untrusted.limits import BoundedModel
 
 Say = Callable[[str], None]
 

@@ -16,13 +16,13 @@ from pydantic import Field
 
 import tg80
 from atom import ATOM, ATOMConfig
-from benchmarks.sheets import Sheet
+from benchmarks.leaderboard.sheets import Sheet
 from benchmarks.speed.timing import SameThreads, summary, timed
-from benchmarks.states import score_mask_of
-from benchmarks.tasks import uniform_lags
-from tg80.lags import LagSampling
-from tg80.limits import BoundedModel
-from tg80.windows import TrainingWindows, WindowBatch, window_loader
+from benchmarks.tasks.states import score_mask_of
+from benchmarks.tasks.tasks import uniform_lags
+from tg80.untrusted.limits import BoundedModel
+from tg80.windows.lags import LagSampling
+from tg80.windows.windows import TrainingWindows, WindowBatch, window_loader
 
 Preset = Literal["mini", "public", "paper"]
 

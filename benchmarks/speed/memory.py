@@ -9,11 +9,11 @@ from pydantic import Field
 from benchmarks.speed.processes import children
 from benchmarks.speed.starts import Start, thermal_start
 from benchmarks.speed.timing import peak_memory_bytes, timed
-from pipelines.engine import Resources
-from pipelines.integrators import Stepper
+from pipelines.dynamics.integrators import Stepper
+from pipelines.engines.engine import Resources
+from tg80.chemistry.molecule import Molecule
 from tg80.constants import EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR, EV_PER_HARTREE
-from tg80.limits import BoundedModel
-from tg80.molecules import Molecule
+from tg80.untrusted.limits import BoundedModel
 
 
 class MemorySettings(BoundedModel):
@@ -50,7 +50,7 @@ class _Worker:
 
     def __init__(self, index: int, start: Start, settings: MemorySettings):
         # What a worker has imported belongs to its memory.
-        import pipelines.schedule  # noqa: F401
+        import pipelines.run.schedule  # noqa: F401
 
         self._start, self._settings = start, settings
         self._imported = peak_memory_bytes()

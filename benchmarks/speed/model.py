@@ -1,8 +1,8 @@
 """Time and memory of ATOM's forward and training step, beside the same equations in plain loops.
 
 What is compared takes turns, so that whatever else the machine does meets all alike. A training
-step is what `benchmarks.training` does with one batch: loss with label noise, backward, clipping,
-AdamW, and the average of the weights.
+step is what `benchmarks.training.trainer` does with one batch: loss with label noise, backward,
+clipping, AdamW, and the average of the weights.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import torch
 from pydantic import Field, PositiveInt
 
 from atom import ATOM, ATOMConfig
-from benchmarks.optimisers import make_optimizers
 from benchmarks.speed.plain_atom import PlainATOM
 from benchmarks.speed.processes import children
 from benchmarks.speed.timing import (
@@ -26,9 +25,10 @@ from benchmarks.speed.timing import (
     summary,
     timed,
 )  # fmt: skip
-from benchmarks.training import compile_module
-from benchmarks.training_settings import TrainingSettings
-from tg80.limits import BoundedModel
+from benchmarks.training.optimisers import make_optimizers
+from benchmarks.training.settings import TrainingSettings
+from benchmarks.training.trainer import compile_module
+from tg80.untrusted.limits import BoundedModel
 
 Preset = Literal["mini", "public", "paper"]
 Mode = Literal["joint", "start"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.sheets import Sheet
+from benchmarks.leaderboard.sheets import Sheet
 from benchmarks.speed.model import PUBLISHED, PUBLISHED_PARAMETERS, PUBLISHED_SOURCE, Reference
 from benchmarks.speed.model_scaling import LETTERS, growth_exponent
 

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 
 from benchmarks.speed.model import ModelSettings, Shape, step_memory
 from tg80.errors import UserError
-from tg80.limits import BoundedModel
+from tg80.untrusted.limits import BoundedModel
 
 # What stays while another size grows.
 BASE = {"batch_size": Shape(0, 12, 8), "atoms": Shape(4, 0, 8), "lags": Shape(4, 20, 0)}

@@ -18,13 +18,13 @@ from pydantic import Field
 from benchmarks.speed.results_file import ResultsFile
 from benchmarks.speed.starts import Start, thermal_start
 from benchmarks.speed.timing import timed
-from pipelines.engine import Resources
-from pipelines.integrators import State, Stepper
+from pipelines.dynamics.integrators import State, Stepper
+from pipelines.engines.engine import Resources
+from tg80.chemistry.mechanics import kinetic_energy
+from tg80.chemistry.molecule import Molecule
 from tg80.errors import UserError
-from tg80.limits import BoundedModel
-from tg80.mechanics import kinetic_energy
-from tg80.molecules import Molecule
-from tg80.statistics import drift_with_error
+from tg80.shards.statistics import drift_with_error
+from tg80.untrusted.limits import BoundedModel
 
 MARKS_FS = (20.0, 50.0, 100.0)
 # The reference's positions are kept this long before each mark: an outer step that doesn't divide

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from atom import ATOM
-from atom.blocks import Block
 from atom.config import ATOMConfig
 from atom.decoder import LAG_FEATURE_TIMES_FS
-from atom.initial import deal_channels
-from atom.norm import EPSILON
-from atom.rope import Rotation, state_rotation
+from atom.layers.blocks import Block
+from atom.layers.channels import deal_channels
+from atom.layers.norm import EPSILON
+from atom.layers.rope import Rotation, state_rotation
 
 Angles = tuple[Tensor, Tensor] | None
 """Cosines and sines of one state, (B, 1, d_head / 2); None turns nothing."""

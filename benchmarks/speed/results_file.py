@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.timing import machine
-from tg80.documents import read_json
 from tg80.errors import UserError
 from tg80.files import write_atomically
+from tg80.untrusted.documents import read_json
 
 
 class ResultsFile:

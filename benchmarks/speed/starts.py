@@ -5,13 +5,13 @@ from functools import cached_property
 
 import numpy as np
 
-from pipelines.calculators import make_engine
 from pipelines.conformers import start_geometry
-from pipelines.engine import Engine
-from pipelines.integrators import Body, Stepper, make_thermostat, thermal_velocities
+from pipelines.dynamics.integrators import Body, Stepper, make_thermostat, thermal_velocities
+from pipelines.engines.engine import Engine
+from pipelines.engines.registry import make_engine
+from tg80.chemistry.mechanics import degrees_of_freedom, is_linear
+from tg80.chemistry.molecule import Molecule, molecule_from_smiles, tg80_molecules
 from tg80.errors import UserError
-from tg80.mechanics import degrees_of_freedom, is_linear
-from tg80.molecules import Molecule, molecule_from_smiles, tg80_molecules
 
 TEMPERATURE_K = 300.0
 XTB_STEP_FS = 0.5

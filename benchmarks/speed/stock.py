@@ -7,7 +7,7 @@ import numpy as np
 from pyscf import df, dft, gto
 
 from benchmarks.speed.timing import SameThreads
-from pipelines.hamiltonian import auxiliary_basis_of, core_potentials_of
+from pipelines.engines.dft.hamiltonian import auxiliary_basis_of, core_potentials_of
 from tg80.constants import ANGSTROM_PER_BOHR
 from tg80.errors import RunFailed
 from tg80.theory import Level, symbols_of

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks.sheets import Sheet
+from benchmarks.leaderboard.sheets import Sheet
 
 
 def machine_line(machine: dict[str, Any]) -> str:

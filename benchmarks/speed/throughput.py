@@ -17,11 +17,11 @@ from pydantic import Field
 from benchmarks.speed.processes import children
 from benchmarks.speed.starts import Start, thermal_start
 from benchmarks.speed.timing import summary
-from pipelines.cluster import local_client
-from pipelines.dynamics import Stretch, StretchPlan
-from pipelines.integrators import Stepper
-from tg80.limits import BoundedModel
-from tg80.molecules import Molecule
+from pipelines.dynamics.integrators import Stepper
+from pipelines.dynamics.segments import Stretch, StretchPlan
+from pipelines.run.cluster.workers import local_client
+from tg80.chemistry.molecule import Molecule
+from tg80.untrusted.limits import BoundedModel
 
 Run = Callable[[list[int]], float]
 

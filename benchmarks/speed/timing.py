@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pyscf import lib
 
-from pipelines.threads import ThreadLimit
+from pipelines.engines.threads import ThreadLimit
 
 _PACKAGES = ("pyscf", "numpy", "scipy", "tblite", "numba", "dask", "torch")
 

@@ -16,15 +16,15 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from tg80.cli_support import JsonOption, console, print_error
-from tg80.documents import print_json
+from tg80.console import JsonOption, console, print_error
 from tg80.errors import UserError
-from tg80.fetching import Watcher
-from tg80.selection import Selection
-from tg80.sources import Patience
-from tg80.tables import Console
-from tg80.transfer import DEFAULT_JOBS, Report
-from tg80.transfer import download as download_release
+from tg80.release.download import DEFAULT_JOBS, Report
+from tg80.release.download import download as download_release
+from tg80.release.fetching import Watcher
+from tg80.release.selection import Selection
+from tg80.release.sources import Patience
+from tg80.untrusted.documents import print_json
+from tg80.untrusted.tables import Console
 
 LINE_EVERY_S = 30.0
 

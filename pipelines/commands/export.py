@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tg80.cli_support import JsonOption, console
-from tg80.documents import print_json
-from tg80.splits import TG80_VERSION
+from tg80.console import JsonOption, console
+from tg80.splits.split import TG80_VERSION
+from tg80.untrusted.documents import print_json
 
 
 def export(
@@ -73,8 +73,8 @@ def export(
 
         tg80 export data --to upstream --out tg80_npz
     """
-    from tg80.export import plan_export, write_export
-    from tg80.export_selection import Selection
+    from tg80.exchange.export import plan_export, write_export
+    from tg80.exchange.export_selection import Selection
 
     selection = Selection(
         molecules=None if molecules is None else tuple(_names(molecules)),

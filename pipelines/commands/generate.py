@@ -21,10 +21,10 @@ from pipelines.commands.options import (
     StoreOption,
     WorkersOption,
 )
-from tg80.cli_support import JsonOption, console
-from tg80.documents import print_json
+from tg80.console import JsonOption, console
 from tg80.errors import UserError
-from tg80.limits import MOST_SEED
+from tg80.untrusted.documents import print_json
+from tg80.untrusted.limits import MOST_SEED
 
 
 def generate(
@@ -115,9 +115,9 @@ def generate(
     """
     # Heavy imports wait until the options are known to be good.
     from pipelines.commands.molecules import listed_molecules
-    from pipelines.generate import run_generation
-    from pipelines.places import choose_place
     from pipelines.recipe import load_recipe
+    from pipelines.run.places import choose_place
+    from pipelines.run.run import run_generation
 
     options = {
         "level": level,
@@ -162,7 +162,7 @@ def collect(
 
     Example: tg80 collect data
     """
-    from pipelines.generate import collect_run
+    from pipelines.run.run import collect_run
 
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the --out of `tg80 generate`")

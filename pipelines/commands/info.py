@@ -8,15 +8,15 @@ import typer
 from pydantic import ValidationError
 from rich.table import Table
 
-from tg80 import mechanics
-from tg80.cli_support import JsonOption, print_error
-from tg80.documents import print_json
+from tg80.chemistry import mechanics
+from tg80.console import JsonOption, print_error
 from tg80.errors import CorruptFile, UserError
-from tg80.fields import QUALITY_FLAGS
-from tg80.judgement import judge_drift, thresholds_of
-from tg80.shard import Shard, find_shards
-from tg80.statistics import block_mean
-from tg80.tables import Console
+from tg80.shards.fields import QUALITY_FLAGS
+from tg80.shards.quality import judge_drift, thresholds_of
+from tg80.shards.shard import Shard, find_shards
+from tg80.shards.statistics import block_mean
+from tg80.untrusted.documents import print_json
+from tg80.untrusted.tables import Console
 
 
 def info(

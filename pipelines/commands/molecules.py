@@ -1,8 +1,8 @@
 """The molecule list that a command is given, and what it says of rows left out."""
 
-from tg80.cli_support import console
-from tg80.molecule_lists import MoleculeList, Stereo, read_list
-from tg80.molecules import Molecule
+from tg80.chemistry.lists import MoleculeList, Stereo, read_list
+from tg80.chemistry.molecule import Molecule
+from tg80.console import console
 from tg80.theory import Level
 
 MAX_SHOWN = 10

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from tg80.limits import MOST_PROCESSES
-from tg80.molecule_lists import Stereo
+from tg80.chemistry.lists import Stereo
+from tg80.untrusted.limits import MOST_PROCESSES
 
 ListOption = Annotated[
     str,

@@ -20,8 +20,8 @@ from pipelines.commands.options import (
     StoreOption,
     WorkersOption,
 )
-from tg80.cli_support import JsonOption, console
-from tg80.documents import print_json
+from tg80.console import JsonOption, console
+from tg80.untrusted.documents import print_json
 
 
 def plan(
@@ -51,8 +51,8 @@ def plan(
     """
     # Heavy imports wait until the options are known to be good.
     from pipelines.commands.molecules import listed_molecules
-    from pipelines.engine import Resources
-    from pipelines.plan import make_plan, plan_of_tg80
+    from pipelines.engines.engine import Resources
+    from pipelines.plan.plan import make_plan, plan_of_tg80
     from pipelines.recipe import load_recipe
 
     options = {
@@ -87,8 +87,8 @@ def plan(
 def _show(made, dataset) -> None:
     from rich.table import Table
 
-    from pipelines.progress import format_duration
-    from tg80.tables import Console
+    from pipelines.run.progress import format_duration
+    from tg80.untrusted.tables import Console
 
     method = made.recipe.resolved_level().method
     size = "atoms" if method == "xtb" else "basis"

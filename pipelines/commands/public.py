@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tg80.cli_support import JsonOption, console
-from tg80.documents import print_json
+from tg80.console import JsonOption, console
 from tg80.errors import UserError
+from tg80.untrusted.documents import print_json
 
 
 def public(
@@ -60,7 +60,7 @@ def public(
 def _fetched(name: str, folder: Path, address: str | None) -> Path:
     from rich.progress import DownloadColumn, Progress, TextColumn
 
-    from tg80.public_fetch import fetch_public
+    from tg80.exchange.md17_fetch import fetch_public
 
     set_id, slash, molecule = name.partition("/")
     if not slash:
@@ -78,8 +78,8 @@ def _fetched(name: str, folder: Path, address: str | None) -> Path:
 
 
 def _describe(path: Path, **wish: Any) -> dict[str, Any]:
-    from tg80.public import read_public
-    from tg80.single_task import PROTOCOLS, single_task
+    from tg80.exchange.md17 import read_public
+    from tg80.exchange.single_task import PROTOCOLS, single_task
 
     data = read_public(path, **wish)
     protocols = {}
@@ -140,7 +140,7 @@ def _show(facts: dict[str, Any]) -> None:
 
 
 def _list_sets(json_output: bool) -> None:
-    from tg80.public_sets import PUBLIC_SETS
+    from tg80.exchange.md17_sets import PUBLIC_SETS
 
     rows = [
         {

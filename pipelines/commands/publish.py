@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from tg80.cli_support import JsonOption, console
-from tg80.documents import print_json
+from tg80.console import JsonOption, console
 from tg80.files import read_text
+from tg80.untrusted.documents import print_json
 
 
 def publish(
@@ -45,7 +45,7 @@ def publish(
 
     Example: tg80 publish tg80/data/mini-xtb --out site --version 1.0.0
     """
-    from tg80.publish import publish as publish_folder
+    from tg80.release.publish import publish as publish_folder
 
     done = publish_folder(
         folder,

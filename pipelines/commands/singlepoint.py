@@ -8,17 +8,17 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from pipelines.calculators import formula, make_engine
-from pipelines.engine import Evaluation, Resources
-from pipelines.threads import in_another_thread
-from tg80.cli_support import JsonOption
+from pipelines.engines.engine import Evaluation, Resources
+from pipelines.engines.registry import formula, make_engine
+from pipelines.engines.threads import in_another_thread
+from tg80.chemistry.xyz import read_xyz
+from tg80.console import JsonOption
 from tg80.constants import EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR, EV_PER_HARTREE
-from tg80.documents import print_json
 from tg80.errors import UserError
-from tg80.limits import MOST_THREADS
-from tg80.tables import Console
 from tg80.theory import LEVELS, Level, get_level, symbols_of
-from tg80.xyz import read_xyz
+from tg80.untrusted.documents import print_json
+from tg80.untrusted.limits import MOST_THREADS
+from tg80.untrusted.tables import Console
 
 
 def singlepoint(

@@ -10,19 +10,19 @@ from rich.table import Table
 
 from pipelines.commands.molecules import listed_molecules
 from pipelines.commands.options import SkipBadOption, StereoOption
-from tg80.certificate import Certificate, check_split
-from tg80.cli_support import JsonOption
+from tg80.chemistry.lists import MoleculeList
+from tg80.chemistry.molecule import Molecule
+from tg80.console import JsonOption
 from tg80.dataset import molecules_of
-from tg80.deal import make_split
-from tg80.documents import print_json
 from tg80.errors import UserError
 from tg80.files import write_atomically
-from tg80.molecule_lists import MoleculeList
-from tg80.molecules import Molecule
-from tg80.shard import Shard, find_shards
-from tg80.split_plot import check_plot_path, plot_clusters
-from tg80.splits import HELD_PARTS, PARTS, TG80_VERSION, Split, load_split
-from tg80.tables import Console
+from tg80.shards.shard import Shard, find_shards
+from tg80.splits.certificate import Certificate, check_split
+from tg80.splits.folds import make_split
+from tg80.splits.plot import check_plot_path, plot_clusters
+from tg80.splits.split import HELD_PARTS, PARTS, TG80_VERSION, Split, load_split
+from tg80.untrusted.documents import print_json
+from tg80.untrusted.tables import Console
 
 CHECK_HELP = "Prove a split: a version such as tg80-v1 (the default) or a file."
 

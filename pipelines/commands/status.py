@@ -6,14 +6,14 @@ import typer
 from rich.table import Table
 
 from pipelines.commands.options import RunArgument
-from pipelines.run_folder import LEFT_OUT
-from tg80.cli_support import JsonOption
-from tg80.documents import print_json
+from pipelines.run.folder import LEFT_OUT
+from tg80.console import JsonOption
 from tg80.errors import UserError
-from tg80.tables import Console
+from tg80.untrusted.documents import print_json
+from tg80.untrusted.tables import Console
 
 if TYPE_CHECKING:
-    from pipelines.status import RunStatus, TrajectoryStatus
+    from pipelines.run.status import RunStatus, TrajectoryStatus
 
 MAX_ROWS = 20
 _ORDER = ("production", "equilibration", "pre-equilibration", "geometry", "done", "waiting")
@@ -36,7 +36,7 @@ def status(
 
     Example: tg80 status data
     """
-    from pipelines.status import run_status
+    from pipelines.run.status import run_status
 
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the --out of `tg80 generate`")
@@ -115,7 +115,7 @@ def _complaints(found: "RunStatus") -> list[str]:
 
 
 def _totals(found: "RunStatus") -> str:
-    from pipelines.progress import format_duration
+    from pipelines.run.progress import format_duration
 
     totals: dict[str, Any] = found.totals
     text = (

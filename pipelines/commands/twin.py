@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from pipelines.commands.options import WorkersOption
-from tg80.cli_support import JsonOption, console
-from tg80.documents import print_json
+from tg80.console import JsonOption, console
 from tg80.errors import UserError
-from tg80.limits import MOST_SEED
+from tg80.untrusted.documents import print_json
+from tg80.untrusted.limits import MOST_SEED
 
 
 def twin(
@@ -58,9 +58,9 @@ def twin(
     """
     from pydantic import ValidationError
 
-    from pipelines.twin_schedule import median_curve, run_twins
-    from pipelines.twins import TwinRun, TwinSource, default_length_fs
-    from tg80.twins import TwinSettings
+    from pipelines.twins.schedule import median_curve, run_twins
+    from pipelines.twins.twins import TwinRun, TwinSource, default_length_fs
+    from tg80.shards.twins import TwinSettings
 
     sources = [TwinSource(path) for path in _chosen(data, molecules)]
     try:
@@ -95,7 +95,7 @@ def twin(
 
 def _chosen(data: Path, molecules: str | None) -> list[Path]:
     """The shards of the molecules asked for, in the order of their names."""
-    from tg80.shard import find_shards
+    from tg80.shards.shard import find_shards
 
     paths = find_shards(data)
     names = [path.name for path in paths]

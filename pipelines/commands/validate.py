@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from tg80.cli_support import JsonOption, console
-from tg80.documents import print_json
-from tg80.validate import files_to_check
-from tg80.validate import validate as validate_path
+from tg80.console import JsonOption, console
+from tg80.shards.validate import files_to_check
+from tg80.shards.validate import validate as validate_path
+from tg80.untrusted.documents import print_json
 
 
 def validate(

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from atom import ATOM, ATOMConfig, bonded_pairs, random_walk_encoding
-from atom.ablations import ABLATIONS
-from atom.lifting import make_lifting, safe_norm
+from atom.layers.lifting import make_lifting, safe_norm
+from atom.variants.ablations import ABLATIONS
 from tests.atom.cases import (
     MODES,
     ROUNDING_A,

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.nn.functional import rms_norm
 
-from atom import reach
 from atom.config import ATOMConfig
-from atom.lifting import Lifting
-from atom.norm import EPSILON, root_mean_square_norm
-from atom.reach import attend, attention_reach
-from atom.rope import Rotation, interleave_pairs, rotate, time_rotation
+from atom.layers import masks
+from atom.layers.lifting import Lifting
+from atom.layers.masks import attend, attention_reach
+from atom.layers.norm import EPSILON, root_mean_square_norm
+from atom.layers.rope import Rotation, interleave_pairs, rotate, time_rotation
 from tests.atom.cases import EXACT, difference
 
 
@@ -59,7 +59,7 @@ def test_reordered_pairs_leave_logits_alone():
 @pytest.mark.parametrize("bias", [None, "by key", "by pair"])
 @pytest.mark.parametrize("few_keys", [0, 10**6], ids=["fused", "written out"])
 def test_attention_is_a_sum_of_softmaxes(monkeypatch, n_softmaxes, bias, few_keys):
-    monkeypatch.setattr(reach, "FEW_KEYS", few_keys)
+    monkeypatch.setattr(masks, "FEW_KEYS", few_keys)
     n_keys = 7
     query = random(2, 5, 4, 8)
     key, value = (

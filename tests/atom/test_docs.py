@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from atom import ATOM, PRESETS, ATOMConfig
-from atom.ablations import ABLATIONS
+from atom.variants.ablations import ABLATIONS
 
 PAGE = Path(__file__).parents[2] / "docs" / "atom.md"
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from atom import bonded_pairs, random_walk_encoding
 from atom.elements import ATOMIC_MASSES, COVALENT_RADII, MAX_ATOMIC_NUMBER
-from atom.lifting import Lifting, safe_norm
-from atom.rope import rotate, time_rotation
+from atom.layers.lifting import Lifting, safe_norm
+from atom.layers.rope import rotate, time_rotation
 from tests.atom.cases import EXACT, config, difference, orthogonal, start
 
 

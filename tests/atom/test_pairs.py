@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atom.pairs import PairGeometry, PairLifting
+from atom.layers.pairs import PairGeometry, PairLifting
 from tests.atom.cases import EXACT, config, difference, lags, orthogonal, randomised, start
 
 N_INPUTS = 7

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.benchmarks import toys
+from tests.support import toys
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,8 +18,8 @@ def data():
 @pytest.fixture(scope="session")
 def mini():
     """Fold 2 of the mini set that ships along; not to be changed."""
-    from benchmarks.data import load_benchmark
-    from benchmarks.tasks import get_task
+    from benchmarks.tasks.data import load_benchmark
+    from benchmarks.tasks.tasks import get_task
 
     return load_benchmark(get_task("mini-xtb-v1"), 2)
 
@@ -30,9 +30,9 @@ def mini_runs(mini, tmp_path_factory):
 
     All atoms are learnt from, for the predictions of hydrogens.
     """
-    from benchmarks.evaluation import fit_references
     from benchmarks.models import Budget, make_model
-    from benchmarks.runner import run_once
+    from benchmarks.runs.evaluation import fit_references
+    from benchmarks.runs.runner import run_once
 
     out, references = tmp_path_factory.mktemp("mini-runs"), fit_references(mini)
     for model, seed in (("atom", 0), ("atom", 1), ("atom-start", 0)):

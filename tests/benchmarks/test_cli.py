@@ -5,14 +5,14 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import results
 from benchmarks.cli import main
 from benchmarks.commands.options import parse_seeds
-from benchmarks.lines import entries
+from benchmarks.leaderboard.lines import entries
 from benchmarks.models import TRIVIAL
-from benchmarks.settings import parse_overrides
-from tests.benchmarks import toys
-from tests.factories import make_dataset
+from benchmarks.models.settings import parse_overrides
+from benchmarks.runs.records import read_record, read_records, run_key
+from tests.support import toys
+from tests.support.factories import make_dataset
 from tg80.errors import UserError
 
 SMALL = ("ethylene", "acetonitrile", "chloroform", "formaldehyde", "methanol", "chlorobenzene")
@@ -42,7 +42,7 @@ def finished(shards, tmp_path_factory):
 
 def test_a_run_writes_records_that_can_be_made_again(finished):
     _, out = finished
-    records = results.read_records(out)
+    records = read_records(out)
     assert sorted(r.model for r in records) == sorted(["atom", "atom", *TRIVIAL])
     atom = next(r for r in records if r.model == "atom")
     assert atom.settings["training"]["batch_size"] == 4
@@ -62,7 +62,7 @@ def test_a_run_writes_records_that_can_be_made_again(finished):
 def test_the_stored_errors_give_the_rows(finished):
     _, out = finished
     path = next(out.glob("*/*/*/atom/*/errors.npz"))
-    record = results.read_record(path.parent)
+    record = read_record(path.parent)
     with np.load(path) as arrays:
         raw, names = arrays["test_time/task/raw"], arrays["test_time/molecule"]
         assert arrays["test_time/task/lags_fs"][0].tolist() == [120.0 * i for i in range(1, 9)]
@@ -122,7 +122,7 @@ def test_a_summary_has_all_test_parts_in_one_table(finished, capsys):
     assert len(table) == len(rows) and set(table) >= {"persistence", "mean-structure"}
     # It knows the molecules it was fitted to, and no others.
     assert table["mean-structure"][4:-2] == ["-"] * (len(columns) - 6)
-    mine = [e for e in entries(results.read_records(out)) if e.model == "atom" and e.seeds == 2]
+    mine = [e for e in entries(read_records(out)) if e.model == "atom" and e.seeds == 2]
     for e in (e for e in mine if e.part.startswith("test")):
         row = table.get("atom") or table[f"atom [{e.settings}]"]
         at = columns.index(f"{e.part} S2T")
@@ -135,7 +135,7 @@ def test_a_summary_has_all_test_parts_in_one_table(finished, capsys):
 
 def test_leaderboard_ranks_by_s2s_and_averages_folds(finished):
     _, out = finished
-    records = results.read_records(out)
+    records = read_records(out)
     lines = [e for e in entries(records) if e.part == "test_time"]
     assert [e.s2s for e in lines] == sorted(e.s2s for e in lines)
     still = next(r for r in records if r.model == "persistence")
@@ -278,8 +278,8 @@ def test_overrides_nest():
 
 
 def test_the_key_depends_on_content_only():
-    assert results.run_key(a=1, b={"c": 2, "d": 3}) == results.run_key(b={"d": 3, "c": 2}, a=1)
-    assert results.run_key(a=1) != results.run_key(a=2)
+    assert run_key(a=1, b={"c": 2, "d": 3}) == run_key(b={"d": 3, "c": 2}, a=1)
+    assert run_key(a=1) != run_key(a=2)
 
 
 def test_toys_are_in_the_split():

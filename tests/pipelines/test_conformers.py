@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from pipelines import conformers
+from tg80.chemistry.molecule import molecule_from_smiles
 from tg80.errors import RunFailed
-from tg80.molecules import molecule_from_smiles
 
 
 def start(max_steps, monkeypatch):

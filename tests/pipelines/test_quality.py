@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from pipelines.quality import QualityThresholds, frame_flags, trajectory_statistics
-from tests import factories
-from tg80.fields import QUALITY_FLAGS
-from tg80.metadata import ShardMetadata
+from tests.support import factories
+from tg80.shards.fields import QUALITY_FLAGS
+from tg80.shards.metadata import ShardMetadata
 
 
 @pytest.fixture(scope="module")

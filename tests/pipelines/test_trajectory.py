@@ -6,18 +6,18 @@ import h5py
 import numpy as np
 import pytest
 
-from pipelines.checkpoint import read_arrays
-from pipelines.engine import Engine
+from pipelines.dynamics.checkpoint import read_arrays
+from pipelines.engines.engine import Engine
 from pipelines.recipe import Recipe
-from pipelines.segments import installed_versions
+from pipelines.run.task import installed_versions
 from pipelines.trajectory import Trajectory
-from tests.kill_run import datasets
+from tests.stress.kill_run import datasets
+from tg80.chemistry.mechanics import angular_momentum, kinetic_energy, linear_momentum
+from tg80.chemistry.molecule import molecule_from_smiles
 from tg80.constants import BOLTZMANN_EV_PER_K
 from tg80.errors import CorruptFile, RunFailed
-from tg80.fields import FIELDS
-from tg80.mechanics import angular_momentum, kinetic_energy, linear_momentum
-from tg80.molecules import molecule_from_smiles
-from tg80.shard import Shard
+from tg80.shards.fields import FIELDS
+from tg80.shards.shard import Shard
 
 SHORT = {
     "level": "gfn2-xtb",

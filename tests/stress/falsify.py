@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.stress.forgeries import FORGERIES, Forgery, Trajectory, as_read, load, restate, write
-from tg80.validate import Findings, validate
-from tg80.validate_content import check_evidence
+from tg80.shards.checks.content import check_evidence
+from tg80.shards.validate import Findings, validate
 
 SHIPPED = Path(__file__).parents[2] / "tg80" / "data"
 DEFAULT = [

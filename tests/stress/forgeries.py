@@ -13,11 +13,11 @@ import numpy as np
 
 from pipelines.quality import frame_flags, trajectory_statistics
 from tg80.constants import ACCELERATION, ANGSTROM_PER_BOHR, EV_PER_HARTREE
-from tg80.evidence import Evidence
-from tg80.fields import AXIS_FIELDS, FRAME_FIELDS, STATIC_FIELDS
-from tg80.judgement import thresholds_of
-from tg80.metadata import ShardMetadata
-from tg80.shard import Shard, assemble_shard, to_disk, to_memory, write_part
+from tg80.shards.checks.evidence import Evidence
+from tg80.shards.fields import AXIS_FIELDS, FRAME_FIELDS, STATIC_FIELDS
+from tg80.shards.metadata import ShardMetadata
+from tg80.shards.quality import thresholds_of
+from tg80.shards.shard import Shard, assemble_shard, to_disk, to_memory, write_part
 
 VECTORS = ("positions", "velocities", "forces")
 AXES = tuple(axis.name for axis in AXIS_FIELDS)

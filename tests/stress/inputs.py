@@ -17,9 +17,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tests import factories, public_files
-from tests.benchmarks.outside import TOLD
-from tests.tg80.published import publish_tree
+from tests.benchmarks.submissions.outside import TOLD
+from tests.support import factories, public_files
+from tests.tg80.release.published import publish_tree
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.stress.falsify import EXCUSED, SHIPPED, outcomes, problems_of
 from tests.stress.forgeries import FORGERIES, load, restate
-from tg80.fields import AXIS_FIELDS, FRAME_FIELDS, STATIC_FIELDS
+from tg80.shards.fields import AXIS_FIELDS, FRAME_FIELDS, STATIC_FIELDS
 
 CASES = [  # shard, every which frame, frames: 10, 1 and 4 fs apart
     ("mini-xtb/urea-r0.h5md", 1, 700),

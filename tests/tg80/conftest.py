@@ -20,7 +20,7 @@ def no_outside_settings(monkeypatch, tmp_path):
 @pytest.fixture
 def site(tmp_path, no_outside_settings):
     """A published tree with version 1.0."""
-    from tests.tg80.published import publish_tree
+    from tests.tg80.release.published import publish_tree
 
     publish_tree(tmp_path / "site")
     return tmp_path / "site"
@@ -29,7 +29,7 @@ def site(tmp_path, no_outside_settings):
 @pytest.fixture
 def server(site):
     """A web server of `site`."""
-    from tests.web_server import serving
+    from tests.support.web_server import serving
 
     with serving(site) as server:
         yield server
@@ -38,7 +38,7 @@ def server(site):
 @pytest.fixture
 def copy(ethanol_shard, tmp_path):
     """A copy of the clean shard that may be spoilt."""
-    from tests.tg80.validation import refresh_checksum
+    from tests.tg80.shards.validation import refresh_checksum
 
     path = tmp_path / ethanol_shard.name
     shutil.copy(ethanol_shard, path)

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import tg80
-from tests import factories
+from tests.support import factories
 from tg80.errors import CorruptFile, UserError
-from tg80.lags import LagSampling
-from tg80.mapped import MappedArray
-from tg80.shard import Shard
-from tg80.splits import load_split, mini_names, time_blocks
-from tg80.windows import TrainingWindows, window_loader
+from tg80.shards.shard import Shard
+from tg80.splits.split import load_split, mini_names, time_blocks
+from tg80.windows.lags import LagSampling
+from tg80.windows.mapped import MappedArray
+from tg80.windows.windows import TrainingWindows, window_loader
 
 PAGE = Path(__file__).parents[2] / "docs" / "reading.md"
 PARTS = ("train", "val", "val_time", "test_time", "test_id", "test_ood")

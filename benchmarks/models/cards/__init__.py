@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from benchmarks.protocol import Equivariance
-from tg80.documents import read_toml
+from benchmarks.interface import Equivariance
 from tg80.errors import UserError
+from tg80.untrusted.documents import read_toml
 
 
 class Paper(BaseModel):

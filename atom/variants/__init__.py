@@ -1,0 +1,1 @@
+"""What the ablations put in a layer's place."""

@@ -1,0 +1,306 @@
+"""Tables over records: for the terminal, as Markdown, as JSON, as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
+from itertools import groupby
+
+from rich.table import Table
+
+from benchmarks.leaderboard.board import COST_HEADING, QUALITY_HEADING, cost_cells, quality_cells
+from benchmarks.leaderboard.floor import PartFloor, on_molecules
+from benchmarks.leaderboard.lines import Entry, entries, line_labels
+from benchmarks.runs.records import ROW_FIELDS, SUBMITTED, Record, settings_key
+from benchmarks.scoring.metrics import PRINTED_SCALE
+from benchmarks.tasks.data import NO_FOLD
+from benchmarks.tasks.tasks import AS_PUBLISHED
+from tg80.untrusted.tables import Console, csv_table, markdown_table, markdown_text
+
+
+class View(StrEnum):
+    """What a table shows of its lines."""
+
+    ERRORS = "errors"
+    SUMMARY = "summary"
+    SKILL = "skill"
+    COSTS = "costs"
+    QUALITY = "quality"
+
+    @property
+    def title(self) -> str:
+        """What stands after the part."""
+        return _TITLES[self]
+
+
+_TITLES = {
+    View.ERRORS: "MSE x 1e-2 A^2, S2S ± 2 sigma over seeds",
+    View.SUMMARY: "S2T and S2S x 1e-2 A^2, ± 2 sigma over seeds",
+    View.SKILL: "skill, median over molecules",
+    View.COSTS: "what a run takes",
+    View.QUALITY: "predicted structures",
+}
+
+
+def columns(entry: Entry, view: View = View.ERRORS) -> list[str]:
+    """Headings of a table whose first line is `entry`."""
+    if view == View.COSTS:
+        return list(COST_HEADING)
+    if view == View.QUALITY:
+        return list(QUALITY_HEADING)
+    is_skill = view == View.SKILL
+    lags = [f"{lag:g} fs" for lag in (entry.skills if is_skill else entry.mse)]
+    scores = [] if is_skill else ["S2T", "S2S", "S2S aligned", "skill"]
+    return ["model", *lags, *scores, "folds", "seeds", "failed"]
+
+
+def cells(entry: Entry, name: str, view: View = View.ERRORS) -> list[str]:
+    """One line as text, errors x 1e-2 A^2."""
+    if view == View.COSTS:
+        return [name, *cost_cells(entry.costs)]
+    if view == View.QUALITY:
+        return [name, *quality_cells(entry.quality)]
+    errors = [
+        *(_scaled(value) for value in entry.mse.values()),
+        _scaled(entry.s2t),
+        _with_spread(entry),
+        _scaled(entry.s2s_aligned),
+        _signed(entry.skill),
+    ]
+    return [
+        name,
+        *(map(_signed, entry.skills.values()) if view == View.SKILL else errors),
+        _folds(entry.folds),
+        str(entry.seeds),
+        f"{entry.n_failed}/{entry.n}",
+    ]
+
+
+def _with_spread(entry: Entry) -> str:
+    spread = "" if entry.s2s_spread is None else f" ± {_scaled(entry.s2s_spread)}"
+    return _scaled(entry.s2s) + spread
+
+
+def floor_cells(floor: PartFloor) -> list[str]:
+    """The floor under the headings of errors."""
+    errors = [*floor.mse.values(), floor.s2t, floor.s2s]
+    numbers = [f"{PRINTED_SCALE * value:.2g}" for value in errors]
+    return [floor.label, *numbers, "-", "-", _folds(floor.folds), "-", "-"]
+
+
+def _folds(folds: Iterable[int]) -> str:
+    return ",".join("-" if fold == NO_FOLD else str(fold) for fold in folds)
+
+
+def _scaled(value: float | None) -> str:
+    return (
+        "-"
+        if value is None
+        else f"{PRINTED_SCALE * value:.3g}"
+        if value < 10
+        else f"{PRINTED_SCALE * value:.0f}"
+    )
+
+
+@dataclass(frozen=True)
+class Board:
+    """One table: its lines, best first, then floors that are not ranked, and notes below it."""
+
+    title: str
+    heading: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+
+def boards(
+    lines: Sequence[Entry], view: View = View.ERRORS, floors: Sequence[PartFloor] = ()
+) -> list[Board]:
+    """A table for every task, track, part and set of folds.
+
+    A summary has one table for all parts. A model that stands there with several settings gets
+    their hash after its name.
+    """
+    if view == View.SUMMARY:
+        return _summaries(lines, floors)
+    result = []
+    if view == View.COSTS:
+        # Those of a run are the same in all its parts.
+        runs = {
+            (e.task, e.track, e.folds, e.model, e.settings): replace(e, part="all parts")
+            for e in lines
+        }
+        lines = sorted(runs.values(), key=lambda e: (e.task, e.track, -len(e.folds), e.folds))
+    several = _with_several_fold_sets(lines)
+    for (task, track, part, folds), group in groupby(
+        lines, key=lambda e: (e.task, e.track, e.part, e.folds)
+    ):
+        members = list(group)
+        rows = [cells(e, n, view) for e, n in zip(members, _names(members), strict=True)]
+        key = task, track, part, folds
+        mine = [f for f in floors if (f.task, f.track, f.part, f.folds) == key]
+        notes = [f.note for f in mine] if view == View.ERRORS else []
+        notes += _notes_on_submissions(members, view)
+        rows += [floor_cells(f) for f in mine] if view == View.ERRORS else []
+        on = f", folds {_folds(folds)}" if (task, track) in several else ""
+        title = f"{_marked(task)}, {track}, {part}{on}: {view.title}"
+        result.append(Board(title, columns(members[0], view), rows, notes))
+    return result
+
+
+def _summaries(lines: Sequence[Entry], floors: Sequence[PartFloor]) -> list[Board]:
+    """S2T, S2S and skill of all test parts side by side, ordered by S2S in the first."""
+    tables: dict[tuple[str, str, tuple[int, ...]], list[Entry]] = {}
+    for line in lines:
+        if line.part.startswith("test"):
+            tables.setdefault((line.task, line.track, line.folds), []).append(line)
+    return [
+        _summary(key, members, [f for f in floors if (f.task, f.track, f.folds) == key])
+        for key, members in tables.items()
+    ]
+
+
+def _summary(
+    key: tuple[str, str, tuple[int, ...]], lines: Sequence[Entry], floors: Sequence[PartFloor]
+) -> Board:
+    task, track, folds = key
+    models: dict[tuple[str, str], dict[str, Entry]] = {}
+    for line in lines:
+        models.setdefault((line.model, line.settings), {})[line.part] = line
+    firsts = [next(iter(parts.values())) for parts in models.values()]
+    parts = list(dict.fromkeys(line.part for line in lines))
+    heading = [f"{part} {score}" for part in parts for score in ("S2T", "S2S", "skill")]
+    rows = []
+    for name, found in zip(_names(firsts), models.values(), strict=True):
+        scores = [cell for part in parts for cell in _three(found.get(part))]
+        n_failed, n = (sum(e.n_failed for e in found.values()), sum(e.n for e in found.values()))
+        rows.append([name, *scores, str(next(iter(found.values())).seeds), f"{n_failed}/{n}"])
+    whole = {(f.label, f.part): f for f in floors if f.is_complete}
+    for label in sorted({label for label, _ in whole}):
+        scores = [cell for part in parts for cell in _floor_scores(whole.get((label, part)))]
+        rows.append([label, *scores, "-", "-"])
+    on = "" if folds == (NO_FOLD,) else f", fold {_folds(folds)}"
+    return Board(
+        f"{_marked(task)}, {track}{on}: {View.SUMMARY.title}",
+        ["model", *heading, "seeds", "failed"], rows, _notes_on_submissions(firsts, View.SUMMARY),
+    )  # fmt: skip
+
+
+def _three(entry: Entry | None) -> tuple[str, str, str]:
+    if entry is None:
+        return "-", "-", "-"
+    return _scaled(entry.s2t), _with_spread(entry), _signed(entry.skill)
+
+
+def _floor_scores(floor: PartFloor | None) -> tuple[str, str, str]:
+    if floor is None:
+        return "-", "-", "-"
+    return f"{PRINTED_SCALE * floor.s2t:.2g}", f"{PRINTED_SCALE * floor.s2s:.2g}", "-"
+
+
+def _signed(skill: float | None) -> str:
+    if skill is None:
+        return "-"
+    return f"{skill:+.2f}" if abs(skill) < 100 else f"{skill:+.0f}"
+
+
+def _names(lines: Sequence[Entry]) -> list[str]:
+    """What stands in the first column, oracles marked."""
+    labels = zip(line_labels(lines), lines, strict=True)
+    return [label + (" (oracle)" if line.oracle else "") for label, line in labels]
+
+
+def _marked(task: str) -> str:
+    return f"{task} (as published: with leaks)" if task.endswith(AS_PUBLISHED) else task
+
+
+def _notes_on_submissions(lines: Sequence[Entry], view: View) -> list[str]:
+    """What a reader must know of rows that were not run here."""
+    submitted = [e for e in lines if e.model.startswith(SUBMITTED)]
+    notes = [
+        f"{e.model}: {e.equal_to_truth} entries equal the truth, all parts together"
+        for e in submitted
+        if e.equal_to_truth
+    ]
+    if submitted and view == View.COSTS:
+        notes.append(f"{SUBMITTED}...: as their authors say, not measured here")
+    return notes
+
+
+def _with_several_fold_sets(lines: Iterable[Entry]) -> set[tuple[str, str]]:
+    """Tasks and tracks whose models have not all run on the same folds."""
+    sets: dict[tuple[str, str], set[tuple[int, ...]]] = {}
+    for line in lines:
+        sets.setdefault((line.task, line.track), set()).add(line.folds)
+    return {key for key, found in sets.items() if len(found) > 1}
+
+
+def boards_beside(records: Sequence[Record], floors: Sequence[PartFloor]) -> list[Board]:
+    """Errors on the molecules that a floor is known of, where these are not all."""
+    result = []
+    for floor in floors:
+        if not floor.is_complete:
+            lines = entries(
+                on_molecules(record, floor.molecules)
+                for record in records
+                if (record.task, record.track) == (floor.task, floor.track)
+            )
+            mine = [e for e in lines if (e.part, e.folds) == (floor.part, floor.folds)]
+            (board,) = boards(mine, floors=[floor])
+            title = f"{board.title}, molecules with twins only"
+            result.append(replace(board, title=title))
+    return result
+
+
+def print_tables(
+    lines: Sequence[Entry],
+    console: Console,
+    view: View = View.ERRORS,
+    floors: Sequence[PartFloor] = (),
+    beside: Sequence[Board] = (),
+) -> None:
+    """Tables for the terminal, others that stand beside them at the end."""
+    for board in [*boards(lines, view, floors), *beside]:
+        caption = "\n".join(board.notes) or None
+        table = Table(
+            title=board.title, title_justify="left", caption=caption, caption_justify="left"
+        )
+        for i, heading in enumerate(board.heading):
+            table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=i == 0)
+        for row in board.rows:
+            table.add_row(*row)
+        console.print(table)
+
+
+def markdown(
+    lines: Sequence[Entry],
+    view: View = View.ERRORS,
+    floors: Sequence[PartFloor] = (),
+    beside: Sequence[Board] = (),
+) -> str:
+    """The same tables as Markdown."""
+    blocks = []
+    for board in [*boards(lines, view, floors), *beside]:
+        notes = "".join(f"\n{markdown_text(note)}\n" for note in board.notes)
+        body = markdown_table(board.heading, board.rows)
+        blocks.append(f"### {markdown_text(board.title)}\n\n{body}\n{notes}")
+    return "\n".join(blocks)
+
+
+def as_json(lines: Sequence[Entry], floors: Sequence[PartFloor] = ()) -> list[Mapping]:
+    """The lines as JSON-able dictionaries, errors in A^2; floors after them, as model "floor"."""
+    nothing = dict.fromkeys(field.name for field in fields(Entry))
+    marked = [nothing | {"model": "floor"} | asdict(floor) for floor in floors]
+    return [entry | {"unit": "A^2"} for entry in [*(asdict(line) for line in lines), *marked]]
+
+
+def as_csv(records: Iterable[Record]) -> str:
+    """All numbers of all records, one a row, lags in fs and the unit of each value beside it."""
+    run = ("task", "track", "model", "settings", "oracle", "seed", "fold")
+    heading = [*run, *ROW_FIELDS]
+    rows = (
+        row | {"settings": settings_key(record), "oracle": record.oracle}
+        for record in records
+        for row in record.table()
+    )
+    return csv_table(heading, ([row.get(name, "") for name in heading] for row in rows))

@@ -1,0 +1,281 @@
+"""Score a fitted model on the parts of a fold, the legal references beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from benchmarks.interface import Budget, Model
+from benchmarks.models.trivial import (
+    Ballistic,
+    Blend,
+    Centroid,
+    MeanStructure,
+    Persistence,
+    RelaxedStructure,
+)
+from benchmarks.scoring import metrics
+from benchmarks.scoring.errors import Answer, Errors, ask, predict_errors
+from benchmarks.scoring.metrics import Metric
+from benchmarks.scoring.validity import Geometries, Validity, validity_of
+from benchmarks.tasks.data import SEEN_PARTS, BenchmarkData, Part, Windows
+
+# Section "Skill" of docs/benchmark.md. The train block of a molecule is only there for seen ones.
+_ANYWHERE = (Persistence, Ballistic, Centroid, Blend)
+REFERENCES_SEEN = (*_ANYWHERE, MeanStructure)
+REFERENCES_UNSEEN = (*_ANYWHERE, RelaxedStructure)
+
+
+class Best(NamedTuple):
+    """Smallest error of any legal reference, molecule -> (P,) A^2."""
+
+    raw: dict[str, np.ndarray]
+    aligned: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class PartScore:
+    """One model on one part.
+
+    Attributes:
+        task: at the task's lags. curve: at the further lags. stored_frame: windows as stored.
+        reference, curve_reference: what they are compared with for skill.
+        validity: of the scored atoms at the task's lags. validity_all_atoms: of all atoms that are
+            given, None where these are the same.
+        seconds: CPU time of the predictions at the task's lags (wall time on a GPU).
+    """
+
+    part: str
+    molecules: tuple[str, ...]
+    start_ids: tuple[str, ...]
+    task: Errors
+    curve: Errors | None
+    stored_frame: Errors | None
+    reference: Best
+    curve_reference: Best | None
+    validity: Validity | None = None
+    validity_all_atoms: Validity | None = None
+    seconds: float | None = None
+
+
+def references_of(part: str) -> tuple[type[Model], ...]:
+    """The references that are legal in a part."""
+    return REFERENCES_SEEN if part in SEEN_PARTS else REFERENCES_UNSEEN
+
+
+class References(Mapping[str, Model]):
+    """The fitted references by id, and their errors, computed once for all models scored."""
+
+    def __init__(self, models: Mapping[str, Model]) -> None:
+        self._models = dict(models)
+        # The windows are kept beside their errors, so that no others get their address.
+        self._best: dict[tuple[str, int], tuple[Windows, Best]] = {}
+
+    def __getitem__(self, model_id: str) -> Model:
+        return self._models[model_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._models)
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    def best(self, part: str, windows: Windows) -> Best:
+        """Smallest error of any reference that is legal in a part, per molecule and lag."""
+        key = part, id(windows)
+        if key not in self._best:
+            self._best[key] = windows, self._compute(part, windows)
+        return self._best[key][1]
+
+    def _compute(self, part: str, windows: Windows) -> Best:
+        names = windows.states.molecule
+        raw, aligned = {}, {}
+        for reference in references_of(part):
+            errors = predict_errors(self[reference.id], windows)
+            raw[reference.id] = metrics.per_molecule(errors.raw, names)
+            aligned[reference.id] = metrics.per_molecule(errors.aligned, names)
+        return Best(metrics.best_reference(raw), metrics.best_reference(aligned))
+
+
+def fit_references(data: BenchmarkData) -> References:
+    """All references that are legal in some part, fitted on the train blocks.
+
+    They need neither budget nor seed.
+    """
+    fitted = {}
+    for reference in dict.fromkeys(r for part in data.parts for r in references_of(part)):
+        model = reference()
+        model.fit(data.training, budget=Budget(epochs=1), seed=0, out=Path())
+        fitted[reference.id] = model
+    return References(fitted)
+
+
+def score_part(
+    model: Model, part: Part, references: References, geometries: Geometries | None = None
+) -> PartScore:
+    """Score one part, its validity only with the molecules' geometries.
+
+    The stored frame only for models that learn orientation from data: what follows rotations
+    exactly errs alike in every frame.
+    """
+    learns_orientation = model.trains and model.equivariance == "none"
+    stored_frame = part.stored_frame if learns_orientation else None
+    best = partial(references.best, part.name)
+    answer = ask(model, part.windows)
+    scored, every = part.windows.states.score_mask, part.windows.states.atom_mask
+    more_than_scored = not torch.equal(scored, every)
+    return PartScore(
+        part=part.name,
+        molecules=part.windows.states.molecule,
+        start_ids=part.windows.states.start_id,
+        task=answer.errors,
+        curve=predict_errors(model, part.curve) if part.curve else None,
+        stored_frame=predict_errors(model, stored_frame) if stored_frame else None,
+        reference=best(part.windows),
+        curve_reference=best(part.curve) if part.curve else None,
+        validity=_validity(answer, part, scored, geometries),
+        validity_all_atoms=_validity(answer, part, every, geometries) if more_than_scored else None,
+        seconds=answer.seconds,
+    )
+
+
+def _validity(
+    answer: Answer, part: Part, atoms: torch.Tensor, geometries: Geometries | None
+) -> Validity | None:
+    if geometries is None:
+        return None
+    windows, errors = part.windows, answer.errors
+    return validity_of(
+        answer.positions, windows.targets.numpy(), errors.lags_fs, errors.failed,
+        windows.states.molecule, atoms.numpy(), geometries,
+        starts=windows.states.positions.numpy(),
+    )  # fmt: skip
+
+
+def score(model: Model, data: BenchmarkData, references: References) -> list[PartScore]:
+    """Score every part the model can predict: seen-only models leave out unseen molecules."""
+    return [
+        score_part(model, part, references, data.geometries)
+        for name, part in data.parts.items()
+        if name in SEEN_PARTS or not model.seen_only
+    ]
+
+
+@dataclass(frozen=True)
+class Value:
+    """One number of a part: molecule is an id, or one of the averages below."""
+
+    molecule: str
+    lag_fs: float | None
+    metric: Metric
+    value: float
+    n: int
+    n_failed: int
+
+
+MEAN, POOLED, MEDIAN = "mean-over-molecules", "pooled", "median-over-molecules"
+AVERAGES = (MEAN, POOLED, MEDIAN)
+
+
+def values_of(score: PartScore) -> list[Value]:
+    """All rows of a part: every molecule, the averages, every lag, S2T, S2S and skill."""
+    names = score.molecules
+    values: list[Value] = []
+    counts = _Counts(names, score.task.failed)
+    for errors, best in ((score.task, score.reference), (score.curve, score.curve_reference)):
+        if errors is not None and best is not None:
+            lags = errors.lags_fs
+            values += _by_lag(Metric.MSE, errors.raw, lags, counts)
+            values += _by_lag(Metric.MSE_ALIGNED, errors.aligned, lags, counts)
+            values += _skills(Metric.SKILL, errors.raw, best.raw, lags, counts)
+            values += _skills(Metric.SKILL_ALIGNED, errors.aligned, best.aligned, lags, counts)
+    per_start = {
+        Metric.S2T: metrics.s2t(score.task.raw),
+        Metric.S2S: metrics.s2s(score.task.raw),
+        Metric.S2T_ALIGNED: metrics.s2t(score.task.aligned),
+        Metric.S2S_ALIGNED: metrics.s2s(score.task.aligned),
+    }
+    if score.stored_frame is not None:
+        per_start[Metric.S2T_STORED_FRAME] = metrics.s2t(score.stored_frame.raw)
+        per_start[Metric.S2S_STORED_FRAME] = metrics.s2s(score.stored_frame.raw)
+    for metric, errors in per_start.items():
+        values += _by_lag(metric, errors[:, None], None, counts)
+    shares = (score.validity, Metric.VALID, Metric.BOND_DISTANCE)
+    every = (score.validity_all_atoms, Metric.VALID_ALL_ATOMS, Metric.BOND_DISTANCE_ALL_ATOMS)
+    for validity, share, distance in (shares, every):
+        if validity is not None:
+            values += _validity_values(validity, share, distance, score.task.lags_fs, counts)
+    return values
+
+
+def _validity_values(
+    validity: Validity, share: Metric, distance: Metric, lags_fs: np.ndarray, counts: _Counts
+) -> list[Value]:
+    """Shares over all lags of each molecule, and at each lag over all; distances over all lags."""
+    over_lags = metrics.s2t(validity.valid)
+    if np.isnan(over_lags).all():
+        return []
+    values = _by_lag(share, over_lags[:, None], None, counts)
+    values += [
+        value for value in _by_lag(share, validity.valid, lags_fs, counts) if value.molecule == MEAN
+    ]
+    table = {name: number[None] for name, number in validity.bond_distance.items()}
+    mean = {MEAN: metrics.mean_over_molecules(table)}
+    return values + _values(distance, table, mean, None, counts)
+
+
+class _Counts:
+    """How many windows, and how many of them failed, by molecule and in all."""
+
+    def __init__(self, molecules: tuple[str, ...], failed: np.ndarray) -> None:
+        self.molecules = molecules
+        names = np.asarray(molecules)
+        self.of = {
+            name: (int((names == name).sum()), int(failed[names == name].sum()))
+            for name in dict.fromkeys(molecules)
+        }
+        self.all = (len(names), int(failed.sum()))
+
+
+def _by_lag(
+    metric: Metric, errors: np.ndarray, lags_fs: np.ndarray | None, counts: _Counts
+) -> list[Value]:
+    table = metrics.per_molecule(errors, counts.molecules)
+    averages = {MEAN: metrics.mean_over_molecules(table), POOLED: metrics.pooled(errors)}
+    return _values(metric, table, averages, lags_fs, counts)
+
+
+def _skills(
+    metric: Metric,
+    errors: np.ndarray,
+    reference: dict[str, np.ndarray],
+    lags_fs: np.ndarray,
+    counts: _Counts,
+) -> list[Value]:
+    table = metrics.skill(metrics.per_molecule(errors, counts.molecules), reference)
+    averages = {MEDIAN: metrics.median_over_molecules(table)}
+    return _values(metric, table, averages, lags_fs, counts)
+
+
+def _values(
+    metric: Metric,
+    table: Mapping[str, np.ndarray],
+    averages: Mapping[str, np.ndarray],
+    lags_fs: np.ndarray | None,
+    counts: _Counts,
+) -> list[Value]:
+    values = []
+    for name, row in (*table.items(), *averages.items()):
+        n, n_failed = counts.of.get(name, counts.all)
+        for step, number in enumerate(row):
+            lag = None if lags_fs is None else float(lags_fs[0, step])
+            # Padded lags, and aligned errors of molecules too small for them, have no row.
+            if not np.isnan(number) and not (lag is not None and np.isnan(lag)):
+                values.append(Value(name, lag, metric, float(number), n, n_failed))
+    return values

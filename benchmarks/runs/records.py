@@ -1,0 +1,306 @@
+"""Records: what a run scored, and everything that is needed to make it again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, field_validator
+
+import tg80
+from benchmarks.runs.evaluation import MEAN, PartScore, values_of
+from benchmarks.scoring.metrics import Metric
+from benchmarks.tasks.tasks import TaskSpec
+from tg80.errors import UserError
+from tg80.files import make_folder, read_bytes, write_atomically
+from tg80.untrusted.documents import parse_model
+
+RECORD, ERRORS = "record.json", "errors.npz"
+SUBMITTED = "submitted/"  # Names of models from outside begin so.
+ROW_FIELDS = ("part", "molecule", "lag_fs", "metric", "value", "unit", "n", "n_failed")
+
+
+class Record(BaseModel):
+    """One model, fold and seed on one task.
+
+    Attributes:
+        key: hash of all that decides the result; two records of one key are the same run.
+        settings: the resolved settings of the model and its training. budget: what was asked for.
+        inputs, labels: what the model predicts from and learns from, as on its card.
+        fit: the report of fitting. prediction: windows of all parts at the task's lags, and CPU
+            seconds (wall time on a GPU) that predicting them took.
+        equal_to_truth: entries of a submission that equal the truth; None for models run here.
+        rows: one list a number, in the order of `ROW_FIELDS`; what is the same in all rows (task,
+            track, model, seed, fold) stands once above.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = 2
+    key: str
+    task: str
+    track: str
+    model: str
+    seed: int | None
+    fold: int
+    oracle: bool
+    task_spec: dict[str, Any]
+    settings: dict[str, Any]
+    budget: dict[str, Any]
+    inputs: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    fit: dict[str, Any]
+    prediction: dict[str, float] | None = None
+    equal_to_truth: int | None = None
+    split_sha256: str
+    manifest_sha256: str
+    versions: dict[str, str]
+    git_commit: str | None
+    hardware: dict[str, Any]
+    row_fields: tuple[str, ...] = ROW_FIELDS
+    rows: list[list[Any]]
+
+    @field_validator("rows")
+    @classmethod
+    def _check_rows(cls, rows: list[list[Any]]) -> list[list[Any]]:
+        for row in rows:
+            if len(row) != len(ROW_FIELDS):
+                raise ValueError(f"a row has {len(row)} entries")
+            part, molecule, lag, metric, value, unit, n, n_failed = row
+            texts = all(isinstance(text, str) for text in (part, molecule, metric, unit))
+            measured = all(x is None or _is_number(x) for x in (lag, value))
+            counted = all(type(x) is int and x >= 0 for x in (n, n_failed))
+            if not (texts and measured and counted):
+                raise ValueError(f"not a row: {row}")
+        known = {(row[0], row[3], row[2] is None) for row in rows if row[1] == MEAN}
+        for part in {row[0] for row in rows}:
+            needed = {(part, Metric.S2T, True), (part, Metric.S2S, True), (part, Metric.MSE, False)}
+            if not needed <= known:
+                raise ValueError(f"part {part} lacks a row of its mean errors")
+        return rows
+
+    @field_validator("fit")
+    @classmethod
+    def _check_fit(cls, fit: dict[str, Any]) -> dict[str, Any]:
+        for name in ("n_steps", "n_samples", "n_parameters", "cpu_seconds"):
+            if fit.get(name) is not None and not _is_number(fit[name]):
+                raise ValueError(f"{name} is no number")
+        return fit
+
+    @field_validator("prediction")
+    @classmethod
+    def _check_prediction(cls, cost: dict[str, float] | None) -> dict[str, float] | None:
+        if cost is not None and not (cost.get("n_windows", 0) > 0 and cost.get("seconds", -1) >= 0):
+            raise ValueError("no windows, or no seconds")
+        return cost
+
+    @field_validator("task_spec")
+    @classmethod
+    def _check_task(cls, spec: dict[str, Any]) -> dict[str, Any]:
+        if not TaskSpec.model_validate(spec).lags_fs:
+            raise ValueError("a task without lags")
+        return spec
+
+    def table(self) -> Iterator[dict[str, Any]]:
+        """The rows in full: every field named, the run's own among them."""
+        mine = {
+            "task": self.task, "track": self.track, "model": self.model,
+            "seed": self.seed, "fold": self.fold,
+        }  # fmt: skip
+        for row in self.rows:
+            yield mine | dict(zip(self.row_fields, row, strict=True))
+
+    def value(
+        self, part: str, metric: str, molecule: str, lag_fs: float | None = None
+    ) -> float | None:
+        """One number, None if it is not there."""
+        for row in self.rows:
+            if (row[0], row[1], row[2], row[3]) == (part, molecule, lag_fs, metric):
+                return row[4]
+        return None
+
+    @property
+    def parts(self) -> list[str]:
+        """Parts that were scored."""
+        return list(dict.fromkeys(row[0] for row in self.rows))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
+
+
+def run_key(**identity: Any) -> str:
+    """Hash of what decides a result; the same settings give the same key anywhere."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def settings_key(record: Record) -> str:
+    """Hash of what tells records of one model apart: settings, budget, data and task."""
+    identity = {
+        "settings": record.settings, "budget": record.budget, "split": record.split_sha256,
+        "manifest": record.manifest_sha256, "task": record.task_spec,
+    }  # fmt: skip
+    return run_key(**identity)[:6]
+
+
+def run_folder(
+    out: Path, task: str, track: str, fold: int, model: str, seed: int | None, key: str
+) -> Path:
+    """Folder of one run: different settings never share one."""
+    name = key if seed is None else f"seed{seed}-{key}"
+    return out / task / track / f"fold{fold}" / model / name
+
+
+def rows_of(scores: Sequence[PartScore]) -> list[list[Any]]:
+    """Rows of a record from the scores of its parts."""
+    return [
+        [s.part, v.molecule, v.lag_fs, v.metric.value, v.value, v.metric.unit, v.n, v.n_failed]
+        for s in scores
+        for v in values_of(s)
+    ]
+
+
+def prediction_cost(scores: Sequence[PartScore]) -> dict[str, float] | None:
+    """Windows predicted at the task's lags, and the seconds that took; None if not known."""
+    seconds = [score.seconds for score in scores if score.seconds is not None]
+    if len(seconds) < len(scores) or not scores:
+        return None
+    return {"n_windows": sum(len(score.start_ids) for score in scores), "seconds": sum(seconds)}
+
+
+def write_record(folder: Path, record: Record, scores: Sequence[PartScore]) -> None:
+    """Write squared errors and then the record, so that a record means a finished run."""
+    arrays: dict[str, np.ndarray] = {}
+    for score in scores:
+        sets = {"task": score.task, "curve": score.curve, "stored_frame": score.stored_frame}
+        for name, errors in sets.items():
+            if errors is not None:
+                arrays[f"{score.part}/{name}/lags_fs"] = errors.lags_fs
+                arrays[f"{score.part}/{name}/raw"] = errors.raw
+                arrays[f"{score.part}/{name}/aligned"] = errors.aligned
+                arrays[f"{score.part}/{name}/failed"] = errors.failed
+        arrays[f"{score.part}/start_id"] = np.array(score.start_ids)
+        arrays[f"{score.part}/molecule"] = np.array(score.molecules)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    make_folder(folder)
+    write_atomically(folder / ERRORS, buffer.getvalue())
+    write_atomically(folder / RECORD, record.model_dump_json().encode())
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record of a run, None if it is not finished.
+
+    Raises:
+        UserError: there is one that cannot be read.
+    """
+    path = folder / RECORD
+    if not os.path.lexists(path):
+        return None
+    try:
+        return parse_model(Record, read_bytes(path, "a record"), str(path))
+    except UserError as error:
+        raise UserError(
+            f"{error}; not a record of this version, or damaged: move it away, or run it again"
+        ) from None
+
+
+def find_records(
+    folder: Path, leave_out: Path | None = None, bad: list[str] | None = None
+) -> list[tuple[Path, Record]]:
+    """All records below a folder with their own folders, sorted by path; copies are left out.
+
+    Args:
+        leave_out: a folder that may lie below and is not looked into.
+        bad: records that cannot be read are told here, a line each, and passed over.
+
+    Raises:
+        UserError: there is no such folder, or, without `bad`, a record that cannot be read.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name one that `atom-bench run` wrote to")
+    found: dict[str, tuple[Path, Record]] = {}
+    for path in sorted(folder.rglob(RECORD)):
+        if leave_out is not None and path.resolve().is_relative_to(leave_out.resolve()):
+            continue
+        try:
+            record = read_record(path.parent)
+        except UserError as error:
+            if bad is None:
+                raise
+            bad.append(str(error))
+            continue
+        if record is not None:
+            found.setdefault(record.model_dump_json(), (path.parent, record))
+    return list(found.values())
+
+
+def read_records(folder: Path, bad: list[str] | None = None) -> list[Record]:
+    """All records below a folder, sorted by path; copies are left out.
+
+    Args:
+        bad: as for `find_records`.
+
+    Raises:
+        UserError: there is no such folder, none that can be read in it, or, without `bad`, one that
+            cannot be read.
+    """
+    found = [record for _, record in find_records(folder, bad=bad)]
+    if not found and bad:
+        raise UserError(*bad)
+    if not found:
+        raise UserError(f"{folder}: no {RECORD} below it; run `atom-bench run` first")
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes."""
+    return {
+        "tg80": tg80.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def git_commit() -> str | None:
+    """Commit of the code, with "-dirty" if it was changed; None outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        result = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip()
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """What computed."""
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

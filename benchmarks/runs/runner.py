@@ -1,0 +1,161 @@
+"""One runner for all models: fit, score, record; finished runs are reused, killed ones gone on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from benchmarks.interface import Budget, CannotPredict, FitReport, Model
+from benchmarks.models import TRIVIAL, make_model, model_class
+from benchmarks.models.cards import read_card
+from benchmarks.runs import records
+from benchmarks.runs.evaluation import References, fit_references, score
+from benchmarks.runs.examples import examples_of, write_examples
+from benchmarks.runs.records import Record
+from benchmarks.tasks.data import BenchmarkData
+from benchmarks.training import distributed
+from tg80.files import make_folder
+
+MODEL_FOLDER = "model"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stated:
+    """What is told of a model that ran elsewhere, and stands in no card and is not measured here.
+
+    Attributes:
+        inputs, labels, prediction, equal_to_truth: as in `Record`.
+    """
+
+    inputs: tuple[str, ...]
+    labels: tuple[str, ...]
+    prediction: dict[str, float] | None
+    equal_to_truth: int
+
+
+def run_model(
+    model_id: str,
+    data: BenchmarkData,
+    *,
+    seeds: Sequence[int],
+    budget: Budget,
+    settings: Mapping[str, Any],
+    out: Path,
+    progress: Progress | None = None,
+) -> list[Record]:
+    """Run a model for every seed, and the trivial predictors beside a learnt one.
+
+    Returns:
+        The records: the model's by seed, then those of the trivial predictors that the data allow.
+    """
+    references = fit_references(data) if distributed.is_main() else References({})
+    chosen = model_class(model_id)
+    runs: list[tuple[str, int | None, Mapping[str, Any]]] = [
+        (model_id, seed if chosen.trains else None, settings)
+        for seed in (seeds if chosen.trains else seeds[:1])
+    ]
+    if chosen.trains:
+        runs += [(name, None, {}) for name in TRIVIAL]
+    records = []
+    for name, seed, given in runs:
+        try:
+            record = run_once(
+                make_model(name, **given), data, seed=seed, budget=budget, out=out,
+                references=references, progress=progress,
+            )  # fmt: skip
+        except CannotPredict:
+            if name == model_id:
+                raise
+            continue
+        records.append(record)
+    return records
+
+
+def run_folder_of(
+    model: Model, data: BenchmarkData, *, seed: int | None, budget: Budget, out: Path
+) -> tuple[str, Path]:
+    """Key and folder of a run: a record lies there once it is finished."""
+    key = records.run_key(
+        task=data.task.identity(), fold=data.fold, model=model.id, seed=seed,
+        settings=model.settings(), budget=_asked(model, budget), split=data.split_sha256,
+        manifest=data.manifest_sha256,
+    )  # fmt: skip
+    task = data.task
+    return key, records.run_folder(out, task.id, task.track, data.fold, model.id, seed, key)
+
+
+def _asked(model: Model, budget: Budget) -> dict[str, Any]:
+    return dataclasses.asdict(budget) if model.trains else {}
+
+
+def run_once(
+    model: Model,
+    data: BenchmarkData,
+    *,
+    seed: int | None,
+    budget: Budget,
+    out: Path,
+    references: References,
+    progress: Progress | None = None,
+    stated: Stated | None = None,
+) -> Record:
+    """One model and seed: the finished record if there is one, else fit and score.
+
+    Of several processes all train, and rank 0 alone scores and writes. A model without a card
+    brings what is `stated` of it.
+    """
+    settings, asked = model.settings(), _asked(model, budget)
+    key, folder = run_folder_of(model, data, seed=seed, budget=budget, out=out)
+    with distributed.together():
+        record = records.read_record(folder) if distributed.is_main() else None
+    if (record := distributed.from_main(record)) is not None:
+        return record
+    report, refusal = FitReport(), None
+    if model.trains:
+        make_folder(folder)
+    if model.trains or distributed.is_main():
+        try:
+            report = model.fit(
+                data.training, budget=budget, seed=seed or 0, out=folder, progress=progress
+            )
+        except CannotPredict as error:
+            refusal = error
+    # The other processes wait for rank 0, whatever became of it.
+    if (refusal := distributed.from_main(refusal)) is not None:
+        raise refusal
+    if distributed.is_main():
+        model.save(folder / MODEL_FOLDER)
+        scores = score(model, data, references)
+        card = stated or read_card(model.id)
+        record = Record(
+            key=key,
+            task=data.task.id,
+            track=data.task.track,
+            model=model.id,
+            seed=seed,
+            fold=data.fold,
+            oracle=model.oracle,
+            task_spec=data.task.identity(),
+            settings=settings,
+            budget=asked,
+            inputs=card.inputs,
+            labels=card.labels,
+            fit=dataclasses.asdict(report),
+            prediction=stated.prediction if stated else records.prediction_cost(scores),
+            equal_to_truth=stated.equal_to_truth if stated else None,
+            split_sha256=data.split_sha256,
+            manifest_sha256=data.manifest_sha256,
+            versions=records.versions(),
+            git_commit=records.git_commit(),
+            hardware=records.hardware(settings.get("device", "cpu")),
+            rows=records.rows_of(scores),
+        )
+        write_examples(folder, examples_of(model, data))
+        records.write_record(folder, record, scores)
+    record = distributed.from_main(record)
+    assert record is not None
+    return record

@@ -1,0 +1,1 @@
+"""Predictions to errors: metrics, alignment, validity, significance."""

@@ -1,0 +1,178 @@
+"""S2T, S2S, their aligned forms, and skill.
+
+Squared errors are kept for every [start, lag] first; everything printed is an average of these.
+Per molecule before the mean over molecules, so that a molecule counts once whatever the number of
+its windows; the pooled figure stands beside it. Units: A^2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+import numpy as np
+import torch
+
+from benchmarks.scoring.alignment import kabsch_rotation
+
+PRINTED_SCALE = 100.0
+UNIT = "A^2"
+
+
+class Metric(StrEnum):
+    """Keys of metrics in records."""
+
+    MSE = "mse"
+    MSE_ALIGNED = "mse_aligned"
+    S2T = "s2t"
+    S2S = "s2s"
+    S2T_ALIGNED = "s2t_aligned"
+    S2S_ALIGNED = "s2s_aligned"
+    S2T_STORED_FRAME = "s2t_stored_frame"
+    S2S_STORED_FRAME = "s2s_stored_frame"
+    SKILL = "skill"
+    SKILL_ALIGNED = "skill_aligned"
+    VALID = "valid"
+    VALID_ALL_ATOMS = "valid_all_atoms"
+    BOND_DISTANCE = "bond_distance"
+    BOND_DISTANCE_ALL_ATOMS = "bond_distance_all_atoms"
+
+    @property
+    def description(self) -> str:
+        """What it is, in a line."""
+        return _DESCRIPTIONS[self]
+
+    @property
+    def unit(self) -> str:
+        """Unit of the stored value."""
+        return _OTHER_UNITS.get(self, UNIT)
+
+
+_DESCRIPTIONS = {
+    Metric.MSE: "mean squared error per coordinate at one lag",
+    Metric.MSE_ALIGNED: "the same after centroid removal and proper Kabsch rotation",
+    Metric.S2T: "state to trajectory: mean squared error over all steps",
+    Metric.S2S: "state to state: mean squared error at the last step",
+    Metric.S2T_ALIGNED: "S2T, each step superposed on its target first",
+    Metric.S2S_ALIGNED: "S2S, the step superposed on its target first",
+    Metric.S2T_STORED_FRAME: "S2T of the windows as they are stored, not turned: a diagnostic",
+    Metric.S2S_STORED_FRAME: "S2S of the windows as they are stored, not turned: a diagnostic",
+    Metric.SKILL: "1 - MSE / MSE of the best legal reference, per molecule and lag",
+    Metric.SKILL_ALIGNED: "skill in the aligned error",
+    Metric.VALID: "share of structures whose scored atoms have all bonds and angles within range",
+    Metric.VALID_ALL_ATOMS: "the same of all atoms that are given, hydrogens too",
+    Metric.BOND_DISTANCE: "Wasserstein-1 distance of bond lengths to the data's, mean over bonds "
+    "among scored atoms",
+    Metric.BOND_DISTANCE_ALL_ATOMS: "the same of all atoms that are given",
+}
+_OTHER_UNITS = {
+    Metric.SKILL: "1", Metric.SKILL_ALIGNED: "1", Metric.VALID: "1", Metric.VALID_ALL_ATOMS: "1",
+    Metric.BOND_DISTANCE: "A", Metric.BOND_DISTANCE_ALL_ATOMS: "A",
+}  # fmt: skip
+
+
+def squared_errors(
+    predicted: torch.Tensor, target: torch.Tensor, score_mask: torch.Tensor, lags_fs: torch.Tensor
+) -> np.ndarray:
+    """Squared error per window and step, averaged over scored atoms and 3 coordinates.
+
+    Args:
+        predicted, target: (B, P, N, 3) A. score_mask: (B, N) bool. lags_fs: (B, P), NaN = padding.
+
+    Returns:
+        (B, P) float64 A^2, NaN where padded.
+    """
+    mask = score_mask[:, None, :, None]
+    square = torch.where(mask, predicted.double() - target.double(), 0.0).square().sum((-1, -2))
+    mean = square / (3 * score_mask.sum(-1, keepdim=True))
+    return torch.where(torch.isnan(lags_fs), torch.nan, mean).numpy()
+
+
+def aligned_squared_errors(
+    predicted: torch.Tensor, target: torch.Tensor, score_mask: torch.Tensor, lags_fs: torch.Tensor
+) -> np.ndarray:
+    """`squared_errors` after removing both centroids and turning the prediction onto the target.
+
+    Unweighted centroid of the scored atoms and proper rotation, step by step. NaN also where fewer
+    than 3 atoms are scored: a rotation would hide most of the error.
+    """
+    weights = score_mask.double()[:, None, :].expand(*predicted.shape[:3])
+    centred = [_centred(x.double(), weights) for x in (predicted, target)]
+    rotation = kabsch_rotation(*centred)
+    turned = centred[0] @ rotation.transpose(-1, -2)
+    errors = squared_errors(turned, centred[1], score_mask, lags_fs)
+    return np.where(score_mask.sum(-1, keepdim=True).numpy() < 3, np.nan, errors)
+
+
+def _centred(positions: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    positions = torch.where(weights[..., None] > 0, positions, 0.0)
+    centroid = positions.sum(-2, keepdim=True) / weights.sum(-1)[..., None, None]
+    return torch.where(weights[..., None] > 0, positions - centroid, 0.0)
+
+
+def s2t(errors: np.ndarray) -> np.ndarray:
+    """Mean over the steps of each window: (n_starts, P) -> (n_starts,), padding ignored."""
+    return _nanmean(errors, axis=1)
+
+
+def s2s(errors: np.ndarray) -> np.ndarray:
+    """Error at the last step of each window that is not padding: (n_starts, P) -> (n_starts,)."""
+    errors = np.asarray(errors, dtype=float)
+    last = errors.shape[1] - 1 - np.argmax(~np.isnan(errors[:, ::-1]), axis=1)
+    return errors[np.arange(len(errors)), last]
+
+
+def per_molecule(errors: np.ndarray, molecules: Sequence[str]) -> dict[str, np.ndarray]:
+    """Mean over the windows of each molecule: (n_starts, ...) -> {molecule: (...)}."""
+    names = np.asarray(molecules)
+    return {name: _nanmean(errors[names == name], axis=0) for name in dict.fromkeys(molecules)}
+
+
+def mean_over_molecules(values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Mean of per-molecule values; molecules without a value (NaN) are left out."""
+    return _nanmean(np.array(list(values.values()), dtype=float), axis=0)
+
+
+def median_over_molecules(values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Median of per-molecule values; molecules without a value (NaN) are left out."""
+    stacked = np.array(list(values.values()), dtype=float)
+    keep = ~np.isnan(stacked).all(axis=0)
+    result = np.full(stacked.shape[1:], np.nan)
+    if stacked.ndim == 1:
+        return np.asarray(np.nanmedian(stacked)) if keep else np.asarray(np.nan)
+    result[keep] = np.nanmedian(stacked[:, keep], axis=0)
+    return result
+
+
+def pooled(errors: np.ndarray) -> np.ndarray:
+    """Mean over all windows whatever their molecule: (n_starts, ...) -> (...)."""
+    return _nanmean(errors, axis=0)
+
+
+def best_reference(references: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Smallest error of any legal reference, for each molecule and lag on its own.
+
+    Args:
+        references: {reference: {molecule: (P,) mean squared errors}}, the legal ones only.
+    """
+    tables = list(references.values())
+    return {name: np.min([table[name] for table in tables], axis=0) for name in tables[0]}
+
+
+def skill(
+    errors: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """1 - MSE / MSE_ref per molecule and lag; NaN where the reference makes no error."""
+    result = {}
+    for name, value in errors.items():
+        floor = np.where(np.asarray(reference[name]) > 0, reference[name], np.nan)
+        result[name] = 1.0 - value / floor
+    return result
+
+
+def _nanmean(values: np.ndarray, axis: int) -> np.ndarray:
+    values = np.asarray(values, dtype=float)
+    present = ~np.isnan(values)
+    count = present.sum(axis=axis)
+    total = np.where(present, values, 0.0).sum(axis=axis)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

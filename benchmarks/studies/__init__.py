@@ -1,0 +1,1 @@
+"""Comparisons of models and settings, each with its report."""

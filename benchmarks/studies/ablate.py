@@ -1,0 +1,263 @@
+"""What each part of ATOM is worth: `atom-bench ablate` trains without it at the same budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import Progress
+
+from atom.variants.ablations import ABLATIONS
+from benchmarks.interface import Budget
+from benchmarks.leaderboard.lines import PART_ORDER, skills_by_lag
+from benchmarks.models import make_model
+from benchmarks.models.settings import parse_overrides
+from benchmarks.runs.evaluation import MEAN, fit_references
+from benchmarks.runs.records import ERRORS, Record
+from benchmarks.runs.runner import run_folder_of, run_once
+from benchmarks.scoring import metrics
+from benchmarks.scoring.metrics import PRINTED_SCALE, Metric
+from benchmarks.scoring.significance import paired_interval, two_sigma
+from benchmarks.tasks.data import BenchmarkData
+from tg80.errors import UserError
+from tg80.untrusted.npz import read_npz
+
+BASE = "base"
+# Models that can be taken apart, by their time attention.
+BASES = {"joint": "atom", "start": "atom-start"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """ATOM with one part changed.
+
+    Attributes:
+        model: id in the registry. settings: of that model. overrides: what differs from the base.
+        is_base: nothing does: it is the base under another name.
+    """
+
+    name: str
+    description: str
+    model: str
+    settings: dict[str, Any]
+    overrides: dict[str, Any]
+    is_base: bool
+
+
+def variants(
+    base: str, given: Mapping[str, Any], only: Sequence[str] = (), changes: Sequence[str] = ()
+) -> list[Variant]:
+    """The base, and every ablation of it.
+
+    Args:
+        base: id of the base model, `atom` or `atom-start`. given: its settings. only: names of
+            ablations; empty: all, or none if there are changes. changes: settings such as
+            `training.loss=mse`, each of them a variant of its own.
+
+    Raises:
+        UserError: an unknown name, or a setting that does not fit.
+    """
+    unknown = sorted(set(only) - set(ABLATIONS))
+    if unknown:
+        raise UserError(f"no ablation {unknown[0]!r}; choose from {', '.join(ABLATIONS)}")
+    if base not in BASES.values():
+        raise UserError(f"{base} has no ablations; choose {' or '.join(BASES.values())}")
+    found = [Variant(BASE, f"{base} as it stands", base, dict(given), {}, True)]
+    for name in only or (() if changes else ABLATIONS):
+        ablation = ABLATIONS[name]
+        asked = {"model": ablation.overrides}
+        found.append(_variant(name, ablation.description, base, given, asked))
+    for change in dict.fromkeys(changes):
+        asked = parse_overrides([change], option="--change")
+        if not all(isinstance(fields, dict) and part in ("model", "training")
+                   for part, fields in asked.items()):  # fmt: skip
+            raise UserError(
+                f"--change wants model.NAME=VALUE or training.NAME=VALUE, not {change!r}"
+            )
+        found.append(_variant(change, "this setting", base, given, asked))
+    return found
+
+
+def _variant(
+    name: str,
+    description: str,
+    base: str,
+    given: Mapping[str, Any],
+    asked: Mapping[str, dict[str, Any]],
+) -> Variant:
+    """The base with other settings; it may turn out to be the base itself."""
+    resolved = make_model(base, **given).settings()
+    fields = {"time_attention": resolved["model"]["time_attention"]}
+    fields |= given.get("model", {}) | asked.get("model", {})
+    training = given.get("training", {}) | asked.get("training", {})
+    settings = {**given, **asked, "model": fields, "training": training}
+    model = registry_id(fields)
+    is_base = model == base and make_model(model, **settings).settings() == resolved
+    overrides = {key: value for part in asked.values() for key, value in part.items()}
+    return Variant(name, description, model, settings, overrides, is_base)
+
+
+def registry_id(fields: Mapping[str, Any]) -> str:
+    """Model id under which an ATOM of these settings is registered."""
+    if fields.get("attention") == "gat":
+        return "atom-gat"
+    return BASES[fields["time_attention"]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run: its record and squared errors (part -> (n_starts, P) A^2)."""
+
+    record: Record
+    errors: dict[str, np.ndarray]
+    molecules: dict[str, tuple[str, ...]]
+
+
+def run_all(
+    chosen: Sequence[Variant],
+    data: BenchmarkData,
+    *,
+    seeds: Sequence[int],
+    budget: Budget,
+    out: Path,
+    progress: Progress,
+    tell: Callable[[str], None],
+) -> dict[str, list[Run]]:
+    """Train and score every variant with every seed; what is finished is reused.
+
+    Seed after seed, so that all variants can be compared as early as possible.
+
+    Args:
+        tell: called with one line a finished run.
+    """
+    references = fit_references(data)
+    done: dict[str, list[Run]] = {variant.name: [] for variant in chosen}
+    total = len(seeds) * len(chosen)
+    bar = progress.add_task("ablations", total=total)
+    for seed in seeds:
+        for variant in chosen:
+            number = sum(map(len, done.values())) + 1
+            progress.update(bar, description=f"{variant.name}, seed {seed} ({number} of {total})")
+            model = make_model(variant.model, **variant.settings)
+            _, folder = run_folder_of(model, data, seed=seed, budget=budget, out=out)
+            before = set(progress.task_ids)
+            record = run_once(
+                model, data, seed=seed, budget=budget, out=out, references=references,
+                progress=progress,
+            )  # fmt: skip
+            for task in set(progress.task_ids) - before:
+                progress.remove_task(task)
+            progress.advance(bar)
+            done[variant.name].append(_with_errors(record, folder))
+            tell(f"[{number}/{total}] {variant.name}, seed {seed}: {_summary(record)}")
+    return done
+
+
+def _summary(record: Record) -> str:
+    shown = (
+        f"{part} {PRINTED_SCALE * _known(record.value(part, Metric.S2S, MEAN)):.3g}"
+        for part in _scored_parts([record])
+    )
+    return f"S2S x 1e-2 A^2: {', '.join(shown)}"
+
+
+def _with_errors(record: Record, folder: Path) -> Run:
+    try:
+        arrays = read_npz(folder / ERRORS)
+        return Run(
+            record,
+            {part: arrays[f"{part}/task/raw"] for part in record.parts},
+            {part: tuple(arrays[f"{part}/molecule"].tolist()) for part in record.parts},
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder / ERRORS}: cannot be read ({error}); run it again") from None
+
+
+def _scored_parts(records: Sequence[Record]) -> list[str]:
+    """Parts that no choice was made on, in the order of tables."""
+    found = {part for record in records for part in record.parts} - {"val", "val_time", "train"}
+    return [part for part in PART_ORDER if part in found]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One figure of one variant in one part, over seeds; errors in A^2.
+
+    Attributes:
+        mean, spread: over seeds; twice the standard deviation, None with one seed.
+        difference: of the means, variant less base. error: twice its standard error.
+        interval: 95 % interval of the difference over molecules and windows, seeds averaged;
+            None for skill.
+    """
+
+    values: tuple[float, ...]
+    mean: float
+    spread: float | None
+    difference: float
+    error: float | None
+    interval: tuple[float, float] | None
+
+    @property
+    def is_clear(self) -> bool:
+        """Beyond chance over seeds, and over molecules."""
+        beyond = self.error is not None and abs(self.difference) > self.error
+        return beyond and (self.interval is None or self.interval[0] * self.interval[1] > 0)
+
+
+def effects(done: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, dict[str, Effect]]]:
+    """Variant -> part -> "s2t", "s2s", "skill" at the longest lag and "skill_short" -> effect."""
+    base = done[BASE]
+    parts = _scored_parts([run.record for run in base])
+    return {
+        name: {
+            part: {
+                "s2t": _error_effect(runs, base, part, Metric.S2T),
+                "s2s": _error_effect(runs, base, part, Metric.S2S),
+                "skill_short": _skill_effect(runs, base, part, min),
+                "skill": _skill_effect(runs, base, part, max),
+            }
+            for part in parts
+        }
+        for name, runs in done.items()
+    }
+
+
+def _error_effect(runs: Sequence[Run], base: Sequence[Run], part: str, metric: Metric) -> Effect:
+    reduce = metrics.s2t if metric is Metric.S2T else metrics.s2s
+    mine, theirs = (
+        np.mean([reduce(run.errors[part]) for run in group], axis=0) for group in (runs, base)
+    )
+    return _effect(
+        [_known(run.record.value(part, metric, MEAN)) for run in runs],
+        [_known(run.record.value(part, metric, MEAN)) for run in base],
+        paired_interval(mine - theirs, runs[0].molecules[part]),
+    )
+
+
+def _skill_effect(
+    runs: Sequence[Run], base: Sequence[Run], part: str, lag_of: Callable[[Iterable[float]], float]
+) -> Effect:
+    mine, theirs = (
+        [skills[lag_of(skills)] for run in group for skills in [skills_by_lag([run.record], part)]]
+        for group in (runs, base)
+    )
+    return _effect(mine, theirs, None)
+
+
+def _known(value: float | None) -> float:
+    assert value is not None, "every part of a record has its averages"
+    return value
+
+
+def _effect(
+    mine: Sequence[float], base: Sequence[float], interval: tuple[float, float] | None
+) -> Effect:
+    spread, error = two_sigma(mine), None
+    if len(mine) > 1:
+        variances = [np.var(values, ddof=1) / len(values) for values in (mine, base)]
+        error = 2 * float(np.sqrt(sum(variances)))
+    difference = float(np.mean(mine) - np.mean(base))
+    return Effect(tuple(mine), float(np.mean(mine)), spread, difference, error, interval)

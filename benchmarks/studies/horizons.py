@@ -1,0 +1,273 @@
+"""Lags as a continuous input: `atom-bench horizons` asks trained models for other lags.
+
+The same weights are scored with other numbers P of steps, at horizons short of and beyond the one
+they were trained for, and at irregular lags; persistence and blend stand beside them on the same
+windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from benchmarks.interface import Model
+from benchmarks.runs.evaluation import fit_references, references_of
+from benchmarks.runs.records import Record
+from benchmarks.runs.saved import SavedRun
+from benchmarks.scoring import metrics
+from benchmarks.scoring.errors import predict_errors
+from benchmarks.tasks.data import BenchmarkData, Windows, windows_at
+from benchmarks.tasks.tasks import uniform_lags
+from benchmarks.training.settings import DEFAULT_FIXED_LAG_FRACTION
+from tg80.errors import UserError
+
+SHOWN_REFERENCES = ("persistence", "blend")
+HORIZON_FACTORS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
+DEPENDENCE_WINDOWS = 32
+
+
+@dataclass(frozen=True)
+class Question:
+    """One list of lags that is asked in one part.
+
+    Attributes:
+        kind: "steps" (P lags to the task's horizon), "horizons" (P as in the task) or "irregular".
+        windows: start states and truth: the task's windows, and other ones beyond its horizon.
+    """
+
+    part: str
+    kind: str
+    lags_fs: tuple[float, ...]
+    windows: Windows
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Errors of one model on one question, by lag; A^2, mean over molecules.
+
+    Attributes:
+        lags_fs: real lags, rounded to stored frames. skill: against the best legal reference,
+            median over molecules; None for references.
+    """
+
+    lags_fs: tuple[float, ...]
+    mse: tuple[float, ...]
+    skill: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class TrainedRange:
+    """The lags a model was trained for.
+
+    Attributes:
+        shortest_fs, longest_fs: what lies outside is extrapolation. fixed_lags_fs: lags of which it
+            saw many windows; others inside are interpolation.
+    """
+
+    shortest_fs: float
+    longest_fs: float
+    fixed_lags_fs: tuple[float, ...]
+
+    def kind(self, lag_fs: float) -> str:
+        """ "trained", "interpolation" or "extrapolation"."""
+        if any(abs(lag_fs - lag) < 1e-6 for lag in self.fixed_lags_fs):
+            return "trained"
+        inside = self.shortest_fs - 1e-6 <= lag_fs <= self.longest_fs + 1e-6
+        return "interpolation" if inside else "extrapolation"
+
+
+def trained_range(record: Record, frame_fs: float) -> TrainedRange:
+    """What a record says of the lags its model saw."""
+    training = record.settings.get("training", {})
+    lags = tuple(float(lag) for lag in record.task_spec["lags_fs"])
+    fraction = training.get("fixed_lag_fraction")
+    if fraction is None:
+        fraction = 0.0 if record.task_spec.get("multi_task") else DEFAULT_FIXED_LAG_FRACTION
+    longest = record.fit.get("longest_lag_fs") or lags[-1]
+    return TrainedRange(
+        # Horizons are drawn from some femtoseconds on, and no lag is shorter than a frame.
+        shortest_fs=lags[0] if fraction == 1 else frame_fs,
+        longest_fs=longest,
+        fixed_lags_fs=tuple(lag for lag in lags if lag <= longest) if fraction > 0 else (),
+    )
+
+
+def questions(
+    data: BenchmarkData,
+    *,
+    steps: Sequence[int],
+    horizons_fs: Sequence[float],
+    irregular: int,
+    seed: int = 0,
+) -> tuple[list[Question], list[str]]:
+    """All that is asked in the test parts, and what is refused there.
+
+    Args:
+        steps: numbers P of uniform lags to the task's horizon. horizons_fs: horizons of as many
+            uniform lags as the task has. irregular: how many lists of random lags.
+
+    Returns:
+        The questions, and one line for each horizon that is longer than a block of a part.
+    """
+    horizon, n_lags = data.task.horizon_fs, len(data.task.lags_fs)
+    frame_fs = data.training.trajectories[0].frame_fs
+    asked = [("steps", uniform_lags(horizon, p)) for p in steps]
+    asked += [("horizons", uniform_lags(h, n_lags)) for h in horizons_fs]
+    rng = np.random.default_rng(seed)
+    frames = np.arange(1, round(horizon / frame_fs) + 1)
+    for _ in range(irregular):
+        chosen = np.sort(rng.choice(frames, min(n_lags, frames.size), replace=False))
+        asked.append(("irregular", tuple(float(f * frame_fs) for f in chosen)))
+    found, refused = [], []
+    for part in (name for name in data.parts if name != "val"):
+        for kind, lags in asked:
+            try:
+                found.append(Question(part, kind, lags, windows_at(data, part, lags)))
+            except UserError as error:
+                refused.append(f"{part}: {error}")
+    return found, refused
+
+
+def answer(model: Model, question: Question, best: Mapping[str, np.ndarray] | None) -> Answer:
+    """Score a model on a question.
+
+    Args:
+        best: molecule -> smallest error (P,) of a legal reference, for skill.
+    """
+    names = question.windows.states.molecule
+    table = metrics.per_molecule(predict_errors(model, question.windows).raw, names)
+    mse = metrics.mean_over_molecules(table)
+    keep = ~np.isnan(mse)
+    lags = question.windows.lags_fs[0].double().numpy()
+    skill = None
+    if best is not None:
+        skill = metrics.median_over_molecules(metrics.skill(table, best))[keep]
+    return Answer(
+        _floats(lags[keep]), _floats(mse[keep]), None if skill is None else _floats(skill)
+    )
+
+
+def best_errors(references: Mapping[str, Model], question: Question) -> dict[str, np.ndarray]:
+    """Molecule -> smallest error (P,) of any reference that is legal in the part."""
+    names = question.windows.states.molecule
+    return metrics.best_reference(
+        {
+            reference.id: metrics.per_molecule(
+                predict_errors(references[reference.id], question.windows).raw, names
+            )
+            for reference in references_of(question.part)
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """How far the prediction at a lag hangs on which other lags are asked with it.
+
+    Root mean squares over windows, scored atoms and lags, A.
+
+    Attributes:
+        alone_8, alone_32, eight_32: difference between the predictions at the same lags when asked
+            one by one, among 8, and among 32. largest: of all three, one atom and lag.
+        displacement: predicted displacement, to compare with.
+    """
+
+    alone_8: float
+    alone_32: float
+    eight_32: float
+    largest: float
+    displacement: float
+
+
+@torch.no_grad()
+def dependence(model: Model, data: BenchmarkData) -> Dependence:
+    """Compare predictions at eight lags to the task's horizon, asked alone, among 8 and 32."""
+    part = data.parts.get("test_time") or next(iter(data.parts.values()))
+    states = part.windows.states
+    count = min(DEPENDENCE_WINDOWS, len(states))
+    states = states.select(np.linspace(0, len(states) - 1, count).astype(int).tolist())
+
+    def predict(lags: Sequence[float]) -> torch.Tensor:
+        return model.predict(states, torch.tensor([lags] * len(states)))[0].double()
+
+    horizon = data.task.horizon_fs
+    eight = uniform_lags(horizon, 8)
+    alone = torch.cat([predict([lag]) for lag in eight], dim=1)
+    among_8 = predict(eight)
+    among_32 = predict(uniform_lags(horizon, 32))[:, 3::4]
+    scored = states.score_mask[:, None, :].expand(*among_8.shape[:3])
+
+    def rms(difference: torch.Tensor) -> float:
+        return float(difference.square().sum(-1)[scored].mean().sqrt())
+
+    pairs = (alone - among_8, alone - among_32, among_8 - among_32)
+    largest = max(float(d.norm(dim=-1)[scored].max()) for d in pairs)
+    moved = among_8 - states.positions[:, None]
+    return Dependence(rms(pairs[0]), rms(pairs[1]), rms(pairs[2]), largest, rms(moved))
+
+
+def _floats(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """One trained model: its answers in the order of the questions."""
+
+    label: str
+    seed: int | None
+    trained: TrainedRange
+    answers: tuple[Answer, ...]
+    dependence: Dependence
+
+
+@dataclass(frozen=True)
+class Study:
+    """All of it.
+
+    Attributes:
+        references: model id -> answers. refused: horizons that fit no block, a line each.
+    """
+
+    questions: tuple[Question, ...]
+    curves: tuple[Curves, ...]
+    references: dict[str, tuple[Answer, ...]]
+    refused: tuple[str, ...]
+
+
+def study(
+    runs: Sequence[SavedRun],
+    data: BenchmarkData,
+    asked: Sequence[Question],
+    refused: Sequence[str],
+    *,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Study:
+    """Ask every run's model, and the references.
+
+    Args:
+        tell: called with the name of what comes next.
+    """
+    tell("references")
+    fitted = fit_references(data)
+    best = [best_errors(fitted, question) for question in asked]
+    references = {
+        name: tuple(answer(fitted[name], question, None) for question in asked)
+        for name in SHOWN_REFERENCES
+    }
+    frame_fs = data.training.trajectories[0].frame_fs
+    curves = []
+    for run in runs:
+        tell(f"{run.label}, seed {run.record.seed}")
+        model = run.load()
+        answers = tuple(answer(model, q, b) for q, b in zip(asked, best, strict=True))
+        curves.append(
+            Curves(
+                run.label, run.record.seed, trained_range(run.record, frame_fs), answers,
+                dependence(model, data),
+            )
+        )  # fmt: skip
+    return Study(tuple(asked), tuple(curves), references, tuple(refused))

@@ -1,0 +1,1 @@
+"""What is predicted: tasks, their windows and start states."""

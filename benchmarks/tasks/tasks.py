@@ -1,0 +1,295 @@
+"""What is predicted from what, on which split. A task that was published never changes."""
+
+from __future__ import annotations
+
+import hashlib
+from enum import StrEnum
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from tg80.errors import UserError
+from tg80.exchange.md17_sets import PUBLIC_SETS
+from tg80.exchange.single_task import HORIZON_FRAMES, N_LAGS, N_STARTS
+from tg80.windows.lags import MAX_STARTS
+from tg80.windows.windows import uniform_rotations
+
+
+class Track(StrEnum):
+    """Which atoms a model sees and which are scored. Tracks are ranked apart."""
+
+    CANONICAL = "canonical"
+    HEAVY_INPUT = "heavy-input"
+    ALL_ATOM = "all-atom"
+
+
+class Protocol(StrEnum):
+    """How a task's parts are made of its data.
+
+    SPLIT: the parts of one fold. SINGLE: the time blocks of one molecule. ZERO_SHOT: the fold that
+    holds one molecule out of distribution, scored on that alone. PUBLIC: windows of one molecule
+    of a public set.
+    """
+
+    SPLIT = "split"
+    SINGLE = "single"
+    ZERO_SHOT = "zero-shot"
+    PUBLIC = "public"
+
+
+class TaskSpec(BaseModel):
+    """One frozen task.
+
+    Attributes:
+        id, version: name and version; together they never mean anything else.
+        manifest_sha256: the data it is defined on, None where any data at `level` will do.
+        split: frozen split whose fold is run. level: level of theory of the trajectories.
+        inputs: atoms given to the model. score: atoms that are scored.
+        lags_fs: the P lags of S2T and S2S; the last is the horizon.
+        curve_lags_fs: further lags of the error curve, predicted in a call of their own.
+        starts: most starts a molecule and part.
+        multi_task: training windows reach to the end of the train block, not to the task's horizon.
+        molecule: the one molecule that is scored, where it is one. Of fine-tuning, single and
+            public tasks it is also the one that is learnt from.
+        validation_lags_fs: lags of early stopping, if not `lags_fs`; shorter ones have more starts.
+        description: one line for lists.
+        protocol: how the parts are made. as_published: with the faults of published runs, see
+            `tg80.exchange.single_task`. train_windows: that all training is from, None for the
+            train blocks.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    version: int = 1
+    manifest_sha256: str | None = None
+    split: str = "tg80-v1"
+    level: str
+    inputs: Literal["all", "heavy"] = "all"
+    score: Literal["heavy", "all"] = "heavy"
+    lags_fs: tuple[float, ...]
+    curve_lags_fs: tuple[float, ...] = ()
+    starts: int = MAX_STARTS
+    multi_task: bool = False
+    molecule: str | None = None
+    validation_lags_fs: tuple[float, ...] | None = None
+    description: str
+    protocol: Protocol = Protocol.SPLIT
+    as_published: bool = False
+    train_windows: int | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """All that tells this task from others, for records and keys of runs.
+
+        A field that tasks gained later stands there only where it says something, so that a run
+        keeps its key.
+        """
+        full = self.model_dump(mode="json")
+        later = {"protocol": Protocol.SPLIT, "as_published": False, "train_windows": None}
+        return {name: value for name, value in full.items() if later.get(name, ...) != value}
+
+    @property
+    def has_folds(self) -> bool:
+        """Whether a run is one of a fold of a split."""
+        return self.protocol in (Protocol.SPLIT, Protocol.ZERO_SHOT)
+
+    @property
+    def horizon_fs(self) -> float:
+        """The longest scored lag."""
+        return self.lags_fs[-1]
+
+    @property
+    def track(self) -> Track:
+        """The track that `inputs` and `score` make."""
+        if self.inputs == "heavy":
+            return Track.HEAVY_INPUT
+        return Track.CANONICAL if self.score == "heavy" else Track.ALL_ATOM
+
+    def on_track(self, track: str) -> TaskSpec:
+        """This task with the atoms of another track.
+
+        Raises:
+            UserError: there is no such track.
+        """
+        if track not in list(Track):
+            raise UserError(f"unknown track {track!r}; choose one of {', '.join(Track)}")
+        inputs = "heavy" if track == Track.HEAVY_INPUT else "all"
+        score = "all" if track == Track.ALL_ATOM else "heavy"
+        return self.model_copy(update={"inputs": inputs, "score": score})
+
+
+def uniform_lags(horizon_fs: float, n_lags: int = 8) -> tuple[float, ...]:
+    """n_lags uniform lags up to the horizon."""
+    return tuple(horizon_fs * i / n_lags for i in range(1, n_lags + 1))
+
+
+TASKS: dict[str, TaskSpec] = {
+    task.id: task
+    for task in (
+        TaskSpec(
+            id="mini-xtb-v1",
+            level="gfn2-xtb",
+            lags_fs=uniform_lags(960.0),
+            curve_lags_fs=(10.0, 20.0, 50.0, 100.0),
+            description="30 small compounds at GFN2-xTB, 12 ps each, 120 to 960 fs; ships along",
+        ),
+        TaskSpec(
+            id="mini-dft-v1",
+            level="pbe-def2svp",
+            lags_fs=uniform_lags(100.0),
+            curve_lags_fs=(2.0, 5.0, 10.0, 20.0),
+            description="small compounds at PBE/def2-SVP, 1 ps each, 13 to 100 fs; ships along",
+        ),
+        TaskSpec(
+            id="tg80-multitask",
+            level="pbe-def2svp",
+            lags_fs=uniform_lags(3000.0),
+            curve_lags_fs=(10.0, 20.0, 50.0, 100.0),
+            multi_task=True,
+            description="80 compounds at PBE/def2-SVP, 375 to 3000 fs, unseen compounds included",
+        ),
+    )
+}
+
+
+# Families of tasks on one molecule: FAMILY/NAME. `atom-bench finetune` runs these.
+FINE_TUNING: dict[str, TaskSpec] = {
+    task.id: task
+    for task in (
+        TaskSpec(
+            id="tg80-finetune",
+            level="pbe-def2svp",
+            lags_fs=uniform_lags(3000.0),
+            curve_lags_fs=(10.0, 20.0, 50.0, 100.0),
+            validation_lags_fs=uniform_lags(750.0),
+            description="one compound at PBE/def2-SVP, 375 to 3000 fs, after multi-task training",
+        ),
+        # The horizon is short so that a molecule's 2.5 ps of `test_time` hold 10 windows.
+        TaskSpec(
+            id="mini-xtb-finetune",
+            level="gfn2-xtb",
+            lags_fs=uniform_lags(240.0),
+            curve_lags_fs=(10.0, 20.0),
+            description="one small compound at GFN2-xTB, 30 to 240 fs, after multi-task training",
+        ),
+    )
+}
+
+
+# And these `atom-bench run`.
+ONE_MOLECULE: dict[str, TaskSpec] = {
+    task.id: task
+    for task in (
+        TaskSpec(
+            id="tg80-singletask",
+            level="pbe-def2svp",
+            lags_fs=uniform_lags(3000.0),
+            curve_lags_fs=(10.0, 20.0, 50.0, 100.0),
+            validation_lags_fs=uniform_lags(750.0),
+            protocol=Protocol.SINGLE,
+            description="one compound at PBE/def2-SVP from its own train block, 375 to 3000 fs",
+        ),
+        TaskSpec(
+            id="mini-xtb-singletask",
+            level="gfn2-xtb",
+            lags_fs=uniform_lags(240.0),
+            curve_lags_fs=(10.0, 20.0),
+            validation_lags_fs=uniform_lags(160.0),
+            protocol=Protocol.SINGLE,
+            description="one small compound at GFN2-xTB from its own train block, 30 to 240 fs",
+        ),
+        TaskSpec(
+            id="tg80-zero-shot",
+            level="pbe-def2svp",
+            lags_fs=uniform_lags(3000.0),
+            curve_lags_fs=(10.0, 20.0, 50.0, 100.0),
+            multi_task=True,
+            protocol=Protocol.ZERO_SHOT,
+            description="one compound at PBE/def2-SVP, none of its cluster seen, 375 to 3000 fs",
+        ),
+        TaskSpec(
+            id="mini-xtb-zero-shot",
+            level="gfn2-xtb",
+            lags_fs=uniform_lags(960.0),
+            curve_lags_fs=(10.0, 20.0, 50.0, 100.0),
+            protocol=Protocol.ZERO_SHOT,
+            description="one small compound at GFN2-xTB, none of its cluster seen, 120 to 960 fs",
+        ),
+    )
+}
+# The published zero-shot figures call it so.
+_OTHER_NAMES = {"butanol": "1-butanol"}
+AS_PUBLISHED = "@published"
+
+
+def _public_task(set_id: str, level: str) -> TaskSpec:
+    horizon_fs = HORIZON_FRAMES * PUBLIC_SETS[set_id].frame_fs
+    return TaskSpec(
+        id=set_id,
+        split="single-task",
+        level=level,
+        lags_fs=uniform_lags(horizon_fs, N_LAGS),
+        starts=N_STARTS["test_time"],
+        protocol=Protocol.PUBLIC,
+        train_windows=N_STARTS["train"],
+        description=f"one molecule of {PUBLIC_SETS[set_id].title}, {HORIZON_FRAMES} frames to "
+        f"{horizon_fs:g} fs, without leaks; {AS_PUBLISHED} behind the name: with them",
+    )
+
+
+PUBLIC: dict[str, TaskSpec] = {
+    task.id: task for task in (_public_task("md17", "pbe-ts"), _public_task("md22", "pbe-mbd"))
+}
+
+
+def is_fine_tuning(task: TaskSpec) -> bool:
+    """Whether `atom-bench finetune` runs it."""
+    return task.id.partition("/")[0] in FINE_TUNING
+
+
+def known_tasks() -> dict[str, TaskSpec]:
+    """All tasks by what to ask for, families as FAMILY/NAME."""
+    families = {**FINE_TUNING, **ONE_MOLECULE, **PUBLIC}
+    return {**TASKS, **{f"{family}/NAME": task for family, task in families.items()}}
+
+
+def get_task(task_id: str, track: str = Track.CANONICAL) -> TaskSpec:
+    """The task of that id on that track.
+
+    Raises:
+        UserError: no such task or track, or a track that the task is not made for.
+    """
+    family, _, name = task_id.partition("/")
+    name = _OTHER_NAMES.get(name, name) if family in ONE_MOLECULE else name
+    if not task_id.isprintable():  # It stands in messages, and may come with a file.
+        raise UserError(f"unknown task {task_id!r}; choose one of {', '.join(known_tasks())}")
+    if name and family in PUBLIC:
+        task = _of_public_set(family, name)
+    elif name and (found := {**FINE_TUNING, **ONE_MOLECULE}.get(family)):
+        task = found.model_copy(update={"id": f"{family}/{name}", "molecule": name})
+    elif task_id in TASKS:
+        task = TASKS[task_id]
+    else:
+        raise UserError(f"unknown task {task_id!r}; choose one of {', '.join(known_tasks())}")
+    task = task.on_track(track)
+    if task.as_published and task.track != Track.HEAVY_INPUT:
+        raise UserError(
+            f"task {task_id}: published runs see heavy atoms only; give --track "
+            f"{Track.HEAVY_INPUT.value}, or leave out {AS_PUBLISHED}"
+        )
+    return task
+
+
+def _of_public_set(family: str, name: str) -> TaskSpec:
+    molecule = PUBLIC_SETS[family].molecule(name.removesuffix(AS_PUBLISHED)).name
+    as_published = name.endswith(AS_PUBLISHED)
+    update = {"id": f"{family}/{name}", "molecule": molecule, "as_published": as_published}
+    return PUBLIC[family].model_copy(update=update)
+
+
+def window_rotation(task_id: str, start_id: str) -> np.ndarray:
+    """The rotation (3, 3) that turns one scored window: uniform, and fixed by the two names."""
+    digest = hashlib.sha256(f"{task_id}\n{start_id}".encode()).digest()
+    seed = np.frombuffer(digest[:16], dtype="<u4").tolist()
+    return uniform_rotations(np.random.default_rng(seed), 1)[0]

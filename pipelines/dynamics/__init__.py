@@ -1,0 +1,1 @@
+"""Time steps, thermostats, and segments that are committed one by one."""

@@ -1,0 +1,91 @@
+"""Checkpoints: small files that commit a segment, written so that a crash can't harm them.
+
+A checkpoint holds float64 arrays and a JSON header, behind the sha256 of both. It names the part
+files it commits with their checksums. Nothing is ever unpickled.
+"""
+
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tg80.errors import CorruptFile
+from tg80.files import write_atomically
+from tg80.untrusted.npz import read_npz
+
+KEEP = 2
+_PATTERN = "checkpoint-*.npz"
+_DIGEST = 64
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> None:
+    """Writes arrays and a JSON header with their checksum in front, atomically."""
+    buffer = io.BytesIO()
+    text = np.frombuffer(json.dumps(header, sort_keys=True).encode(), dtype=np.uint8)
+    np.savez(
+        buffer, allow_pickle=False, **{f"array:{k}": v for k, v in arrays.items()}, header=text
+    )
+    body = buffer.getvalue()
+    write_atomically(path, hashlib.sha256(body).hexdigest().encode() + body)
+
+
+def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Reads what `write_arrays` wrote.
+
+    Raises:
+        CorruptFile: the file is cut short or altered.
+    """
+    data = path.read_bytes()
+    digest, body = data[:_DIGEST], data[_DIGEST:]
+    if hashlib.sha256(body).hexdigest().encode() != digest:
+        raise CorruptFile(f"{path}: cut short or altered (its checksum does not match)")
+    try:
+        found = read_npz(body)
+        header = json.loads(found.pop("header").tobytes().decode())
+    except (ValueError, KeyError, RecursionError):
+        raise CorruptFile(f"{path}: is no checkpoint, though its checksum matches") from None
+    return {name.removeprefix("array:"): values for name, values in found.items()}, header
+
+
+def write_checkpoint(
+    folder: Path, segment: int, arrays: dict[str, np.ndarray], header: dict[str, Any]
+) -> None:
+    """Commits segment number `segment` and forgets all but the last checkpoints."""
+    write_arrays(folder / f"checkpoint-{segment:06d}.npz", arrays, header)
+    for old in sorted(folder.glob(_PATTERN))[:-KEEP]:
+        old.unlink()
+
+
+def latest_checkpoint(
+    folder: Path,
+) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]] | None:
+    """The newest checkpoint that is whole, or None if there is none yet.
+
+    A damaged one is set aside as `*.corrupt` and the one before it is used: at most one segment
+    is done again, with the same result.
+
+    Returns:
+        arrays, header, and a line about each damaged file that was set aside.
+
+    Raises:
+        CorruptFile: every checkpoint in the folder is damaged.
+    """
+    warnings: list[str] = []
+    for path in sorted(folder.glob(_PATTERN), reverse=True):
+        try:
+            arrays, header = read_arrays(path)
+        except CorruptFile as error:
+            os.replace(path, path.with_name(path.name + ".corrupt"))
+            warnings.append(f"{error}; set aside, the checkpoint before it is used")
+            continue
+        return arrays, header, warnings
+    if warnings or any(folder.glob(_PATTERN + ".corrupt")):
+        raise CorruptFile(
+            f"{folder}: no whole checkpoint is left; move this folder away to start this part of "
+            "the trajectory again"
+        )
+    return None

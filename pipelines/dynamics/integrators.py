@@ -1,0 +1,206 @@
+"""Time steps: velocity Verlet, r-RESPA multiple time steps, and two thermostats.
+
+All forces are projected (no net force, no net torque) before they are integrated, so linear and
+angular momentum stay zero to rounding. Units: A, fs, eV, u.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from pipelines.engines.engine import Engine, Evaluation
+from tg80.chemistry.mechanics import kinetic_energy, project_forces, remove_rigid_motion
+from tg80.constants import ACCELERATION, BOLTZMANN_EV_PER_K
+
+
+@dataclass(frozen=True)
+class Body:
+    """What stays the same of a molecule along a trajectory.
+
+    Attributes:
+        masses: (n_atoms,) u.
+        n_degrees: internal degrees of freedom, 3N-6 or 3N-5.
+        linear: whether the molecule is linear.
+    """
+
+    masses: np.ndarray
+    n_degrees: int
+    linear: bool
+
+
+@dataclass
+class State:
+    """One instant of a trajectory, all float64.
+
+    Attributes:
+        positions: (n_atoms, 3) A.
+        velocities: (n_atoms, 3) A/fs.
+        forces: (n_atoms, 3) eV/A of the level, projected.
+        inner_forces: (n_atoms, 3) eV/A of the inner method, projected; zero without one.
+        evaluation: the level's result at these positions; None right after a resume.
+        thermostat_energy: what the thermostat has put in since the start, eV.
+    """
+
+    positions: np.ndarray
+    velocities: np.ndarray
+    forces: np.ndarray
+    inner_forces: np.ndarray
+    evaluation: Evaluation | None = None
+    net_force: np.ndarray | None = None
+    net_torque: np.ndarray | None = None
+    thermostat_energy: float = 0.0
+
+
+class Thermostat(Protocol):
+    def apply(self, state: State, step_fs: float, rng: np.random.Generator) -> None: ...
+
+
+class Stepper:
+    """Moves a state by one outer step of r-RESPA; without an inner engine that is Verlet.
+
+    The inner method drives velocity-Verlet steps of `inner_step_fs`; the difference between level
+    and inner method kicks at both ends of the outer step. The scheme is symplectic and
+    time-reversible, and conserves the energy of the level.
+
+    References:
+        Tuckerman, Berne, Martyna, J. Chem. Phys. 97, 1990 (1992), doi:10.1063/1.463137.
+    """
+
+    def __init__(
+        self,
+        body: Body,
+        engine: Engine,
+        step_fs: float,
+        inner_engine: Engine | None = None,
+        inner_step_fs: float | None = None,
+    ):
+        self.body = body
+        self.engine = engine
+        self.step_fs = step_fs
+        self.inner_engine = inner_engine
+        self.n_inner = round(step_fs / inner_step_fs) if inner_engine and inner_step_fs else 1
+        self.inner_step_fs = step_fs / self.n_inner
+        self._to_acceleration = ACCELERATION / body.masses[:, None]
+
+    def begin(self, positions: np.ndarray, velocities: np.ndarray) -> State:
+        """A state with forces, from engines that remember nothing; rigid motion is taken out."""
+        self.engine.reset()
+        self.reset_inner()
+        body = self.body
+        velocities = remove_rigid_motion(body.masses, positions, velocities, linear=body.linear)
+        zeros = np.zeros_like(positions)
+        state = State(positions.copy(), velocities, zeros, zeros)
+        self.evaluate_inner(state)
+        self.evaluate(state)
+        return state
+
+    def reset_inner(self) -> None:
+        """Makes the inner method forget its density, which no checkpoint holds."""
+        if self.inner_engine is not None:
+            self.inner_engine.reset()
+
+    def evaluate(self, state: State) -> None:
+        """Fills in the level's forces and results at the state's positions."""
+        evaluation = self.engine.evaluate(state.positions)
+        state.forces, state.net_force, state.net_torque = self._project(
+            state.positions, evaluation.forces
+        )
+        state.evaluation = evaluation
+
+    def evaluate_inner(self, state: State) -> None:
+        """Fills in the inner method's forces; zero without one."""
+        if self.inner_engine is None:
+            state.inner_forces = np.zeros_like(state.positions)
+            return
+        forces = self.inner_engine.evaluate(state.positions).forces
+        state.inner_forces, _, _ = self._project(state.positions, forces)
+
+    def step(self, state: State) -> None:
+        """One outer step, in place."""
+        self._kick(state, state.forces - state.inner_forces, 0.5 * self.step_fs)
+        for _ in range(self.n_inner):
+            self._kick(state, state.inner_forces, 0.5 * self.inner_step_fs)
+            state.positions = state.positions + self.inner_step_fs * state.velocities
+            self.evaluate_inner(state)
+            self._kick(state, state.inner_forces, 0.5 * self.inner_step_fs)
+        self.evaluate(state)
+        self._kick(state, state.forces - state.inner_forces, 0.5 * self.step_fs)
+
+    def _kick(self, state: State, forces: np.ndarray, time_fs: float) -> None:
+        state.velocities = state.velocities + time_fs * self._to_acceleration * forces
+
+    def _project(self, positions: np.ndarray, forces: np.ndarray):
+        return project_forces(self.body.masses, positions, forces, linear=self.body.linear)
+
+
+class BussiThermostat:
+    """Stochastic velocity rescaling over the internal degrees of freedom.
+
+    References:
+        Bussi, Donadio, Parrinello, J. Chem. Phys. 126, 014101 (2007), doi:10.1063/1.2408420,
+        eq. A7; as a library's own form counts 3N degrees of freedom, it would heat ethanol to
+        386 K here.
+    """
+
+    def __init__(self, body: Body, temperature_k: float, time_fs: float):
+        self.body = body
+        self.mean_kinetic = 0.5 * body.n_degrees * BOLTZMANN_EV_PER_K * temperature_k
+        self.time_fs = time_fs
+
+    def apply(self, state: State, step_fs: float, rng: np.random.Generator) -> None:
+        before = kinetic_energy(self.body.masses, state.velocities)
+        n = self.body.n_degrees
+        decay = np.exp(-step_fs / self.time_fs)
+        first = rng.standard_normal()
+        others = 2.0 * rng.standard_gamma(0.5 * (n - 1)) if n > 1 else 0.0
+        share = self.mean_kinetic / (n * before) * (1.0 - decay)
+        square = decay + share * (first**2 + others) + 2.0 * first * np.sqrt(decay * share)
+        # The amplitude keeps its sign unless noise turns the (one) velocity around.
+        sign = np.sign(first + np.sqrt(decay / share)) if share > 0 else 1.0
+        state.velocities = state.velocities * (sign * np.sqrt(square))
+        state.thermostat_energy += before * (square - 1.0)
+
+
+class LangevinThermostat:
+    """Exact Ornstein-Uhlenbeck step on the internal velocities; rigid motion is projected out.
+
+    References:
+        Bussi, Parrinello, Phys. Rev. E 75, 056707 (2007), doi:10.1103/PhysRevE.75.056707.
+    """
+
+    def __init__(self, body: Body, temperature_k: float, time_fs: float):
+        self.body = body
+        kt = BOLTZMANN_EV_PER_K * temperature_k
+        self.thermal = np.sqrt(kt * ACCELERATION / body.masses)[:, None]
+        self.time_fs = time_fs
+
+    def apply(self, state: State, step_fs: float, rng: np.random.Generator) -> None:
+        masses = self.body.masses
+        before = kinetic_energy(masses, state.velocities)
+        decay = np.exp(-step_fs / self.time_fs)
+        noise = self.thermal * rng.standard_normal(state.velocities.shape)
+        noise = remove_rigid_motion(masses, state.positions, noise, linear=self.body.linear)
+        state.velocities = decay * state.velocities + np.sqrt(1.0 - decay**2) * noise
+        state.thermostat_energy += kinetic_energy(masses, state.velocities) - before
+
+
+def make_thermostat(
+    name: str, body: Body, temperature_k: float, time_fs: float
+) -> Thermostat | None:
+    """The thermostat of an ensemble; None for `nve`."""
+    if name == "bussi":
+        return BussiThermostat(body, temperature_k, time_fs)
+    if name == "langevin":
+        return LangevinThermostat(body, temperature_k, time_fs)
+    return None
+
+
+def thermal_velocities(
+    body: Body, positions: np.ndarray, temperature_k: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Maxwell-Boltzmann velocities (n_atoms, 3) A/fs without rigid motion."""
+    kt = BOLTZMANN_EV_PER_K * temperature_k
+    sigma = np.sqrt(kt * ACCELERATION / body.masses)[:, None]
+    noise = sigma * rng.standard_normal(positions.shape)
+    return remove_rigid_motion(body.masses, positions, noise, linear=body.linear)

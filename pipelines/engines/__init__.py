@@ -1,0 +1,1 @@
+"""Energy and forces of a geometry, by level of theory."""

@@ -1,0 +1,1 @@
+"""Restricted Kohn-Sham: self-consistency, Coulomb, exchange-correlation."""

@@ -1,0 +1,171 @@
+"""Exchange-correlation energy, potential and gradient of a pure GGA on a numerical grid.
+
+Points stand in blocks of neighbours, and basis functions are evaluated only where they matter. The
+density comes from the occupied orbitals, the gradient goes straight to atoms, and its potential is
+that of the last Fock matrix. The functional itself is libxc's.
+
+Basis functions are evaluated for every Fock matrix, chunk by chunk: that takes as long as reading
+them back from memory, which workers side by side would have to share.
+
+References:
+    Pople, Gill, Johnson, doi:10.1016/0009-2614(92)85009-Y (GGA potential and gradient).
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from pyscf import dft, gto, lib
+from pyscf.dft.gen_grid import arg_group_grids
+
+from pipelines.engines.dft.kernels import grid_kernels as kernels
+from pipelines.engines.dft.kernels.basis import gaussian_basis, moved
+from pipelines.engines.dft.kernels.grid_kernels import BLOCK_POINTS, Blocks
+from tg80.errors import UserError
+
+# Blocks handled at once: few enough for the processor's cache, many enough for libxc.
+_CHUNK_BLOCKS = 8
+
+
+def check_functional(functional: str) -> None:
+    """Refuse what is not a pure GGA.
+
+    Raises:
+        UserError: unknown to libxc, hybrid, non-local, LDA or meta-GGA.
+    """
+    try:
+        kind = dft.libxc.xc_type(functional)
+        pure = not dft.libxc.is_hybrid_xc(functional) and not dft.libxc.is_nlc(functional)
+    except (KeyError, ValueError):
+        raise UserError(f"functional {functional!r} is not known to libxc") from None
+    if kind != "GGA" or not pure:
+        raise UserError(f"functional {functional!r} is no pure GGA, such as PBE")
+
+
+def grid_order(molecule: gto.Mole, coordinates: np.ndarray) -> np.ndarray:
+    """Permutation (n_points,) that puts neighbouring grid points side by side.
+
+    It costs more than the grid itself; atoms that move a little may keep it.
+    """
+    return np.asarray(arg_group_grids(molecule, coordinates))
+
+
+class GridFunctional:
+    """A pure GGA on the grid of the present geometry.
+
+    Args:
+        molecule: PySCF molecule, moved by its owner.
+        functional: libxc name.
+        threads: blocks worked on side by side.
+    """
+
+    def __init__(self, molecule: gto.Mole, functional: str, threads: int = 1):
+        check_functional(functional)
+        self._molecule = molecule
+        self._functional = functional
+        self._library = dft.numint.NumInt()
+        self._basis = gaussian_basis(molecule)
+        self._blocks = Blocks(*[np.empty(0)] * 4)
+        self._weights = np.empty((0, BLOCK_POINTS))
+        self._chunks: list[tuple[int, int]] = []
+        self._last: tuple[np.ndarray, list[np.ndarray]] | None = None
+        self._pool: Any = None
+        self._scratch = threading.local()
+        if threads > 1:
+            # PySCF's own loops inside a block stay single-threaded.
+            self._pool = ThreadPoolExecutor(threads, initializer=lib.num_threads, initargs=(1,))
+
+    def move(self, coordinates: np.ndarray, weights: np.ndarray) -> None:
+        """Take the grid of a new geometry: (n_points, 3) bohr, (n_points,) bohr^3."""
+        self._basis = moved(self._basis, self._molecule)
+        self._last = None
+        n_blocks = -(-len(weights) // BLOCK_POINTS)
+        missing = n_blocks * BLOCK_POINTS - len(weights)
+        # The last block is filled up with copies of the last point that weigh nothing.
+        points = np.concatenate([coordinates, np.repeat(coordinates[-1:], missing, axis=0)])
+        self._weights = np.concatenate([weights, np.zeros(missing)]).reshape(n_blocks, BLOCK_POINTS)
+        points = np.ascontiguousarray(points.reshape(n_blocks, BLOCK_POINTS, 3).transpose(0, 2, 1))
+        self._chunks = [
+            (first, min(first + _CHUNK_BLOCKS, n_blocks))
+            for first in range(0, n_blocks, _CHUNK_BLOCKS)
+        ]
+        self._find_rows(points)
+
+    def _find_rows(self, points: np.ndarray) -> None:
+        basis = self._basis
+        present = np.empty((len(points), len(basis.shells)), dtype=np.bool_)
+        self._map(lambda i, j: kernels.find_present(basis, points[i:j], present[i:j]))
+        sizes = 2 * basis.shells[:, 1] + 1
+        by_function = np.repeat(present, sizes, axis=1)
+        row_starts = np.concatenate([[0], np.cumsum(by_function.sum(axis=1))])
+        rows = np.nonzero(by_function)[1]
+        self._blocks = Blocks(points, present, row_starts, rows)
+
+    def _values(self, first: int, last: int) -> np.ndarray:
+        """Basis functions on a chunk, in this thread's scratch: valid until the next call."""
+        starts = self._blocks.row_starts
+        size = 4 * BLOCK_POINTS * int(starts[last] - starts[first])
+        scratch = getattr(self._scratch, "values", np.empty(0))
+        if len(scratch) < size:
+            self._scratch.values = scratch = np.empty(int(1.2 * size))
+        kernels.basis_values(self._basis, self._blocks, first, last, scratch)
+        return scratch
+
+    def _map(self, work: Callable[[int, int], Any]) -> list[Any]:
+        """Results of work(first, last) on the chunks, in their order whatever the threads."""
+        if self._pool is None:
+            return [work(*chunk) for chunk in self._chunks]
+        return list(self._pool.map(work, *zip(*self._chunks, strict=True)))
+
+    def fock(self, occupied: np.ndarray) -> tuple[float, np.ndarray]:
+        """Energy (hartree) and potential matrix of occupied orbitals (n_basis, n_occupied)."""
+        occupied = np.ascontiguousarray(occupied)
+        parts = self._map(lambda i, j: self._chunk_fock(i, j, occupied))
+        self._last = (occupied, [potential for _, _, potential in parts])
+        matrix = np.zeros((len(occupied), len(occupied)))
+        for _, part, _ in parts:
+            matrix += part
+        return float(sum(energy for energy, _, _ in parts)), matrix + matrix.T
+
+    def _chunk_fock(self, first: int, last: int, occupied: np.ndarray):
+        values = self._values(first, last)
+        weights = self._weights[first:last].ravel()
+        rho = np.empty((4, len(weights)))
+        kernels.density(self._blocks, first, last, values, occupied, rho)
+        energy, potential = self._potential(rho, weights)
+        matrix = np.zeros((len(occupied), len(occupied)))
+        kernels.add_potential(self._blocks, first, last, values, potential, matrix)
+        return energy, matrix, potential
+
+    def _potential(self, rho: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
+        """Energy and weighted potential (4, n_points) of a density and its gradient."""
+        energy, derivatives = self._library.eval_xc(self._functional, rho, spin=0, deriv=1)[:2]
+        potential = np.empty_like(rho)
+        potential[0] = weights * derivatives[0]
+        potential[1:] = (2.0 * weights * derivatives[1]) * rho[1:]
+        return float(np.dot(weights * rho[0], energy)), potential
+
+    def gradient(self, occupied: np.ndarray) -> np.ndarray:
+        """Gradient (n_atoms, 3), hartree/bohr; the grid's own movement is left out, as usual.
+
+        Args:
+            occupied: (n_basis, n_occupied); those of the last `fock` cost least.
+        """
+        occupied = np.ascontiguousarray(occupied)
+        if self._last is None or not np.array_equal(self._last[0], occupied):
+            self.fock(occupied)
+        assert self._last is not None
+        potentials = self._last[1]
+
+        def work(first: int, last: int) -> np.ndarray:
+            values = self._values(first, last)
+            gradient = np.zeros((len(self._basis.centres), 3))
+            kernels.add_gradient(
+                self._basis, self._blocks, first, last, values,
+                potentials[first // _CHUNK_BLOCKS], occupied, gradient,
+            )  # fmt: skip
+            return gradient
+
+        return np.sum(self._map(work), axis=0)

@@ -1,0 +1,163 @@
+"""The Kohn-Sham Hamiltonian of a geometry by PySCF's own classes, on the CPU or on a GPU.
+
+GPU4PySCF mirrors PySCF's classes with CuPy arrays. So one Hamiltonian serves both; what differs
+between the two is a `KohnShamLibrary`. Fock matrices and gradients are built on the device;
+everything between them (extrapolation, orthogonalisation, convergence) is the CPU engine's own
+code on matrices of a few hundred rows, which a GPU would do no faster and which several
+trajectories would otherwise queue up for.
+
+What is used of GPU4PySCF: `dft.rks.RKS`, `density_fit`, `reset`, `get_hcore`, `get_veff` with its
+`ecoul` and `exc`, `nuc_grad_method().kernel(mo_energy, mo_coeff, mo_occ)` and `tag_array`. Its
+own SCF loop is not: its level shift accepts an energy change *or* a gradient below threshold, and
+its damping acts only on the cycles before DIIS starts.
+
+References:
+    Wu et al., doi:10.48550/arXiv.2404.09452 (GPU4PySCF).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pyscf import dft, lib
+
+from pipelines.engines.dft.exchange_correlation import check_functional
+from pipelines.engines.dft.gpu_devices import find_gpus, take_gpu
+from pipelines.engines.dft.hamiltonian import FockBuild, Hamiltonian, make_mean_field
+from tg80.theory import Level
+
+
+@dataclass(frozen=True)
+class KohnShamLibrary:
+    """Restricted Kohn-Sham classes and the arrays they work on.
+
+    Attributes:
+        name: for messages.
+        rks: (molecule, xc=functional) -> mean field.
+        to_device: NumPy array -> array of the library.
+        to_host: array of the library -> NumPy array.
+        tag: (density matrix, mo_coeff=, mo_occ=) -> the density with its orbitals attached.
+        held_bytes: device memory this process keeps for reuse.
+        release: gives that memory back.
+    """
+
+    name: str
+    rks: Callable[..., Any]
+    to_device: Callable[[np.ndarray], Any]
+    to_host: Callable[[Any], np.ndarray]
+    tag: Callable[..., Any]
+    held_bytes: Callable[[], int]
+    release: Callable[[], None]
+
+
+def pyscf_library() -> KohnShamLibrary:
+    """PySCF itself, on the CPU: what the GPU is held against."""
+    return KohnShamLibrary(
+        name="PySCF",
+        rks=dft.RKS,
+        to_device=np.ascontiguousarray,
+        to_host=np.asarray,
+        tag=lib.tag_array,
+        held_bytes=lambda: 0,
+        release=lambda: None,
+    )
+
+
+def gpu4pyscf_library() -> KohnShamLibrary:
+    """GPU4PySCF, on one CUDA device.
+
+    Raises:
+        UserError: it is not installed, can't be trusted, or there is no device.
+    """
+    take_gpu(find_gpus())
+    # Importing them initialises the device: not before it is known to be there.
+    import cupy  # pyright: ignore[reportMissingImports]
+    from gpu4pyscf.dft import rks  # pyright: ignore[reportMissingImports]
+    from gpu4pyscf.lib.cupy_helper import tag_array  # pyright: ignore[reportMissingImports]
+
+    pool = cupy.get_default_memory_pool()
+    return KohnShamLibrary(
+        name="GPU4PySCF",
+        rks=rks.RKS,
+        to_device=lambda array: cupy.asarray(np.ascontiguousarray(array)),
+        to_host=cupy.asnumpy,
+        tag=tag_array,
+        held_bytes=pool.total_bytes,
+        release=pool.free_all_blocks,
+    )
+
+
+class LibraryHamiltonian(Hamiltonian):
+    """A Hamiltonian whose Fock matrices and gradients come from a library's own classes.
+
+    The mean-field object is kept and only reset between geometries. All arrays that come in or
+    go out are NumPy arrays, hartree and bohr. The library puts its grid in order itself, so that
+    `grid_geometry` is never read here: it keeps checkpoints of one form. The stopwatch tells no
+    parts apart.
+
+    Args:
+        level, atomic_numbers, charge: see `Hamiltonian`.
+        library: whose classes.
+    """
+
+    def __init__(self, level: Level, atomic_numbers, charge: int, library: KohnShamLibrary):
+        check_functional(level.functional)
+        super().__init__(level, atomic_numbers, charge)
+        self._library = library
+        self._device: Any = make_mean_field(library.rks, level, self.molecule)
+
+    @property
+    def mean_field(self) -> Any:
+        """PySCF's own object at the present geometry, for what is rare and not worth a GPU."""
+        return make_mean_field(dft.RKS, self.level, self.molecule)
+
+    def move(self, positions_bohr: np.ndarray) -> None:
+        """Take a new geometry (n_atoms, 3), bohr; forget all integrals of the last one."""
+        self.molecule.set_geom_(np.asarray(positions_bohr), unit="Bohr")
+        self._device.reset(self.molecule)
+        self._take_one_electron(self._library.to_host(self._device.get_hcore()))
+
+    def _potential(self, density: Any) -> np.ndarray:
+        potential = self._device.get_veff(self.molecule, self._library.to_device(density))
+        return self._library.to_host(potential)
+
+    def fock(self, occupied: np.ndarray) -> FockBuild:
+        """Energy and Fock matrix of orthonormal occupied orbitals (n_basis, n_occupied)."""
+        density = self.density(occupied)
+        send = self._library.to_device
+        # The attached orbitals give the density on the grid at n_occupied / n_basis of the cost.
+        tagged = self._library.tag(
+            send(density), mo_coeff=send(occupied), mo_occ=send(np.full(self.n_occupied, 2.0))
+        )
+        potential = self._device.get_veff(self.molecule, tagged)
+        energy = (
+            float(np.vdot(self._core, density))
+            + float(potential.ecoul)
+            + float(potential.exc)
+            + self._nuclear_repulsion
+        )
+        return FockBuild(energy, self._core + self._library.to_host(potential))
+
+    def gradient(self, fock: np.ndarray, occupied: np.ndarray) -> np.ndarray:
+        """Nuclear gradient (n_atoms, 3), hartree/bohr, with the auxiliary basis's response.
+
+        Args:
+            fock: Fock matrix of these very orbitals.
+            occupied: (n_basis, n_occupied), orthonormal.
+        """
+        energies, rotation = np.linalg.eigh(occupied.T @ fock @ occupied)
+        send = self._library.to_device
+        mean_field = self._device
+        mean_field.mo_energy = send(energies)
+        mean_field.mo_coeff = send(occupied @ rotation)
+        mean_field.mo_occ = send(np.full(self.n_occupied, 2.0))
+        method = mean_field.nuc_grad_method()
+        method.verbose = 0
+        gradient = method.kernel(mean_field.mo_energy, mean_field.mo_coeff, mean_field.mo_occ)
+        return self._library.to_host(gradient)
+
+    def limit_memory(self, n_bytes: float) -> None:
+        """Give the device's unused memory back if this process holds more than n_bytes."""
+        if self._library.held_bytes() > n_bytes:
+            self._library.release()

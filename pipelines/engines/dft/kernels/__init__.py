@@ -1,0 +1,1 @@
+"""Compiled loops over basis functions and grid points."""

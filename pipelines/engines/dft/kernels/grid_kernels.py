@@ -1,0 +1,338 @@
+"""Compiled inner loops of the grid work: basis functions, density, potential and gradient.
+
+Points come in blocks of `BLOCK_POINTS`, short enough for the processor's cache and close together,
+so that many basis functions vanish on a block: only the `rows` that don't are evaluated. All
+kernels release the interpreter's lock, so that ranges of blocks may be handed to threads.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from pipelines.engines.dft.kernels.gaussians import (
+    FAST,
+    distances,
+    harmonics_of,
+    powers_of,
+    radial_of,
+)
+
+BLOCK_POINTS = 256
+# Components that don't vanish for harmonics of degree 0, 1, 2 and more.
+_N_COMPONENTS = np.array([1, 4, 10])
+
+
+class Blocks(NamedTuple):
+    """Points in blocks, and which shells and functions matter on each.
+
+    Attributes:
+        points: (n_blocks, 3, BLOCK_POINTS), bohr.
+        present: (n_blocks, n_shells) whether a shell reaches the block.
+        row_starts: (n_blocks + 1,) where a block's functions begin in `rows`.
+        rows: the functions of all blocks, one after another.
+    """
+
+    points: np.ndarray
+    present: np.ndarray
+    row_starts: np.ndarray
+    rows: np.ndarray
+
+
+class _ShellParts(NamedTuple):
+    """What a shell's functions are made of on a block.
+
+    Attributes:
+        d: (3, n_points) from the atom.
+        squares: (n_points,) of the distances.
+        powers: (3, l_max + 1, n_points) of d.
+        harmonics: (l_max + 1, n_components, 2 l_max + 1, n_points) value and derivatives.
+        radial: (n_derivatives + 1, n_points) R and its derivatives by the square.
+    """
+
+    d: np.ndarray
+    squares: np.ndarray
+    powers: np.ndarray
+    harmonics: np.ndarray
+    radial: np.ndarray
+
+
+@njit(cache=True, nogil=True)
+def _room_for_parts(basis, n_points, n_derivatives, n_components):
+    l_max = basis.transforms.shape[0] - 1
+    return _ShellParts(
+        np.empty((3, n_points)),
+        np.empty(n_points),
+        np.empty((3, l_max + 1, n_points)),
+        np.empty((l_max + 1, n_components, 2 * l_max + 1, n_points)),
+        np.empty((n_derivatives + 1, n_points)),
+    )
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def _evaluate_shell(basis, points, shell, atom, known, parts):
+    """Fills the parts of one shell of a walk over all of them.
+
+    Args:
+        basis, points: what and where, (3, n_points).
+        shell: the next one.
+        atom, known: of the shell before it, the atom and the highest degree its harmonics are
+            there for; they are kept from shell to shell of an atom. -1 at the start.
+        parts: filled.
+
+    Returns:
+        atom, known of this shell.
+    """
+    if basis.shells[shell, 0] != atom:
+        atom, known = basis.shells[shell, 0], -1
+        distances(points, basis.centres[atom], parts.d, parts.squares)
+        powers_of(parts.d, parts.powers.shape[1] - 1, parts.powers)
+    own = slice(basis.shells[shell, 2], basis.shells[shell, 3])
+    n_derivatives, n_components = parts.radial.shape[0] - 1, parts.harmonics.shape[1]
+    radial_of(
+        parts.squares, basis.exponents[own], basis.coefficients[own], n_derivatives, parts.radial
+    )
+    while known < basis.shells[shell, 1]:
+        known += 1
+        harmonics_of(
+            parts.powers, basis.transforms[known], known, n_components, parts.harmonics[known]
+        )
+    return atom, known
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def find_present(basis, points, present):
+    """Which shells reach which block: fills present (n_blocks, n_shells)."""
+    n_points = points.shape[2]
+    for block in range(len(points)):
+        atom, nearest = -1, 0.0
+        for shell in range(len(basis.shells)):
+            if basis.shells[shell, 0] != atom:
+                atom, nearest = basis.shells[shell, 0], 1e300
+                x, y, z = basis.centres[atom]
+                for p in range(n_points):
+                    dx, dy, dz = (
+                        points[block, 0, p] - x, points[block, 1, p] - y, points[block, 2, p] - z
+                    )  # fmt: skip
+                    nearest = min(nearest, dx * dx + dy * dy + dz * dz)
+            present[block, shell] = nearest < basis.reaches[shell] ** 2
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def _block_values(basis, points, present, values):
+    """Functions with first derivatives on one block into values (4, n_rows, n_points)."""
+    n_points = points.shape[1]
+    parts = _room_for_parts(basis, n_points, 1, 4)
+    d, radial, harmonics = parts.d, parts.radial, parts.harmonics
+    slope = np.empty(n_points)
+    atom, known, row = -1, -1, 0
+    for shell in range(len(basis.shells)):
+        if not present[shell]:
+            continue
+        atom, known = _evaluate_shell(basis, points, shell, atom, known, parts)
+        degree = basis.shells[shell, 1]
+        for m in range(2 * degree + 1):
+            s, sx, sy, sz = (
+                harmonics[degree, 0, m], harmonics[degree, 1, m],
+                harmonics[degree, 2, m], harmonics[degree, 3, m],
+            )  # fmt: skip
+            v, vx, vy, vz = values[0, row], values[1, row], values[2, row], values[3, row]
+            # One loop a result: with several, the compiler can't prove them apart and vectorise.
+            for p in range(n_points):
+                v[p] = s[p] * radial[0, p]
+            for p in range(n_points):
+                slope[p] = 2.0 * s[p] * radial[1, p]
+            for p in range(n_points):
+                vx[p] = sx[p] * radial[0, p] + d[0, p] * slope[p]
+            for p in range(n_points):
+                vy[p] = sy[p] * radial[0, p] + d[1, p] * slope[p]
+            for p in range(n_points):
+                vz[p] = sz[p] * radial[0, p] + d[2, p] * slope[p]
+            row += 1
+
+
+@njit(cache=True, nogil=True)
+def _part(values, blocks, first, block):
+    """A block's view (4, n_rows, n_points) into the flat values of the range from `first` on."""
+    n_points = blocks.points.shape[2]
+    start = 4 * n_points * (blocks.row_starts[block] - blocks.row_starts[first])
+    n_rows = blocks.row_starts[block + 1] - blocks.row_starts[block]
+    return values[start : start + 4 * n_points * n_rows].reshape((4, n_rows, n_points))
+
+
+@njit(cache=True, nogil=True)
+def _rows(blocks, block):
+    return blocks.rows[blocks.row_starts[block] : blocks.row_starts[block + 1]]
+
+
+@njit(cache=True, nogil=True)
+def basis_values(basis, blocks, first, last, values):
+    """Basis functions with first derivatives on the blocks first ... last - 1.
+
+    Args:
+        basis, blocks: what and where.
+        first, last: range of blocks.
+        values: result, flat; for each block (4, n_rows, BLOCK_POINTS), value and derivatives.
+    """
+    for block in range(first, last):
+        part = _part(values, blocks, first, block)
+        _block_values(basis, blocks.points[block], blocks.present[block], part)
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def density(blocks, first, last, values, occupied, rho):
+    """Density of doubly occupied orbitals and its gradient on a range of blocks.
+
+    Args:
+        blocks, first, last, values: as in `basis_values`.
+        occupied: (n_basis, n_occupied).
+        rho: result, (4, n_points of the range), bohr^-3 and bohr^-4.
+    """
+    n_points = blocks.points.shape[2]
+    for block in range(first, last):
+        part = _part(values, blocks, first, block)
+        here = occupied[_rows(blocks, block)]
+        projected = np.dot(here, np.dot(here.T.copy(), part[0]))
+        start = (block - first) * n_points
+        for x in range(4):
+            out = rho[x, start : start + n_points]
+            out[:] = 0.0
+            factor = 2.0 if x == 0 else 4.0
+            for m in range(part.shape[1]):
+                row, weights = part[x, m], projected[m]
+                for p in range(n_points):
+                    out[p] += factor * row[p] * weights[p]
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def add_potential(blocks, first, last, values, potential, matrix):
+    """Adds the half of the potential matrix of a range (the other half is its transpose).
+
+    Args:
+        blocks, first, last, values: as in `basis_values`.
+        potential: (4, n_points of the range) weighted derivatives of the energy density by the
+            density and its gradient.
+        matrix: (n_basis, n_basis), added to.
+    """
+    n_points = blocks.points.shape[2]
+    for block in range(first, last):
+        part, rows = _part(values, blocks, first, block), _rows(blocks, block)
+        start = (block - first) * n_points
+        u = potential[:, start : start + n_points]
+        weighted = np.empty((len(rows), n_points))
+        for m in range(len(rows)):
+            out = weighted[m]
+            for p in range(n_points):
+                out[p] = 0.5 * u[0, p] * part[0, m, p] + u[1, p] * part[1, m, p]
+            for p in range(n_points):
+                out[p] += u[2, p] * part[2, m, p] + u[3, p] * part[3, m, p]
+        product = np.dot(part[0], weighted.T)
+        for i in range(len(rows)):
+            for j in range(len(rows)):
+                matrix[rows[i], rows[j]] += product[i, j]
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def _contract_with_harmonics(harmonics, rows, n_components, out):
+    """sum_m S_m rows_m into out, by component; components from n_components on are zero."""
+    n_points = rows.shape[1]
+    out[n_components:] = 0.0
+    for component in range(n_components):
+        out[component] = 0.0
+        for m in range(rows.shape[0]):
+            for p in range(n_points):
+                out[component, p] += harmonics[component, m, p] * rows[m, p]
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def _shell_pull(d, radial, a, b, potential):
+    """Integral of a shell's derivatives along x, y, z against a, and their gradients against b.
+
+    Args:
+        d: (3, n_points) from the atom.
+        radial: (3, n_points) R, R', R''.
+        a: (4, n_points) sums over the shell of S and its first derivatives with the rows of a.
+        b: (10, n_points) the same with b, second derivatives too.
+        potential: (4, n_points).
+    """
+    x_sum, y_sum, z_sum = 0.0, 0.0, 0.0
+    for p in range(d.shape[1]):
+        r0, r1, r2 = radial[0, p], 2.0 * radial[1, p], 4.0 * radial[2, p]
+        ux, uy, uz = potential[1, p], potential[2, p], potential[3, p]
+        along = ux * d[0, p] + uy * d[1, p] + uz * d[2, p]
+        steep = ux * b[1, p] + uy * b[2, p] + uz * b[3, p]
+        common = r1 * (a[0, p] + steep) + r2 * along * b[0, p]
+        bent_x = ux * b[4, p] + uy * b[5, p] + uz * b[6, p]
+        bent_y = ux * b[5, p] + uy * b[7, p] + uz * b[8, p]
+        bent_z = ux * b[6, p] + uy * b[8, p] + uz * b[9, p]
+        x_sum += r0 * (a[1, p] + bent_x) + r1 * (along * b[1, p] + ux * b[0, p]) + d[0, p] * common
+        y_sum += r0 * (a[2, p] + bent_y) + r1 * (along * b[2, p] + uy * b[0, p]) + d[1, p] * common
+        z_sum += r0 * (a[3, p] + bent_z) + r1 * (along * b[3, p] + uz * b[0, p]) + d[2, p] * common
+    return x_sum, y_sum, z_sum
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def _densities_of_pull(part, u, occupied):
+    """What the derivatives of the functions are multiplied with: the rows a and b of a block.
+
+    b = C C^T phi goes with the gradient of a function's derivative,
+    a = C C^T (u . grad phi) + u_0 b with the derivative itself.
+    """
+    transposed = occupied.T.copy()
+    b = np.dot(occupied, np.dot(transposed, part[0]))
+    n_rows, n_points = part.shape[1], part.shape[2]
+    a = np.empty((n_rows, n_points))
+    for m in range(n_rows):
+        for p in range(n_points):
+            a[m, p] = u[1, p] * part[1, m, p] + u[2, p] * part[2, m, p] + u[3, p] * part[3, m, p]
+    a = np.dot(occupied, np.dot(transposed, a))
+    for m in range(n_rows):
+        for p in range(n_points):
+            a[m, p] += u[0, p] * b[m, p]
+    return a, b
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def _block_gradient(basis, points, present, u, a, b, gradient):
+    """Adds one block's part of the gradient (n_atoms, 3)."""
+    n_points = points.shape[1]
+    parts = _room_for_parts(basis, n_points, 2, 10)
+    d, radial, harmonics = parts.d, parts.radial, parts.harmonics
+    with_a, with_b = np.empty((4, n_points)), np.empty((10, n_points))
+    atom, known, row = -1, -1, 0
+    for shell in range(len(basis.shells)):
+        if not present[shell]:
+            continue
+        atom, known = _evaluate_shell(basis, points, shell, atom, known, parts)
+        degree = basis.shells[shell, 1]
+        rows = slice(row, row + 2 * degree + 1)
+        row += 2 * degree + 1
+        # Higher derivatives of a constant or linear harmonic vanish.
+        n_components = _N_COMPONENTS[min(degree, 2)]
+        _contract_with_harmonics(harmonics[degree], a[rows], min(n_components, 4), with_a)
+        _contract_with_harmonics(harmonics[degree], b[rows], n_components, with_b)
+        x, y, z = _shell_pull(d, radial, with_a, with_b, u)
+        gradient[atom, 0] -= 4.0 * x
+        gradient[atom, 1] -= 4.0 * y
+        gradient[atom, 2] -= 4.0 * z
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def add_gradient(basis, blocks, first, last, values, potential, occupied, gradient):
+    """Adds a range's part of the energy's gradient, by the atoms that carry the functions.
+
+    Second derivatives of the basis functions are needed, but only their contraction is formed.
+
+    Args:
+        basis, blocks, first, last, values: as in `basis_values`.
+        potential: as in `add_potential`.
+        occupied: (n_basis, n_occupied).
+        gradient: (n_atoms, 3), hartree/bohr, added to.
+    """
+    n_points = blocks.points.shape[2]
+    for block in range(first, last):
+        part = _part(values, blocks, first, block)
+        start = (block - first) * n_points
+        u = potential[:, start : start + n_points]
+        a, b = _densities_of_pull(part, u, occupied[_rows(blocks, block)])
+        _block_gradient(basis, blocks.points[block], blocks.present[block], u, a, b, gradient)

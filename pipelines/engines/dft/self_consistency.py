@@ -1,0 +1,95 @@
+"""The self-consistency loop: occupied orbitals that reproduce their own Fock matrix."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines.engines.dft.hamiltonian import FockBuild, Hamiltonian
+from pipelines.engines.dft.secant_pairs import SecantPairs
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where a self-consistency loop ended.
+
+    Attributes:
+        build: energy and Fock matrix of `occupied`.
+        occupied: (n_basis, n_occupied), orthonormal.
+        cycles: Fock matrices built.
+        gradient_norm: norm of the orbital gradient, hartree.
+        energy_change: of the last cycle, hartree.
+        converged: energy change and gradient both below their thresholds.
+        fock, error: Fock matrix and orbital gradient in the Loewdin basis, (n_basis, n_basis).
+    """
+
+    build: FockBuild
+    occupied: np.ndarray
+    cycles: int
+    gradient_norm: float
+    energy_change: float
+    converged: bool
+    fock: np.ndarray
+    error: np.ndarray
+
+
+def orbital_gradient(fock: np.ndarray, occupied: np.ndarray) -> np.ndarray:
+    """Commutator of Fock and density in an orthonormal basis, (n_basis, n_basis), hartree.
+
+    Its Frobenius norm is sqrt(2) times that of the occupied-virtual block.
+    """
+    product = fock @ (occupied @ occupied.T)
+    return product - product.T
+
+
+def solve(
+    hamiltonian: Hamiltonian,
+    occupied: np.ndarray,
+    pairs: SecantPairs | None = None,
+    *,
+    max_cycles: int | None = None,
+    level_shift: float = 0.0,
+    damping: float = 0.0,
+) -> Solution:
+    """Iterate from occupied orbitals until energy and orbital gradient have converged.
+
+    Args:
+        hamiltonian: at the geometry wanted; its level holds the thresholds.
+        occupied: (n_basis, n_occupied) orthonormal start.
+        pairs: what earlier geometries taught; this one's cycles are added.
+        max_cycles: Fock builds allowed; the level's number if None.
+        level_shift: raises the virtual orbitals, hartree.
+        damping: share of the last Fock matrix that is kept.
+
+    Returns:
+        The converged solution, or where the last cycle ended with `converged` False.
+    """
+    level = hamiltonian.level
+    energy_limit, gradient_limit = level.energy_threshold_hartree, level.gradient_threshold
+    assert energy_limit is not None and gradient_limit is not None, "not a Kohn-Sham level"
+    limit = level.max_cycles if max_cycles is None else max_cycles
+    root, inverse_root = hamiltonian.overlap_root, hamiltonian.overlap_inverse_root
+    orbitals = root @ occupied
+    pairs = SecantPairs() if pairs is None else pairs
+    last_energy, last_fock, last = np.inf, None, None
+    for cycle in range(1, limit + 1):
+        occupied = inverse_root @ orbitals
+        build = hamiltonian.fock(occupied)
+        fock = inverse_root @ build.matrix @ inverse_root
+        error = orbital_gradient(fock, orbitals)
+        norm = float(np.sqrt(2.0) * np.linalg.norm(error))  # PySCF's definition, 2 |F_vo|
+        if last is not None:
+            pairs.append(fock - last[0], error - last[1])
+        last = fock, error
+        change = build.energy - last_energy
+        converged = abs(change) < energy_limit and norm < gradient_limit
+        if converged or cycle == limit:
+            return Solution(build, occupied, cycle, norm, change, converged, fock, error)
+        last_energy = build.energy
+        mixed = pairs.improve(fock, error)
+        if damping and last_fock is not None:
+            mixed = (1.0 - damping) * mixed + damping * last_fock
+        last_fock = mixed
+        if level_shift:
+            mixed = mixed + level_shift * (np.eye(len(fock)) - orbitals @ orbitals.T)
+        orbitals = np.linalg.eigh(mixed)[1][:, : hamiltonian.n_occupied]
+    raise ValueError("max_cycles must be 1 or more")

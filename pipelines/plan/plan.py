@@ -1,0 +1,382 @@
+"""What a run will cost on this machine, told before it is started.
+
+A few molecules of the list are timed on real steps (`pipelines.plan.probe`). A power law through
+them, cost = a * size^b, prices the others; size is the number of basis functions, or of atoms at
+the xTB level. Work on one trajectory is sequential, so no number of workers beats the longest one.
+"""
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache, cached_property
+from importlib import resources as package_files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.engines.engine import Resources
+from pipelines.plan.power_law import PowerLaw, fit_power_law
+from pipelines.plan.probe import Probe, probe_apart
+from pipelines.recipe import Recipe
+from tg80.chemistry.molecule import Molecule, tg80_molecules
+from tg80.shards.fields import STATIC_FIELDS
+from tg80.shards.shard import PART_FIELDS, Shard, expected_shape, find_shards
+from tg80.theory import Level, symbols_of
+
+N_PROBES = 4
+N_STEPS = 8
+
+
+def size_of(molecule: Molecule, level: Level) -> int:
+    """Basis functions of a molecule at a Kohn-Sham level; atoms at the xTB level."""
+    if level.method == "xtb":
+        return molecule.n_atoms
+    assert level.basis is not None
+    return sum(_n_functions(symbol, level.basis) for symbol in symbols_of(molecule.atomic_numbers))
+
+
+@cache
+def _n_functions(symbol: str, basis: str) -> int:
+    from pyscf import gto
+
+    return gto.M(atom=symbol, basis=basis, spin=None, verbose=0, parse_arg=False).nao
+
+
+def choose_probes(molecules: Sequence[Molecule], level: Level, n_probes: int) -> list[Molecule]:
+    """Molecules to time: the smallest, the largest, and others evenly between them by size."""
+    ordered = sorted(molecules, key=lambda m: (size_of(m, level), m.name))
+    count = min(n_probes, len(ordered))
+    if count == 1:
+        return ordered[-1:]
+    places = [round(i * (len(ordered) - 1) / (count - 1)) for i in range(count)]
+    return [ordered[place] for place in places]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one molecule costs: all its trajectories, one worker.
+
+    Attributes:
+        name, n_atoms, size: the molecule.
+        measured: whether it was timed itself.
+        step_s: one step at the level, the share of restarts included.
+        preparation_s: geometry and both equilibrations, before replica 0 starts.
+        spacing_s: NVT between the starts of two replicas.
+        production_s: production of replica 0.
+        later_s: production of each replica after it.
+        n_replicas: trajectories.
+        memory_bytes: peak of a worker on it.
+        shard_bytes: its finished shards.
+        work_bytes: files of its equilibrations, which stay until the run's folder is cleaned.
+        parts_bytes: part files of one trajectory while it runs.
+    """
+
+    name: str
+    n_atoms: int
+    size: int
+    measured: bool
+    step_s: float
+    preparation_s: float
+    spacing_s: float
+    production_s: float
+    later_s: float
+    n_replicas: int
+    memory_bytes: int
+    shard_bytes: int
+    work_bytes: int
+    parts_bytes: int
+
+    @property
+    def total_s(self) -> float:
+        """Worker seconds of everything."""
+        later = (self.n_replicas - 1) * (self.spacing_s + self.later_s)
+        return self.preparation_s + self.production_s + later
+
+    @property
+    def longest_s(self) -> float:
+        """Seconds of the longest chain that no second worker can shorten."""
+        last = (self.n_replicas - 1) * self.spacing_s + self.later_s
+        return self.preparation_s + max(self.production_s, last if self.n_replicas > 1 else 0.0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cost of a run.
+
+    Attributes:
+        recipe: its settings. n_replicas: trajectories a molecule. n_workers: side by side.
+        probes: what was timed. costs: every molecule, in the order of the list.
+        law: cost of a step at the level by size. relative_error: standard error of the total.
+    """
+
+    recipe: Recipe
+    n_replicas: int
+    n_workers: int
+    probes: list[Probe]
+    costs: list[Cost]
+    law: PowerLaw
+    relative_error: float | None
+
+    @property
+    def busy(self) -> float:
+        """Share of the time of the timings that other programs had the core."""
+        return 1.0 - 1.0 / max(1.0, *(probe.wall_over_cpu for probe in self.probes))
+
+    @property
+    def worker_s(self) -> float:
+        return sum(cost.total_s for cost in self.costs)
+
+    @cached_property
+    def wall_s(self) -> float:
+        """Wall time with the list in its order, as `tg80 generate` works through it."""
+        return wall_time_s(self.costs, self.n_workers)
+
+    @cached_property
+    def longest_first_s(self) -> float:
+        """Wall time if the dearest molecules came first in the list."""
+        order = sorted(self.costs, key=lambda cost: -cost.longest_s)
+        return wall_time_s(order, self.n_workers)
+
+    @property
+    def longest_s(self) -> float:
+        """The longest chain: a bound on the wall time with any number of workers."""
+        return max(cost.longest_s for cost in self.costs)
+
+    @property
+    def memory_per_worker_bytes(self) -> int:
+        return max(cost.memory_bytes for cost in self.costs)
+
+    @property
+    def memory_bytes(self) -> int:
+        """All workers at once on the molecules that need most."""
+        return sum(sorted((c.memory_bytes for c in self.costs), reverse=True)[: self.n_workers])
+
+    @property
+    def disk_bytes(self) -> int:
+        """Shards and what stays beside them."""
+        return sum(cost.shard_bytes + cost.work_bytes for cost in self.costs)
+
+    @property
+    def peak_disk_bytes(self) -> int:
+        """The same with the part files of the trajectories that are under way."""
+        parts = sorted((cost.parts_bytes for cost in self.costs), reverse=True)
+        return self.disk_bytes + sum(parts[: self.n_workers])
+
+    def totals(self) -> dict[str, Any]:
+        """The totals, JSON-able."""
+        return {
+            "n_molecules": len(self.costs),
+            "n_replicas": self.n_replicas,
+            "length_fs": self.recipe.length_fs,
+            "n_workers": self.n_workers,
+            "worker_s": self.worker_s,
+            "relative_error": self.relative_error,
+            "wall_s": self.wall_s,
+            "wall_longest_first_s": self.longest_first_s,
+            "longest_trajectory_s": self.longest_s,
+            "memory_per_worker_bytes": self.memory_per_worker_bytes,
+            "memory_bytes": self.memory_bytes,
+            "disk_bytes": self.disk_bytes,
+            "peak_disk_bytes": self.peak_disk_bytes,
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan for `--json`."""
+        return {
+            "level": self.recipe.resolved_level().name,
+            "time_step_fs": self.recipe.time_step_fs,
+            "probes": [asdict(probe) for probe in self.probes],
+            "core_share_of_others": self.busy,
+            "fit": {
+                "prefactor_s": float(np.exp(self.law.intercept)),
+                "exponent": self.law.exponent,
+                "scatter_ln": self.law.scatter,
+            },
+            "molecules": [
+                asdict(cost) | {"total_s": cost.total_s, "longest_s": cost.longest_s}
+                for cost in self.costs
+            ],
+            "total": self.totals(),
+        }
+
+
+def make_plan(
+    molecules: Sequence[Molecule],
+    recipe: Recipe,
+    n_replicas: int,
+    n_workers: int,
+    *,
+    resources: Resources | None = None,
+    n_probes: int = N_PROBES,
+    n_steps: int = N_STEPS,
+    on_probe: Callable[[str], None] = lambda name: None,
+) -> Plan:
+    """Times a few molecules and prices the whole list.
+
+    Args:
+        molecules: the list, in its order.
+        recipe: settings of the run.
+        n_replicas: trajectories a molecule.
+        n_workers: workers side by side.
+        resources: what an evaluation may use.
+        n_probes: molecules to time at most.
+        n_steps: steps to time of each.
+        on_probe: called with a molecule's name before it is timed.
+
+    Raises:
+        UserError: the level does not cover a molecule.
+        RunFailed: a computation failed.
+    """
+    resources = resources or Resources()
+    resources.check()
+    level = recipe.resolved_level()
+    for molecule in molecules:
+        level.check_molecule(molecule.atomic_numbers, molecule.charge)
+    probes = []
+    for molecule in choose_probes(molecules, level, n_probes):
+        on_probe(molecule.name)
+        probes.append(probe_apart(molecule, recipe, resources, n_steps))
+    return price(molecules, recipe, n_replicas, n_workers, _sized(probes, molecules, level))
+
+
+def price(
+    molecules: Sequence[Molecule],
+    recipe: Recipe,
+    n_replicas: int,
+    n_workers: int,
+    probes: list[tuple[int, Probe]],
+) -> Plan:
+    """The plan that follows from timings, each with the size of its molecule."""
+    level = recipe.resolved_level()
+    sizes = [size for size, _ in probes]
+    per_segment = recipe.segment_fs / recipe.time_step_fs
+    timings = {
+        "geometry": [p.geometry_s for _, p in probes],
+        "xtb": [p.xtb_step_s for _, p in probes],
+        "level": [p.level_step_s + p.restart_s / per_segment for _, p in probes],
+    }
+    laws = {name: fit_power_law(sizes, values) for name, values in timings.items()}
+    own = {p.name: {k: v[i] for k, v in timings.items()} for i, (_, p) in enumerate(probes)}
+    memory = np.array(sorted((size, p.peak_memory_bytes) for size, p in probes)).T
+    costs = []
+    for molecule in molecules:
+        size = size_of(molecule, level)
+        seconds = own.get(molecule.name) or {name: law(size) for name, law in laws.items()}
+        cost = Cost(
+            name=molecule.name,
+            n_atoms=molecule.n_atoms,
+            size=size,
+            measured=molecule.name in own,
+            n_replicas=n_replicas,
+            memory_bytes=int(np.interp(size, memory[0], memory[1])),
+            **_durations(recipe, seconds),
+            **_disk(recipe, molecule.n_atoms, n_replicas),
+        )
+        costs.append(cost)
+    errors = {p.name: p.relative_error for _, p in probes}
+    error = laws["level"].relative_error_of_sum(
+        [cost.size for cost in costs], [errors.get(cost.name) for cost in costs]
+    )
+    return Plan(recipe, n_replicas, n_workers, [p for _, p in probes], costs, laws["level"], error)
+
+
+def plan_of_tg80(plan: Plan) -> Plan | None:
+    """The plan of the dataset itself, 80 compounds of 32 ps, by the timings of another list.
+
+    Returns:
+        None if the timings are of one size only, so that nothing is known of other sizes.
+    """
+    level = plan.recipe.resolved_level()
+    by_name = {cost.name: cost.size for cost in plan.costs}
+    probes = [(by_name[probe.name], probe) for probe in plan.probes]
+    if len({size for size, _ in probes}) < 2:
+        return None
+    lengths = ("length_fs", "equilibration_fs", "pre_equilibration_fs")
+    defaults = {name: Recipe.model_fields[name].default for name in lengths}
+    recipe = plan.recipe.model_copy(update=defaults)
+    # A molecule of the same name in another list may be another compound: go by the fit.
+    unnamed = [(size, replace(probe, name=f"probe {i}")) for i, (size, probe) in enumerate(probes)]
+    molecules = [m for m in tg80_molecules() if m.elements <= set(level.elements)]
+    return price(molecules, recipe, 1, plan.n_workers, unnamed)
+
+
+def _sized(
+    probes: list[Probe], molecules: Sequence[Molecule], level: Level
+) -> list[tuple[int, Probe]]:
+    by_name = {molecule.name: molecule for molecule in molecules}
+    return [(size_of(by_name[probe.name], level), probe) for probe in probes]
+
+
+def _durations(recipe: Recipe, seconds: dict[str, float]) -> dict[str, float]:
+    """Times of a molecule's stages from the costs of its steps."""
+    per_fs = seconds["level"] / recipe.time_step_fs
+    pre = recipe.pre_equilibration_fs / recipe.verlet_step_fs * seconds["xtb"]
+    return {
+        "step_s": seconds["level"],
+        "preparation_s": seconds["geometry"] + pre + recipe.equilibration_fs * per_fs,
+        "spacing_s": recipe.replica_spacing_fs * per_fs,
+        "production_s": recipe.length_fs * per_fs,
+        "later_s": recipe.of_replica(1).length_fs * per_fs,
+    }
+
+
+def _disk(recipe: Recipe, n_atoms: int, n_replicas: int) -> dict[str, int]:
+    frame = raw_bytes(n_atoms, 1) - raw_bytes(n_atoms, 0)
+    replicas = [recipe.of_replica(replica) for replica in range(n_replicas)]
+    n_frames = [replica.length_fs / replica.store_every_fs + 1 for replica in replicas]
+    nvt_fs = recipe.equilibration_fs + (n_replicas - 1) * recipe.replica_spacing_fs
+    # Equilibration keeps every step, pre-equilibration every 10 fs.
+    n_nvt = nvt_fs / recipe.time_step_fs + recipe.pre_equilibration_fs / 10.0
+    shards = compression() * (n_replicas * raw_bytes(n_atoms, 0) + sum(n_frames) * frame)
+    return {
+        "shard_bytes": round(shards),
+        "work_bytes": round(n_nvt * frame),
+        "parts_bytes": round(max(n_frames) * frame),
+    }
+
+
+def raw_bytes(n_atoms: int, n_frames: int) -> int:
+    """Bytes of all fields of a shard before compression."""
+    return sum(
+        int(np.prod(expected_shape(field, n_frames, n_atoms))) * np.dtype(field.dtype).itemsize
+        for field in (*PART_FIELDS, *STATIC_FIELDS)
+    )
+
+
+@cache
+def compression() -> float:
+    """Size of the shards that ship with the package over that of their fields."""
+    folder = Path(str(package_files.files("tg80"))) / "data" / "mini-xtb"
+    stored = raw = 0
+    for path in find_shards(folder):
+        with Shard(path) as shard:
+            stored += path.stat().st_size
+            raw += raw_bytes(shard.n_atoms, shard.n_frames)
+    return stored / raw
+
+
+def wall_time_s(costs: Sequence[Cost], n_workers: int) -> float:
+    """Wall time of the list on n workers, each free worker taking the first piece that is ready.
+
+    A molecule's preparation comes before its replicas; the production of one replica and the NVT
+    before the next can go side by side.
+    """
+    ready = [(order, 0, False) for order in range(len(costs))]
+    heapq.heapify(ready)
+    running: list[tuple[float, int, int, bool]] = []
+    now = 0.0
+    while ready or running:
+        while ready and len(running) < n_workers:
+            order, replica, producing = heapq.heappop(ready)
+            cost = costs[order]
+            first = cost.spacing_s if replica else cost.preparation_s
+            production = cost.later_s if replica else cost.production_s
+            length = production if producing else first
+            heapq.heappush(running, (now + length, order, replica, producing))
+        now, order, replica, producing = heapq.heappop(running)
+        if not producing:
+            heapq.heappush(ready, (order, replica, True))
+            if replica + 1 < costs[order].n_replicas:
+                heapq.heappush(ready, (order, replica + 1, False))
+    return now

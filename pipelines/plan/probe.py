@@ -1,0 +1,192 @@
+"""Times one molecule on its way: start geometry, GFN2-xTB steps, steps at the level.
+
+Each molecule is timed in a process of its own, so that its peak memory is its own, too. The clock
+is that of the process: what other programs take of the core is told apart, not counted.
+"""
+
+import importlib
+import math
+import multiprocessing
+import os
+import resource
+import signal
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.conformers import start_geometry
+from pipelines.dynamics.integrators import Body, State, Stepper, make_thermostat, thermal_velocities
+from pipelines.dynamics.steppers import level_stepper, xtb_stepper
+from pipelines.engines.engine import Resources
+from pipelines.recipe import Recipe
+from tg80.chemistry.mechanics import degrees_of_freedom, is_linear
+from tg80.chemistry.molecule import Molecule
+from tg80.errors import RunFailed, Tg80Error
+
+# Steps before the clock starts: the density predictor has its whole memory then.
+WARM_UP_STEPS = 12
+XTB_STEPS = 200
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was timed of one molecule.
+
+    Attributes:
+        name: the molecule.
+        geometry_s: search of the start conformer, s.
+        xtb_step_s: one step of GFN2-xTB dynamics, s.
+        level_step_s: one step at the level, s: the median of `level_steps_s`.
+        level_steps_s: every timed step.
+        restart_s: what a segment costs beyond its steps: engines made anew, memory loaded.
+        peak_memory_bytes: most memory the process had at any time.
+        wall_over_cpu: time of the wall clock over that of the process; 1 on an idle machine.
+    """
+
+    name: str
+    geometry_s: float
+    xtb_step_s: float
+    level_step_s: float
+    level_steps_s: tuple[float, ...]
+    restart_s: float
+    peak_memory_bytes: int
+    wall_over_cpu: float
+
+    @property
+    def relative_error(self) -> float:
+        """Relative standard error of `level_step_s`; that of the mean, for want of a better."""
+        n = len(self.level_steps_s)
+        if n < 2:
+            return 0.0
+        return statistics.stdev(self.level_steps_s) / self.level_step_s / math.sqrt(n)
+
+
+def probe(molecule: Molecule, recipe: Recipe, resources: Resources, n_steps: int) -> Probe:
+    """Times a molecule in this process, on real dynamics at the recipe's temperature.
+
+    Args:
+        molecule: the compound.
+        recipe: settings of the run.
+        resources: what an evaluation may use.
+        n_steps: steps at the level that are timed, after `WARM_UP_STEPS` that are not.
+
+    Raises:
+        RunFailed: a computation failed.
+    """
+    rng = np.random.default_rng(0)
+    clock = time.process_time
+    wall, first = time.perf_counter(), clock()
+    start = start_geometry(
+        molecule,
+        n_conformers=recipe.n_conformers,
+        n_relaxed=recipe.n_relaxed,
+        choice=recipe.conformers,
+        temperature_k=recipe.temperature_k,
+        seed=recipe.seed,
+    )
+    geometry_s = clock() - first
+    masses = molecule.masses
+    linear = is_linear(masses, start.positions)
+    body = Body(masses, degrees_of_freedom(masses, start.positions), linear)
+    cheap = xtb_stepper(recipe, molecule, body)
+    state, xtb_s = _thermalised(cheap, start.positions, recipe, rng)
+    stepper = level_stepper(recipe, molecule, body, resources)
+    state = stepper.begin(state.positions, state.velocities)
+    for _ in range(WARM_UP_STEPS):
+        stepper.step(state)
+    steps_s = [_timed(stepper, state) for _ in range(n_steps)]
+    step_s = statistics.median(steps_s)
+    begin = clock()
+    fresh = level_stepper(recipe, molecule, body, resources)
+    fresh.engine.load_state(stepper.engine.state())
+    fresh.step(state)
+    restart_s = max(0.0, clock() - begin - step_s)
+    return Probe(
+        name=molecule.name,
+        geometry_s=geometry_s,
+        xtb_step_s=xtb_s,
+        level_step_s=step_s,
+        level_steps_s=tuple(steps_s),
+        restart_s=restart_s,
+        peak_memory_bytes=peak_memory_bytes(),
+        wall_over_cpu=(time.perf_counter() - wall) / (clock() - first),
+    )
+
+
+def _thermalised(
+    stepper: Stepper, positions: np.ndarray, recipe: Recipe, rng: np.random.Generator
+) -> tuple[State, float]:
+    """A state after `XTB_STEPS` of NVT, and the time of one such step, s."""
+    body, kelvin = stepper.body, recipe.temperature_k
+    # From a relaxed structure half of the kinetic energy goes into the potential energy.
+    state = stepper.begin(positions, thermal_velocities(body, positions, 2.0 * kelvin, rng))
+    thermostat = make_thermostat("bussi", body, kelvin, recipe.equilibration_time_fs)
+    assert thermostat is not None
+    begin = time.process_time()
+    for _ in range(XTB_STEPS):
+        stepper.step(state)
+        thermostat.apply(state, stepper.step_fs, rng)
+    return state, (time.process_time() - begin) / XTB_STEPS
+
+
+def _timed(stepper: Stepper, state: State) -> float:
+    begin = time.process_time()
+    stepper.step(state)
+    return time.process_time() - begin
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has had, bytes."""
+    # A spawned process inherits its parent's peak in getrusage, so Linux is asked otherwise.
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def probe_apart(molecule: Molecule, recipe: Recipe, resources: Resources, n_steps: int) -> Probe:
+    """`probe` in a fresh process with as many threads as the resources say.
+
+    Raises:
+        RunFailed: a computation failed, or the process was killed.
+    """
+    threads = str(resources.threads)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = threads
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    arguments = (theirs, molecule, recipe, resources, n_steps)
+    process = context.Process(target=_answer, args=arguments, daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        answer = ours.recv()
+    except EOFError:
+        process.join()
+        raise RunFailed(
+            f"{molecule.name}: the process that timed it ended with code {process.exitcode}; "
+            "is there enough memory?"
+        ) from None
+    finally:
+        process.terminate()
+        process.join()
+    if isinstance(answer, str):
+        raise RunFailed(answer)
+    return answer
+
+
+def _answer(pipe, *arguments) -> None:
+    """The process: sends the probe, or why there is none."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process on Ctrl-C
+    importlib.import_module("distributed")  # every worker has it in its memory
+    try:
+        pipe.send(probe(*arguments))
+    except Tg80Error as error:
+        pipe.send(str(error))

@@ -1,0 +1,1 @@
+"""A whole run: its folder, its workers, its progress."""

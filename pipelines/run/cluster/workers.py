@@ -1,0 +1,400 @@
+"""Workers on this machine, and what every place where workers are has in common.
+
+Each place gives a connected client for the time of a run. Workers are single-threaded processes:
+independent trajectories side by side beat threads within one, and threads of one process share
+limits that belong to the process.
+"""
+
+import logging
+import os
+import resource
+import signal
+import socket
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any
+
+from dask import config as dask_config
+from distributed import Client, Nanny, SpecCluster, WorkerPlugin
+from filelock import FileLock, Timeout
+
+from pipelines.engines.dft.gpu_devices import find_gpus
+from pipelines.run.cluster.dask_servers import PrivateScheduler, PrivateWorker
+from pipelines.run.cluster.tls import LOOPBACK, PROTOCOL, private_folder, temporary_security
+from pipelines.run.folder import LOCK
+from pipelines.run.task import PACKAGES, Ticket, differing_versions, sees_session
+from tg80.chemistry.molecule import Molecule
+from tg80.errors import RunFailed, Tg80Error
+from tg80.theory import Level
+
+# A worker that dies takes its task along; a scheduler of ours gives up on a task after this many.
+ALLOWED_FAILURES = 10
+_POLL_S = 0.5
+# Those that a scheduler needs to hand tasks on.
+_SCHEDULER_PACKAGES = ("python", "tg80", "dask", "distributed")
+
+SETTINGS = {
+    "distributed.scheduler.allowed-failures": ALLOWED_FAILURES,
+    # Its samples take the interpreter's lock 100 times a second.
+    "distributed.worker.profile.enabled": False,
+    # Their scratch folder is the run's alone.
+    "distributed.worker.use-file-locking": False,
+}
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a place must know of a run.
+
+    Attributes:
+        folder: output folder.
+        ticket: what workers are checked by.
+        n_tasks: tasks at a time at most.
+        level: level of theory.
+        molecules: compounds.
+        device: `cpu` or `cuda`.
+        say: shows a line.
+    """
+
+    folder: Path
+    ticket: Ticket
+    n_tasks: int
+    level: Level
+    molecules: list[Molecule]
+    device: str
+    say: Callable[[str], None]
+
+
+class _QuietWorker(WorkerPlugin):
+    """Leaves Ctrl-C, which reaches the whole process group, and the telling of errors to the
+    process that schedules."""
+
+    name = "quiet-worker"
+
+    def setup(self, worker) -> None:
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def private_scratch(folder: Path, *, shared: bool = False) -> Iterator[Path]:
+    """Gives Dask's servers, and this process, a temporary folder that only this user may enter.
+
+    Dask puts its scratch folder before all others on the path that modules are imported from. By
+    default that is /tmp/dask-scratch-space, which anybody may have made.
+
+    Args:
+        folder: the run's.
+        shared: whether jobs on other machines are to see it.
+    """
+    before = tempfile.tempdir
+    with (
+        private_folder(folder, shared=shared) as place,
+        dask_config.set({"temporary-directory": str(place)}),
+    ):
+        tempfile.tempdir = str(place)
+        try:
+            yield place
+        finally:
+            tempfile.tempdir = before
+
+
+@contextmanager
+def local_client(n_workers: int, folder: Path, dashboard: bool = False) -> Iterator[Client]:
+    """A Dask cluster of single-thread worker processes on this machine, closed to its other users.
+
+    Args:
+        n_workers: processes.
+        folder: the run's, for temporary files.
+        dashboard: whether the scheduler shows Dask's web pages on this machine, to all its users.
+    """
+    _allow_open_files(100 + 20 * n_workers)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
+    security = temporary_security()
+    # What fails is said in our one line. The annotation says bool.
+    quiet: Any = logging.CRITICAL
+    shared = {"host": LOOPBACK, "protocol": PROTOCOL, "security": security}
+    worker = {
+        "cls": Nanny,
+        "options": shared
+        | {
+            "worker_class": PrivateWorker,
+            "nthreads": 1,
+            "memory_limit": 0,
+            "silence_logs": quiet,
+        },
+    }
+    with (
+        dask_config.set(SETTINGS),
+        private_scratch(folder),
+        _running(
+            scheduler={"cls": PrivateScheduler, "options": shared | dashboard_options(dashboard)},
+            workers=dict.fromkeys(range(n_workers), worker),
+            security=security,
+            silence_logs=quiet,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        client.register_plugin(_QuietWorker())
+        yield client
+
+
+def _allow_open_files(n: int) -> None:
+    """Raise the limit on open files to what a cluster here needs, as far as that is allowed.
+
+    Raises:
+        RunFailed: it is not; Dask would fail half way and leave processes behind.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= n:
+        return
+    if hard != resource.RLIM_INFINITY and hard < n:
+        raise RunFailed(
+            f"the workers on this machine need {n} open files and {hard} are allowed; raise the "
+            "limit (ulimit -n) or ask for fewer --workers"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (n, hard))
+
+
+@contextmanager
+def _running(**options: Any) -> Iterator[SpecCluster]:
+    """A cluster that is whole when it is given, and closed in order whatever happens."""
+    cluster = None
+    try:
+        with _undisturbed():
+            cluster = _started(**options)
+        yield cluster
+    finally:
+        if cluster is not None:
+            with _undisturbed():
+                cluster.close()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Lets Ctrl-C and SIGTERM wait: what is half started, or half closed, can't be closed in order.
+
+    Processes that are started within never hear Ctrl-C, which reaches the whole process group.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    resource_tracker.ensure_running()  # its start would unblock SIGINT for what is started next
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number in came[:1]:
+            signal.raise_signal(number)
+
+
+def _started(**options: Any) -> SpecCluster:
+    try:
+        return SpecCluster(**options)
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise RunFailed(f"the workers on this machine could not be started: {reason}") from None
+
+
+def dashboard_options(wanted: bool) -> dict[str, Any]:
+    """Arguments of a scheduler with a dashboard on this machine, or with none."""
+    return {"dashboard": wanted, "dashboard_address": f"{LOOPBACK}:0" if wanted else None}
+
+
+def say_dashboard(client: Client, say: Callable[[str], None]) -> None:
+    """Shows where the dashboard is, if there is one."""
+    port = client.scheduler_info()["services"].get("dashboard")
+    if port is not None:
+        say(f"dashboard: http://{LOOPBACK}:{port}/status, readable by all users of this machine")
+
+
+@dataclass(frozen=True)
+class ThisMachine:
+    """Workers on this machine.
+
+    Attributes:
+        n_workers: processes side by side; None for as many as there are cores, or as the GPUs
+            are to share.
+        gpu_trajectories: processes on each GPU.
+        dashboard: whether to show Dask's web pages.
+    """
+
+    n_workers: int | None = None
+    gpu_trajectories: int = 1
+    dashboard: bool = False
+
+    def check(self, level: Level, device: str) -> None:
+        """Looks for a GPU if the level is to be evaluated on one.
+
+        Raises:
+            UserError: there is none.
+        """
+        if device == "cuda" and level.method == "rks":
+            find_gpus()
+
+    @contextmanager
+    def open(self, order: Order) -> Iterator[Client]:
+        """A client of the cluster.
+
+        Raises:
+            UserError: no GPU where one is asked for.
+            RunFailed: the GPU's energies or forces are not the CPU's.
+        """
+        n_gpus = 0
+        if order.device == "cuda":
+            from pipelines.engines.dft.gpu_scf import prepare_run
+
+            n_gpus = prepare_run(order.level, order.molecules)
+        n_workers = self.n_workers or n_gpus * self.gpu_trajectories or os.cpu_count() or 1
+        with local_client(min(n_workers, order.n_tasks), order.folder, self.dashboard) as client:
+            say_dashboard(client, order.say)
+            yield client
+
+    def tend(self, n_tasks: int) -> None:
+        """Workers that die are started again by their nannies."""
+
+
+@contextmanager
+def quiet_logs() -> Iterator[None]:
+    """Keeps Dask's own lines about lost connections from the terminal; ours say it in one."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="distributed")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def check_workers(client: Client, order: Order) -> None:
+    """Waits for workers and makes sure that they can do this run's tasks.
+
+    Workers that come later are checked by the ticket of each task.
+
+    Raises:
+        Tg80Error: packages differ, a worker has several threads, the folder is not shared, or a
+            GPU is not there or not to be trusted.
+    """
+    try:
+        _check_workers(client, order)
+    except OSError:
+        raise lost_scheduler(client) from None
+
+
+def _check_workers(client: Client, order: Order) -> None:
+    where = scheduler_address(client)
+    told = False
+    while not worker_threads(client):
+        if not told:
+            order.say(f"no worker at {where} yet; waiting (Ctrl-C stops)")
+        told = True
+        if client.status != "running":
+            raise lost_scheduler(client)
+        time.sleep(_POLL_S)
+    refuse_threads(worker_threads(client))
+    _check_versions(client, order.ticket)
+    _check_folder(client, order)
+    if order.device == "cuda":
+        from pipelines.engines.dft.gpu_scf import prepare_run
+
+        client.submit(prepare_run, order.level, order.molecules, pure=False).result()
+
+
+def scheduler_address(client: Client) -> str:
+    """Where the client's scheduler is, for messages."""
+    return getattr(client.scheduler, "address", None) or "the scheduler"
+
+
+def lost_scheduler(client: Client) -> Tg80Error:
+    """The error of a run whose scheduler is gone."""
+    return Tg80Error(
+        f"lost the scheduler at {scheduler_address(client)}; what is committed is safe: start a "
+        "scheduler with workers and run the same command again"
+    )
+
+
+def worker_threads(client: Client) -> dict[str, int]:
+    """Threads by worker address; empty if there is no worker or no answer."""
+    try:
+        threads: Any = client.nthreads()  # a dictionary, as the client is synchronous
+    except (OSError, TimeoutError, AttributeError):
+        return {}
+    return dict(threads)
+
+
+def refuse_threads(threads: dict[str, int]) -> None:
+    """Refuses workers that would run two trajectories in one process.
+
+    Raises:
+        Tg80Error: a worker has more than one thread.
+    """
+    for address, count in threads.items():
+        if count != 1:
+            raise Tg80Error(
+                f"the worker at {address} has {count} threads; start each with "
+                "`dask worker --nthreads 1`, and several with --nworkers"
+            )
+
+
+def _check_versions(client: Client, ticket: Ticket) -> None:
+    found: Any = client.get_versions(packages=list(PACKAGES))
+    ours = dict(ticket.versions)
+    needed = {name: ours[name] for name in _SCHEDULER_PACKAGES}
+    parties = [("the scheduler", needed, found["scheduler"])]
+    parties += [
+        (f"the worker at {where}", ours, facts) for where, facts in found["workers"].items()
+    ]
+    for who, wanted, facts in parties:
+        packages = dict((facts or {}).get("packages", {}))
+        packages["python"] = ".".join(str(packages.get("python", "")).split(".")[:2])
+        if other := differing_versions(wanted, packages):
+            raise Tg80Error(f"{who} has {other}; use one environment for all")
+
+
+def _check_folder(client: Client, order: Order) -> None:
+    folder = order.folder
+    arguments = (str(folder.resolve()), order.ticket.session)
+    answers: Any = client.run(_look, *arguments, on_error="return")
+    blind = set()
+    for address, answer in answers.items():
+        if isinstance(answer, BaseException):
+            raise Tg80Error(f"the worker at {address} does not answer: {answer}")
+        host, sees_folder, sees_lock = answer
+        if not sees_folder:
+            raise Tg80Error(
+                f"{folder}: the worker on {host} does not see this folder; give an --out on a "
+                "file system that all workers share"
+            )
+        if not sees_lock:
+            blind.add(host)
+    if blind:
+        order.say(
+            f"warning: locks on the file system of {folder} are not seen on "
+            f"{', '.join(sorted(blind))}; never start two runs in this folder at once"
+        )
+
+
+def _look(folder: str, session: str) -> tuple[str, bool, bool]:
+    """Run on a worker: host, whether it sees the run's folder, whether it sees the run's lock."""
+    host, path = socket.gethostname(), Path(folder)
+    if not sees_session(path, session):
+        return host, False, False
+    try:
+        with FileLock(path / LOCK, timeout=0):
+            return host, True, False
+    except (Timeout, OSError):
+        return host, True, True

@@ -1,0 +1,191 @@
+"""A whole run: open the folder, work through all molecules, say what came of it."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from distributed import Client
+from rich.table import Table
+
+from pipelines.engines.engine import Resources
+from pipelines.recipe import Recipe
+from pipelines.run.cluster.workers import Order
+from pipelines.run.folder import (
+    LEFT_OUT,
+    WORK,
+    begin_session,
+    is_run,
+    locked,
+    open_run,
+    read_run,
+    work_folder,
+)
+from pipelines.run.progress import RunProgress, n_frames
+from pipelines.run.schedule import Schedule
+from pipelines.run.task import Ticket, installed_versions
+from pipelines.trajectory import Trajectory
+from tg80.chemistry.lists import MoleculeList
+from tg80.files import check_inside, make_folder
+from tg80.shards.shard import Shard
+from tg80.theory import Level
+from tg80.untrusted.tables import Console
+
+STOPPED = 130
+
+
+class Place(Protocol):
+    """Where the workers are; see `pipelines.run.cluster.workers`."""
+
+    def check(self, level: Level, device: str) -> None:
+        """Refuses a run that has no chance here, before anything is written for it."""
+        ...
+
+    def open(self, order: Order) -> AbstractContextManager[Client]: ...
+
+    def tend(self, n_tasks: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended.
+
+    Attributes:
+        folder: output folder.
+        rows: one dictionary a trajectory: name, replica, stage, frames, length_fs, failure.
+        stopped: whether it was interrupted.
+        warnings: lines about what was mended on the way.
+        left_out: rows of the list that were not used: line, text, reason.
+    """
+
+    folder: Path
+    rows: list[dict[str, Any]]
+    stopped: bool
+    warnings: list[str]
+    left_out: list[dict[str, Any]]
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every trajectory is whole, 1 if one failed, 130 if the run was interrupted."""
+        if any(row["failure"] for row in self.rows):
+            return 1
+        return STOPPED if self.stopped else 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The summary for `--json`."""
+        return {
+            "folder": str(self.folder),
+            "stopped": self.stopped,
+            "trajectories": self.rows,
+            "warnings": self.warnings,
+            "left_out": self.left_out,
+        }
+
+    def show(self, console: Console) -> None:
+        """Prints the summary for people."""
+        table = Table("trajectory", "end", "frames", "fs")
+        for row in self.rows:
+            table.add_row(
+                f"{row['name']}-r{row['replica']}",
+                row["failure"] or row["stage"],
+                str(row["frames"]),
+                f"{row['length_fs']:g}",
+            )
+        console.print(table)
+        if self.left_out:
+            n = len(self.left_out)
+            path = self.folder / LEFT_OUT
+            console.print(f"{n} bad row{'s' * (n > 1)} left out, see {path}", highlight=False)
+        for warning in self.warnings:
+            console.print(f"warning: {warning}", highlight=False)
+        for row in self.rows:
+            if row["failure"]:
+                console.print(f"failed: {row['failure']}", highlight=False, soft_wrap=True)
+        if self.stopped:
+            console.print("stopped; the same command goes on from here")
+
+
+def run_generation(
+    folder: Path,
+    recipe: Recipe,
+    listed: MoleculeList,
+    n_replicas: int,
+    place: Place,
+    console: Console,
+    resources: Resources | None = None,
+) -> Summary:
+    """Makes the trajectories of all molecules, resuming what is there.
+
+    Args:
+        folder: output folder.
+        recipe: settings.
+        listed: compounds, in the order they are to be done.
+        n_replicas: trajectories a compound.
+        place: where the workers are.
+        console: where progress is shown.
+        resources: what each evaluation may use.
+
+    Raises:
+        UserError: the folder belongs to another run, another process works in it, or what is to
+            compute is not there; nothing has been written then.
+        Tg80Error: no scheduler answers (nothing has been written), or something stopped the run
+            for all molecules, such as a full disk or a lost scheduler.
+    """
+    resources = resources or Resources()
+    resources.check()
+    level = recipe.resolved_level()
+    molecules = listed.molecules
+    for molecule in molecules:
+        level.check_molecule(molecule.atomic_numbers, molecule.charge)
+    if not is_run(folder):  # one that is there may be done, and need no worker any more
+        place.check(level, resources.device)
+    make_folder(folder, "--out")
+    for below in (folder / WORK, *(folder / WORK).glob("*")):
+        check_inside(below)
+    with locked(folder), RunProgress(console) as progress:
+        for line in open_run(folder, recipe, listed):
+            progress.say(line)
+        ticket = Ticket(begin_session(folder, n_replicas, listed), installed_versions())
+        schedule = Schedule(
+            folder, recipe, molecules, n_replicas, resources, ticket, progress.update, progress.say
+        )
+        if schedule.enter():
+            n_tasks = len(schedule.lanes)
+            order = Order(folder, ticket, n_tasks, level, molecules, resources.device, progress.say)
+            with place.open(order) as client:
+                schedule.run(client, place.tend)
+    rows = [
+        {
+            "name": lane.molecule.name,
+            "replica": lane.replica,
+            "stage": lane.stage.name,
+            "frames": n_frames(schedule, lane),
+            "length_fs": lane.stage.time_fs if n_frames(schedule, lane) else 0.0,
+            "failure": lane.failure,
+        }
+        for lane in schedule.lanes
+    ]
+    warnings = [warning for lane in schedule.lanes for warning in lane.warnings]
+    return Summary(folder, rows, schedule.stopping, warnings, listed.left_out_records())
+
+
+def collect_run(folder: Path) -> list[tuple[Path, float]]:
+    """Writes shards from the committed parts of all unfinished trajectories.
+
+    Returns:
+        Path and length (fs) of each shard written.
+
+    Raises:
+        UserError: no run in this folder, or one is going on there.
+        CorruptFile: a part is damaged; the message names it.
+    """
+    recipe, molecules = read_run(folder)
+    written = []
+    with locked(folder):
+        for molecule in molecules:
+            for work in sorted(work_folder(folder, molecule.name).glob("r[0-9]*")):
+                trajectory = Trajectory(folder, molecule, recipe, int(work.name[1:]))
+                if trajectory.write_shard(trajectory.shard_path, end="collected before its end"):
+                    with Shard(trajectory.shard_path) as shard:
+                        written.append((trajectory.shard_path, shard.metadata.length_fs))
+    return written

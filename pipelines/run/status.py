@@ -1,0 +1,344 @@
+"""How a run stands, told from its folder alone: nothing is written, nothing is waited for.
+
+So it may be asked of a run that goes on, on another machine too, or of one that was killed.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pipelines.assembly import verified_metadata
+from pipelines.dynamics.checkpoint import read_arrays
+from pipelines.recipe import Recipe
+from pipelines.run.folder import (
+    failure_path,
+    is_locked,
+    read_left_out,
+    read_run,
+    read_session,
+    work_folder,
+)
+from pipelines.trajectory import COMPLETE
+from tg80.chemistry.molecule import Molecule
+from tg80.errors import CorruptFile
+from tg80.files import checksum_path
+from tg80.shards.metadata import ShardMetadata
+from tg80.shards.shard import Shard, read_part
+
+# A trajectory whose last commit is older than this many of its segments is not being worked on.
+_ACTIVE_SEGMENTS = 4.0
+_VERDICTS = ("ok", "warning", "error")
+
+
+@dataclass
+class TrajectoryStatus:
+    """How one trajectory stands.
+
+    Attributes:
+        name, replica: which one.
+        n_atoms: atoms.
+        stage: `waiting`, `geometry`, `pre-equilibration`, `equilibration`, `production`, `done`.
+        stage_fs, stage_length_fs: how far the stage is, and its length.
+        done_fs, length_fs: production committed, and asked for.
+        n_frames: frames of it.
+        last_commit: when something was committed last, UTC in ISO format; None for never.
+        failure: why it ended early or could not go on when last tried.
+        damaged: files that are not what their checksums say, or are missing.
+        quality: `ok`, `warning` or `error` for a finished one, with the checks that say so.
+        segment_s: median wall time between commits of the current stage; None if not known.
+        segment_fs: simulated time between them.
+    """
+
+    name: str
+    replica: int
+    n_atoms: int
+    length_fs: float
+    stage: str = "waiting"
+    stage_fs: float = 0.0
+    stage_length_fs: float = 0.0
+    done_fs: float = 0.0
+    n_frames: int = 0
+    last_commit: str | None = None
+    failure: str | None = None
+    damaged: list[str] = field(default_factory=list)
+    quality: str | None = None
+    quality_checks: list[str] = field(default_factory=list)
+    segment_s: float | None = None
+    segment_fs: float | None = None
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How a run stands.
+
+    Attributes:
+        folder: its folder.
+        level: level of theory.
+        running: whether a run holds the folder now; None if the file system does not tell.
+        session: host, process and start of the last run.
+        trajectories: one record each.
+        seconds_left: wall time left at the pace of what is being worked on now; None if not known.
+        worker_seconds_left: the same for one worker.
+        left_out: rows of the molecule lists that were left out: list, line, text, reason.
+    """
+
+    folder: str
+    level: str
+    running: bool | None
+    session: dict[str, Any]
+    trajectories: list[TrajectoryStatus]
+    seconds_left: float | None
+    worker_seconds_left: float | None
+    left_out: list[dict[str, str]]
+
+    @property
+    def totals(self) -> dict[str, Any]:
+        """Sums over all trajectories."""
+        lanes = self.trajectories
+        stages = [lane.stage for lane in lanes if lane.failure is None]
+        counts = {
+            "trajectories": len(lanes),
+            "done": stages.count("done"),
+            "under_way": sum(stage not in ("done", "waiting") for stage in stages),
+            "waiting": stages.count("waiting"),
+            "failed": len(lanes) - len(stages),
+            "damaged_files": sum(len(lane.damaged) for lane in lanes),
+        }
+        quality = {
+            f"quality_{verdict}": sum(lane.quality == verdict for lane in lanes)
+            for verdict in _VERDICTS
+        }
+        return (
+            counts
+            | quality
+            | {
+                "n_frames": sum(lane.n_frames for lane in lanes),
+                "done_fs": sum(lane.done_fs for lane in lanes),
+                "length_fs": sum(lane.length_fs for lane in lanes),
+            }
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self) | {"totals": self.totals}
+
+
+def run_status(folder: Path, verify: bool = False) -> RunStatus:
+    """How the run in this folder stands.
+
+    Args:
+        folder: output folder of a run.
+        verify: compare the checksums of parts and shards as well; checkpoints are always checked.
+
+    Raises:
+        UserError: no run in this folder.
+        CorruptFile: its list of molecules or its recipe is damaged.
+    """
+    recipe, molecules = read_run(folder)
+    session = read_session(folder)
+    lanes = [
+        _trajectory_status(folder, recipe, molecule, replica, verify)
+        for molecule in molecules
+        for replica in range(_n_replicas(folder, molecule.name, session))
+    ]
+    running = is_locked(folder)
+    worker_seconds = _worker_seconds_left(lanes, recipe)
+    active = sum(map(_is_active, lanes)) if running is not False else 0
+    return RunStatus(
+        folder=str(folder),
+        level=recipe.resolved_level().name,
+        running=running,
+        session=session,
+        trajectories=lanes,
+        seconds_left=worker_seconds / active if active and worker_seconds is not None else None,
+        worker_seconds_left=worker_seconds,
+        left_out=read_left_out(folder),
+    )
+
+
+def _n_replicas(folder: Path, name: str, session: dict[str, Any]) -> int:
+    """What the last run asked for, or what is there if that is more."""
+    stated = session.get("n_replicas")
+    found = [stated - 1 if isinstance(stated, int) else 0]
+    for path in folder.glob(f"{name}-r*.h5md"):
+        found += _number(path.stem.removeprefix(f"{name}-r"))
+    for path in work_folder(folder, name).glob("*r[0-9]*"):
+        found += _number(path.name.split(".")[0].rpartition("r")[2])
+    return max(found) + 1
+
+
+def _number(text: str) -> list[int]:
+    return [int(text)] if text.isdigit() else []
+
+
+def _trajectory_status(
+    folder: Path, recipe: Recipe, molecule: Molecule, replica: int, verify: bool
+) -> TrajectoryStatus:
+    name, work = molecule.name, work_folder(folder, molecule.name)
+    recipe = recipe.of_replica(replica)
+    lane = TrajectoryStatus(name, replica, molecule.n_atoms, recipe.length_fs)
+    shard = folder / f"{name}-r{replica}.h5md"
+    if shard.exists() and not (work / f"r{replica}").exists():
+        _finished(lane, shard, verify)
+        return lane
+    note = failure_path(folder, name, replica)
+    lane.failure = note.read_text(errors="replace").strip() if note.exists() else None
+    if (work / "geometry.npz").exists():
+        lane.stage = "geometry"
+        lane.last_commit = _iso(_modified(work / "geometry.npz"))
+    stages = [
+        ("pre-equilibration", "pre-equilibration", recipe.pre_equilibration_fs),
+        ("equilibration", "equilibration", recipe.equilibration_fs),
+        ("production", f"r{replica}", recipe.length_fs),
+    ]
+    if replica:
+        stages[1] = ("equilibration", f"equilibration-r{replica}", recipe.replica_spacing_fs)
+    for stage, subfolder, length_fs in stages:
+        step_fs = recipe.time_step_fs
+        if stage == "pre-equilibration":
+            step_fs = recipe.verlet_step_fs
+        _stretch(lane, stage, work / subfolder, length_fs, step_fs, verify)
+    if lane.stage == "production":
+        lane.done_fs = lane.stage_fs
+        lane.n_frames = int(lane.done_fs / recipe.store_every_fs + 1e-9) + 1
+    return lane
+
+
+def _finished(lane: TrajectoryStatus, shard: Path, verify: bool) -> None:
+    lane.stage = "done"
+    lane.last_commit = _iso(_modified(shard))
+    try:
+        metadata = verified_metadata(shard) if verify else _metadata(shard)
+    except CorruptFile as error:
+        lane.damaged.append(str(error))
+        return
+    lane.stage_fs = lane.done_fs = metadata.length_fs
+    lane.stage_length_fs = lane.length_fs
+    lane.n_frames = metadata.n_frames
+    lane.failure = None if metadata.end == COMPLETE else metadata.end
+    verdicts = {
+        check: facts["verdict"]
+        for check, facts in metadata.statistics.items()
+        if isinstance(facts, dict) and facts.get("verdict") in _VERDICTS
+    }
+    if verdicts:
+        lane.quality = max(verdicts.values(), key=_VERDICTS.index)
+        lane.quality_checks = sorted(check for check, said in verdicts.items() if said != "ok")
+
+
+def _metadata(shard: Path) -> ShardMetadata:
+    if not checksum_path(shard).exists():
+        raise CorruptFile(f"{shard}: its checksum file is missing")
+    with Shard(shard) as opened:
+        return opened.metadata
+
+
+def _stretch(
+    lane: TrajectoryStatus, stage: str, folder: Path, length_fs: float, step_fs: float, verify: bool
+) -> None:
+    """Adds what lies in the folder of one stretch; nothing if it has not begun."""
+    if length_fs <= 0 or not folder.is_dir():
+        return
+    lane.damaged += [f"{path}: was set aside" for path in sorted(folder.glob("*.corrupt"))]
+    header = None
+    for path, found in _checkpoints(folder):
+        if isinstance(found, CorruptFile):
+            lane.damaged.append(str(found))
+            continue
+        header = found
+        lane.last_commit = _iso(_modified(path))
+        break
+    if header is None:
+        return
+    lane.stage, lane.stage_length_fs = stage, length_fs
+    lane.stage_fs = header["step"] * step_fs
+    parts = [(folder / name, digest) for name, digest in header["parts"]]
+    times = []
+    for path, digest in parts:
+        try:
+            times.append(path.stat().st_mtime)
+            if verify:
+                read_part(path, digest)
+        except FileNotFoundError:
+            if folder.is_dir():  # else it was assembled while we looked
+                lane.damaged.append(f"{path}: part file is missing")
+        except CorruptFile as error:
+            lane.damaged.append(str(error))
+    lane.segment_s = lane.segment_fs = None
+    if len(times) >= 2:
+        lane.segment_s = median(later - earlier for earlier, later in pairwise(times))
+        lane.segment_fs = lane.stage_fs / len(times)
+
+
+def _checkpoints(folder: Path) -> Iterator[tuple[Path, dict[str, Any] | CorruptFile]]:
+    """Headers of the checkpoints, newest first; an error in the place of a damaged one."""
+    for _ in range(3):  # a running worker may take away the ones that were listed
+        paths = sorted(folder.glob("checkpoint-*.npz"), reverse=True)
+        gone = 0
+        for path in paths:
+            try:
+                yield path, read_arrays(path)[1]
+            except FileNotFoundError:
+                gone += 1
+            except CorruptFile as error:
+                yield path, error
+        if gone < len(paths) or not paths:
+            return
+
+
+def _modified(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _iso(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _is_active(lane: TrajectoryStatus) -> bool:
+    if lane.stage in ("done", "waiting") or lane.last_commit is None:
+        return False
+    age = time.time() - datetime.fromisoformat(lane.last_commit).timestamp()
+    return age < _ACTIVE_SEGMENTS * max(lane.segment_s or 0.0, 60.0)
+
+
+def _worker_seconds_left(lanes: list[TrajectoryStatus], recipe: Recipe) -> float | None:
+    """Work left, from the times between commits; unknown prices grow with n_atoms squared.
+
+    None where no two segments at the level have been committed yet.
+    """
+    price = {
+        id(lane): lane.segment_s / lane.segment_fs
+        for lane in lanes
+        if lane.segment_s is not None
+        and lane.segment_fs
+        and lane.stage in ("equilibration", "production")
+    }
+    left_fs = {id(lane): _fs_left(lane, recipe) for lane in lanes}
+    if not any(left_fs.values()):
+        return 0.0
+    per_atom2 = [price[id(lane)] / lane.n_atoms**2 for lane in lanes if id(lane) in price]
+    if not per_atom2:
+        return None
+    mean = sum(per_atom2) / len(per_atom2)
+    return sum(price.get(id(lane), mean * lane.n_atoms**2) * left_fs[id(lane)] for lane in lanes)
+
+
+def _fs_left(lane: TrajectoryStatus, recipe: Recipe) -> float:
+    """Simulated time at the level that a trajectory still needs."""
+    if lane.stage == "done" or lane.failure:
+        return 0.0
+    if lane.stage == "production":
+        return lane.length_fs - lane.done_fs
+    before = recipe.replica_spacing_fs if lane.replica else recipe.equilibration_fs
+    done = lane.stage_fs if lane.stage == "equilibration" else 0.0
+    return lane.length_fs + before - done

@@ -1,0 +1,1 @@
+"""Reruns of a shard from displaced starts."""

@@ -1,0 +1,121 @@
+"""What stands beside the errors: costs, quality, and how older records read."""
+
+import json
+
+import pytest
+
+from benchmarks.cli import main
+from benchmarks.leaderboard import leaderboard
+from benchmarks.leaderboard.leaderboard import View, boards
+from benchmarks.leaderboard.lines import entries
+from benchmarks.models import Budget, make_model
+from benchmarks.models.cards import read_card
+from benchmarks.runs.evaluation import fit_references
+from benchmarks.runs.records import Record, read_records
+from benchmarks.runs.runner import run_once
+from tests.support import toys
+
+
+@pytest.fixture(scope="module")
+def runs(data, tmp_path_factory):
+    out, references = tmp_path_factory.mktemp("runs"), fit_references(data)
+    settings = {"atom": toys.TINY_ATOM, "egnn": toys.TINY_EGNN}
+    for name, seed in (("persistence", None), ("egnn", 0), ("atom", 0), ("atom", 1)):
+        model = make_model(name, **settings.get(name, {}))
+        run_once(model, data, seed=seed, budget=Budget(epochs=2), out=out, references=references)
+    return out
+
+
+@pytest.fixture(scope="module")
+def records(runs):
+    return read_records(runs)
+
+
+def of(records, model):
+    return [record for record in records if record.model == model]
+
+
+def test_records_hold_what_was_seen_and_what_it_cost(records, data):
+    for record in records:
+        card = read_card(record.model)
+        assert (record.inputs, record.labels) == (card.inputs, card.labels)
+        assert record.format_version == 2
+        n = sum(len(data.parts[part].windows.states) for part in record.parts)
+        assert record.prediction["n_windows"] == n and record.prediction["seconds"] > 0
+    (still,), atoms = of(records, "persistence"), of(records, "atom")
+    assert still.fit["n_samples"] == 0
+    # Two epochs of four windows of each of four molecules.
+    assert {record.fit["n_samples"] for record in atoms} == {2 * 4 * len(toys.TRAIN)}
+
+
+def test_lines_hold_costs_and_quality(records):
+    lines = {e.model: e for e in entries(records) if e.part == "test_ood"}
+    atom, egnn, still = (lines[name] for name in ("atom", "egnn", "persistence"))
+    own = [r.prediction["seconds"] / r.prediction["n_windows"] for r in of(records, "atom")]
+    assert atom.costs.seconds_per_trajectory == pytest.approx(sum(own) / 2)
+    assert atom.costs.training_seconds > still.costs.training_seconds == 0
+    assert still.costs.labels == () and atom.costs.labels == ("positions",)
+    ratios = [
+        r.value("test_ood", "s2s", "mean-over-molecules")
+        / r.value("test_ood", "s2s_stored_frame", "mean-over-molecules")
+        for r in of(records, "atom")
+    ]
+    assert atom.quality.robustness == pytest.approx(sum(ratios) / 2)
+    # What follows every rotation needs no second score.
+    assert egnn.quality.robustness == still.quality.robustness == 1.0
+    assert of(records, "egnn")[0].value("test_ood", "s2s_stored_frame", "pooled") is None
+
+
+def test_spread_is_two_sigma(records):
+    own = [r.value("val", "s2s", "mean-over-molecules") for r in of(records, "atom")]
+    (line,) = [e for e in entries(records) if (e.model, e.part) == ("atom", "val")]
+    # The standard deviation of two values is their difference over the root of two.
+    assert line.s2s_spread == pytest.approx(2 * abs(own[0] - own[1]) / 2**0.5)
+
+
+def test_tables_of_costs_stand_once_and_of_quality_for_every_part(records):
+    lines = entries(records)
+    (costs,) = boards(lines, View.COSTS)
+    assert sorted(row[0] for row in costs.rows) == ["atom", "egnn", "persistence"]
+    assert all(len(row) == len(costs.heading) for row in costs.rows)
+    quality = boards(lines, View.QUALITY)
+    assert len(quality) == 4
+    assert all(len(row) == len(b.heading) for b in quality for row in b.rows)
+
+
+def test_the_command_shows_them(runs, capsys):
+    assert main(["leaderboard", str(runs), "--costs", "--quality", "--format", "markdown"]) == 0
+    shown = capsys.readouterr().out
+    assert "toy-v1, canonical, all parts: what a run takes" in shown
+    assert "| positions, velocities, atomic numbers, lags | positions |" in shown
+    assert "toy-v1, canonical, test_ood: predicted structures" in shown
+    assert main(["leaderboard", str(runs), "--json"]) == 0
+    lines = json.loads(capsys.readouterr().out)
+    assert all({"labels", "seconds_per_trajectory"} < line["costs"].keys() for line in lines)
+    assert all("valid" in line["quality"] for line in lines)
+
+
+def test_records_of_before_are_read_and_say_what_they_know(records):
+    record = of(records, "atom")[0]
+    document = json.loads(record.model_dump_json())
+    for name in ("inputs", "labels", "prediction"):
+        del document[name]
+    del document["fit"]["n_samples"]
+    document["format_version"] = 1
+    document["rows"] = [r for r in document["rows"] if "valid" not in r[3] and "bond" not in r[3]]
+    old = Record.model_validate_json(json.dumps(document))
+    (line,) = [e for e in entries([old]) if e.part == "val"]
+    assert line.costs.inputs == record.inputs and line.costs.n_samples is None
+    assert line.costs.seconds_per_trajectory is None and line.quality.valid is None
+    (table,) = [b for b in boards([line], View.QUALITY)]
+    assert table.rows[0][1:5] == ["-"] * 4
+    # Both stand on one line: nothing about them says that they are other runs.
+    assert leaderboard.settings_key(old) == leaderboard.settings_key(record)
+
+
+def test_figures_with_leaks_are_marked(records):
+    (record,) = of(records, "persistence")
+    marked = record.model_copy(update={"task": "md17/aspirin@published"})
+    titles = [board.title for board in boards(entries([record, marked]))]
+    leaks = [title for title in titles if "as published: with leaks" in title]
+    assert len(leaks) == 4 and all("aspirin@published" in title for title in leaks)

@@ -1,0 +1,228 @@
+"""MACE on the mini set that ships along: trained, saved, resumed, rolled out."""
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.interface import CannotPredict
+from benchmarks.models import Budget, make_model
+from benchmarks.models.force_field import RolloutSettings, roll_out
+from tests.support import toys
+from tg80.errors import UserError
+from tg80.theory import get_level
+
+# Training takes seconds on a quiet core, minutes on a busy one.
+pytestmark = pytest.mark.timeout(900)
+
+# Read before any test: mace itself would set it when it is imported.
+UNPICKLES = os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+FEW = ("ethylene", "acetonitrile", "furan", "methanol")
+SMALL = {
+    "model": {"n_channels": 8, "radial_widths": [8]},
+    "training": {"windows_per_trajectory": 50, "batch_size": 5, "validations": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def few(mini):
+    """Fold 2 of the mini set with few training molecules, so that it is soon learnt."""
+    training = mini.training
+    kept = tuple(t for t in training.trajectories if t.name in FEW)
+    later = tuple(p for p in training.validation if p.name == "val_time")
+    blocks = tuple(t for t in training.validation_blocks if t.name in FEW)
+    return replace(training, trajectories=kept, validation=later, validation_blocks=blocks)
+
+
+@pytest.fixture(scope="module")
+def trained(few, tmp_path_factory):
+    from benchmarks.models.mace_frames import validation_frames
+
+    model = make_model("mace", **SMALL)
+    report = model.fit(few, budget=Budget(epochs=10), seed=0, out=tmp_path_factory.mktemp("mace"))
+    return model, report, validation_frames(few, model.known())["val_time"]
+
+
+def mark(test):
+    for one in toys.NEEDS_MACE:
+        test = one(test)
+    return test
+
+
+@mark
+def test_the_forces_of_later_frames_are_learnt(trained):
+    """Below half of what they are, in frames that nothing was learnt from."""
+    model, report, held_out = trained
+    error, size = (np.sqrt(x) for x in model.force_errors(held_out))
+    forces = np.concatenate([b.forces[b.atomic_numbers > 0].numpy() for b in held_out])
+    assert size == pytest.approx(np.std(forces), rel=0.02)
+    assert error < 0.5 * np.std(forces)
+    assert report.best_validation == pytest.approx(error / size, rel=1e-3)
+    assert report.longest_lag_fs is None and report.n_parameters > 1000
+
+
+@mark
+def test_a_rollout_keeps_its_energy_and_comes_near_the_truth(trained, mini):
+    """2 meV/atom: velocity Verlet wavers by a few tenths at 0.5 fs, 300 K are 39."""
+    model, _, _ = trained
+    windows = mini.parts["test_time"].windows
+    rows = [i for i, name in enumerate(windows.states.molecule) if name in FEW]
+    states, lags = windows.states.select(rows), torch.tensor([[10.0, 120.0]]).repeat(len(rows), 1)
+    found = roll_out(model.force_field(), states, lags, model.rollout)
+    assert not found.failed.any()
+    assert float(found.drift_mev.max()) < 2
+    moved = found.positions[:, 0] - states.positions.double()
+    truth = mini.parts["test_time"].curve.targets[rows, 0] - states.positions
+    heavy = states.score_mask
+    assert float(mini.parts["test_time"].curve.lags_fs[0, 0]) == 10
+    # Persistence has the error 1.
+    assert float((moved - truth)[heavy].square().sum() / truth[heavy].square().sum()) < 0.3
+    positions, failed = model.predict(states, lags[:, :1])
+    assert not failed.any() and bool(torch.isfinite(positions).all())
+
+
+@mark
+def test_forces_are_minus_the_slope_of_the_energy(trained, few):
+    model, _, _ = trained
+    block = few.trajectories[0]
+    x = torch.from_numpy(block.positions[:1]).double()
+    z = torch.from_numpy(block.atomic_numbers)[None]
+    field, shift = model.force_field(), 1e-4
+    _, forces = field(x, z)
+    for atom, axis in ((0, 0), (1, 2), (3, 1)):
+        ends = []
+        for sign in (1, -1):
+            moved = x.clone()
+            moved[0, atom, axis] += sign * shift
+            ends.append(float(field(moved, z)[0]))
+        assert -(ends[0] - ends[1]) / (2 * shift) == pytest.approx(
+            float(forces[0, atom, axis]), abs=1e-5
+        )
+
+
+@mark
+def test_the_isolated_atoms_are_those_of_the_level(trained, few):
+    model, _, _ = trained
+    facts, level = model.known(), get_level("gfn2-xtb").isolated_atom_energies
+    assert facts.elements == (1, 6, 7, 8)
+    assert facts.isolated_energies == tuple(level[s] for s in "HCNO")
+    z = torch.tensor([[1, 6]])
+    far = torch.tensor([[[0.0, 0.0, 0.0], [0.0, 0.0, 50.0]]]).double()
+    x = torch.from_numpy(few.trajectories[0].positions[:1]).double()
+    near = model.force_field()(x, torch.from_numpy(few.trajectories[0].atomic_numbers)[None])[0]
+    energy, _ = few.trajectories[0].labels.read()
+    # Isolated atoms make up most of it, and binding, tens of eV, nearly all of the rest.
+    assert abs(float(near) - energy[0]) < 2
+    assert bool(torch.isfinite(model.force_field()(far, z)[0]).all())
+
+
+@mark
+def test_an_element_without_training_is_refused(trained):
+    model, _, _ = trained
+    with pytest.raises(UserError, match="no training molecule has Cl"):
+        model.force_field()(torch.zeros(1, 1, 3).double(), torch.tensor([[17]]))
+
+
+@mark
+def test_it_learns_from_the_train_blocks_and_validates_where_all_models_do(trained, few):
+    from benchmarks.models.mace_frames import TrainingFrames
+
+    model, _, held_out = trained
+    frames = TrainingFrames(few.trajectories, model.known(), seed=0, windows_per_trajectory=30)
+    batch = frames.__getitems__(list(range(len(frames))))
+    drawn = dict(zip(batch.start_id, zip(batch.positions, batch.forces, strict=True), strict=True))
+    allowed = {t.start_id(i): (t, i) for t in few.trajectories for i in range(t.n_frames)}
+    assert set(drawn) <= set(allowed) and len(drawn) > 60
+    name, (x, force) = next(iter(drawn.items()))
+    block, frame = allowed[name]
+    np.testing.assert_array_equal(x[: block.n_atoms], block.positions[frame])
+    np.testing.assert_array_equal(force[: block.n_atoms], block.labels.read()[1][frame])
+    starts = {s for b in held_out for s in b.start_id}
+    windows = {s for p in few.validation for s in p.windows.states.start_id}
+    assert starts == {s for s in windows if s.split("-r")[0] in FEW} and not starts & set(allowed)
+
+
+@mark
+def test_killed_training_goes_on_as_if_nothing_had_happened(few, tmp_path, monkeypatch):
+    from benchmarks.training.trainer import Trainer
+
+    def model():
+        tiny = {"model": toys.TINY_MACE["model"]}
+        return make_model("mace", **tiny, training={"windows_per_trajectory": 5, "validations": 2})
+
+    def weights(of):
+        return torch.cat([p.detach().flatten() for p in of.trained().parameters()])
+
+    whole, halves = model(), model()
+    whole.fit(few, budget=Budget(epochs=2), seed=3, out=tmp_path / "whole")
+    after_step = Trainer._after_step
+
+    def kill(self):
+        after_step(self)
+        if self.step == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "_after_step", kill)
+        halves.fit(few, budget=Budget(epochs=2), seed=3, out=tmp_path / "halves")
+    assert (tmp_path / "halves" / "checkpoint.pt").exists()
+    halves.fit(few, budget=Budget(epochs=2), seed=3, out=tmp_path / "halves")
+    assert torch.equal(weights(whole), weights(halves))
+
+
+@mark
+def test_importing_it_leaves_torch_load_as_strict_as_it_was(trained):
+    assert "mace.modules" in sys.modules
+    assert os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD") == UNPICKLES
+
+
+def test_data_without_forces_or_with_some_atoms_only_is_refused(data):
+    from benchmarks.models.mace_frames import facts_of
+
+    heavy = [t.heavy_atoms() for t in data.training.trajectories]
+    with pytest.raises(CannotPredict, match="learns from energies and forces of all atoms"):
+        facts_of(data.training, heavy, 4.0)
+
+
+def test_without_mace_one_line_says_what_to_install(monkeypatch, capsys):
+    from benchmarks.cli import main
+    from benchmarks.models import mace
+
+    monkeypatch.setattr(mace.importlib.util, "find_spec", lambda name: None)
+    assert main(["run", "--fold", "1", "--model", "mace"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "pip install 'tg80[mace]'" in error
+
+
+@mark
+def test_settings_are_checked_and_written_down():
+    with pytest.raises(UserError, match=r"unknown setting rollout\.step"):
+        make_model("mace", rollout={"step": 1})
+    with pytest.raises(UserError, match=r"unknown setting model\.width"):
+        make_model("mace", model={"width": 8})
+    settings = make_model("mace", preset="published").settings()
+    assert settings["model"]["n_channels"] == 128
+    assert settings["rollout"] == RolloutSettings().model_dump()
+    json.dumps(settings)
+
+
+def test_the_table_in_the_docs_is_the_code_s():
+    from benchmarks.models.mace import PRESETS, MaceConfig
+
+    page = (Path(__file__).parents[3] / "docs" / "baselines.md").read_text()
+    mini, published = (MaceConfig(**PRESETS[p]["model"]) for p in ("mini", "published"))
+    rows = [
+        (f"model.{name}", getattr(mini, name), getattr(published, name), info.description)
+        for name, info in MaceConfig.model_fields.items()
+    ]
+    rows += [
+        (f"rollout.{name}", info.default, info.default, info.description)
+        for name, info in RolloutSettings.model_fields.items()
+    ]
+    for name, ours, theirs, text in rows:
+        assert f"| `{name}` | `{json.dumps(ours)}` | `{json.dumps(theirs)}` | {text} |" in page

@@ -1,0 +1,43 @@
+"""The record of this repository: what is committed can be read, and is what the pages say."""
+
+import re
+
+import pytest
+
+from benchmarks.models import MODELS, TRIVIAL
+from benchmarks.runs.records import find_records
+from tests import results_page
+from tests.results_page import PAGE, RECORDS, ROOT
+
+
+@pytest.fixture(scope="module")
+def records():
+    return find_records(RECORDS)
+
+
+def test_every_model_stands_there_with_three_seeds_at_the_matched_budget(records):
+    mine = [record for _, record in records if record.fold == 1]
+    assert {record.model for record in mine} >= set(MODELS) - {"atom-start", "atom-gat"}
+    for model in {r.model for r in mine} - set(TRIVIAL):
+        runs = [r for r in mine if r.model == model]
+        assert sorted(r.seed for r in runs) == [0, 1, 2], model
+        assert {r.budget["cpu_minutes"] for r in runs} == {5.0}
+        assert all(r.fit["cpu_seconds"] < 1.1 * 300 for r in runs)
+        assert len({str(r.settings) for r in runs}) == 1
+
+
+def test_runs_can_be_made_again_and_name_no_place_of_a_machine(records):
+    for path, record in records:
+        assert record.git_commit and re.fullmatch("[0-9a-f]{40}", record.git_commit), path
+        text = (path / "record.json").read_text()
+        assert not re.search(r'"/(home|root|tmp|Users|work|mnt|data)/', text), path
+        assert (path / "errors.npz").is_file() and (path / "examples.npz").is_file()
+    kept = {"record.json", "errors.npz", "examples.npz", "trial.json", "README.md"}
+    assert {path.name for path in RECORDS.rglob("*") if path.is_file()} <= kept
+    assert len({record.split_sha256 for _, record in records if record.fold == 1}) == 1
+
+
+def test_the_page_and_the_readme_are_what_the_records_say():
+    assert PAGE.read_text() == results_page.page(), "run: python -m tests.results_page"
+    table = results_page.summary(1).split("\n\n", 1)[1]
+    assert table in (ROOT / "README.md").read_text()

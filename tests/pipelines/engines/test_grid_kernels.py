@@ -1,0 +1,140 @@
+"""The compiled loops against PySCF's own numbers, for the same functions, grid and density."""
+
+import numpy as np
+import pytest
+from pyscf import dft, gto
+from pyscf.df.grad.rks import Gradients as FittedGradients
+from pyscf.grad import rks as rks_gradient
+
+from pipelines.engines.dft.coulomb import FittedCoulomb
+from pipelines.engines.dft.exchange_correlation import GridFunctional, grid_order
+from pipelines.engines.dft.kernels import grid_kernels as kernels
+from pipelines.engines.dft.kernels.basis import gaussian_basis
+from pipelines.engines.dft.kernels.gaussians import exp_of_minus
+
+GEOMETRY = (
+    "C 0 0 0.1; Cl 0.3 1.7 0; H 1 -0.4 0.1; H -0.7 -0.3 0.8; O -0.5 -0.3 -1.2; H -0.4 -1.2 -1.4"
+)
+
+
+@pytest.fixture(params=["def2-SVP", "def2-TZVP"], scope="module")
+def molecule(request):
+    """Chloromethanol; def2-TZVP brings f functions."""
+    return gto.M(atom=GEOMETRY, basis=request.param, verbose=0)
+
+
+@pytest.fixture(scope="module")
+def grid(molecule):
+    made = dft.Grids(molecule)
+    made.level = 0
+    made.build(sort_grids=False)
+    order = grid_order(molecule, made.coords)
+    assert np.array_equal(np.sort(order), np.arange(len(made.weights)))
+    return made.coords[order], made.weights[order]
+
+
+@pytest.fixture(scope="module")
+def occupied(molecule):
+    """Orthonormal orbitals of no particular meaning."""
+    random = np.random.default_rng(3).normal(size=(molecule.nao, molecule.nelectron // 2))
+    values, vectors = np.linalg.eigh(molecule.intor("int1e_ovlp"))
+    return (vectors / np.sqrt(values)) @ vectors.T @ np.linalg.qr(random)[0]
+
+
+def _functional(molecule, grid, threads=1):
+    functional = GridFunctional(molecule, "PBE", threads)
+    functional.move(*grid)
+    return functional
+
+
+def test_the_exponential_function_is_numpys():
+    x = np.linspace(0.0, 60.0, 2001)
+    ours = np.array([exp_of_minus(value) for value in x])
+    assert np.abs(ours / np.exp(-x) - 1.0).max() < 1e-13
+
+
+def test_basis_functions_are_pyscfs(molecule, grid):
+    blocks = _functional(molecule, grid)._blocks
+    n_blocks, n = len(blocks.points), kernels.BLOCK_POINTS
+    values = np.empty(4 * n * len(blocks.rows))
+    kernels.basis_values(gaussian_basis(molecule), blocks, 0, n_blocks, values)
+    reference = dft.numint.eval_ao(molecule, grid[0], deriv=1)
+    left_out = 0.0
+    for block in range(n_blocks):
+        points = slice(block * n, min((block + 1) * n, len(grid[1])))
+        starts = blocks.row_starts[block : block + 2]
+        rows = blocks.rows[starts[0] : starts[1]]
+        ours = values[4 * n * starts[0] : 4 * n * starts[1]].reshape(4, len(rows), n)
+        theirs = reference[:, points].transpose(0, 2, 1)
+        here = ours[:, :, : points.stop - points.start]
+        assert np.abs(here - theirs[:, rows]).max(initial=0.0) < 1e-10
+        others = np.setdiff1d(np.arange(molecule.nao), rows)
+        left_out = max(left_out, np.abs(theirs[:, others]).max(initial=0.0))
+    assert 0.0 < left_out < 1e-9  # something was left out, and nothing that matters
+
+
+def test_energy_and_potential_are_pyscfs(molecule, grid, occupied):
+    energy, matrix = _functional(molecule, grid).fock(occupied)
+    mean_field = dft.RKS(molecule, xc="PBE")
+    mean_field.grids.coords, mean_field.grids.weights = grid
+    density = 2.0 * occupied @ occupied.T
+    library = dft.numint.NumInt()
+    _, expected_energy, expected = library.nr_rks(molecule, mean_field.grids, "PBE", density)
+    assert energy == pytest.approx(expected_energy, abs=1e-7)
+    assert np.abs(matrix - expected).max() < 1e-7
+
+
+def test_gradient_is_pyscfs(molecule, grid, occupied):
+    functional = _functional(molecule, grid)
+    grids = dft.Grids(molecule)
+    grids.coords, grids.weights = grid
+    density = 2.0 * occupied @ occupied.T
+    _, potential = rks_gradient.get_vxc(dft.numint.NumInt(), molecule, grids, "PBE", density)
+    pulls = 2.0 * np.einsum("xij,ij->xi", potential, density)
+    ranges = molecule.aoslice_by_atom()[:, 2:]
+    expected = np.array([pulls[:, i:j].sum(axis=1) for i, j in ranges])
+    assert np.abs(functional.gradient(occupied) - expected).max() < 1e-7
+
+
+def test_threads_change_no_bit(molecule, grid, occupied):
+    one, two = (_functional(molecule, grid, threads) for threads in (1, 2))
+    (energy, matrix), (other_energy, other_matrix) = one.fock(occupied), two.fock(occupied)
+    assert energy == other_energy
+    assert np.array_equal(matrix, other_matrix)
+    assert np.array_equal(one.gradient(occupied), two.gradient(occupied))
+
+
+@pytest.mark.parametrize("memory", [1e9, 0.0], ids=["kept", "anew"])
+def test_fitted_coulomb_energy_is_pyscfs(molecule, occupied, memory):
+    density = 2.0 * occupied @ occupied.T
+    fit = FittedCoulomb(molecule, "def2-universal-jkfit", memory)
+    fit.move()
+    mean_field = dft.RKS(molecule, xc="PBE").density_fit(
+        auxbasis="def2-universal-jkfit", only_dfj=True
+    )
+    expected = mean_field.get_j(molecule, density)
+    assert np.abs(fit.matrix(density) - expected).max() < 1e-9
+    potential = FittedGradients(mean_field).get_j(molecule, density)
+    pulls = 2.0 * np.einsum("xij,ij->xi", np.asarray(potential), density)
+    ranges = molecule.aoslice_by_atom()[:, 2:]
+    by_atom = np.array([pulls[:, i:j].sum(axis=1) for i, j in ranges])
+    by_atom += potential.aux.sum((0, 1))
+    assert np.abs(fit.gradient(density) - by_atom).max() < 1e-8
+
+
+def test_fitted_coulomb_gradient_follows_a_moved_molecule(occupied, molecule):
+    """Central differences of the fitted energy at a fixed density matrix."""
+    density = 2.0 * occupied @ occupied.T
+    moved = molecule.copy()
+    fit = FittedCoulomb(moved, "def2-universal-jkfit", 1e9)
+
+    def energy(shift: float) -> float:
+        positions = molecule.atom_coords()
+        positions[1, 2] += shift
+        moved.set_geom_(positions, unit="Bohr")
+        fit.move()
+        return 0.5 * float(np.vdot(fit.matrix(density), density))
+
+    slope = (energy(1e-3) - energy(-1e-3)) / 2e-3
+    energy(0.0)
+    assert fit.gradient(density)[1, 2] == pytest.approx(slope, abs=1e-4)

@@ -1,0 +1,189 @@
+"""Every check of `validate` of frames and metadata finds the defect it is there for."""
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.support import factories
+from tests.tg80.shards.validation import checks_of, errors_of, refresh_checksum
+from tg80.chemistry.molecule import molecule_from_smiles
+from tg80.shards.validate import validate
+
+WATER = molecule_from_smiles("O", "water")
+
+
+@pytest.fixture(scope="module")
+def acid():
+    """Model and arrays of 600 fs of formic acid."""
+    model = factories.spring_model(factories.as_molecule("formic-acid"))
+    velocities = factories.start_velocities(model, np.random.default_rng(5))
+    settings = {"n_frames": 600, "store_every_fs": 1.0, "time_step_fs": 0.125}
+    run = factories.integrate([model], [velocities], **settings)[0]
+    return model, factories.frame_arrays(model, run, 1.0, 0.125)
+
+
+def problems_with(acid, tmp_path, *, spoil=None, **changes):
+    """(level, check) pairs of a shard with spoilt arrays or changed metadata."""
+    model, arrays = acid
+    arrays = {name: np.array(values) for name, values in arrays.items()}
+    metadata = factories.make_metadata(model, arrays, **({"time_step_fs": 0.125} | changes))
+    if spoil is not None:
+        spoil(arrays)
+    path = tmp_path / "formic-acid-r0.h5md"
+    factories.write_shard(path, model, arrays, metadata)
+    return checks_of(path)
+
+
+def spoil(name, change):
+    def apply(arrays):
+        arrays[name] = change(arrays[name])
+
+    return apply
+
+
+def tumble(arrays):
+    arrays["velocities"] += np.cross([0, 0, 1e-3], arrays["positions"])
+
+
+def drift_away(arrays):
+    arrays["velocities"] += 1e-3
+
+
+def at(frame, value):
+    def change(values):
+        values[frame] = value
+        return values
+
+    return change
+
+
+def heat(arrays):
+    """A conserved quantity that climbs by 0.2 meV/atom/ps, its potential energy with it."""
+    climb = 0.2e-3 * 5 * arrays["time"] / 1000
+    arrays["conserved_quantity"] += climb
+    arrays["potential_energy"] += climb
+
+
+def jump(arrays):
+    arrays["conserved_quantity"][300:] += 5 * 3e-3
+    arrays["potential_energy"][300:] += 5 * 3e-3
+
+
+def faster(arrays):
+    """Velocities in a wrong unit, and the energies that go with them."""
+    arrays["velocities"] *= 1.01
+    arrays["kinetic_energy"] *= 1.01**2
+    arrays["potential_energy"] = arrays["conserved_quantity"] - arrays["kinetic_energy"]
+
+
+CONTENT_DEFECTS = {
+    "not finite": ("error", "finite", spoil("forces", at((5, 0, 0), np.nan))),
+    "infinite": ("error", "finite", spoil("dipole", at(7, np.inf))),
+    "late start": ("error", "time", spoil("time", lambda t: t + 1)),
+    "uneven": ("error", "time", spoil("time", at(10, 10.4))),
+    "slower clock": ("error", "time", spoil("time", lambda t: 2 * t)),
+    "kinetic": ("error", "kinetic energy", spoil("kinetic_energy", lambda k: 1.01 * k)),
+    "conserved": ("error", "energies", spoil("potential_energy", at(3, 0.0))),
+    "raw forces": ("error", "net force", spoil("forces", lambda f: f + 1e-3)),
+    "torque": (
+        "error",
+        "net torque",
+        lambda a: a.update(forces=a["forces"] + np.cross([0, 0, 1e-2], a["positions"])),
+    ),
+    "drifting off": ("error", "linear momentum", drift_away),
+    "tumbling": ("error", "angular momentum", tumble),
+    "velocity unit": ("error", "velocities", faster),
+    "force unit": ("error", "work", spoil("forces", lambda f: f * 1.02)),
+    "force sign": ("error", "forces", spoil("forces", lambda f: -f)),
+    "heating": ("error", "drift", heat),
+    "jump": ("error", "drift total", jump),
+    "small gap": ("warning", "gap", spoil("homo_lumo_gap", at(4, 0.3))),
+    "unconverged": ("warning", "scf", spoil("scf_converged", at(4, 0))),
+    "noisy grid": ("warning", "net force", spoil("raw_net_force", at(4, 0.2))),
+    "noisy torque": ("warning", "net torque", spoil("raw_net_torque", at(4, 0.5))),
+    "unknown flag": ("error", "flags", spoil("quality_flags", at(4, 1 << 20))),
+    "dissociation": (
+        "error",
+        "bond graph",
+        spoil("positions", lambda x: x + np.linspace(0, 1, 600)[:, None, None] * 2 * np.eye(5, 3)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONTENT_DEFECTS)
+def test_spoilt_frames_are_found(name, acid, tmp_path):
+    level, check, change = CONTENT_DEFECTS[name]
+    assert (level, check) in problems_with(acid, tmp_path, spoil=change)
+
+
+@pytest.mark.filterwarnings("error")
+def test_impossible_arrays_end_nothing(acid, tmp_path):
+    """Each bad file gets its lines, no NumPy warning, and the files behind it are looked at."""
+    model, arrays = acid
+    metadata = factories.make_metadata(model, arrays, time_step_fs=0.125)
+    spoilt = {"a": ("positions", 1e30), "b": ("forces", 0.0), "c": ("velocities", 3e38)}
+    for folder, (field, value) in spoilt.items():
+        (tmp_path / folder).mkdir()
+        bad = arrays | {field: np.full_like(arrays[field], value)}
+        factories.write_shard(tmp_path / folder / "formic-acid-r0.h5md", model, bad, metadata)
+    factories.make_shard(tmp_path / "d", WATER, n_frames=2)
+    with h5py.File(tmp_path / "d" / "water-r0.h5md", "r+") as file:
+        file["particles/trajectory/mass"][:] = 0
+    refresh_checksum(tmp_path / "d" / "water-r0.h5md")
+    files = {problem.file for problem in validate(tmp_path) if problem.level == "error"}
+    assert len(files) == 4
+
+
+METADATA_DEFECTS = {
+    "length": ("error", "frames", {"length_fs": 700.0}),
+    "spacing": ("error", "time", {"store_every_fs": 0.5}),
+    "name": ("warning", "name", {"name": "acetic-acid"}),
+    "replica": ("warning", "name", {"replica": 3}),
+    "level": ("error", "level", {"level": "b3lyp"}),
+    "custom": ("error", "level", {"level": "custom-12345678"}),
+    "settings": ("error", "level", {"level_settings": {"method": "rks"}}),
+    "smiles": ("error", "molecule", {"smiles": "CC=O"}),
+    "unreadable smiles": ("error", "molecule", {"smiles": "C1"}),
+    "mapped": ("error", "molecule", {"mapped_smiles": "[C:1](=[O:2])([O:3][H:5])[H:4]"}),
+    "charge": ("error", "molecule", {"charge": 1}),
+    "inchikey": ("error", "molecule", {"inchikey": "LFQSCWFLJHTTHZ-UHFFFAOYSA-N"}),
+    "far bond": ("error", "molecule", {"bonds": ((0, 9, 1.0),)}),
+    "linear": ("error", "freedom", {"linear": True, "degrees_of_freedom": 10}),
+    "freedom": ("error", "freedom", {"degrees_of_freedom": 15}),
+    "recipe": ("error", "recipe", {"recipe": {"quality": {"gap_ev": "large"}}}),
+    "boast": ("error", "statistics", {"statistics": {"temperature": {"value": 300.0}}}),
+}
+
+
+@pytest.mark.parametrize("name", METADATA_DEFECTS)
+def test_metadata_that_do_not_fit_are_found(name, acid, tmp_path):
+    level, check, changes = METADATA_DEFECTS[name]
+    assert (level, check) in problems_with(acid, tmp_path, **changes)
+
+
+def test_masses_of_other_elements_are_found(copy):
+    with h5py.File(copy, "r+") as file:
+        file["particles/trajectory/mass"][0] = 13.003
+    refresh_checksum(copy)
+    assert "masses" in errors_of(copy)
+
+
+def test_stated_frames_are_compared_with_stored_ones(copy):
+    from tg80.shards.shard import Shard
+
+    with Shard(copy) as shard:
+        metadata = shard.metadata.model_copy(update={"n_frames": 500})
+    with h5py.File(copy, "r+") as file:
+        for name, value in metadata.to_attributes().items():
+            file["parameters/tg80"].attrs[name] = value
+    refresh_checksum(copy)
+    assert errors_of(copy) == {"frames"}
+
+
+@pytest.mark.parametrize(("start", "expected"), [("mean-energy", True), ("canonical", False)])
+def test_temperature_is_judged_only_where_it_was_set(start, expected, tmp_path):
+    """Springs at 300 K, stated as 350 K, over more than 5 ps."""
+    path = factories.make_shard(
+        tmp_path, WATER, n_frames=5200, temperature_k=350.0, start=start, time_step_fs=0.5
+    )
+    assert (("error", "temperature") in checks_of(path)) is expected

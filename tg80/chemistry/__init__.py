@@ -1,0 +1,1 @@
+"""What a molecule is: from SMILES, its bonds, its mechanics."""

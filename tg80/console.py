@@ -1,0 +1,243 @@
+"""What both command-line programs share: how errors reach the user, and exit codes."""
+
+import io
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Annotated, Any, TextIO
+
+import typer
+
+from tg80.errors import Tg80Error, UserError
+from tg80.untrusted.limits import MOST_COUNT, MOST_SEED, MOST_SIZE, is_meant, meant_range
+from tg80.untrusted.tables import Console, PrintableStream, printable
+
+console = Console(stderr=True)  # names may hold brackets
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def run_app(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
+    """Runs a typer app and returns its exit code.
+
+    A user's mistake prints one line and gives 2, a failure that has a name one line and 1, Ctrl-C
+    130, SIGTERM 143, a reader that closed the pipe 141. Only `--debug` shows tracebacks.
+    """
+    _fill_closed_streams()
+    with _safe_imports(), _sigterm_as_ctrl_c() as came:
+        code = _run(app, argv, prog)
+    return 128 + signal.SIGTERM if came and code == 128 + signal.SIGINT else code
+
+
+def _run(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    command = typer.main.get_command(app)
+    try:
+        with _named_output(), warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")  # not ours, and no line that says what to do
+            _bound_numbers(command)
+            return _invoke(command, arguments, prog)
+    except BrokenPipeError:
+        # `| head` closed the pipe: not a failure, which 1 would say.
+        return 128 + signal.SIGPIPE
+    except Exception as error:
+        if debug:
+            raise
+        return _report(error, prog)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except SystemExit as exit_:
+        # Typer's way to end when the pipe is closed.
+        if isinstance(exit_.__context__, BrokenPipeError):
+            return 128 + signal.SIGPIPE
+        raise
+
+
+def _invoke(command: Any, arguments: list[str], prog: str) -> int:
+    """Runs a command; its own `main` would turn Ctrl-C and SIGTERM into exit code 130, unsaid."""
+    try:
+        with command.make_context(prog, arguments) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    return 0
+
+
+@contextmanager
+def _safe_imports() -> Iterator[None]:
+    """Within, processes that are started, workers too, import nothing from the current folder."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = before or "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[list[int]]:
+    """Within, SIGTERM ends what runs as Ctrl-C does; the list says whether it came."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+
+    def stop(number: int, _frame: Any) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _fill_closed_streams() -> None:
+    """Let streams that the caller closed be empty, and print what the terminal has no letter for.
+
+    A file that is opened would take a closed stream's number, and be printed into.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _bound_numbers(command: Any) -> None:
+    """Let every number of every command be finite and of a size that can be meant."""
+    for inner in getattr(command, "commands", {}).values():
+        _bound_numbers(inner)
+    for parameter in getattr(command, "params", []):
+        if not getattr(parameter, "is_flag", False):
+            parameter.callback = _bounded(parameter, parameter.callback)
+
+
+def _bounded(parameter: Any, before: Callable[..., Any] | None) -> Callable[..., Any]:
+    limit = getattr(parameter, "max", None)
+    if limit is None:  # older releases of typer
+        limit = getattr(getattr(parameter, "type", None), "max", None)
+
+    def check(context: Any, param: Any, value: Any) -> Any:
+        if isinstance(value, int | float):
+            most = MOST_COUNT if isinstance(value, int) else MOST_SIZE
+            if not is_meant(value, most if limit is None else MOST_SEED):
+                shown = one_line(str(value)[:40])
+                raise UserError(f"{parameter.opts[0]} {shown}: {meant_range(most)}")
+        return before(context, param, value) if before else value
+
+    return check
+
+
+class _Output:
+    """Standard output whose failures say that it is it; the system's errors name no file."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return self._attempt(self._stream.write, text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return action(*arguments)
+        except OSError as error:
+            self._drop()
+            if isinstance(error, BrokenPipeError):
+                raise
+            reason = error.strerror or error
+            raise Tg80Error(f"standard output: cannot be written: {reason}") from None
+
+    def _drop(self) -> None:
+        """Let what is still to be written go nowhere: Python would fail on it once more."""
+        with suppress(OSError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
+
+
+@contextmanager
+def _named_output() -> Iterator[None]:
+    """Within, standard output is an `_Output`, and all that is printed is printable."""
+    stream, errors = sys.stdout, sys.stderr
+    if stream is None or errors is None:  # closed by whoever called
+        yield
+        return
+    output: Any = _Output(stream)
+    shown: Any = PrintableStream(output, output)
+    shown_errors: Any = PrintableStream(errors)
+    sys.stdout, sys.stderr = shown, shown_errors
+    try:
+        yield
+        output.flush()
+    finally:
+        sys.stdout, sys.stderr = stream, errors
+
+
+def _report(error: Any, prog: str) -> int:
+    # Typer carries its own copy of click in newer releases, so its errors are told by their
+    # attributes and not by their class.
+    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+        print(error.format_message(), file=sys.stderr)
+        return 2
+    if hasattr(error, "format_message"):
+        hint = getattr(getattr(error, "ctx", None), "command_path", prog)
+        print_error(f"{error.format_message()} (see `{hint} --help`)")
+        return 2
+    if type(error).__name__ == "Abort":
+        print("stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
+    if type(error).__name__ == "Exit":
+        return int(getattr(error, "exit_code", 1))
+    if isinstance(error, Tg80Error):
+        for finding in error.args:
+            print_error(str(finding))
+        return error.exit_code
+    if isinstance(error, OSError):
+        print_error(f"{error.filename or 'operating system'}: {error.strerror or error}")
+        return 1
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+        print_error("out of memory; free some, or ask for less")
+        return 1
+    if isinstance(error, RecursionError):
+        print_error("an input is nested too deeply")
+        return 2
+    detail = str(error).splitlines()[0] if str(error) else ""
+    print_error(f"{type(error).__name__}: {detail} (this is a bug; --debug shows where)")
+    return 1
+
+
+# What torch, threads and the loader of libraries say for want of memory; they have no class for it.
+_NO_MEMORY = ("allocate memory", "can't start new thread", "failed to map segment")
+
+
+def print_error(message: str) -> None:
+    """Print one line on standard error that begins with "error: "."""
+    with suppress(OSError):  # nobody reads it
+        print(f"error: {one_line(message)}", file=sys.stderr)
+
+
+def one_line(message: str) -> str:
+    """A message with its control characters shown as escapes, cut if it has no end."""
+    shown = printable(message)
+    return shown if len(shown) <= _LONGEST_MESSAGE else f"{shown[:_LONGEST_MESSAGE]} ..."
+
+
+_LONGEST_MESSAGE = 1000

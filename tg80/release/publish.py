@@ -1,0 +1,349 @@
+"""Publishing: a folder of shards as a static tree that any web server, bucket or archive can serve.
+
+A version is built in a hidden folder and gets its name when it is whole; then `versions.json`, the
+only file that ever changes, tells of it. Killed at any instant, a publication leaves either nothing
+that looks like a version, or a whole one that the same command then announces.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from tg80.errors import CorruptFile, Tg80Error, UserError
+from tg80.files import check_folder, data_folders, file_sha256, sync_folder, write_atomically
+from tg80.release.card import CARD_NAME, plot_path, site_card
+from tg80.release.croissant import CROISSANT_NAME, croissant
+from tg80.release.manifest import (
+    MANIFEST_NAME,
+    VERSIONS_NAME,
+    Manifest,
+    PublishedFile,
+    PublishedShard,
+    VersionEntry,
+    Versions,
+    check_version,
+    read_manifest,
+    read_versions,
+    total_bytes,
+)
+from tg80.release.plots import plots
+from tg80.release.publication import Publication
+from tg80.release.survey import ShardFacts, by_level, survey
+from tg80.splits.split import load_split
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_UNFINISHED = ".publishing-"
+_LOCK = ".lock"
+_CHUNK_BYTES = 1 << 20
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What `publish` did.
+
+    Attributes:
+        folder: the version's folder. manifest: what it holds.
+        n_bytes: size of all files. warnings: number of warnings listed in the card.
+        outside: compounds that are in no fold.
+        finished: whether an earlier, killed publication of the very same shards was only announced.
+    """
+
+    folder: Path
+    manifest: Manifest
+    n_bytes: int
+    warnings: int
+    outside: tuple[str, ...]
+    finished: bool
+
+
+def publish(
+    folder: Path | str,
+    site: Path | str,
+    *,
+    version: str,
+    name: str | None = None,
+    split: str | None = "tg80-v1",
+    authors: Sequence[str] = (),
+    about: str = "",
+    url: str = "",
+    flat: bool = False,
+    created: str | None = None,
+    tell: Tell = lambda _: None,
+) -> Published:
+    """Publish the shards of a folder or tree as a new version.
+
+    Args:
+        folder: the shards; copied, so that a publication never changes with its source.
+        site: where the tree lies or is to lie.
+        version: of the data; a published one is never changed.
+        name: of the data set; None: that of the site, else that of the folder.
+        split: frozen split by version or file whose folds are listed; None for none.
+        authors: who made the data; empty: those that the shards name.
+        about: Markdown for the top of the card.
+        url: address at which the version's folder will be served.
+        flat: put all files in one folder.
+        created: ISO date; None for today.
+        tell: is told what is being done.
+
+    Raises:
+        UserError: the version is published already, or something about the data, the folder or the
+            options is not fit to be published; nothing was written.
+        Tg80Error: the site cannot be written, or a shard changed meanwhile.
+    """
+    folder, site = Path(folder), Path(site)
+    _check_options(folder, site, version, name, url)
+    with _locked(site):
+        versions = _read_versions(site)
+        chosen = name or (versions.name if versions else _slug(folder))
+        _check_new(site, versions, chosen, version)
+        facts = survey(folder, lambda each: tell(f"checking {each}"))
+        publication = Publication(
+            name=chosen,
+            version=version,
+            created=created or date.today().isoformat(),
+            licence=_one_licence(facts),
+            authors=tuple(authors) or tuple(sorted({fact.metadata.author for fact in facts})),
+            facts=tuple(facts),
+            split=None if split is None else load_split(split),
+            about=about,
+            url=url.rstrip("/"),
+            flat=flat,
+        )
+        outside = tuple(publication.outside)
+        target = site / version
+        finished = target.exists()
+        manifest = _finish(target, publication) if finished else _build(site, publication, tell)
+        _announce(site, versions, manifest, target)
+    return Published(
+        folder=target,
+        manifest=manifest,
+        n_bytes=total_bytes((*manifest.shards, *manifest.files)),
+        warnings=sum(len(fact.warnings) for fact in facts),
+        outside=outside,
+        finished=finished,
+    )
+
+
+def _check_options(folder: Path, site: Path, version: str, name: str | None, url: str) -> None:
+    if not folder.exists():
+        raise UserError(f"{folder}: no such file or folder; give the shards to publish")
+    try:
+        check_version(version)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if name is not None and not _NAME.fullmatch(name):
+        raise UserError(f"name {name!r}: use letters, digits, '.', '-' and '_'")
+    if url and not _is_address(url):
+        raise UserError(f"--url {url!r}: is no address; give one such as https://HOST/FOLDER")
+    check_folder(site, "--out")
+    if folder.is_dir() and site.resolve().is_relative_to(folder.resolve()):
+        raise UserError(
+            f"{site} lies in {folder}, whose shards are published; choose another --out"
+        )
+
+
+def _is_address(url: str) -> bool:
+    """Whether a reader of the card could fetch from there."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+        _ = parts.port  # it fails on one that is no number
+    except ValueError:
+        return False
+    plain = all(character.isprintable() and not character.isspace() for character in url)
+    return plain and parts.scheme in ("http", "https") and bool(host)
+
+
+def _slug(folder: Path) -> str:
+    """The name of a folder (of a file without its ending) as the name of a data set."""
+    name = folder.resolve().stem if folder.is_file() else folder.resolve().name
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:64] or "data"
+
+
+@contextmanager
+def _locked(site: Path) -> Iterator[None]:
+    """Holds the site for this process and clears what a killed one left."""
+    made = not site.exists()
+    try:
+        site.mkdir(parents=True, exist_ok=True)
+        with FileLock(site / _LOCK, timeout=0.5):
+            for left in site.glob(f"{_UNFINISHED}*"):
+                shutil.rmtree(left)
+            yield
+    except Timeout:
+        raise UserError(
+            f"{site}: another publication is being written there; wait for it"
+        ) from None
+    except OSError as error:
+        raise Tg80Error(
+            f"{error.filename or site}: cannot be written: {error.strerror or error}; "
+            "free space or check rights"
+        ) from None
+    finally:
+        if made and site.is_dir() and {entry.name for entry in site.iterdir()} <= {_LOCK}:
+            shutil.rmtree(site)
+
+
+def _read_versions(site: Path) -> Versions | None:
+    path = site / VERSIONS_NAME
+    return read_versions(path.read_bytes(), str(path)) if path.exists() else None
+
+
+def _check_new(site: Path, versions: Versions | None, name: str, version: str) -> None:
+    if versions is None:
+        return
+    if versions.name != name:
+        raise UserError(f"{site} publishes {versions.name}, not {name}; choose another --out")
+    if any(entry.version == version for entry in versions.versions):
+        raise UserError(
+            f"{site}: version {version} is published and never changes; give another --version"
+        )
+
+
+def _one_licence(facts: Sequence[ShardFacts]) -> str:
+    licences = sorted({fact.metadata.licence for fact in facts})
+    if len(licences) > 1:
+        raise UserError(
+            f"the shards are under different licences ({', '.join(licences)}); publish them apart"
+        )
+    return licences[0]
+
+
+def _build(site: Path, publication: Publication, tell: Tell) -> Manifest:
+    """Write the version into a hidden folder, then give it its name."""
+    temporary = site / f"{_UNFINISHED}{publication.version}"
+    temporary.mkdir()
+    try:
+        manifest = _write(temporary, publication, tell)
+        for folder in data_folders(temporary):
+            sync_folder(folder)
+        os.rename(temporary, site / publication.version)
+        sync_folder(site)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return manifest
+
+
+def _write(folder: Path, publication: Publication, tell: Tell) -> Manifest:
+    shards, files = [], []
+    for fact in publication.facts:
+        path = publication.shard_path(fact)
+        tell(f"copying {path}")
+        shards.append(_published_shard(path, fact))
+        _copy(fact, folder / path)
+        line = f"{fact.sha256}  {(folder / path).name}\n"
+        files.append(_put(folder, f"{path}.sha256", line.encode()))
+    tell("writing card and plots")
+    if publication.split is not None:
+        split = publication.place(f"splits/{publication.split.version}.json")
+        files.append(_put(folder, split, publication.split.to_json().encode()))
+    for fold, parts in publication.folds.items():
+        path = publication.place(f"folds/fold-{fold}.json")
+        files.append(_put(folder, path, _json(parts)))
+    for level, facts in by_level(publication.facts).items():
+        for plot, content in plots(facts).items():
+            files.append(_put(folder, plot_path(publication, level, plot), content))
+    files.append(_put(folder, CARD_NAME, site_card(publication).encode()))
+    description = croissant(publication, [*shards, *files])
+    files.append(_put(folder, CROISSANT_NAME, description.encode()))
+    split_facts = publication.split and (publication.split.version, publication.split.sha256)
+    manifest = Manifest(
+        name=publication.name,
+        version=publication.version,
+        created=publication.created,
+        licence=publication.licence,
+        split=split_facts[0] if split_facts else None,
+        split_sha256=split_facts[1] if split_facts else None,
+        shards=tuple(shards),
+        files=tuple(sorted(files, key=lambda entry: entry.path)),
+    )
+    write_atomically(folder / MANIFEST_NAME, manifest.to_json().encode())
+    return manifest
+
+
+def _published_shard(path: str, fact: ShardFacts) -> PublishedShard:
+    known = fact.metadata
+    try:
+        return PublishedShard(
+            path=path,
+            n_bytes=fact.n_bytes,
+            sha256=fact.sha256,
+            molecule=known.name,
+            replica=known.replica,
+            smiles=known.smiles,
+            inchikey=known.inchikey,
+            level=known.level,
+            n_frames=known.n_frames,
+            frame_fs=known.store_every_fs,
+            length_fs=known.length_fs,
+            ensemble=known.ensemble,
+            licence=known.licence,
+        )
+    except ValidationError as error:
+        raise UserError(f"{fact.path}: {error.errors()[0]['msg']}; rename the compound") from None
+
+
+def _copy(fact: ShardFacts, target: Path) -> None:
+    """Copy a shard, which must still be what was checked."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    with open(fact.path, "rb") as source, open(target, "xb") as copy:
+        while chunk := source.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            copy.write(chunk)
+        copy.flush()
+        os.fsync(copy.fileno())
+    if digest.hexdigest() != fact.sha256:
+        raise Tg80Error(f"{fact.path}: changed while it was being published; publish again")
+
+
+def _put(folder: Path, path: str, content: bytes) -> PublishedFile:
+    target = folder / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, content)
+    digest = hashlib.sha256(content).hexdigest()
+    return PublishedFile(path=path, n_bytes=len(content), sha256=digest)
+
+
+def _json(content: object) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def _finish(target: Path, publication: Publication) -> Manifest:
+    """The manifest of a version that was killed before it was announced, if it is this one."""
+    taken = f"{target}: is there, and {VERSIONS_NAME} does not list it"
+    try:
+        manifest = read_manifest((target / MANIFEST_NAME).read_bytes(), str(target))
+    except (OSError, CorruptFile):
+        raise UserError(f"{taken}; move it away or give another --version") from None
+    wanted = tuple(_published_shard(publication.shard_path(f), f) for f in publication.facts)
+    if (manifest.name, manifest.shards) != (publication.name, wanted):
+        raise UserError(f"{taken}; it holds other shards: give another --version")
+    for entry in (*manifest.shards, *manifest.files):
+        path = target / entry.path
+        if not path.is_file() or file_sha256(path) != entry.sha256:
+            raise CorruptFile(f"{path}: missing or altered; remove {target} and publish again")
+    return manifest
+
+
+def _announce(site: Path, versions: Versions | None, manifest: Manifest, target: Path) -> None:
+    entry = VersionEntry(
+        version=manifest.version,
+        manifest_sha256=file_sha256(target / MANIFEST_NAME),
+        created=manifest.created,
+    )
+    known = versions.versions if versions else ()
+    listed = Versions(name=manifest.name, versions=(*known, entry))
+    write_atomically(site / VERSIONS_NAME, listed.to_json().encode())

@@ -1,0 +1,139 @@
+"""One published version at a source: found, and its manifest checked, before a file is fetched."""
+
+import threading
+from dataclasses import dataclass, field
+
+from tg80.errors import CorruptFile, UserError
+from tg80.release.fetching import Watcher, fetch_bytes
+from tg80.release.manifest import (
+    MANIFEST_NAME,
+    VERSIONS_NAME,
+    Manifest,
+    PublishedFile,
+    VersionEntry,
+    check_version,
+    read_manifest,
+    read_versions,
+)
+from tg80.release.part_file import check_names
+from tg80.release.sources import Missing, Refused, Source
+
+LARGEST_MANIFEST = 1 << 26
+
+
+@dataclass(frozen=True)
+class Release:
+    """A version at a source.
+
+    Attributes:
+        source: where it is.
+        prefix: of its files' addresses within the source: `VERSION/`, or empty.
+        manifest: what it holds.
+        manifest_bytes: the manifest as it was sent.
+    """
+
+    source: Source
+    prefix: str
+    manifest: Manifest
+    manifest_bytes: bytes
+    _contents: dict[str, bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def folder_name(self) -> str:
+        """`NAME-VERSION`, the folder a version goes into if none is given.
+
+        Raises:
+            UserError: the publication's name can't be part of it.
+        """
+        try:
+            return check_version(f"{self.manifest.name}-{self.manifest.version}")
+        except ValueError:
+            raise UserError("the publication's name is no folder name; give --to DIR") from None
+
+    def address(self, entry: PublishedFile) -> str:
+        """Path of a file within the source."""
+        return self.prefix + entry.path
+
+    def read(self, entry: PublishedFile, stop: threading.Event, watcher: Watcher) -> bytes:
+        """A small file, asked for once.
+
+        Raises:
+            Tg80Error: it can't be had, or is not what the manifest says.
+        """
+        if entry.path not in self._contents:
+            self._contents[entry.path] = fetch_bytes(
+                self.source, self.address(entry), sha256=entry.sha256, limit=entry.n_bytes,
+                stop=stop, watcher=watcher,
+            )  # fmt: skip
+        return self._contents[entry.path]
+
+    def already_read(self, entry: PublishedFile) -> bytes | None:
+        """What `read` brought, if it did."""
+        return self._contents.get(entry.path)
+
+
+def find_release(
+    source: Source, version: str | None, stop: threading.Event, watcher: Watcher
+) -> Release:
+    """The version asked for, or the newest; the source may also be the folder of one version.
+
+    Raises:
+        UserError: nothing is published there, or not this version.
+        CorruptFile: the manifest is not the one that `versions.json` names, or is not valid.
+    """
+
+    def get(address: str, sha256: str | None = None) -> bytes:
+        return fetch_bytes(
+            source, address, sha256=sha256, limit=LARGEST_MANIFEST, stop=stop, watcher=watcher
+        )
+
+    try:
+        listed = get(VERSIONS_NAME)
+    except Refused as error:  # not only Missing: object stores may forbid what is not there
+        return _only_version(source, version, get, error)
+    versions = read_versions(listed, source.label(VERSIONS_NAME))
+    entry = _choose(versions.versions, version, source.label(VERSIONS_NAME))
+    address = f"{entry.version}/{MANIFEST_NAME}"
+    content = get(address, entry.manifest_sha256)
+    manifest = _checked(content, source.label(address))
+    if (manifest.name, manifest.version) != (versions.name, entry.version):
+        raise CorruptFile(
+            f"{source.label(address)}: is of {manifest.name!r} {manifest.version}, not of "
+            f"{versions.name!r} {entry.version}"
+        )
+    return Release(source, f"{entry.version}/", manifest, content)
+
+
+def _only_version(source: Source, version: str | None, get, first: Refused) -> Release:
+    try:
+        content = get(MANIFEST_NAME)
+    except Missing:
+        if not isinstance(first, Missing):
+            raise first from None
+        raise UserError(
+            f"{source.name}: neither {VERSIONS_NAME} nor {MANIFEST_NAME} is there; give the "
+            "address of a published data set, or of one of its versions"
+        ) from None
+    manifest = _checked(content, source.label(MANIFEST_NAME))
+    if version not in (None, manifest.version):
+        raise UserError(f"{source.name}: is version {manifest.version}, not {version}")
+    return Release(source, "", manifest, content)
+
+
+def _choose(entries: tuple[VersionEntry, ...], version: str | None, label: str) -> VersionEntry:
+    by_name = {entry.version: entry for entry in entries}
+    if len(by_name) < len(entries):
+        raise CorruptFile(f"{label}: lists a version twice")
+    if not entries:
+        raise UserError(f"{label}: no version is published yet")
+    if version is None:
+        return entries[-1]
+    if version not in by_name:
+        raise UserError(f"no version {version} is published; there are {', '.join(by_name)}")
+    return by_name[version]
+
+
+def _checked(content: bytes, label: str) -> Manifest:
+    manifest = read_manifest(content, label)
+    check_names(manifest, label)
+    return manifest

@@ -1,0 +1,1 @@
+"""What a file of the dataset holds, and whether it is right."""

@@ -1,0 +1,1 @@
+"""What `validate` looks at in the frames, one file for each kind of physics."""

@@ -1,0 +1,268 @@
+"""The part of `tg80 validate` that looks at metadata, and asks all checks of the frames.
+
+Checks come in stages: one that finds errors ends it, since momenta and averages of such data
+would only repeat the complaint.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from tg80.chemistry import mechanics
+from tg80.chemistry.bonds import GraphChange
+from tg80.chemistry.molecule import molecule_from_smiles
+from tg80.constants import masses_of
+from tg80.errors import UserError
+from tg80.shards.checks.electrons import check_charges, check_dipole, check_raw, check_scf
+from tg80.shards.checks.evidence import Evidence
+from tg80.shards.checks.frames import SINGLE_FRAME_CHECKS, check_ranges
+from tg80.shards.checks.geometry import check_geometry
+from tg80.shards.checks.motion import check_motion, check_work
+from tg80.shards.checks.relaxed import check_hessian, check_relaxed, check_stereo
+from tg80.shards.fields import QUALITY_FLAGS
+from tg80.shards.metadata import ShardMetadata
+from tg80.shards.quality import (
+    Frames,
+    QualityThresholds,
+    find_changes,
+    frame_flags,
+    judge,
+    thresholds_of,
+)
+from tg80.shards.shard import Shard
+from tg80.theory import LEVELS
+
+if TYPE_CHECKING:
+    from tg80.shards.validate import Findings
+
+
+# Standard atomic weights are revised by less than this; a heavier isotope is farther off.
+MASS_TOLERANCE = 1e-3
+START_TOLERANCE_EV = 1e-3
+STATISTICS_TOLERANCE = 0.01  # what is stated may come from values before they were rounded
+
+
+def check_content(shard: Shard, metadata: ShardMetadata, found: "Findings") -> None:
+    """Add to `found` what is wrong with the metadata and the frames of an open shard."""
+    _check_name(metadata, found)
+    check_evidence(Evidence.of_shard(shard), found)
+
+
+def check_evidence(evidence: Evidence, found: "Findings") -> None:
+    """Add to `found` what is wrong with metadata and arrays, wherever they come from."""
+    with np.errstate(all="ignore"):
+        for stage in STAGES:
+            for check in stage:
+                _ask(check, evidence, found)
+            if found.has_errors:
+                return
+
+
+def _ask(check: Callable, evidence: Evidence, found: "Findings") -> None:
+    """Run one check: data that it cannot even be computed of are no honest ones."""
+    try:
+        check(evidence, found)
+    except (ArithmeticError, LookupError, ValueError) as error:  # LinAlgError is a ValueError
+        what = check.__name__.strip("_").replace("_", " ")
+        found.error("impossible", f"{what}: it cannot be computed of these data ({error})")
+
+
+def _check_name(metadata: ShardMetadata, found: "Findings") -> None:
+    expected = f"{metadata.name}-r{metadata.replica}"
+    # A publication without folders puts the level in front: see `tg80.release.publish`.
+    if found.path.stem not in (expected, f"{metadata.level}--{expected}"):
+        found.warning("name", f"the file holds {expected}, but is called {found.path.stem}")
+
+
+def _check_level(evidence: Evidence, found: "Findings") -> None:
+    metadata = evidence.metadata
+    name, stated = metadata.level, metadata.level_settings
+    if name.startswith("custom-"):
+        stated = {k: v for k, v in stated.items() if k not in ("name", "isolated_atom_energies")}
+        text = json.dumps(stated, sort_keys=True)
+        if name != f"custom-{hashlib.sha256(text.encode()).hexdigest()[:8]}":
+            found.error("level", f"{name} is not the name its settings have")
+        return
+    if name not in LEVELS:
+        found.error("level", f"unknown level of theory {name!r}; known: {', '.join(LEVELS)}")
+        return
+    known = LEVELS[name].settings()
+    for key in sorted(known.keys() & stated.keys() - {"elements", "max_cycles"}):
+        if stated[key] != known[key]:
+            found.error("level", f"{name} has {key} = {known[key]}, the file says {stated[key]}")
+
+
+def _check_molecule(evidence: Evidence, found: "Findings") -> None:
+    metadata = evidence.metadata
+    try:
+        molecule = molecule_from_smiles(metadata.smiles)
+    except UserError as error:
+        found.error("molecule", f"SMILES {metadata.smiles}: {error}")
+        return
+    for name in ("smiles", "mapped_smiles", "inchikey", "formula", "charge", "bonds"):
+        stated, expected = getattr(metadata, name), getattr(molecule, name)
+        if stated != expected:
+            # The canonical order of atoms may differ between versions of RDKit.
+            level = "warning" if name in ("smiles", "mapped_smiles", "bonds") else "error"
+            found.add(level, "molecule", f"{name} is not that of the SMILES {metadata.smiles}")
+    numbers = evidence.numbers
+    mapped = _numbers_of_mapped_smiles(metadata.mapped_smiles)
+    if not np.array_equal(numbers, mapped):
+        found.error("molecule", "atomic numbers are not those of the atom-mapped SMILES")
+        return
+    if any(not 0 <= atom < len(numbers) for i, j, _ in metadata.bonds for atom in (i, j)):
+        found.error("molecule", "a bond names an atom that is not there")
+    if np.max(np.abs(evidence.masses / masses_of(numbers) - 1)) > MASS_TOLERANCE:
+        found.error("masses", "masses are not those of the elements")
+
+
+def _numbers_of_mapped_smiles(mapped_smiles: str) -> list[int]:
+    from rdkit import Chem, rdBase
+
+    parameters = Chem.SmilesParserParams()
+    parameters.removeHs = False
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromSmiles(mapped_smiles, parameters)
+    if mol is None:
+        return []
+    atoms = sorted(mol.GetAtoms(), key=lambda atom: atom.GetAtomMapNum())
+    return [atom.GetAtomicNum() for atom in atoms]
+
+
+def _check_freedom(evidence: Evidence, found: "Findings") -> None:
+    metadata = evidence.metadata
+    linear = mechanics.is_linear(evidence.masses, evidence.static["relaxed_positions"])
+    if linear != metadata.linear:
+        told, is_ = (" not" if not flag else "" for flag in (metadata.linear, linear))
+        found.error("freedom", f"molecule is stated{told} linear, but is{is_}")
+    expected = 3 * evidence.n_atoms - (5 if metadata.linear else 6)
+    if metadata.degrees_of_freedom != expected:
+        stated = metadata.degrees_of_freedom
+        found.error("freedom", f"{stated} degrees of freedom stated, {expected} expected")
+
+
+def _check_times(evidence: Evidence, found: "Findings") -> None:
+    frames, metadata = evidence.frames, evidence.metadata
+    times, steps, spacing = frames["time"], frames["step"], metadata.store_every_fs
+    n_frames = len(times)
+    if n_frames != metadata.n_frames:
+        found.error("frames", f"{metadata.n_frames} frames stated, {n_frames} stored")
+    if times[0] != 0 or steps[0] != 0:
+        found.error("time", "the first frame is not at step 0 and time 0")
+    if n_frames > 1:
+        if np.any(np.diff(times) <= 0) or np.any(np.diff(steps) <= 0):
+            found.error("time", "times or steps do not increase")
+        elif np.max(np.abs(times - spacing * np.arange(n_frames))) > 1e-6 * max(1.0, times[-1]):
+            found.error("time", f"frames are not evenly {spacing:g} fs apart as stated")
+        elif np.max(np.abs(steps * metadata.time_step_fs - times)) > 1e-6 * max(1.0, times[-1]):
+            found.error("time", f"times are not the steps of {metadata.time_step_fs:g} fs each")
+    if abs(times[-1] - metadata.length_fs) > 1e-6 * max(1.0, times[-1]):
+        found.error("frames", f"{metadata.length_fs:g} fs stated, {times[-1]:g} fs stored")
+
+
+def _check_start(evidence: Evidence, found: "Findings") -> None:
+    """A trajectory scaled to a mean energy begins at it."""
+    target, conserved = evidence.metadata.target_energy_ev, evidence.frames["conserved_quantity"]
+    if target is not None and abs(target - conserved[0]) > START_TOLERANCE_EV:
+        message = f"the energy stated is {target:.6g} eV, the first frame has {conserved[0]:.6g} eV"
+        found.error("start", message)
+
+
+def judge_shard(shard: Shard, frames: Frames) -> dict[str, dict[str, Any]]:
+    """All quality checks of a shard, from its frames and the limits in its recipe.
+
+    Args:
+        shard: an open shard.
+        frames: every per-frame field and `time`, as read from it.
+
+    Returns:
+        Check by name, as `tg80.shards.quality.judge` gives them.
+
+    Raises:
+        ValidationError: the recipe's limits are none.
+    """
+    static = {name: shard.static(name) for name in ("atomic_numbers", "relaxed_positions")}
+    return _judge(Evidence(frames, static, shard.metadata))[0]
+
+
+def _judge(
+    evidence: Evidence,
+) -> tuple[dict[str, dict[str, Any]], list[GraphChange], QualityThresholds]:
+    metadata = evidence.metadata
+    thresholds = thresholds_of(metadata.recipe)
+    relaxed = evidence.static["relaxed_positions"]
+    changes = find_changes(evidence.frames, evidence.numbers, metadata.bonds, relaxed, thresholds)
+    checks = judge(
+        evidence.frames,
+        changes=changes,
+        degrees_of_freedom=metadata.degrees_of_freedom,
+        temperature_k=metadata.temperature_k,
+        temperature_is_set=metadata.start == "mean-energy" or metadata.ensemble != "nve",
+        thresholds=thresholds,
+    )
+    return checks, changes, thresholds
+
+
+def _check_quality(evidence: Evidence, found: "Findings") -> None:
+    try:
+        checks, changes, thresholds = _judge(evidence)
+    except ValidationError:
+        found.error("recipe", "its quality thresholds cannot be read")
+        return
+    for name, result in checks.items():
+        if result["verdict"] != "ok":
+            found.add(result["verdict"], name.replace("_", " "), result["message"])
+    stored = evidence.frames["quality_flags"]
+    unknown = int(np.bitwise_or.reduce(stored)) & ~sum(QUALITY_FLAGS.values())
+    flags = frame_flags(evidence.frames, changes, thresholds)
+    if unknown:
+        found.error("flags", f"quality flags hold unknown bits {unknown:#x}")
+    elif np.any(stored != flags):
+        frame = int(np.argmax(stored != flags))
+        message = (
+            f"quality flags of frame {frame} are {stored[frame]}, its data give {flags[frame]}"
+        )
+        found.error("flags", message)
+    counts = {name: int(np.sum((flags & bit) != 0)) for name, bit in QUALITY_FLAGS.items()}
+    _compare_statistics(checks, counts, evidence.metadata, found)
+
+
+def _compare_statistics(
+    checks: dict[str, dict[str, Any]],
+    counts: dict[str, int],
+    metadata: ShardMetadata,
+    found: "Findings",
+) -> None:
+    """What the file says of itself against what its frames say."""
+    for name, check in checks.items():
+        stated = metadata.statistics.get(name)
+        if not isinstance(stated, dict) or not isinstance(stated.get("value"), int | float):
+            continue
+        value = check["value"]
+        tolerance = STATISTICS_TOLERANCE * max(abs(value), check["error"] or 0.0, 1e-3)
+        if abs(stated["value"] - value) > tolerance:
+            found.error(
+                "statistics",
+                f"{name} is stated as {stated['value']:.6g}, the frames say {value:.6g}",
+            )
+    stated = metadata.statistics.get("n_flagged", counts)
+    if stated != counts:
+        found.error("statistics", "the numbers of flagged frames are not those of the frames")
+
+
+# Every check of the metadata and the arrays, in the order they are asked.
+# fmt: off
+STAGES = (
+    (check_ranges,),
+    (_check_level, _check_molecule, _check_freedom, _check_times),
+    (
+        *SINGLE_FRAME_CHECKS, check_charges, check_scf, check_raw, _check_start, check_hessian,
+        check_relaxed, check_stereo, _check_quality,
+    ),
+    (check_motion, check_work, check_geometry, check_dipole),
+)
+# fmt: on

@@ -1,0 +1,314 @@
+"""The part of `tg80 validate` that looks at every single frame: what must hold in each of them.
+
+These need no statistics and hold at any spacing of the frames: values are finite and of a
+possible size, energies add up, net force, net torque and both momenta vanish, the centre of mass
+rests at the origin, atoms keep their bonds, and no frame is there twice.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from tg80.constants import ACCELERATION, BOLTZMANN_EV_PER_K
+from tg80.shards.checks.evidence import (
+    CENTRE_TOLERANCE_A,
+    FORCE_TOLERANCE,
+    KINETIC_TOLERANCE,
+    LARGEST,
+    MOMENTUM_TOLERANCE,
+    Evidence,
+)
+from tg80.shards.fields import FIELDS, QUALITY_FLAGS
+from tg80.theory import LEVELS
+
+if TYPE_CHECKING:
+    from tg80.shards.validate import Findings
+
+# Distances as shares of the sum of covalent radii: a triple bond is 0.77, a hot C-H bond 0.8.
+CLOSEST = 0.5
+LONGEST = 2.0
+# Steps of an atom between two frames, and speeds, in units of its thermal speed. The largest of a
+# million draws from Maxwell's distribution is 5.6.
+FASTEST = 7.0
+# Fluctuations of the conserved quantity: beside those of the potential energy, and the largest
+# beside the usual one.
+CONSERVED_SHARE = 0.3  # 0.04 in most, 0.17 in water with steps of 1 fs
+OUTLIER = 15.0
+# Energy of atomisation for each bond order, eV: 1.5 in Br2, 4.5 in H2, about 4 in most molecules.
+ATOMISATION_EV = (0.5, 9.0)
+FEW_FRAMES = 20
+# Velocity Verlet: K + V = constant + h^2/8 sum F^2/m, for harmonic vibrations that keep their
+# energy. Least and largest slope of the line through the frames: 0.58 to 1.01 in what is right.
+SLOPE, SLOPE_FRAMES = (0.3, 1.1), 200
+# Length of all velocities or forces of a frame beside the usual one: 0.08 or more in what is right.
+SMALLEST = 0.003
+# Energies of canonical starts spread by T / sqrt(degrees of freedom); this many are allowed.
+HEAT_SPREADS, HEAT_LENGTH_FS = 6.0, 500.0
+LONGEST_STILL = 5  # frames in which a quantity may keep its value
+
+
+def check_ranges(evidence: Evidence, found: "Findings") -> None:
+    """All values are finite and none is larger than its kind can be."""
+    for name, values in (*evidence.frames.items(), *evidence.static.items()):
+        if not np.all(np.isfinite(values)):
+            found.error("finite", f"{name} holds values that are no finite numbers")
+        elif np.abs(values.astype(float)).max() > LARGEST[name]:
+            largest = np.abs(values.astype(float)).max()
+            found.error("range", f"{name} holds {largest:.3g}; more than {LARGEST[name]:g} is none")
+    for name in ("homo_lumo_gap", "kinetic_energy"):
+        if np.any(evidence.frames[name] < 0):
+            found.error("range", f"{name} is negative in a frame")
+    for name in ("masses", "atomic_numbers"):
+        if np.any(evidence.static[name] <= 0):
+            found.error("range", f"{name} holds {evidence.static[name].min():g}")
+
+
+def check_kinetic_energy(evidence: Evidence, found: "Findings") -> None:
+    """The stored kinetic energy is that of the stored velocities."""
+    squared = np.einsum("tij,tij->ti", evidence.velocities, evidence.velocities)
+    kinetic = 0.5 * squared @ evidence.masses / ACCELERATION
+    stored = evidence.frames["kinetic_energy"]
+    off = np.abs(kinetic - stored) / np.maximum(kinetic, max(float(np.median(kinetic)), 1e-6))
+    if off.max() > KINETIC_TOLERANCE:
+        found.error("kinetic energy", f"is not that of the velocities {_at(off)}")
+
+
+def check_total_energy(evidence: Evidence, found: "Findings") -> None:
+    """Without a thermostat the conserved quantity is kinetic plus potential energy."""
+    frames = evidence.frames
+    total = frames["kinetic_energy"] + frames["potential_energy"]
+    off = np.abs(total - frames["conserved_quantity"])
+    if evidence.metadata.ensemble == "nve" and off.max() > 1e-6 + 1e-10 * np.abs(total).max():
+        message = f"kinetic + potential is not the conserved one: {off.max():.2g} eV off {_at(off)}"
+        found.error("energies", message)
+
+
+def check_conserved_quantity(evidence: Evidence, found: "Findings") -> None:
+    """The conserved quantity fluctuates little, and in no frame much more than in the others."""
+    if evidence.n_frames < FEW_FRAMES:
+        return
+    conserved = evidence.frames["conserved_quantity"]
+    times = np.arange(evidence.n_frames) / evidence.n_frames
+    rest = conserved - conserved.mean()
+    rest = rest - np.polyval(np.polyfit(times, rest, 1), times)
+    usual = 1.4826 * float(np.median(np.abs(rest)))
+    potential = float(np.std(evidence.frames["potential_energy"]))
+    if evidence.metadata.ensemble == "nve" and usual > CONSERVED_SHARE * potential + 1e-6:
+        message = f"fluctuates by {usual:.2g} eV, the potential energy by {potential:.2g} eV"
+        found.error("conserved quantity", message)
+    elif np.abs(rest).max() > OUTLIER * usual + 1e-5:
+        message = (
+            f"is {np.abs(rest).max() / usual:.0f} times its fluctuation off {_at(np.abs(rest))}"
+        )
+        found.error("conserved quantity", message)
+
+
+def check_verlet_energy(evidence: Evidence, found: "Findings") -> None:
+    """What velocity Verlet conserves follows the squares of the forces."""
+    metadata = evidence.metadata
+    verlet = metadata.integrator == "verlet" and metadata.ensemble == "nve"
+    if not verlet or evidence.n_frames < SLOPE_FRAMES:
+        return
+    squares = np.einsum("tai,tai->t", evidence.accelerations, evidence.forces)
+    expected = squares * metadata.time_step_fs**2 / 8
+    rest = evidence.frames["conserved_quantity"] - evidence.frames["conserved_quantity"].mean()
+    spread = float(np.sum((expected - expected.mean()) ** 2))
+    slope = float(np.sum(rest * (expected - expected.mean()))) / max(spread, 1e-300)
+    if not SLOPE[0] < slope < SLOPE[1]:
+        message = f"answers the squares of the forces with slope {slope:.2g}"
+        found.error("conserved quantity", f"{message}, not {SLOPE[0]:g} to {SLOPE[1]:g}")
+
+
+def check_atomisation(evidence: Evidence, found: "Findings") -> None:
+    """The potential energy lies below that of the isolated atoms by about that of the bonds."""
+    level = LEVELS.get(evidence.metadata.level)
+    stated = evidence.metadata.level_settings.get("isolated_atom_energies") or {}
+    energies = level.isolated_atom_energies if level else stated
+    symbols = [chemical_symbols[number] for number in evidence.numbers]
+    if not all(isinstance(energies.get(symbol), int | float) for symbol in symbols):
+        return
+    gained = sum(energies[symbol] for symbol in symbols) - evidence.frames["potential_energy"]
+    orders = sum(order for *_, order in evidence.bonds)
+    each = gained / max(orders, 1.0)
+    low, high = ATOMISATION_EV
+    if each.min() < low or each.max() > high:
+        worst = each.min() if each.min() < low else each.max()
+        found.error(
+            "potential energy",
+            f"{worst:.3g} eV below the isolated atoms for each bond, not {low:g} to {high:g}",
+        )
+
+
+def check_rest(evidence: Evidence, found: "Findings") -> None:
+    """The centre of mass rests at the origin; net force, net torque and both momenta vanish."""
+    off = np.linalg.norm(evidence.centres, axis=1)
+    if off.max() > CENTRE_TOLERANCE_A:
+        found.error("centre", f"the centre of mass is {off.max():.2g} A off the origin {_at(off)}")
+    momenta = evidence.masses[:, None] * evidence.velocities
+    axis = _molecular_axis(evidence) if evidence.metadata.linear else None
+    arms = np.linalg.norm(evidence.relative, axis=2)
+    force_rounding = np.full(evidence.n_atoms, FIELDS["forces"].largest_rounding)
+    momentum_rounding = evidence.masses * FIELDS["velocities"].largest_rounding
+    for linear, angular, vectors, tolerance, rounding in (
+        ("net force", "net torque", evidence.forces, FORCE_TOLERANCE, force_rounding),
+        ("linear momentum", "angular momentum", momenta, MOMENTUM_TOLERANCE, momentum_rounding),
+    ):
+        lengths = np.linalg.norm(vectors, axis=2)
+        linear_rounding = np.full(len(lengths), rounding.sum())
+        _compare_with_zero(linear, vectors.sum(axis=1), lengths, tolerance, linear_rounding, found)
+        turning = np.cross(evidence.relative, vectors).sum(axis=1)
+        if axis is not None:  # a bending linear molecule has angular momentum about its axis
+            turning -= np.einsum("ti,ti->t", turning, axis)[:, None] * axis
+        _compare_with_zero(angular, turning, arms * lengths, tolerance, arms @ rounding, found)
+
+
+def _compare_with_zero(
+    check: str, totals: np.ndarray, parts: np.ndarray, tolerance: float, rounding: np.ndarray,
+    found: "Findings",
+) -> None:  # fmt: skip
+    """Whether sums (n_frames, 3) vanish beside the sizes (n_frames, n_atoms) of their parts.
+
+    `rounding` (n_frames,) is how far the rounding of the parts may take a sum.
+    """
+    beyond = np.maximum(np.linalg.norm(totals, axis=1) - rounding, 0.0)
+    share = beyond / max(float(parts.sum(axis=1).max()), 1e-12)
+    if share.max() > tolerance:
+        message = f"does not vanish: {share.max():.1e} of the sum of its parts {_at(share)}"
+        found.error(check, message)
+
+
+def _molecular_axis(evidence: Evidence) -> np.ndarray:
+    """(n_frames, 3) unit vectors along which each frame's mass is most spread."""
+    relative = evidence.relative
+    spread = np.einsum("a,tai,taj->tij", evidence.masses, relative, relative)
+    return np.linalg.eigh(spread)[1][:, :, 2]
+
+
+def check_distances(evidence: Evidence, found: "Findings") -> None:
+    """No two atoms are too close, and bonds are none too long in frames that no flag excuses."""
+    closest = (evidence.distances / evidence.touching).min(axis=1)
+    if closest.min() < CLOSEST:
+        message = f"two atoms are at {closest.min():.2g} of the sum of their radii {_at(-closest)}"
+        found.error("distances", message)
+    if not len(evidence.bonded):
+        return
+    ends = evidence.positions[:, evidence.bonded]
+    radii = evidence.touching[_pair_numbers(evidence)]
+    lengths = np.linalg.norm(ends[:, :, 0] - ends[:, :, 1], axis=2) / radii
+    reacted = QUALITY_FLAGS["bond_broken"] | QUALITY_FLAGS["hydrogen_transferred"]
+    longest = np.where(evidence.frames["quality_flags"] & reacted, 0.0, lengths.max(axis=1))
+    if longest.max() > LONGEST:
+        message = f"a bond is {longest.max():.2g} times the sum of its radii {_at(longest)}"
+        found.error("distances", message)
+
+
+def _pair_numbers(evidence: Evidence) -> np.ndarray:
+    """(n_bonds,) where each bond stands in the list of all pairs."""
+    low, high = evidence.bonded.min(axis=1), evidence.bonded.max(axis=1)
+    return low * evidence.n_atoms - low * (low + 1) // 2 + high - low - 1
+
+
+def check_steps_and_speeds(evidence: Evidence, found: "Findings") -> None:
+    """No atom is, or moves from frame to frame, much faster than the temperature lets it."""
+    thermal = _thermal_speeds(evidence)
+    speeds = (np.linalg.norm(evidence.velocities, axis=2) / thermal).max(axis=1)
+    if speeds.max() > FASTEST:
+        message = f"an atom has {speeds.max():.3g} times its thermal speed {_at(speeds)}"
+        found.error("speeds", message)
+    if evidence.n_frames < 2:
+        return
+    moved = np.linalg.norm(np.diff(evidence.positions, axis=0), axis=2)
+    steps = (moved / (thermal * evidence.spacing_fs)).max(axis=1)
+    if steps.max() > FASTEST:
+        message = f"an atom moves at {steps.max():.3g} times its thermal speed {_at(steps)}"
+        found.error("displacements", message)
+
+
+def _thermal_speeds(evidence: Evidence) -> np.ndarray:
+    """(n_atoms,) A/fs, of the temperature stated or that of the hottest frame, if higher."""
+    kinetic = evidence.frames["kinetic_energy"].mean() / evidence.metadata.degrees_of_freedom
+    thermal = max(BOLTZMANN_EV_PER_K * evidence.metadata.temperature_k, 2 * kinetic)
+    return np.sqrt(thermal * ACCELERATION / evidence.masses)
+
+
+def check_heat(evidence: Evidence, found: "Findings") -> None:
+    """The mean temperature is one that a start at the temperature stated can lead to."""
+    metadata = evidence.metadata
+    if metadata.length_fs < HEAT_LENGTH_FS:
+        return
+    kinetic = float(evidence.frames["kinetic_energy"].mean())
+    degrees = metadata.degrees_of_freedom
+    ratio = 2 * kinetic / (degrees * BOLTZMANN_EV_PER_K * metadata.temperature_k)
+    spread = HEAT_SPREADS / np.sqrt(degrees)
+    if not 1 - spread < ratio < 1 + spread:
+        message = f"mean temperature is {ratio:.2g} times the {metadata.temperature_k:g} K stated"
+        found.error("heat", f"{message}, off by at most {spread:.2g}")
+
+
+def check_repeats(evidence: Evidence, found: "Findings") -> None:
+    """No frame is a copy of another: only two atoms come back to the last digit stored."""
+    if evidence.n_frames < 2 or evidence.n_atoms == 2:
+        return
+    names = ("positions", "velocities", "potential_energy")
+    rows = [evidence.frames[name].reshape(evidence.n_frames, -1).astype(float) for name in names]
+    words = np.ascontiguousarray(np.concatenate(rows, axis=1))
+    keys = words.view(np.dtype((np.void, words[0].nbytes))).ravel()
+    _, first, counts = np.unique(keys, return_index=True, return_counts=True)
+    if counts.max() > 1:
+        message = f"frame {first[counts.argmax()]} is there {counts.max()} times"
+        found.error("repeats", message)
+        return
+    for name in ("positions", "velocities", "forces"):
+        same = np.all(np.diff(evidence.frames[name], axis=0) == 0, axis=(1, 2))
+        if same.any():
+            message = f"{name} of frames {same.argmax()} and {same.argmax() + 1} are the same"
+            found.error("repeats", message)
+
+
+def check_life(evidence: Evidence, found: "Findings") -> None:
+    """Velocities and forces vanish in no frame, and nothing that vibration changes stands still."""
+    if evidence.n_atoms > 2:
+        # A run without equilibration starts from the relaxed structure, where there are no forces.
+        relaxed = np.abs(evidence.relative[0] - evidence.reference).max() < CENTRE_TOLERANCE_A
+        for name, vectors in (("velocities", evidence.velocities), ("forces", evidence.forces)):
+            sizes = np.linalg.norm(vectors, axis=(1, 2))
+            if name == "forces" and relaxed and len(sizes) > 1:
+                sizes[0] = sizes[1]
+            if sizes.min() < SMALLEST * np.median(sizes) or sizes.max() == 0:
+                found.error("vanishing", f"{name} are next to zero {_at(-sizes)}")
+    for name in ("kinetic_energy", "potential_energy", "homo_lumo_gap", *_OF_UNLIKE_ATOMS):
+        if name in _OF_UNLIKE_ATOMS and len(np.unique(evidence.numbers)) == 1:
+            continue
+        values = evidence.frames[name].reshape(evidence.n_frames, -1)
+        still = np.concatenate([[False], np.all(np.diff(values, axis=0) == 0, axis=1), [False]])
+        edges = np.flatnonzero(np.diff(still))
+        least = LONGEST_STILL
+        if name in _OF_UNLIKE_ATOMS:  # in some molecules they change by less than is kept of them
+            least = max(4 * LONGEST_STILL, int(0.4 * evidence.n_frames))
+        if len(edges) and (edges[1::2] - edges[::2]).max() >= least:
+            first = edges[::2][(edges[1::2] - edges[::2]).argmax()]
+            found.error("standing still", f"{name} keeps its value from frame {first} on")
+
+
+_OF_UNLIKE_ATOMS = ("dipole", "mulliken_charges")  # zero where all atoms are of one element
+
+
+def _at(off: np.ndarray) -> str:
+    """Where it is worst."""
+    return f"in frame {int(off.argmax())}"
+
+
+SINGLE_FRAME_CHECKS = (
+    check_kinetic_energy,
+    check_total_energy,
+    check_conserved_quantity,
+    check_verlet_energy,
+    check_atomisation,
+    check_rest,
+    check_distances,
+    check_steps_and_speeds,
+    check_heat,
+    check_repeats,
+    check_life,
+)

@@ -1,0 +1,428 @@
+"""One trajectory on disk: immutable part files while it runs, one H5MD 1.1 file when it ends.
+
+Arrays pass through here in the units of the code (eV, A, fs) and lie on disk in the units of
+`tg80.shards.fields`. Parts already hold the shard's dtype and disk unit, so that assembling copies
+bits. Every file is built in memory and written in one go by `tg80.files.write_atomically`: a full
+disk or a kill leaves either the old file or the new one, never half of one.
+
+References:
+    P. de Buyl, P. H. Colberg, F. Hoefling, H5MD, doi:10.1016/j.cpc.2014.01.018
+"""
+
+import hashlib
+import io
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from operator import mul
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+import tg80
+from tg80.errors import CorruptFile
+from tg80.files import checksum_path, find_files, write_atomically
+from tg80.shards.fields import (
+    AXIS_FIELDS,
+    FIELDS,
+    FRAME_FIELDS,
+    OBSERVABLES,
+    PARAMETERS,
+    STATIC_FIELDS,
+    TRAJECTORY,
+    Field,
+)
+from tg80.shards.metadata import ShardMetadata, metadata_from_attributes
+from tg80.shards.packing import pack_chunk
+from tg80.untrusted.hdf5 import check_values, first_line, open_hdf5, system_error
+from tg80.untrusted.npz import read_npz
+
+SUFFIX = ".h5md"
+CHUNK_FRAMES = 1024
+PART_FIELDS: tuple[Field, ...] = (*FRAME_FIELDS, *AXIS_FIELDS)
+_PART_ATTRIBUTES = "attributes"
+_BUFFER_GROWTH = 1 << 24  # bytes by which the file in memory grows
+
+
+def to_disk(field: Field, values: np.ndarray) -> np.ndarray:
+    """Values in the units of the code as they lie on disk."""
+    scaled = values if field.scale == 1.0 else np.asarray(values, dtype="f8") / field.scale
+    if field.step is not None:
+        scaled = np.round(np.asarray(scaled, dtype="f8") / field.step) * field.step
+    disk = np.ascontiguousarray(scaled, dtype=field.dtype)
+    return disk if field.mantissa_bits is None else _keep_bits(disk, field.mantissa_bits)
+
+
+def _keep_bits(values: np.ndarray, n_bits: int) -> np.ndarray:
+    """float32 values rounded to `n_bits` of the 23 of their mantissa; not finite ones stay."""
+    n_dropped = 23 - n_bits
+    bits = values.view(np.uint32)
+    half, mask = np.uint32(1 << (n_dropped - 1)), np.uint32(0xFFFFFFFF << n_dropped & 0xFFFFFFFF)
+    rounded = ((bits + half) & mask).view(np.float32)
+    return np.where(np.isfinite(values), rounded, values)
+
+
+def stored_resolution(field: Field, values: np.ndarray) -> np.ndarray:
+    """How far apart the values are that could have been stored in the place of these.
+
+    Args:
+        field: a float32 field with equal units on disk and as read.
+        values: as read, float32.
+
+    Returns:
+        Of the shape of `values`, float64.
+    """
+    of_float32 = np.spacing(np.abs(values)).astype(np.float64)
+    if not np.array_equal(to_disk(field, values), values):
+        return of_float32  # a shard from before fields were rounded
+    kept = 2.0 ** (23 - (field.mantissa_bits or 23))
+    return np.maximum(of_float32 * kept, field.step or 0.0)
+
+
+def to_memory(field: Field, values: np.ndarray) -> np.ndarray:
+    """Values on disk in the units of the code, in the field's dtype."""
+    if field.scale == 1.0:
+        return np.asarray(values, dtype=field.dtype)
+    return (np.asarray(values, dtype="f8") * field.scale).astype(field.dtype)
+
+
+def expected_shape(field: Field, n_frames: int, n_atoms: int) -> tuple[int, ...]:
+    """A field's shape with its symbols filled in."""
+    sizes = {"n_frames": n_frames, "n_atoms": n_atoms, "3 n_atoms": 3 * n_atoms}
+    return tuple(sizes[size] if isinstance(size, str) else size for size in field.shape)
+
+
+def write_part(
+    path: Path | str, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, Any] | None = None
+) -> str:
+    """Write one segment's frames as an immutable file that survives a crash once this returns.
+
+    Args:
+        path: the part file (NumPy's `.npz` layout, no pickles).
+        arrays: every field of `FRAME_FIELDS` by name in the units of the code, and `step`
+            (n_frames,) int64, `time` (n_frames,) float64 fs.
+        attrs: JSON-able remarks, read back by `read_part_attributes`.
+
+    Returns:
+        The SHA-256 of the file, hexadecimal.
+
+    Raises:
+        ValueError: a field is missing, unknown or of the wrong shape.
+        Tg80Error: the file cannot be written.
+    """
+    names = {field.name for field in PART_FIELDS}
+    if arrays.keys() != names:
+        raise ValueError(f"part {path}: missing or unknown {sorted(names ^ arrays.keys())}")
+    n_frames, n_atoms = np.shape(arrays["positions"])[:2]
+    disk: dict[str, np.ndarray] = {}
+    for field in PART_FIELDS:
+        shape = np.shape(arrays[field.name])
+        if shape != expected_shape(field, n_frames, n_atoms):
+            raise ValueError(f"part {path}: {field.name} has shape {shape}")
+        disk[field.name] = to_disk(field, np.asarray(arrays[field.name]))
+    remarks = json.dumps(dict(attrs or {}), sort_keys=True).encode()
+    disk[_PART_ATTRIBUTES] = np.frombuffer(remarks, dtype="u1")
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **disk)
+    content = buffer.getvalue()
+    write_atomically(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_part(path: Path | str, sha256: str | None = None) -> dict[str, np.ndarray]:
+    """Read a part file: the fields given to `write_part`, in the units of the code.
+
+    Raises:
+        CorruptFile: the file is missing, cut short, altered, or not what `sha256` says.
+    """
+    disk = _read_part_as_stored(path, sha256)
+    return {field.name: to_memory(field, disk[field.name]) for field in PART_FIELDS}
+
+
+def read_part_attributes(path: Path | str, sha256: str | None = None) -> dict[str, Any]:
+    """The remarks given to `write_part`.
+
+    Raises:
+        CorruptFile: as for `read_part`.
+    """
+    return json.loads(_read_part_as_stored(path, sha256)[_PART_ATTRIBUTES].tobytes())
+
+
+def _read_part_as_stored(path: Path | str, sha256: str | None) -> dict[str, np.ndarray]:
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise CorruptFile(f"{path}: part file cannot be read: {error.strerror}") from None
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise CorruptFile(f"{path}: part file does not match its checksum")
+    try:
+        disk = read_npz(content)
+    except ValueError:
+        raise CorruptFile(f"{path}: part file is cut short or altered") from None
+    missing = {field.name for field in PART_FIELDS} - disk.keys()
+    if missing:
+        raise CorruptFile(f"{path}: part file lacks {', '.join(sorted(missing))}")
+    return disk
+
+
+def assemble_shard(
+    path: Path | str,
+    part_paths: Sequence[tuple[Path | str, str | None]],
+    metadata: ShardMetadata,
+    static: Mapping[str, np.ndarray],
+    replace: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Join part files into one shard and write its checksum beside it.
+
+    Args:
+        path: the shard, `NAME-rK.h5md`.
+        part_paths: part files in order, each with its SHA-256 (None: not checked).
+        metadata: everything static but arrays.
+        static: every field of `STATIC_FIELDS` by name, in the units of the code.
+        replace: per-frame fields that are known only once all frames are, such as
+            `quality_flags`; they take the place of what the parts hold.
+
+    Raises:
+        CorruptFile: a part is not what its checksum says, or the parts are not in order.
+        ValueError: an array has the wrong shape, or `metadata.n_frames` is not their number.
+        Tg80Error: the file cannot be written; nothing half-written is left.
+    """
+    path = Path(path)
+    parts = [_read_part_as_stored(part, sha256) for part, sha256 in part_paths]
+    if not parts:
+        raise ValueError(f"{path}: a shard needs one part at least")
+    frames = {f.name: np.concatenate([part[f.name] for part in parts]) for f in PART_FIELDS}
+    if np.any(np.diff(frames["step"]) <= 0):
+        raise CorruptFile(f"{path}: the part files overlap or are out of order")
+    for name, values in (replace or {}).items():
+        frames[name] = to_disk(FIELDS[name], np.asarray(values))
+    n_frames, n_atoms = frames["positions"].shape[:2]
+    if n_frames != metadata.n_frames:
+        raise ValueError(f"{path}: {n_frames} frames, but the metadata says {metadata.n_frames}")
+    disk = frames | {f.name: to_disk(f, np.asarray(static[f.name])) for f in STATIC_FIELDS}
+    for field in (*PART_FIELDS, *STATIC_FIELDS):
+        if disk[field.name].shape != expected_shape(field, n_frames, n_atoms):
+            raise ValueError(f"{path}: {field.name} has shape {disk[field.name].shape}")
+    image = _build_image(disk, metadata)
+    beside = checksum_path(path)
+    with suppress(OSError):  # a crash from here on leaves a shard without, never with a wrong one
+        beside.unlink(missing_ok=True)
+    write_atomically(path, image)
+    write_atomically(beside, f"{hashlib.sha256(image).hexdigest()}  {path.name}\n".encode())
+
+
+def _build_image(disk: Mapping[str, np.ndarray], metadata: ShardMetadata) -> bytes:
+    """The bytes of the HDF5 file; the 1.10 layout checksums its own structure."""
+    with h5py.File(
+        "shard", "w", driver="core", backing_store=False, block_size=_BUFFER_GROWTH,
+        libver=("v110", "v110"),
+    ) as file:  # fmt: skip
+        _write_header(file, metadata)
+        step, time = (_write_dataset(file, f, f.path, disk[f.name]) for f in AXIS_FIELDS)
+        for field in FRAME_FIELDS:
+            _write_dataset(file, field, f"{field.path}/value", disk[field.name])
+            if f"{field.path}/step" not in file:
+                file[f"{field.path}/step"] = step
+                file[f"{field.path}/time"] = time
+        for field in STATIC_FIELDS:
+            _write_dataset(file, field, field.path, disk[field.name])
+        file.flush()
+        return file.id.get_file_image()
+
+
+def _write_header(file: h5py.File, metadata: ShardMetadata) -> None:
+    root = file.create_group("h5md")
+    root.attrs["version"] = np.array([1, 1], dtype="i4")
+    root.create_group("author").attrs["name"] = metadata.author
+    creator = root.create_group("creator")
+    creator.attrs["name"] = "tg80"
+    creator.attrs["version"] = tg80.__version__
+    root.create_group("modules/units").attrs["version"] = np.array([1, 0], dtype="i4")
+    box = file.create_group(f"{TRAJECTORY}/box")
+    box.attrs["dimension"] = 3
+    box.attrs.create("boundary", ["none"] * 3, dtype=h5py.string_dtype())
+    file.create_group(OBSERVABLES)
+    group = file.create_group(PARAMETERS)
+    for name, value in metadata.to_attributes().items():
+        group.attrs[name] = value
+
+
+def _write_dataset(file: h5py.File, field: Field, path: str, values: np.ndarray) -> h5py.Dataset:
+    chunks = chunk_shape(field, values.shape)
+    dataset = file.create_dataset(
+        path, shape=values.shape, dtype=field.dtype, chunks=chunks, compression="gzip",
+        compression_opts=9, shuffle=True, fletcher32=True, track_times=False,
+    )  # fmt: skip
+    for corner in np.ndindex(*map(_ceiling_ratio, values.shape, chunks)):
+        start = tuple(map(mul, corner, chunks))
+        part = values[tuple(slice(a, a + n) for a, n in zip(start, chunks, strict=True))]
+        chunk = np.zeros(chunks, dtype=field.dtype)
+        chunk[tuple(map(slice, part.shape))] = part
+        dataset.id.write_direct_chunk(start, pack_chunk(chunk))
+    if field.disk_unit is not None:
+        dataset.attrs["unit"] = field.disk_unit
+    return dataset
+
+
+def chunk_shape(field: Field, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """What is compressed together: one atom's way through many frames, or a whole static field."""
+    if not field.per_frame:
+        return shape
+    n_frames = min(CHUNK_FRAMES, shape[0])
+    return (n_frames, 1, 3) if field.shape[1:] == ("n_atoms", 3) else (n_frames, *shape[1:])
+
+
+def _ceiling_ratio(size: int, chunk: int) -> int:
+    return -(-size // chunk)
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Turn what h5py raises on damaged files into one line that names the file."""
+    try:
+        yield
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise system_error(path, error) from None
+        reason = first_line(error)
+        raise CorruptFile(f"{path}: cut short, altered or no TG80 shard: {reason}") from None
+
+
+class Shard:
+    """Lazy reader of one shard; opens the file when first asked, and again in another process.
+
+    Raises:
+        UserError: there is no such file.
+        CorruptFile: the file is cut short, altered, or no shard; raised on first access.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._open: h5py.File | None = None
+        self._opened_by = 0
+        self._checked: set[str] = set()
+        self._metadata: ShardMetadata | None = None
+
+    def __enter__(self) -> "Shard":
+        _ = self.file
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": None}
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    @property
+    def file(self) -> h5py.File:
+        """The open HDF5 file."""
+        if self._opened_by != os.getpid():
+            self.close()  # a forked handle shares its place in the file with the parent's
+        if self._open is None:
+            with named_errors(self.path):
+                self._open, self._opened_by = open_hdf5(self.path), os.getpid()
+        return self._open
+
+    @property
+    def metadata(self) -> ShardMetadata:
+        if self._metadata is None:
+            with named_errors(self.path):
+                attributes = dict(self.file[PARAMETERS].attrs)
+            self._metadata = metadata_from_attributes(attributes, self.path)
+        return self._metadata
+
+    @property
+    def n_frames(self) -> int:
+        return self._dataset("positions").shape[0]
+
+    @property
+    def n_atoms(self) -> int:
+        return self._dataset("positions").shape[1]
+
+    @property
+    def frame_fs(self) -> float:
+        """Spacing of the stored frames, fs."""
+        return self.metadata.store_every_fs
+
+    @property
+    def times_fs(self) -> np.ndarray:
+        """(n_frames,) fs since frame 0."""
+        return self.read("time")
+
+    @property
+    def atomic_numbers(self) -> np.ndarray:
+        return self.static("atomic_numbers")
+
+    @property
+    def masses(self) -> np.ndarray:
+        """(n_atoms,) u."""
+        return self.static("masses")
+
+    def read(
+        self,
+        field_name: str,
+        start: int | None = None,
+        stop: int | None = None,
+        step: int | None = None,
+    ) -> np.ndarray:
+        """Frames [start:stop:step] of a per-frame field (or `step`, `time`), units of the code."""
+        field = _AXES.get(field_name) or FIELDS[field_name]
+        with named_errors(self.path):
+            return to_memory(field, self._values(field_name)[start:stop:step])
+
+    def static(self, name: str) -> np.ndarray:
+        """A static field, in the units of the code."""
+        field = FIELDS[name]
+        with named_errors(self.path):
+            return to_memory(field, self._values(name)[()])
+
+    def _values(self, name: str) -> h5py.Dataset:
+        """A dataset to read from, gone through once."""
+        dataset = self._dataset(name)
+        if name not in self._checked:
+            shape = expected_shape(_AXES.get(name) or FIELDS[name], self.n_frames, self.n_atoms)
+            if dataset.shape != shape:
+                raise ValueError(f"{name} has shape {dataset.shape}, not {shape}")
+            check_values(dataset)
+            self._checked.add(name)
+        return dataset
+
+    def _dataset(self, name: str) -> h5py.Dataset:
+        field = _AXES.get(name) or FIELDS[name]
+        path = f"{field.path}/value" if field in FRAME_FIELDS else field.path
+        with named_errors(self.path):
+            dataset = self.file[path]
+            if not isinstance(dataset, h5py.Dataset):
+                raise KeyError(f"{path} is no data set")
+            if dataset.ndim != len(field.shape):
+                raise ValueError(
+                    f"{path} has shape {dataset.shape}, {len(field.shape)} axes belong"
+                )
+            return dataset
+
+
+_AXES = {field.name: field for field in AXIS_FIELDS}
+
+
+def find_shards(path: Path | str, *, must_be_files: bool = True) -> list[Path]:
+    """The shard at `path`, or the shards in that folder, sorted.
+
+    A folder that holds none itself is a tree, such as a published version with a folder for each
+    level: then all shards below it. Hidden folders and those of unfinished work are left out.
+
+    Args:
+        must_be_files: as for `find_files`.
+
+    Raises:
+        UserError: there is no such path, or the tree holds no shard.
+    """
+    return find_files(path, (SUFFIX,), must_be_files=must_be_files)

@@ -1,0 +1,286 @@
+"""Is this file what it says it is? `validate(path)` gives a list of problems, empty if none.
+
+The checks go from the outside in and stop where going on would make no sense: checksum, structure
+and schema, then (in `tg80.shards.checks.content`) metadata and the frames themselves. Physics is
+judged from the stored arrays; the statistics a file states about itself are compared, not believed.
+"""
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+
+from tg80.errors import Tg80Error
+from tg80.files import checksum_path, data_folders, file_sha256, find_files, read_text
+from tg80.shards.fields import (
+    AXIS_FIELDS,
+    FRAME_FIELDS,
+    OBSERVABLES,
+    PARAMETERS,
+    STATIC_FIELDS,
+    TRAJECTORY,
+    Field,
+)
+from tg80.shards.shard import SUFFIX, Shard, expected_shape, named_errors
+from tg80.shards.twins import SUFFIX as TWINS_SUFFIX
+from tg80.shards.twins import read_twins
+
+ProblemLevel = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with one file."""
+
+    level: ProblemLevel
+    file: str
+    check: str
+    message: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.level}: {self.file}: {self.check}: {self.message}"
+
+
+class Findings:
+    """Collects the problems of one file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.problems: list[Problem] = []
+
+    def error(self, check: str, message: str) -> None:
+        self.add("error", check, message)
+
+    def warning(self, check: str, message: str) -> None:
+        self.add("warning", check, message)
+
+    def add(self, level: ProblemLevel, check: str, message: str) -> None:
+        # A damaged name or unit need not be text that can be printed.
+        printable = message.encode(errors="backslashreplace").decode()
+        self.problems.append(Problem(level, str(self.path), check, printable))
+
+    @property
+    def has_errors(self) -> bool:
+        return any(problem.level == "error" for problem in self.problems)
+
+
+def files_to_check(path: Path | str) -> list[Path]:
+    """The shards and files of twins that `validate` looks at.
+
+    Raises:
+        UserError: there is no such path, or none of them in the tree.
+    """
+    return find_files(path, (SUFFIX, TWINS_SUFFIX), must_be_files=False)
+
+
+def validate(path: Path | str) -> list[Problem]:
+    """Check one file, or every shard and file of twins in a folder and what lies beside them.
+
+    Args:
+        path: an `.h5md` or `-twins.h5` file, a folder, or a tree that holds them further down.
+
+    Returns:
+        Problems in the order found; `error` means the data are not to be used.
+
+    Raises:
+        UserError: there is no such file or folder, or nothing to check in it.
+    """
+    path = Path(path)
+    files = files_to_check(path)
+    problems = []
+    if path.is_dir():
+        is_tree = all(file.parent != path for file in files)
+        for folder in data_folders(path) if is_tree else [path]:
+            problems += _leftovers(folder)
+    for file in files:
+        problems += _validate_one(file)
+    return problems
+
+
+def _validate_one(path: Path) -> list[Problem]:
+    """The problems of one file; that it cannot be read is one, and no reason to stop."""
+    found = Findings(path)
+    check = _check_twins if path.name.endswith(TWINS_SUFFIX) else _check_shard
+    try:
+        _check_checksum(found)
+        # A file that is not what its checksum says is not opened: damaged HDF5 can do anything.
+        if not found.has_errors:
+            check(found)
+    except Tg80Error as error:
+        found.error("readable", str(error).removeprefix(f"{path}: "))
+    except OSError as error:
+        found.error("readable", error.strerror or str(error))
+    except Exception as error:
+        # Whatever a damaged file leads to, the others are still to be checked.
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        found.error("readable", f"holds what cannot be judged ({what}); get it again")
+    return found.problems
+
+
+def _leftovers(folder: Path) -> list[Problem]:
+    """Files an interrupted run left: temporary ones, parts, checksums without their file."""
+    problems = []
+    for entry in sorted(folder.iterdir()):
+        message = None
+        if entry.suffix == ".tmp" and (SUFFIX in entry.name or TWINS_SUFFIX in entry.name):
+            message = "half-written file of an interrupted run; remove it"
+        elif entry.name.startswith("part-") and entry.suffix == ".npz":
+            message = "part file of an unfinished trajectory; run `tg80 collect`"
+        elif entry.name.endswith(_CHECKSUM_SUFFIXES) and not entry.with_suffix("").exists():
+            message = "checksum of a file that is not there; download it again or remove this"
+        if message:
+            problems.append(Problem("warning", str(entry), "leftovers", message))
+    return problems
+
+
+_CHECKSUM_SUFFIXES = (f"{SUFFIX}.sha256", f"{TWINS_SUFFIX}.sha256")
+
+
+def _check_twins(found: Findings) -> None:
+    """Twins carry their checksum, shapes and metadata; what is left is that the numbers are some.
+
+    They have no drift of their own to judge: they are reruns of a shard that was judged.
+    """
+    twins = read_twins(found.path)
+    stem = f"{twins.metadata.name}-r{twins.metadata.replica}"
+    if found.path.name != f"{stem}{TWINS_SUFFIX}":
+        found.warning("name", f"the file holds twins of {stem}, but is called {found.path.name}")
+    for name in ("positions", "times_fs", "start_velocities", "start_energies"):
+        if not np.all(np.isfinite(getattr(twins, name))):
+            found.error("finite", f"{name} holds values that are no finite numbers")
+    if np.any(np.diff(twins.times_fs) <= 0):
+        found.error("times", "the times of the frames do not grow")
+
+
+def _check_shard(found: Findings) -> None:
+    from tg80.shards.checks.content import check_content  # it needs Findings from here
+
+    with Shard(found.path) as shard:
+        with named_errors(found.path):
+            _visit_everything(shard.file)
+            _check_structure(shard.file, found)
+            _check_schema(shard, found)
+        metadata = shard.metadata
+        if not found.has_errors:
+            check_content(shard, metadata, found)
+
+
+def _check_checksum(found: Findings) -> None:
+    beside = checksum_path(found.path)
+    if not os.path.lexists(beside):
+        found.warning("checksum", f"no {beside.name} beside it; alterations cannot be told")
+        return
+    words = read_text(beside, "a checksum file").split()
+    if len(words) != 2 or len(words[0]) != 64:
+        found.error("checksum", f"{beside.name} is no checksum file; download both again")
+    elif words[1] != found.path.name:
+        found.error("checksum", f"{beside.name} is for {words[1]}, not for this file")
+    elif words[0] != file_sha256(found.path):
+        found.error("checksum", f"does not match {beside.name}: cut short or altered; get it again")
+
+
+def _visit_everything(file: h5py.File) -> None:
+    """Read every object's header and attributes: HDF5 checks its checksums as it does."""
+
+    def visit(_name: str, item: h5py.Group | h5py.Dataset) -> None:
+        dict(item.attrs)
+
+    file.visititems(visit)
+
+
+def _check_structure(file: h5py.File, found: Findings) -> None:
+    """The parts of H5MD that no field of ours stands for."""
+    version = _attribute(file, "h5md", "version")
+    if not np.array_equal(version, [1, 1]):
+        found.error("structure", f"h5md version is {_shown(version)}, not 1.1")
+    for group, name in (("author", "name"), ("creator", "name"), ("creator", "version")):
+        if not isinstance(_attribute(file, f"h5md/{group}", name), str):
+            found.error("structure", f"h5md/{group} has no {name}")
+    box = f"{TRAJECTORY}/box"
+    if _attribute(file, box, "dimension") != 3:
+        found.error("structure", "box dimension is not 3")
+    boundary = _attribute(file, box, "boundary")
+    if boundary is None or [_text(word) for word in np.ravel(boundary)] != ["none"] * 3:
+        found.error("structure", "box boundary is not none, none, none")
+    names: list[str] = []
+    file.visit(names.append)
+    for name in sorted(set(names) - _known_paths()):
+        if not name.startswith(f"{PARAMETERS}/"):  # `_check_schema` warns of these
+            found.error("structure", f"{name} is no part of the format")
+    for field in FRAME_FIELDS:
+        for axis in AXIS_FIELDS:
+            linked, original = file.get(f"{field.path}/{axis.name}"), file.get(axis.path)
+            if linked is None or original is None or linked != original:
+                found.error("structure", f"{field.path}/{axis.name} is no hard link to the first")
+
+
+def _known_paths() -> set[str]:
+    """Every group and data set that the format has."""
+    ends = {f"h5md/{name}" for name in ("author", "creator", "modules/units")}
+    ends |= {f"{TRAJECTORY}/box", OBSERVABLES, PARAMETERS}
+    ends |= {field.path for field in STATIC_FIELDS}
+    for field in FRAME_FIELDS:
+        ends |= {f"{field.path}/{name}" for name in ("value", "step", "time")}
+    parents = {"/".join(end.split("/")[:n]) for end in ends for n in range(1, end.count("/") + 1)}
+    return ends | parents
+
+
+def _check_schema(shard: Shard, found: Findings) -> None:
+    """Every field is there with its shape, dtype and unit."""
+    file = shard.file
+    positions = file.get(f"{TRAJECTORY}/position/value")
+    if not isinstance(positions, h5py.Dataset) or positions.ndim != 3:
+        found.error("schema", "there are no positions of shape (n_frames, n_atoms, 3)")
+        return
+    n_frames, n_atoms = positions.shape[:2]
+    for field in (*FRAME_FIELDS, *AXIS_FIELDS, *STATIC_FIELDS):
+        path = f"{field.path}/value" if field in FRAME_FIELDS else field.path
+        dataset = file.get(path)
+        if not isinstance(dataset, h5py.Dataset):
+            found.error("schema", f"{path} is missing")
+            continue
+        shape = expected_shape(field, n_frames, n_atoms)
+        if dataset.shape != shape:
+            found.error("schema", f"{path} has shape {dataset.shape}, not {shape}")
+        if dataset.dtype != np.dtype(field.dtype):
+            found.error("schema", f"{path} is {dataset.dtype}, not {np.dtype(field.dtype)}")
+        _check_unit(dataset, field, path, found)
+    for name in sorted(_children(file, PARAMETERS) - {f.path.rsplit("/", 1)[1] for f in _EXTRA}):
+        found.warning("schema", f"{PARAMETERS}/{name} is no field of the format")
+
+
+_EXTRA = [field for field in STATIC_FIELDS if field.path.startswith(PARAMETERS)]
+
+
+def _check_unit(dataset: h5py.Dataset, field: Field, path: str, found: Findings) -> None:
+    unit = dataset.attrs.get("unit")
+    if unit != field.disk_unit:
+        found.error("units", f"{path} is in {_shown(unit)}, not {_shown(field.disk_unit)}")
+    elif unit is not None:
+        kind = h5py.check_string_dtype(dataset.attrs.get_id("unit").dtype)
+        if kind is None or kind.length is not None:
+            found.error("units", f"unit of {path} is no variable-length string: readers differ")
+
+
+def _attribute(file: h5py.File, path: str, name: str) -> Any:
+    item = file.get(path)
+    return item.attrs.get(name) if isinstance(item, h5py.Group | h5py.Dataset) else None
+
+
+def _children(file: h5py.File, path: str) -> set[str]:
+    group = file.get(path)
+    return set(group) if isinstance(group, h5py.Group) else set()
+
+
+def _text(word: Any) -> str:
+    return word.decode(errors="replace") if isinstance(word, bytes) else str(word)
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else f"{value}"

@@ -1,0 +1,1 @@
+"""Which compounds and times a model may learn from: clusters, folds, rules."""

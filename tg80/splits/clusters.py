@@ -1,0 +1,192 @@
+"""Clusters of alike compounds: ECFP-4 fingerprints -> UMAP -> agglomerative clustering.
+
+UMAP's numbers depend on library versions and processors, so what is computed here is frozen in a
+JSON file once (`tg80.splits.split`) and only recomputed for comparison.
+
+References:
+    ECFP: Rogers and Hahn, doi:10.1021/ci100050t. UMAP: McInnes et al., arXiv:1802.03426.
+    UMAP clusters as splits: Guo et al., doi:10.1007/978-3-031-72359-9_5.
+"""
+
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from rdkit import Chem, rdBase
+from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
+
+from tg80.chemistry.molecule import Molecule
+from tg80.errors import UserError
+
+LIBRARIES = ("numpy", "rdkit", "scikit-learn", "scipy", "umap-learn", "numba", "pynndescent")
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FingerprintSettings(_Settings):
+    """ECFP-4: Morgan bits without chirality."""
+
+    kind: str = "morgan"
+    radius: int = 2
+    n_bits: int = 2048
+    use_chirality: bool = False
+
+
+class UmapSettings(_Settings):
+    """UMAP of fingerprints, single-threaded and seeded."""
+
+    metric: str = "jaccard"
+    n_neighbors: int = 5
+    n_components: int = 2
+    min_dist: float = 0.0
+    init: str = "spectral"
+    # Methanol or urea shares no bit with any other compound: at the default (1, Jaccard's maximum)
+    # UMAP would cut it off and place it at NaN.
+    disconnection_distance: float = 2.0
+
+
+class ClusteringSettings(_Settings):
+    """Agglomerative clustering of the UMAP plane."""
+
+    linkage: str = "ward"
+    n_clusters: int = 10
+    min_cluster_size: int = 4
+    max_seeds: int = 100
+
+
+class Clusters(_Settings):
+    """Clusters of a list of compounds.
+
+    Attributes:
+        labels: cluster number, from 1 on, of each name; clusters are numbered by their first name.
+        umap_seed: the first seed whose clusters are all large enough.
+        smallest: compounds in the smallest cluster.
+    """
+
+    labels: dict[str, int]
+    umap_seed: int
+    smallest: int
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries the clusters depend on."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+def fingerprints(smiles: Sequence[str], settings: FingerprintSettings | None = None) -> np.ndarray:
+    """Morgan bits, shape (n_molecules, n_bits), bool."""
+    settings = settings or FingerprintSettings()
+    generator = GetMorganGenerator(
+        radius=settings.radius,
+        fpSize=settings.n_bits,
+        includeChirality=settings.use_chirality,
+    )
+    with rdBase.BlockLogs():
+        graphs = [Chem.MolFromSmiles(text) for text in smiles]
+    return np.array([generator.GetFingerprintAsNumPy(graph) for graph in graphs], dtype=bool)
+
+
+def tanimoto(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Tanimoto similarity of every pair: (n, n_bits) and (m, n_bits) bool -> (n, m)."""
+    a, b = first.astype(float), second.astype(float)
+    shared = a @ b.T
+    total = a.sum(1)[:, None] + b.sum(1)[None, :] - shared
+    return np.divide(shared, total, out=np.zeros_like(shared), where=total > 0)
+
+
+def nearest_similarity(test: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Tanimoto similarity of each test compound to its nearest training compound, (n_test,)."""
+    return tanimoto(test, train).max(axis=1) if len(test) and len(train) else np.zeros(0)
+
+
+def umap_plane(bits: np.ndarray, settings: UmapSettings, seed: int) -> np.ndarray:
+    """UMAP coordinates, shape (n_molecules, n_components), of fingerprints."""
+    import umap  # its compiler costs seconds, so only who clusters pays
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reducer = umap.UMAP(**settings.model_dump(), random_state=seed, n_jobs=1)
+        return np.asarray(reducer.fit_transform(bits), dtype=float)
+
+
+def agglomerate(plane: np.ndarray, settings: ClusteringSettings) -> np.ndarray:
+    """Cluster labels from 0 on, shape (n_molecules,)."""
+    from sklearn.cluster import AgglomerativeClustering
+
+    model = AgglomerativeClustering(n_clusters=settings.n_clusters, linkage=settings.linkage)
+    return model.fit_predict(plane)
+
+
+def cluster_molecules(
+    molecules: Sequence[Molecule],
+    fingerprint: FingerprintSettings,
+    umap: UmapSettings,
+    clustering: ClusteringSettings,
+) -> Clusters:
+    """Clusters of compounds, the same for every order of the list.
+
+    UMAP seeds 0, 1, ... are tried and the first is taken whose clusters all have
+    `min_cluster_size` compounds; if `max_seeds` of them have not, the one whose smallest cluster is
+    largest. Stereoisomers (one InChIKey connectivity block) are one point and share a cluster.
+
+    Raises:
+        UserError: hardly any compounds that differ in more than stereo.
+    """
+    points = _points(molecules)
+    if len(points) < 2 * clustering.n_clusters:
+        raise UserError(
+            f"{len(points)} compounds that differ in more than stereo are too few for "
+            f"{clustering.n_clusters} clusters; give {2 * clustering.n_clusters} or more"
+        )
+    bits = fingerprints([molecule.smiles for molecule in points.values()], fingerprint)
+    best = Clusters(labels={}, umap_seed=-1, smallest=-1)
+    for seed in range(clustering.max_seeds):
+        labels = agglomerate(umap_plane(bits, umap, seed), clustering)
+        of_block = dict(zip(points, labels.tolist(), strict=True))
+        of_name = {m.name: of_block[m.inchikey_block] for m in molecules}
+        smallest = int(min(np.bincount(list(of_name.values()), minlength=clustering.n_clusters)))
+        if smallest > best.smallest:
+            best = Clusters(labels=_renumbered(of_name), umap_seed=seed, smallest=smallest)
+        if smallest >= clustering.min_cluster_size:
+            break
+    return best
+
+
+def map_molecules(
+    molecules: Sequence[Molecule],
+    fingerprint: FingerprintSettings,
+    umap: UmapSettings,
+    clustering: ClusteringSettings,
+    seed: int,
+) -> tuple[dict[str, tuple[float, float]], dict[str, int]]:
+    """The UMAP plane of one seed, and the clusters found on it.
+
+    Returns:
+        Place of each name on the plane, and its cluster number as `cluster_molecules` gives it.
+    """
+    points = _points(molecules)
+    plane = umap_plane(fingerprints([m.smiles for m in points.values()], fingerprint), umap, seed)
+    labels = dict(zip(points, agglomerate(plane, clustering).tolist(), strict=True))
+    places = dict(zip(points, map(tuple, plane[:, :2].tolist()), strict=True))
+    return (
+        {m.name: places[m.inchikey_block] for m in molecules},
+        _renumbered({m.name: labels[m.inchikey_block] for m in molecules}),
+    )
+
+
+def _points(molecules: Sequence[Molecule]) -> dict[str, Molecule]:
+    """One molecule of each InChIKey connectivity block, the same for every order of the list."""
+    points: dict[str, Molecule] = {}
+    for molecule in sorted(molecules, key=lambda m: m.name):
+        points.setdefault(molecule.inchikey_block, molecule)
+    return points
+
+
+def _renumbered(labels: dict[str, int]) -> dict[str, int]:
+    """Labels from 1 on, in alphabetical order of the names and numbered as they appear."""
+    numbers: dict[int, int] = {}
+    return {name: numbers.setdefault(labels[name], len(numbers) + 1) for name in sorted(labels)}

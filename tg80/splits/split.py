@@ -1,0 +1,302 @@
+"""Frozen splits: which compound is in which part of which fold.
+
+A split is a JSON file of the schema `Split`. The file is the authority: nothing in it is recomputed
+when it is read. `tg80.splits.folds` makes splits, `tg80.splits.certificate` proves that one keeps
+its rules.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from importlib import resources
+from numbers import Integral
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tg80.chemistry.molecule import Molecule
+from tg80.errors import UserError
+from tg80.files import read_bytes
+from tg80.splits.clusters import ClusteringSettings, FingerprintSettings, UmapSettings
+
+FORMAT = "tg80-split/1"
+TG80_VERSION = "tg80-v1"
+PARTS = ("train", "val", "test_id", "test_ood")
+HELD_PARTS = ("val", "test_id", "test_ood")
+MINI_PER_CLUSTER = 3
+TIME_BLOCK_FRACTIONS: dict[str, tuple[float, float]] = {
+    "train": (0.0, 0.6),
+    "val_time": (0.635, 0.755),
+    "test_time": (0.79, 1.0),
+}
+"""Parts of a training molecule's trajectory; what lies between them is in none."""
+TIME_PARTS = tuple(TIME_BLOCK_FRACTIONS)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Compound(_Record):
+    """One compound of a split."""
+
+    smiles: str
+    inchikey: str
+    formula: str
+    n_atoms: int
+
+    @cached_property
+    def elements(self) -> frozenset[str]:
+        return frozenset(re.findall(r"[A-Z][a-z]?", self.formula))
+
+
+class Dropped(_Record):
+    """A compound left out of a part, and why."""
+
+    name: str
+    part: str
+    reason: str
+
+
+class Fold(_Record):
+    """One fold: names of compounds in each part.
+
+    Attributes:
+        index: from 1 on.
+        ood_clusters: the clusters held out of distribution.
+        train, val, test_id: compounds of the seen clusters.
+        test_ood: compounds of the held-out clusters.
+        dropped: compounds of this split that are in no part of this fold.
+        deal_seed: seed of the deal of the seen clusters.
+    """
+
+    index: int
+    ood_clusters: tuple[int, ...]
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test_id: tuple[str, ...]
+    test_ood: tuple[str, ...]
+    dropped: tuple[Dropped, ...] = ()
+    deal_seed: int = 0
+
+    def part(self, name: str) -> tuple[str, ...]:
+        """Names in `train`, `val`, `test_id` or `test_ood`."""
+        if name not in PARTS:
+            raise UserError(f"no part {name!r} in a fold; parts are {', '.join(PARTS)}")
+        return getattr(self, name)
+
+
+class Split(_Record):
+    """A frozen split of a list of compounds.
+
+    Attributes:
+        version: `tg80-v1`, or `custom-` and eight digits of `molecules_sha256`.
+        molecules_sha256: of the list, as `list_sha256` computes it.
+        molecules: the compounds by name.
+        clusters: cluster number, from 1 on, of each name.
+        folds: in order of their index.
+        time_blocks: fractions of a trajectory, by part.
+        umap_seed: seed of the UMAP run whose clusters these are.
+        library_versions: what computed the clusters.
+        subset_of: version of the split this is a restriction of.
+    """
+
+    format: str = FORMAT
+    version: str
+    molecules_sha256: str
+    fingerprint: FingerprintSettings
+    umap: UmapSettings
+    clustering: ClusteringSettings
+    umap_seed: int
+    library_versions: dict[str, str]
+    time_blocks: dict[str, tuple[float, float]]
+    molecules: dict[str, Compound]
+    clusters: dict[str, int]
+    folds: tuple[Fold, ...]
+    subset_of: str | None = None
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the content, whatever the layout of the file."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def fold(self, index: int) -> Fold:
+        """The fold with this index, from 1 on.
+
+        Raises:
+            UserError: there is none, or the index is no whole number.
+        """
+        if not isinstance(index, Integral):
+            raise UserError(f"fold {index!r}: is no whole number; give one such as 1")
+        for fold in self.folds:
+            if fold.index == index:
+                return fold
+        known = ", ".join(str(fold.index) for fold in self.folds)
+        raise UserError(f"split {self.version} has no fold {index}; folds are {known}")
+
+    def zero_shot_fold(self, name: str) -> Fold:
+        """The fold that holds a compound out of distribution."""
+        for fold in self.folds:
+            if self.clusters.get(name) in fold.ood_clusters:
+                return fold
+        raise UserError(f"split {self.version} has no compound {name!r}")
+
+    def restrict(self, names: Iterable[str]) -> "Split":
+        """This split with only some of its compounds, in the same parts.
+
+        A compound of `val` or a test part with an element that no compound left in train has, and
+        one of `val` or `test_id` whose cluster has no compound left in train, is dropped and
+        listed.
+
+        Raises:
+            UserError: a name is not in the split, or none is given.
+        """
+        kept = set(names)
+        unknown = sorted(kept - set(self.molecules))
+        if unknown:
+            raise UserError(f"split {self.version} has no compound {', '.join(unknown)}")
+        if not kept:
+            raise UserError(f"no compounds to restrict split {self.version} to; name some")
+        if kept == set(self.molecules):
+            return self
+        molecules = {name: c for name, c in self.molecules.items() if name in kept}
+        digest = list_sha256(molecules)
+        fields = {key: getattr(self, key) for key in type(self).model_fields}
+        fields |= {
+            "version": f"{self.subset_of or self.version}-subset-{digest[:8]}",
+            "subset_of": self.subset_of or self.version,
+            "molecules_sha256": digest,
+            "molecules": molecules,
+            "clusters": {name: c for name, c in self.clusters.items() if name in kept},
+            "folds": tuple(self._restricted_fold(fold, kept) for fold in self.folds),
+        }
+        return Split(**fields)
+
+    def _restricted_fold(self, fold: Fold, kept: set[str]) -> Fold:
+        parts = {part: [n for n in fold.part(part) if n in kept] for part in PARTS}
+        return settle_fold(
+            fold.model_copy(
+                update={
+                    **{part: tuple(names) for part, names in parts.items()},
+                    "dropped": tuple(d for d in fold.dropped if d.name in kept),
+                }
+            ),
+            self.molecules,
+            self.clusters,
+        )
+
+    def to_json(self) -> str:
+        """The text of the file."""
+        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+
+
+def settle_fold(fold: Fold, molecules: Mapping[str, Compound], clusters: Mapping[str, int]) -> Fold:
+    """The fold less what its train part can't stand for; what goes is listed in `dropped`."""
+    elements = frozenset().union(*(molecules[name].elements for name in fold.train))
+    trained = {clusters[name] for name in fold.train}
+    parts: dict[str, list[str]] = {part: [] for part in HELD_PARTS}
+    dropped = list(fold.dropped)
+    for part in HELD_PARTS:
+        for name in fold.part(part):
+            missing = sorted(molecules[name].elements - elements)
+            if missing:
+                reason = f"no {', '.join(missing)} in train"
+            elif part != "test_ood" and clusters[name] not in trained:
+                reason = f"no compound of cluster {clusters[name]} in train"
+            else:
+                parts[part].append(name)
+                continue
+            dropped.append(Dropped(name=name, part=part, reason=reason))
+    update = {part: tuple(names) for part, names in parts.items()}
+    return fold.model_copy(update={**update, "dropped": tuple(dropped)})
+
+
+def compound_of(molecule: Molecule) -> Compound:
+    """What a split keeps of a molecule."""
+    return Compound(
+        smiles=molecule.smiles,
+        inchikey=molecule.inchikey,
+        formula=molecule.formula,
+        n_atoms=molecule.n_atoms,
+    )
+
+
+def list_sha256(molecules: Mapping[str, Compound]) -> str:
+    """sha256 of the lines `NAME SMILES INCHIKEY`, sorted: independent of the list's layout."""
+    lines = sorted(f"{name} {c.smiles} {c.inchikey}\n" for name, c in molecules.items())
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def smallest_of_clusters(
+    molecules: Mapping[str, Compound], clusters: Mapping[str, int]
+) -> list[str]:
+    """The three smallest compounds of each cluster, by number of atoms, then name; sorted."""
+    chosen: list[str] = []
+    for cluster in sorted(set(clusters.values())):
+        members = [name for name in clusters if clusters[name] == cluster]
+        members.sort(key=lambda name: (molecules[name].n_atoms, name))
+        chosen += members[:MINI_PER_CLUSTER]
+    return sorted(chosen)
+
+
+def mini_names(split: Split) -> list[str]:
+    """Names of the mini set of a split: the three smallest compounds of each cluster, sorted."""
+    return smallest_of_clusters(split.molecules, split.clusters)
+
+
+def time_blocks(
+    length_fs: float, fractions: Mapping[str, tuple[float, float]] = TIME_BLOCK_FRACTIONS
+) -> dict[str, tuple[float, float]]:
+    """Start and end in fs of `train`, `val_time`, `test_time` in a trajectory of `length_fs`.
+
+    Args:
+        fractions: `Split.time_blocks` of the split used; its default is that of `tg80-v1`.
+
+    Raises:
+        UserError: the length is not a positive number.
+    """
+    if not (math.isfinite(length_fs) and length_fs > 0):
+        raise UserError(
+            f"a trajectory of {length_fs} fs has no time blocks; its length must be > 0"
+        )
+    return {part: (begin * length_fs, end * length_fs) for part, (begin, end) in fractions.items()}
+
+
+def frozen_names() -> list[str]:
+    """Versions of the splits that come with the package."""
+    folder = resources.files("tg80") / "data" / "splits"
+    return sorted(
+        f.name.removesuffix(".json") for f in folder.iterdir() if f.name.endswith(".json")
+    )
+
+
+def load_split(source: str | Path) -> Split:
+    """A split by its version (`tg80-v1`) or from a file.
+
+    Raises:
+        UserError: there is no such version and no such file, or the file is not a split.
+    """
+    if str(source) in frozen_names():
+        path = resources.files("tg80") / "data" / "splits" / f"{source}.json"
+        return _parse(path.read_bytes(), str(source))
+    if not os.path.lexists(source):
+        known = ", ".join(frozen_names())
+        raise UserError(f"no split {source}: neither a file nor one of {known}")
+    return _parse(read_bytes(source, "a split file"), str(source))
+
+
+def _parse(data: bytes, label: str) -> Split:
+    try:
+        split = Split.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(step) for step in first["loc"]) or "the file"
+        raise UserError(f"{label}: not a split file: {where}: {first['msg']}") from None
+    if split.format != FORMAT:
+        raise UserError(f"{label}: format {split.format!r}; this version reads {FORMAT!r}")
+    return split

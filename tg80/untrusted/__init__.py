@@ -1,0 +1,1 @@
+"""Files and texts from strangers, read so that they can do no harm."""

@@ -1,0 +1,1 @@
+"""Trajectories as a learner sees them: starts, lags, windows."""

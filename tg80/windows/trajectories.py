@@ -1,0 +1,222 @@
+"""Trajectories as learning needs them: positions and velocities, cut into time blocks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from tg80.shards.shard import Shard
+from tg80.windows.mapped import map_arrays, mapped_arrays
+
+# Times are stored as float64 multiples of the time step: a hundredth of a frame is rounding.
+_FRAME_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True)
+class FrameLabels:
+    """Energies and forces of consecutive frames, left in their file until they are asked for.
+
+    Attributes:
+        source: (first, stop) -> energies (n,) eV and forces (n, n_atoms, 3) eV/A of those frames.
+        first, stop: the frames that these are. order: of the atoms, None for the file's.
+    """
+
+    source: Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+    first: int
+    stop: int
+    order: np.ndarray | None = None
+
+    def read(self) -> tuple[np.ndarray, np.ndarray]:
+        """Energies (n,) float64 eV and forces (n, n_atoms, 3) float32 eV/A.
+
+        Raises:
+            tg80.errors.CorruptFile: the shard cannot be read.
+        """
+        energies, forces = self.source(self.first, self.stop)
+        return energies, forces if self.order is None else forces[:, self.order]
+
+    def frames(self, first: int, stop: int) -> FrameLabels:
+        """Those of frames [first:stop] of these."""
+        return replace(self, first=self.first + first, stop=min(self.first + stop, self.stop))
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One trajectory, or a time block of one: in memory, or mapped from a file.
+
+    Attributes:
+        name: molecule id. `replica`: number of the trajectory of that molecule.
+        positions: (n_frames, n_atoms, 3) float32 A; velocities: likewise, A/fs.
+        atomic_numbers: (n_atoms,). relaxed_positions: (n_atoms, 3) A, the molecule relaxed with
+            GFN2-xTB; None where that is not known (public sets).
+        frame_fs: time between stored frames.
+        first_frame: number of the first frame here, counted in the whole trajectory.
+        hessian: (3 n_atoms, 3 n_atoms) eV/A^2 at relaxed_positions, of GFN2-xTB too; None likewise.
+        labels: energies and forces of the frames; None where they are not known, or are not those
+            of these atoms alone.
+    """
+
+    name: str
+    replica: int
+    positions: np.ndarray
+    velocities: np.ndarray
+    atomic_numbers: np.ndarray
+    relaxed_positions: np.ndarray | None
+    frame_fs: float
+    first_frame: int = 0
+    hessian: np.ndarray | None = None
+    labels: FrameLabels | None = None
+
+    @property
+    def n_frames(self) -> int:
+        return len(self.positions)
+
+    @property
+    def n_atoms(self) -> int:
+        return len(self.atomic_numbers)
+
+    @property
+    def length_fs(self) -> float:
+        """Time from the first to the last frame."""
+        return (self.n_frames - 1) * self.frame_fs
+
+    def block(self, begin_fs: float, end_fs: float) -> Trajectory:
+        """The frames with begin_fs <= time <= end_fs, times counted from the first frame."""
+        return self.frames(*block_frames(begin_fs, end_fs, self.frame_fs))
+
+    def frames(self, first: int, stop: int) -> Trajectory:
+        """Frames [first:stop]."""
+        return replace(
+            self,
+            positions=self.positions[first:stop],
+            velocities=self.velocities[first:stop],
+            first_frame=self.first_frame + first,
+            labels=None if self.labels is None else self.labels.frames(first, stop),
+        )
+
+    def reordered(self, order: np.ndarray) -> Trajectory:
+        """The trajectory with its atoms in another order."""
+        relaxed, hessian, labels = self.relaxed_positions, self.hessian, self.labels
+        if labels is not None:
+            kept = order if labels.order is None else labels.order[order]
+            labels = replace(labels, order=kept)
+        return replace(
+            self,
+            positions=self.positions[:, order],
+            velocities=self.velocities[:, order],
+            atomic_numbers=self.atomic_numbers[order],
+            relaxed_positions=None if relaxed is None else relaxed[order],
+            hessian=None if hessian is None else reordered_hessian(hessian, order),
+            labels=labels,
+        )
+
+    def heavy_atoms(self) -> Trajectory:
+        """The trajectory without its hydrogens, which follow without inertia in the Hessian."""
+        heavy = self.atomic_numbers > 1
+        n_heavy = int(heavy.sum())
+        # Our shards list heavy atoms first, and a slice of a mapped array stays in its file.
+        chosen = slice(n_heavy) if heavy[:n_heavy].all() else heavy
+        relaxed = self.relaxed_positions
+        return replace(
+            self,
+            positions=self.positions[:, chosen],
+            velocities=self.velocities[:, chosen],
+            atomic_numbers=self.atomic_numbers[chosen],
+            relaxed_positions=None if relaxed is None else relaxed[chosen],
+            hessian=None if self.hessian is None else condensed_hessian(self.hessian, heavy),
+            labels=None,
+        )
+
+    def start_id(self, frame: int) -> str:
+        """Name of the window that starts at `frame` of this block, unique in a dataset."""
+        return f"{self.name}-r{self.replica}@{self.first_frame + frame}"
+
+
+def block_frames(begin_fs: float, end_fs: float, frame_fs: float) -> tuple[int, int]:
+    """First frame with begin_fs <= time, and the frame after the last with time <= end_fs."""
+    first = int(np.ceil(begin_fs / frame_fs - _FRAME_TOLERANCE))
+    last = int(np.floor(end_fs / frame_fs + _FRAME_TOLERANCE))
+    return first, last + 1
+
+
+def reordered_hessian(hessian: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """A Hessian (3 n_atoms, 3 n_atoms) with the atoms in another order."""
+    coordinates = (3 * np.asarray(order)[:, None] + np.arange(3)).ravel()
+    return hessian[np.ix_(coordinates, coordinates)]
+
+
+def condensed_hessian(hessian: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Hessian of the kept atoms while the others rest wherever their force is zero.
+
+    Args:
+        hessian: (3 n_atoms, 3 n_atoms). kept: (n_atoms,) bool.
+
+    Returns:
+        The Schur complement, (3 n_kept, 3 n_kept). Shifts and rotations stay without force.
+    """
+    mine, others = np.repeat(kept, 3), np.repeat(~kept, 3)
+    coupling = hessian[np.ix_(mine, others)]
+    # Hydrogens on a line of kept atoms can turn about it freely: that motion has no inverse.
+    inverse = np.linalg.pinv(hessian[np.ix_(others, others)], rcond=1e-4, hermitian=True)
+    return hessian[np.ix_(mine, mine)] - coupling @ inverse @ coupling.T
+
+
+def read_trajectory(source: str | Path | Shard, cache: Path | None = None) -> Trajectory:
+    """Read what windows need of one shard.
+
+    Args:
+        source: the shard, or its path.
+        cache: None: read into memory. A folder: an uncompressed copy is written there once, and
+            mapped: frames are read as they are used, and the operating system keeps the last ones.
+
+    Raises:
+        tg80.errors.CorruptFile: the shard cannot be read.
+        tg80.errors.Tg80Error: the copy cannot be written.
+    """
+    with source if isinstance(source, Shard) else Shard(source) as shard:
+        if cache is None:
+            positions, velocities = _arrays(shard)
+        else:
+            positions, velocities = _mapped(shard, cache)
+        return Trajectory(
+            name=shard.metadata.name,
+            replica=shard.metadata.replica,
+            positions=positions,
+            velocities=velocities,
+            atomic_numbers=np.asarray(shard.atomic_numbers, dtype=np.int64),
+            relaxed_positions=np.asarray(shard.static("relaxed_positions"), dtype=np.float64),
+            frame_fs=float(shard.frame_fs),
+            hessian=np.asarray(shard.static("hessian"), dtype=np.float64),
+            labels=FrameLabels(partial(_read_labels, shard.path), 0, shard.n_frames),
+        )
+
+
+def _read_labels(path: Path, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    with Shard(path) as shard:
+        energies = np.asarray(shard.read("potential_energy", first, stop), dtype=np.float64)
+        return energies, np.asarray(shard.read("forces", first, stop), dtype=np.float32)
+
+
+def _arrays(shard: Shard) -> list[np.ndarray]:
+    return [np.asarray(shard.read(key), dtype="f4") for key in ("positions", "velocities")]
+
+
+def _mapped(shard: Shard, cache: Path) -> list[np.ndarray]:
+    facts, metadata = shard.path.stat(), shard.metadata
+    # Another file under the same name gets another copy.
+    identity = f"{facts.st_size} {facts.st_mtime_ns} {metadata.checksum()}"
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    path = cache / f"{metadata.name}-r{metadata.replica}-{digest}.f4"
+    shapes = [(shard.n_frames, shard.n_atoms, 3)] * 2
+    found = mapped_arrays(path, shapes)
+    if found is None:
+        cache.mkdir(parents=True, exist_ok=True)
+        map_arrays(path, _arrays(shard))
+        found = mapped_arrays(path, shapes)
+    assert found is not None
+    return found
