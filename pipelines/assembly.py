@@ -35,7 +35,7 @@ def assemble(
     cost: Cost | None,
     end: str,
 ) -> None:
-    """Writes one shard from its part files.
+    """Write one shard from its part files.
 
     Args:
         path: the shard.

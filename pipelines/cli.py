@@ -68,7 +68,7 @@ for command in (
 
 
 def run(argv: list[str] | None = None) -> int:
-    """Runs the command line `argv` and returns its exit code."""
+    """Run the command line `argv` and return its exit code."""
     return run_app(app, argv, "tg80")
 
 

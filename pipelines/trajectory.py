@@ -100,7 +100,7 @@ class Trajectory:
         return self.shard_path.exists() and not self.production_folder.exists()
 
     def prepare(self) -> Stage:
-        """Does the next piece of what comes before production: the geometry, or an NVT segment.
+        """Do the next piece of what comes before production: the geometry, or an NVT segment.
 
         Raises:
             RunFailed: a computation failed.
@@ -115,7 +115,7 @@ class Trajectory:
         return Stage("prepared", self.replica, 0.0, self.recipe.of_replica(self.replica).length_fs)
 
     def produce(self) -> Stage:
-        """Does the next segment of production; after the last one the shard is assembled.
+        """Do the next segment of production; after the last one the shard is assembled.
 
         A computation that fails ends the trajectory there, with the reason in its shard.
 
@@ -157,7 +157,7 @@ class Trajectory:
         return self.work / "geometry.npz"
 
     def _make_geometry(self) -> None:
-        """Finds the start conformer and stores it."""
+        """Find the start conformer and store it."""
         make_folder(self.work)
         recipe = self.recipe
         start = start_geometry(
@@ -253,7 +253,7 @@ class Trajectory:
         return Stretch(folder, plan, self.body, stepper, thermostat, self._production_start)
 
     def assemble(self, end: str) -> None:
-        """Writes the shard from the committed parts, then removes them.
+        """Write the shard from the committed parts, then remove them.
 
         Args:
             end: `complete`, or why the trajectory ends here.
@@ -272,7 +272,7 @@ class Trajectory:
         shutil.rmtree(self._trash, ignore_errors=True)
 
     def write_shard(self, path: Path, end: str) -> bool:
-        """Writes what is committed of the production as a shard; False if that is nothing yet."""
+        """Write what is committed of the production as a shard; False if that is nothing yet."""
         stretch = self.production()
         progress = read_progress(stretch.folder, stretch.plan.identity)
         if progress is None:
@@ -356,7 +356,7 @@ class Trajectory:
         return np.random.default_rng(np.random.SeedSequence((*seed, 1)))
 
     def _advance(self, name: str, stretch: Stretch) -> Stage:
-        """Does one segment of a stretch."""
+        """Do one segment of a stretch."""
         before = read_progress(stretch.folder, stretch.plan.identity)
         after = stretch.advance()
         step_fs = stretch.stepper.step_fs

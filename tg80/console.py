@@ -22,7 +22,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 
 def run_app(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
-    """Runs a typer app and returns its exit code.
+    """Run a typer app and return its exit code.
 
     A user's mistake prints one line and gives 2, a failure that has a name one line and 1, Ctrl-C
     130, SIGTERM 143, a reader that closed the pipe 141. Only `--debug` shows tracebacks.
@@ -62,7 +62,7 @@ def _run(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
 
 
 def _invoke(command: Any, arguments: list[str], prog: str) -> int:
-    """Runs a command; its own `main` would turn Ctrl-C and SIGTERM into exit code 130, unsaid."""
+    """Run a command; its own `main` would turn Ctrl-C and SIGTERM into exit code 130, unsaid."""
     try:
         with command.make_context(prog, arguments) as context:
             command.invoke(context)

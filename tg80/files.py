@@ -62,7 +62,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove_temporary_files(folder: Path) -> None:
-    """Removes what a killed process left behind; no other process may be writing there."""
+    """Remove what a killed process left behind; no other process may be writing there."""
     for path in folder.glob(".*.tmp"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -71,7 +71,7 @@ def remove_temporary_files(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder survive a crash."""
+    """Make the names in a folder survive a crash."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -80,7 +80,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(path: Path | str, option: str | None = None) -> None:
-    """Makes a folder to write in, and those above it.
+    """Make a folder to write in, and those above it.
 
     Args:
         path: the folder; it may exist.

@@ -14,7 +14,7 @@ Run = TypeVar("Run")
 
 
 def panels(runs: Iterable[Run], record_of: Callable[[Run], Record]) -> list[list[Run]]:
-    """Runs that are compared on the same folds, for each task and track; most folds first.
+    """Run that are compared on the same folds, for each task and track; most folds first.
 
     Folds differ in difficulty by more than models do. Where models have run on different ones there
     is a table for each set of folds, of all models that have run on every one of them.

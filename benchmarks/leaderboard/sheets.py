@@ -21,7 +21,7 @@ class Sheet:
 def print_sheets(
     sheets: Sequence[Sheet], *, as_markdown: bool, console: Console | None = None
 ) -> None:
-    """Prints tables one after another."""
+    """Print tables one after another."""
     # A pipe has no width of its own, and a table squeezed to 80 columns is unreadable.
     console = console or Console(width=None if sys.stdout.isatty() else 160)
     for sheet in sheets:

@@ -144,7 +144,7 @@ class _SideBySide:
         )
 
     def outer_steps(self) -> None:
-        """Times whole outer steps of multiple time stepping, from where the trajectory stands."""
+        """Time whole outer steps of multiple time stepping, from where the trajectory stands."""
         assert self.state is not None
         inner = self.start.engine("gfn2-xtb")
         for outer_fs in self.settings.outer_fs:
@@ -173,7 +173,7 @@ class _SideBySide:
         return np.array([row[name] for row in self.rows], dtype=float)
 
     def figures(self) -> dict[str, Any]:
-        """Times, their ratios, and how far the two sides are apart."""
+        """Time, their ratios, and how far the two sides are apart."""
         stock, ours = self._column("stock_s"), self._column("ours_s")
         ratio_of_repeats = [
             float(np.median(stock[of]) / np.median(ours[of]))

@@ -375,7 +375,7 @@ def finish(
     as_json: bool,
     as_markdown: bool,
 ) -> None:
-    """Prints a result as JSON, as Markdown or for a terminal."""
+    """Print a result as JSON, as Markdown or for a terminal."""
     from benchmarks.leaderboard.sheets import print_sheets
     from benchmarks.speed.tables import machine_line
 

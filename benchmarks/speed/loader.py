@@ -78,7 +78,7 @@ def _windows(settings: LoaderSettings, cache: Path | None) -> TrainingWindows:
 
 
 def _loaders(settings: LoaderSettings, cache: Path) -> dict[str, Callable[[], int]]:
-    """Takes the next batches of an endless loader, by its name."""
+    """Take the next batches of an endless loader, by its name."""
 
     def taker(kept: Path | None, workers: int) -> Callable[[], int]:
         loader = window_loader(
@@ -95,7 +95,7 @@ def _loaders(settings: LoaderSettings, cache: Path) -> dict[str, Callable[[], in
 
 
 def _trainings(settings: LoaderSettings) -> dict[str, Callable[[], int]]:
-    """Takes the next training steps of ATOM, by the name of its preset."""
+    """Take the next training steps of ATOM, by the name of its preset."""
     loader = window_loader(_windows(settings, None), settings.batch_size)
     batches = [batch for _, batch in zip(range(settings.steps), loader, strict=False)]
     return {f"ATOM {preset}": _training(preset, batches, settings) for preset in settings.presets}

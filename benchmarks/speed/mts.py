@@ -114,7 +114,7 @@ def measure(
     store: ResultsFile,
     say: Say = lambda text: None,
 ) -> None:
-    """Puts all figures of one molecule into the store, part by part.
+    """Put all figures of one molecule into the store, part by part.
 
     Args:
         molecule: the compound.

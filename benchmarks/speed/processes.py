@@ -45,7 +45,7 @@ class Child:
         self._pipe.send(question)
 
     def answer(self) -> Any:
-        """Waits for the answer to the oldest question.
+        """Wait for the answer to the oldest question.
 
         Raises:
             RunFailed: the child failed or died.
@@ -61,7 +61,7 @@ class Child:
         return result
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self._pipe.close()
         self._process.join(10)
         if self._process.is_alive():

@@ -33,7 +33,7 @@ class Clock:
 
 @contextmanager
 def timed() -> Iterator[Clock]:
-    """Times a block: `with timed() as clock: ...`, then `clock.wall_s`."""
+    """Time a block: `with timed() as clock: ...`, then `clock.wall_s`."""
     clock = Clock()
     wall, cpu = time.perf_counter(), time.process_time()
     try:

@@ -124,7 +124,7 @@ def find_pretraining(
 
 
 def _runs(path: Path) -> Iterator[tuple[Path, Record]]:
-    """Runs of ATOM at or below a folder, or that a checkpoint belongs to."""
+    """Run of ATOM at or below a folder, or that a checkpoint belongs to."""
     above = [folder for folder in (path.parent, path.parent.parent) if (folder / RECORD).exists()]
     below = sorted(found.parent for found in path.rglob(RECORD)) if path.is_dir() else []
     for folder in below or above[:1]:

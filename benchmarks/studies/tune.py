@@ -145,7 +145,7 @@ def run_trials(
 
 
 def _check_number(places: Iterable[tuple[str, Path]], most: int) -> None:
-    """Raises UserError if these and those beside them are more than allowed."""
+    """Raise UserError if these and those beside them are more than allowed."""
     folders = {folder for _, folder in places}
     beside = {path.parent for folder in folders for path in folder.parent.glob(f"*/{TRIAL}")}
     if len(beside | folders) > most:

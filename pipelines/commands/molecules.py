@@ -11,7 +11,7 @@ MAX_SHOWN = 10
 def listed_molecules(
     source: str, stereo: Stereo, skip_bad: bool, level: Level | None = None
 ) -> MoleculeList:
-    """Reads a list and shows on standard error what it left out.
+    """Read a list and show on standard error what it left out.
 
     Args:
         source: path, `-` or `tg80`.

@@ -23,7 +23,7 @@ _DIGEST = 64
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> None:
-    """Writes arrays and a JSON header with their checksum in front, atomically."""
+    """Write arrays and a JSON header with their checksum in front, atomically."""
     buffer = io.BytesIO()
     text = np.frombuffer(json.dumps(header, sort_keys=True).encode(), dtype=np.uint8)
     np.savez(
@@ -34,7 +34,7 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray], header: dict[str, An
 
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Reads what `write_arrays` wrote.
+    """Read what `write_arrays` wrote.
 
     Raises:
         CorruptFile: the file is cut short or altered.
@@ -54,7 +54,7 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def write_checkpoint(
     folder: Path, segment: int, arrays: dict[str, np.ndarray], header: dict[str, Any]
 ) -> None:
-    """Commits segment number `segment` and forgets all but the last checkpoints."""
+    """Commit segment number `segment` and forget all but the last checkpoints."""
     write_arrays(folder / f"checkpoint-{segment:06d}.npz", arrays, header)
     for old in sorted(folder.glob(_PATTERN))[:-KEEP]:
         old.unlink()

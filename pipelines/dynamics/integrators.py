@@ -96,12 +96,12 @@ class Stepper:
         return state
 
     def reset_inner(self) -> None:
-        """Makes the inner method forget its density, which no checkpoint holds."""
+        """Make the inner method forget its density, which no checkpoint holds."""
         if self.inner_engine is not None:
             self.inner_engine.reset()
 
     def evaluate(self, state: State) -> None:
-        """Fills in the level's forces and results at the state's positions."""
+        """Fill in the level's forces and results at the state's positions."""
         evaluation = self.engine.evaluate(state.positions)
         state.forces, state.net_force, state.net_torque = self._project(
             state.positions, evaluation.forces
@@ -109,7 +109,7 @@ class Stepper:
         state.evaluation = evaluation
 
     def evaluate_inner(self, state: State) -> None:
-        """Fills in the inner method's forces; zero without one."""
+        """Fill in the inner method's forces; zero without one."""
         if self.inner_engine is None:
             state.inner_forces = np.zeros_like(state.positions)
             return

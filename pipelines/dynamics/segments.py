@@ -132,7 +132,7 @@ class Stretch:
         self.start = start
 
     def advance(self) -> Progress:
-        """Does the next segment, commits it and returns where the stretch stands then.
+        """Do the next segment, commit it and return where the stretch stands then.
 
         A stretch that is done already is left as it is.
 
@@ -243,7 +243,7 @@ class _Frames:
         self._columns: dict[str, list[Any]] = {}
 
     def add(self, state: State, step: int) -> None:
-        """Stores the state at this step as a frame."""
+        """Store the state at this step as a frame."""
         evaluation = state.evaluation
         assert evaluation is not None
         kinetic = kinetic_energy(self._masses, state.velocities)

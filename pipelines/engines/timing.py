@@ -17,7 +17,7 @@ class Stopwatch:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Counts the time inside the `with` block under `name`."""
+        """Count the time inside the `with` block under `name`."""
         began = time.perf_counter()
         try:
             yield

@@ -212,7 +212,7 @@ def make_plan(
     n_steps: int = N_STEPS,
     on_probe: Callable[[str], None] = lambda name: None,
 ) -> Plan:
-    """Times a few molecules and prices the whole list.
+    """Time a few molecules and price the whole list.
 
     Args:
         molecules: the list, in its order.

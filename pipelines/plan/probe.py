@@ -66,7 +66,7 @@ class Probe:
 
 
 def probe(molecule: Molecule, recipe: Recipe, resources: Resources, n_steps: int) -> Probe:
-    """Times a molecule in this process, on real dynamics at the recipe's temperature.
+    """Time a molecule in this process, on real dynamics at the recipe's temperature.
 
     Args:
         molecule: the compound.

@@ -42,7 +42,7 @@ _LEFT_OUT_COLUMNS = ("list", *LeftOut._fields)
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the folder for this process; a crash leaves no lock behind.
+    """Hold the folder for this process; a crash leaves no lock behind.
 
     Raises:
         UserError: another run is writing there.
@@ -62,7 +62,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def open_run(folder: Path, recipe: Recipe, listed: MoleculeList) -> list[str]:
-    """Makes the folder this run's own, or checks that it is.
+    """Make the folder this run's own, or check that it is.
 
     Molecules may be added to a run; its settings can't be changed.
 
@@ -122,7 +122,7 @@ def failure_path(folder: Path, name: str, replica: int) -> Path:
 
 
 def begin_session(folder: Path, n_replicas: int, listed: MoleculeList) -> str:
-    """Writes who works in this folder from now on; tasks of earlier runs refuse to.
+    """Write who works in this folder from now on; tasks of earlier runs refuse to.
 
     The folder must be locked.
 
@@ -193,7 +193,7 @@ def read_left_out(folder: Path) -> list[dict[str, str]]:
 
 
 def _check_reading(folder: Path, listed: MoleculeList) -> list[str]:
-    """Compares how the list was read with how the last run read its own."""
+    """Compare how the list was read with how the last run read its own."""
     last = read_session(folder)
     if last.get("stereo", listed.stereo) != listed.stereo:
         raise UserError(

@@ -36,11 +36,11 @@ class RunProgress:
             self._live.stop()
 
     def say(self, line: str) -> None:
-        """Shows a line that stays."""
+        """Show a line that stays."""
         self._console.print(line, highlight=False, soft_wrap=True)
 
     def update(self, schedule: Schedule) -> None:
-        """Shows how the schedule stands now."""
+        """Show how the schedule stands now."""
         if self._live is not None:
             self._live.update(progress_table(schedule), refresh=True)
             return

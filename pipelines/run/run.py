@@ -82,7 +82,7 @@ class Summary:
         }
 
     def show(self, console: Console) -> None:
-        """Prints the summary for people."""
+        """Print the summary for people."""
         table = Table("trajectory", "end", "frames", "fs")
         for row in self.rows:
             table.add_row(
@@ -114,7 +114,7 @@ def run_generation(
     console: Console,
     resources: Resources | None = None,
 ) -> Summary:
-    """Makes the trajectories of all molecules, resuming what is there.
+    """Make the trajectories of all molecules, resuming what is there.
 
     Args:
         folder: output folder.
@@ -170,7 +170,7 @@ def run_generation(
 
 
 def collect_run(folder: Path) -> list[tuple[Path, float]]:
-    """Writes shards from the committed parts of all unfinished trajectories.
+    """Write shards from the committed parts of all unfinished trajectories.
 
     Returns:
         Path and length (fs) of each shard written.

@@ -63,7 +63,7 @@ class Lane:
     deaths: int = 0
 
     def record(self, report: Report) -> None:
-        """Notes what a task did."""
+        """Note what a task did."""
         name = report.stage.name
         self.done_fs[name] = self.done_fs.get(name, 0.0) + report.worked_fs
         self.busy_s[name] = self.busy_s.get(name, 0.0) + report.seconds
@@ -149,7 +149,7 @@ class Schedule:
             raise self.fatal
 
     def _fill(self) -> None:
-        """Keeps as many tasks in flight as there are workers, none waiting behind them.
+        """Keep as many tasks in flight as there are workers, none waiting behind them.
 
         A molecule under way goes before one that waits, and a stop has nothing to call back.
         """
@@ -191,7 +191,7 @@ class Schedule:
         future.add_done_callback(self._landings.put)
 
     def _enter(self, lane: Lane) -> None:
-        """Starts a lane; one that is done already is checked and makes way for the next replica."""
+        """Start a lane; one that is done already is checked and makes way for the next replica."""
         trajectory = Trajectory(self.folder, lane.molecule, self.recipe, lane.replica)
         if not trajectory.is_done():
             self._ready.append((lane, True))
@@ -281,7 +281,7 @@ class Schedule:
         self.fatal = self.fatal or error
 
     def _give_up(self, error: Tg80Error) -> None:
-        """Ends the run at once: no segment in flight can be heard of any more."""
+        """End the run at once: no segment in flight can be heard of any more."""
         self._stop_for(error)
         self._flights.clear()
 

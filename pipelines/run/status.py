@@ -241,7 +241,7 @@ def _metadata(shard: Path) -> ShardMetadata:
 def _stretch(
     lane: TrajectoryStatus, stage: str, folder: Path, length_fs: float, step_fs: float, verify: bool
 ) -> None:
-    """Adds what lies in the folder of one stretch; nothing if it has not begun."""
+    """Add what lies in the folder of one stretch; nothing if it has not begun."""
     if length_fs <= 0 or not folder.is_dir():
         return
     lane.damaged += [f"{path}: was set aside" for path in sorted(folder.glob("*.corrupt"))]

@@ -173,13 +173,13 @@ class _TwinProgress:
         self._done = self._total = 0.0
 
     def begin(self, total_fs: float, present_fs: float) -> None:
-        """Shows the run before its first segment."""
+        """Show the run before its first segment."""
         self._done, self._total = present_fs, total_fs
         self._task = self._bar.add_task("twins", total=total_fs, completed=int(present_fs))
         self._bar.start()
 
     def add(self, added_fs: float) -> None:
-        """Shows what a segment added."""
+        """Show what a segment added."""
         self._done += added_fs
         self._bar.advance(self._task, added_fs)
         now = time.monotonic()
@@ -199,7 +199,7 @@ def run_twins(
     console: Console,
     resources: Resources | None = None,
 ) -> tuple[list[dict[str, Any]], int]:
-    """Makes the twins of all shards, resuming what is there.
+    """Make the twins of all shards, resuming what is there.
 
     Returns:
         One row a shard (see `describe`) and the exit code: 0 if all twins are there, 1 if a shard

@@ -196,7 +196,7 @@ class TwinRun:
         ]
 
     def assemble(self, tasks: list[TwinTask]) -> Twins:
-        """Writes the file from the finished twins and removes their parts."""
+        """Write the file from the finished twins and remove their parts."""
         runs = [_read_frames(self.source, task) for task in tasks]
         shape = (len(tasks) // self.settings.n_twins, self.settings.n_twins)
 
@@ -379,7 +379,7 @@ def default_length_fs(recipe: Recipe) -> float:
 
 
 def remove_empty_work(out: Path) -> None:
-    """Removes the work folder once nothing unfinished is in it."""
+    """Remove the work folder once nothing unfinished is in it."""
     work = work_folder(out, "")
     if work.is_dir() and not os.listdir(work):
         work.rmdir()

@@ -139,7 +139,7 @@ class _Reading:
     line_of_name: dict[str, int] = field(default_factory=dict)
 
     def take(self, row: Row) -> None:
-        """Adds the molecules of a row, or the row to those left out."""
+        """Add the molecules of a row, or the row to those left out."""
         try:
             if row.problem:
                 raise UserError(row.problem)

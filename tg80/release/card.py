@@ -189,7 +189,7 @@ def _citation(publication: Publication) -> str:
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
-    """Makes the card of a folder anew."""
+    """Make the card of a folder anew."""
     parser = argparse.ArgumentParser(description="Make the data card of a folder of shards anew.")
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args(arguments).folder

@@ -185,7 +185,7 @@ class _Run:
         return [entry for entry in entries if not states[entry]]
 
     def fetch(self, entries: Sequence[PublishedFile]) -> None:
-        """Fetches these files; those that can't be had move to the report's `failed`."""
+        """Fetch these files; those that can't be had move to the report's `failed`."""
         with _plain_disk_errors(self.folder):
             self._check_space(entries)
             # From now on a wrong file here is one of ours to be mended.
@@ -279,7 +279,7 @@ def _holds_this(folder: Path, release: Release) -> bool:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Holds the folder, made if need be, for this process; a crash leaves no lock behind."""
+    """Hold the folder, made if need be, for this process; a crash leaves no lock behind."""
     with _plain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(place(folder, LOCK))
@@ -297,7 +297,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _plain_disk_errors(folder: Path) -> Iterator[None]:
-    """Turns an error of the disk into one line that says what to do."""
+    """Turn an error of the disk into one line that says what to do."""
     try:
         yield
     except OSError as error:

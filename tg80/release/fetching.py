@@ -49,7 +49,7 @@ class _Attempts:
         self._n_failed = self._n_wrong = self._farthest = 0
 
     def wait_after(self, error: Interrupted | WrongContent, n_bytes: int = 0) -> None:
-        """Waits until the next attempt is due.
+        """Wait until the next attempt is due.
 
         Args:
             error: how the last one ended.

@@ -80,7 +80,7 @@ def is_right(path: Path, entry: PublishedFile) -> bool:
 
 
 def set_aside(target: Path, entry: PublishedFile) -> None:
-    """Takes a wrong file from under its name: a short one to go on from, another as NAME.wrong."""
+    """Take a wrong file from under its name: a short one to go on from, another as NAME.wrong."""
     if not target.exists():
         return
     part, facts = Path(f"{target}{PART}"), target.lstat()
@@ -91,7 +91,7 @@ def set_aside(target: Path, entry: PublishedFile) -> None:
 
 
 def store(target: Path, content: bytes) -> None:
-    """Writes a small file whose content is known to be right."""
+    """Write a small file whose content is known to be right."""
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, content)
     for suffix in _OWN_SUFFIXES:
@@ -149,7 +149,7 @@ class PartFile:
         self._on_bytes(len(chunk))
 
     def append(self, chunk: bytes) -> None:
-        """Stores the next bytes.
+        """Store the next bytes.
 
         Raises:
             OSError: the disk is full or broken.
@@ -175,7 +175,7 @@ class PartFile:
         return self._hash.hexdigest()
 
     def note(self, source: str, tag: str | None) -> None:
-        """Keeps what to hand the source to go on later."""
+        """Keep what to hand the source to go on later."""
         if tag is None or tag == self.tag(source):
             return
         # Half a note, or none, only means that the server is not asked whether the content changed.
@@ -193,7 +193,7 @@ class PartFile:
         return None
 
     def finish(self) -> None:
-        """Gives the file its name; its bytes are on the disk before."""
+        """Give the file its name; its bytes are on the disk before."""
         os.fsync(self._stream.fileno())
         self._stream.close()
         os.replace(self._path, self._target)

@@ -174,7 +174,7 @@ def _slug(folder: Path) -> str:
 
 @contextmanager
 def _locked(site: Path) -> Iterator[None]:
-    """Holds the site for this process and clears what a killed one left."""
+    """Hold the site for this process and clear what a killed one left."""
     made = not site.exists()
     try:
         site.mkdir(parents=True, exist_ok=True)

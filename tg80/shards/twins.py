@@ -246,7 +246,7 @@ def shipped_twins(name: str) -> Path:
 
 
 def write_twins(path: Path | str, twins: Twins) -> None:
-    """Writes a file of twins, then its checksum beside it, each atomically.
+    """Write a file of twins, then its checksum beside it, each atomically.
 
     Raises:
         ValueError: an array has the wrong shape.

@@ -74,7 +74,7 @@ class Certificate:
 def check_split(
     split: Split, recompute: bool = False, trajectories: Sequence[ShardMetadata] = ()
 ) -> Certificate:
-    """Checks every rule of a split.
+    """Check every rule of a split.
 
     Args:
         split: what to check.

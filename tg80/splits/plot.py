@@ -17,7 +17,7 @@ MARKERS = "osD^vP*X<>"
 
 
 def check_plot_path(path: Path) -> None:
-    """Raises UserError for a file that no figure can be written to."""
+    """Raise UserError for a file that no figure can be written to."""
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: a figure ends in {', '.join(SUFFIXES)}")
     if not path.absolute().parent.is_dir():

@@ -151,7 +151,7 @@ class _Inspection:
         self._objects: set[int] = set()
 
     def run(self) -> None:
-        """Raises CorruptFile, without the file's name, or what h5py raises on damage."""
+        """Raise CorruptFile, without the file's name, or what h5py raises on damage."""
         self._objects.add(h5o.get_info(self._root).addr)
         self._visit_group(self._root, "", MOST_DEPTH)
 

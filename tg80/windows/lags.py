@@ -151,7 +151,7 @@ class LagSampling:
     spacing: Spacing = "uniform"
 
     def __post_init__(self) -> None:
-        """Raises UserError for lags, a fraction or a spacing that can't be."""
+        """Raise UserError for lags, a fraction or a spacing that can't be."""
         if not 0 <= self.fixed_fraction <= 1:
             raise UserError(f"fixed_fraction is a share from 0 to 1, not {self.fixed_fraction}")
         if self.longest_fs is not None and not self.longest_fs > 0:

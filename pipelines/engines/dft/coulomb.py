@@ -91,7 +91,7 @@ class FittedCoulomb:
 
 
 def _by_atom(molecule: Any, by_function: np.ndarray) -> np.ndarray:
-    """Sums (3, n_functions) over the functions of each atom into (n_atoms, 3)."""
+    """Sum (3, n_functions) over the functions of each atom into (n_atoms, 3)."""
     ranges = molecule.aoslice_by_atom()[:, 2:]
     return np.array([by_function[:, start:stop].sum(axis=1) for start, stop in ranges])
 

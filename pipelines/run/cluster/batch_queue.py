@@ -213,7 +213,7 @@ def walltime_seconds(text: str, kind: str = "slurm") -> int:
 
 
 def load_profile(path: Path, model: type[Profile]) -> Profile:
-    """Reads a profile of this kind.
+    """Read a profile of this kind.
 
     Raises:
         UserError: the file can't be read, or a setting is unknown or out of range.
@@ -249,7 +249,7 @@ def make_cluster(profile: JobProfile, security: Security, dashboard: bool = Fals
 
 
 def check_queue(profile: JobProfile) -> None:
-    """Makes sure that jobs can be submitted from here.
+    """Make sure that jobs can be submitted from here.
 
     Raises:
         UserError: dask-jobqueue or the queue's own command is not there.
@@ -305,7 +305,7 @@ class JobQueue:
         self._say: Callable[[str], None] = print
 
     def check(self, level: Level, device: str) -> None:
-        """Makes sure that jobs can be submitted from here, and that the profile is a job's.
+        """Make sure that jobs can be submitted from here, and that the profile is a job's.
 
         Raises:
             UserError: no dask-jobqueue, no such queue on this machine, or a setting that its class
@@ -346,7 +346,7 @@ class JobQueue:
                 yield client
 
     def tend(self, n_tasks: int) -> None:
-        """Submits jobs that have ended again, and gives back idle ones that no task is left for.
+        """Submit jobs that have ended again, and give back idle ones that no task is left for.
 
         Args:
             n_tasks: tasks that want a worker.

@@ -86,7 +86,7 @@ class _QuietWorker(WorkerPlugin):
 
 @contextmanager
 def private_scratch(folder: Path, *, shared: bool = False) -> Iterator[Path]:
-    """Gives Dask's servers, and this process, a temporary folder that only this user may enter.
+    """Give Dask's servers, and this process, a temporary folder that only this user may enter.
 
     Dask puts its scratch folder before all others on the path that modules are imported from. By
     default that is /tmp/dask-scratch-space, which anybody may have made.
@@ -215,7 +215,7 @@ def dashboard_options(wanted: bool) -> dict[str, Any]:
 
 
 def say_dashboard(client: Client, say: Callable[[str], None]) -> None:
-    """Shows where the dashboard is, if there is one."""
+    """Show where the dashboard is, if there is one."""
     port = client.scheduler_info()["services"].get("dashboard")
     if port is not None:
         say(f"dashboard: http://{LOOPBACK}:{port}/status, readable by all users of this machine")
@@ -237,7 +237,7 @@ class ThisMachine:
     dashboard: bool = False
 
     def check(self, level: Level, device: str) -> None:
-        """Looks for a GPU if the level is to be evaluated on one.
+        """Look for a GPU if the level is to be evaluated on one.
 
         Raises:
             UserError: there is none.
@@ -269,7 +269,7 @@ class ThisMachine:
 
 @contextmanager
 def quiet_logs() -> Iterator[None]:
-    """Keeps Dask's own lines about lost connections from the terminal; ours say it in one."""
+    """Keep Dask's own lines about lost connections from the terminal; ours say it in one."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -281,7 +281,7 @@ def quiet_logs() -> Iterator[None]:
 
 
 def check_workers(client: Client, order: Order) -> None:
-    """Waits for workers and makes sure that they can do this run's tasks.
+    """Wait for workers and make sure that they can do this run's tasks.
 
     Workers that come later are checked by the ticket of each task.
 

@@ -71,7 +71,7 @@ def _room_for_parts(basis, n_points, n_derivatives, n_components):
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 def _evaluate_shell(basis, points, shell, atom, known, parts):
-    """Fills the parts of one shell of a walk over all of them.
+    """Fill the parts of one shell of a walk over all of them.
 
     Args:
         basis, points: what and where, (3, n_points).
@@ -206,7 +206,7 @@ def density(blocks, first, last, values, occupied, rho):
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 def add_potential(blocks, first, last, values, potential, matrix):
-    """Adds the half of the potential matrix of a range (the other half is its transpose).
+    """Add the half of the potential matrix of a range (the other half is its transpose).
 
     Args:
         blocks, first, last, values: as in `basis_values`.
@@ -294,7 +294,7 @@ def _densities_of_pull(part, u, occupied):
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 def _block_gradient(basis, points, present, u, a, b, gradient):
-    """Adds one block's part of the gradient (n_atoms, 3)."""
+    """Add one block's part of the gradient (n_atoms, 3)."""
     n_points = points.shape[1]
     parts = _room_for_parts(basis, n_points, 2, 10)
     d, radial, harmonics = parts.d, parts.radial, parts.harmonics
@@ -319,7 +319,7 @@ def _block_gradient(basis, points, present, u, a, b, gradient):
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 def add_gradient(basis, blocks, first, last, values, potential, occupied, gradient):
-    """Adds a range's part of the energy's gradient, by the atoms that carry the functions.
+    """Add a range's part of the energy's gradient, by the atoms that carry the functions.
 
     Second derivatives of the basis functions are needed, but only their contraction is formed.
 

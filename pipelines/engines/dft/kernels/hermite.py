@@ -162,7 +162,7 @@ def _prepare(basis, density, pair, ex):
 
 @njit(cache=True, nogil=True)
 def expand_pairs(basis, density, pairs, tables, centres, exponents, hermite):
-    """Fills centres (n, 3), exponents (n,) and Hermite coefficients (n, n_hermite) of the pairs."""
+    """Fill centres (n, 3), exponents (n,) and Hermite coefficients (n, n_hermite) of the pairs."""
     l_max = basis.transforms.shape[0] - 1
     ex = np.empty((3, l_max + 2, l_max + 1, 2 * l_max + 2))
     for n in range(len(pairs)):
@@ -218,7 +218,7 @@ def expand_auxiliary(basis, fitted, tables, hermite):
 
 @njit(cache=True, nogil=True)
 def add_pair_gradient(basis, density, pairs, tables, hermite, fields, gradient):
-    """Adds the pull of the field on the atoms of each pair's two functions."""
+    """Add the pull of the field on the atoms of each pair's two functions."""
     l_max = basis.transforms.shape[0] - 1
     ex = np.empty((3, l_max + 2, l_max + 1, 2 * l_max + 2))
     slope = np.empty((3, l_max + 1, l_max + 1, 2 * l_max + 2))

@@ -153,7 +153,7 @@ def _interaction(tables, highest, d, f, odd, even):
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 def _add_field(tables, n_field, hermite, degree, interaction, field):
-    """Adds the field (n_field, lanes) of one auxiliary primitive and its derivatives."""
+    """Add the field (n_field, lanes) of one auxiliary primitive and its derivatives."""
     for s in range(tables.counts[degree]):
         weight = hermite[s]
         if weight == 0.0:
