@@ -25,7 +25,7 @@ from benchmarks.tasks.data import BenchmarkData, Windows
 from benchmarks.tasks.tasks import TaskSpec, get_task, is_fine_tuning
 from tg80.constants import masses_of
 from tg80.errors import UserError
-from tg80.windows.windows import uniform_rotations
+from tg80.windows.rotations import uniform_rotations
 
 TEST_PARTS = ("test_time", "test_id", "test_ood")
 

@@ -19,12 +19,13 @@ import torch
 from benchmarks.scoring.validity import Geometries, Pairs
 from benchmarks.tasks.public import read_public_task
 from benchmarks.tasks.states import StartStates, start_states
-from benchmarks.tasks.tasks import Protocol, TaskSpec, window_rotation
+from benchmarks.tasks.tasks import Protocol, TaskSpec
 from tg80.chemistry.molecule import Molecule, molecule_from_smiles
 from tg80.dataset import cut_part, load, shipped_folder
 from tg80.errors import CorruptFile, UserError
 from tg80.splits.split import TIME_PARTS, Fold, Split, load_split
-from tg80.windows.lags import scored_starts
+from tg80.windows.rotations import window_rotation
+from tg80.windows.starts import scored_starts
 from tg80.windows.trajectories import Trajectory, read_trajectory
 from tg80.windows.windows import collate, cut_window
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from enum import StrEnum
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from tg80.errors import UserError
 from tg80.exchange.md17_sets import PUBLIC_SETS
 from tg80.exchange.single_task import HORIZON_FRAMES, N_LAGS, N_STARTS
-from tg80.windows.lags import MAX_STARTS
-from tg80.windows.windows import uniform_rotations
+from tg80.windows.starts import MAX_STARTS
 
 
 class Track(StrEnum):
@@ -286,10 +283,3 @@ def _of_public_set(family: str, name: str) -> TaskSpec:
     as_published = name.endswith(AS_PUBLISHED)
     update = {"id": f"{family}/{name}", "molecule": molecule, "as_published": as_published}
     return PUBLIC[family].model_copy(update=update)
-
-
-def window_rotation(task_id: str, start_id: str) -> np.ndarray:
-    """The rotation (3, 3) that turns one scored window: uniform, and fixed by the two names."""
-    digest = hashlib.sha256(f"{task_id}\n{start_id}".encode()).digest()
-    seed = np.frombuffer(digest[:16], dtype="<u4").tolist()
-    return uniform_rotations(np.random.default_rng(seed), 1)[0]

@@ -32,7 +32,7 @@ from tg80.files import file_sha256, make_folder
 from tg80.shards.shard import Shard, read_part
 from tg80.shards.twins import SUFFIX, TwinMetadata, Twins, TwinSettings, read_twins, write_twins
 from tg80.splits.split import time_blocks
-from tg80.windows.lags import scored_starts
+from tg80.windows.starts import scored_starts
 from tg80.windows.trajectories import read_trajectory
 
 # The block of a trajectory whose windows the benchmark scores for molecules it has trained on.

@@ -17,7 +17,7 @@ from tg80.errors import CorruptFile, UserError
 from tg80.shards.shard import Shard
 from tg80.splits.split import load_split, mini_names, time_blocks
 from tg80.windows.lags import LagSampling
-from tg80.windows.mapped import MappedArray
+from tg80.windows.trajectories import MappedArray
 from tg80.windows.windows import TrainingWindows, window_loader
 
 PAGE = Path(__file__).parents[2] / "docs" / "reading.md"

@@ -1,4 +1,4 @@
-"""Lags in fs as stored frames, and the frames from which scored windows start.
+"""Lags in fs <-> stored frames, and the lags that training draws.
 
 Lags count from the start state and are rounded to stored frames; the lag that was really used
 travels with the window, so that no model is asked for one time and scored at another.
@@ -13,9 +13,7 @@ from typing import Literal
 import numpy as np
 
 from tg80.errors import UserError
-from tg80.windows.trajectories import Trajectory
 
-MAX_STARTS = 16
 SHORTEST_FS = 8.0  # of horizons drawn for training
 Spacing = Literal["uniform", "log-uniform"]
 
@@ -23,20 +21,20 @@ Spacing = Literal["uniform", "log-uniform"]
 def lag_frames(
     lags_fs: Sequence[float] | np.ndarray, frame_fs: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lags as stored frames, and the lags these frames really are.
+    """Convert lags to stored frames, and to the lags that these frames really have.
 
-    Rounded half up, at least one frame; a lag that falls on a frame already taken is dropped and
-    the end padded.
+    Lags are rounded half up, to at least one frame. A lag that falls on a frame already taken is
+    dropped, and the end is padded.
 
     Args:
         lags_fs: (P,) fs, counted from the start state, increasing.
         frame_fs: time between stored frames.
 
     Returns:
-        frames: (P,) int, 0 where padded. real_lags_fs: (P,) fs, NaN where padded.
+        The frames, (P,) int, 0 where padded, and their lags, (P,) fs, NaN where padded.
 
     Raises:
-        UserError: no lag, or lags that are not positive and increasing.
+        UserError: There is no lag, or lags are not positive and increasing.
     """
     lags = np.asarray(lags_fs, dtype=float)
     if lags.size == 0 or not np.all(lags > 0) or not np.all(np.diff(lags) > 0):
@@ -47,13 +45,14 @@ def lag_frames(
 def frames_of_lags(
     lags_fs: np.ndarray, frame_fs: float | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`lag_frames` of many windows at once, lags unchecked.
+    """Do as `lag_frames` for many windows at once, without checking the lags.
 
     Args:
-        lags_fs: (..., P) fs, not decreasing. frame_fs: one number, or (..., 1).
+        lags_fs: (..., P) fs, not decreasing.
+        frame_fs: one number, or (..., 1).
 
     Returns:
-        frames: (..., P) int, 0 where padded. real_lags_fs: (..., P) fs, NaN where padded.
+        The frames, (..., P) int, 0 where padded, and their lags, (..., P) fs, NaN where padded.
     """
     # 1e-9: a quotient such as 2.4999999999 for 2.5 is a tie and goes up like one.
     frames = np.maximum(1, np.floor(lags_fs / frame_fs + 0.5 + 1e-9).astype(np.int64))
@@ -65,51 +64,13 @@ def frames_of_lags(
     return np.where(repeated, 0, frames), np.where(repeated, np.nan, frames * frame_fs)
 
 
-def start_frames(n_frames: int, horizon_frames: int, max_starts: int = MAX_STARTS) -> np.ndarray:
-    """Starts of scored windows in a block: as many as fit more than a horizon apart, at most 16.
-
-    They are spread evenly from the first frame to the last one whose window ends in the block.
-
-    Args:
-        n_frames: frames of the block. horizon_frames: the longest lag, in frames.
-
-    Returns:
-        (n_starts,) increasing; empty if the horizon is longer than the block.
-    """
-    slack = n_frames - 1 - horizon_frames
-    if slack < 0:
-        return np.zeros(0, dtype=np.int64)
-    count = min(max_starts, slack // (horizon_frames + 1) + 1)
-    if count == 1:
-        return np.zeros(1, dtype=np.int64)
-    return np.arange(count, dtype=np.int64) * slack // (count - 1)
-
-
-def scored_starts(
-    trajectory: Trajectory, horizon_fs: float, part: str, max_starts: int = MAX_STARTS
-) -> np.ndarray:
-    """`start_frames` of one trajectory or block.
-
-    Raises:
-        UserError: the horizon is longer than the block; it is never shortened silently.
-    """
-    frames, _ = lag_frames([horizon_fs], trajectory.frame_fs)
-    starts = start_frames(trajectory.n_frames, int(frames[0]), max_starts)
-    if starts.size == 0:
-        raise UserError(
-            f"horizon {horizon_fs:g} fs is longer than the {part} block of {trajectory.name} "
-            f"({max(trajectory.length_fs, 0):g} fs); choose a shorter horizon or longer data"
-        )
-    return starts
-
-
 def spaced_lags(
     horizon_fs: float | np.ndarray,
     n_lags: int = 8,
     spacing: Spacing = "uniform",
     shortest_fs: float | np.ndarray = SHORTEST_FS,
 ) -> np.ndarray:
-    """Lags up to a horizon, evenly spaced in time or in the logarithm of time.
+    """Return lags up to a horizon, evenly spaced in time or in the logarithm of time.
 
     Args:
         horizon_fs: the last lag; one number, or (...).
@@ -119,7 +80,7 @@ def spaced_lags(
         (..., n_lags) fs, increasing.
 
     Raises:
-        UserError: no such spacing; less than one lag; a time that is not above 0.
+        UserError: The spacing is unknown, there is no lag, or a time is not above 0.
     """
     horizon = np.asarray(horizon_fs, dtype=float)[..., None]
     if n_lags < 1:
@@ -151,7 +112,7 @@ class LagSampling:
     spacing: Spacing = "uniform"
 
     def __post_init__(self) -> None:
-        """Raise UserError for lags, a fraction or a spacing that can't be."""
+        """Raise UserError for invalid lags, fraction or spacing."""
         if not 0 <= self.fixed_fraction <= 1:
             raise UserError(f"fixed_fraction is a share from 0 to 1, not {self.fixed_fraction}")
         if self.longest_fs is not None and not self.longest_fs > 0:
@@ -160,11 +121,12 @@ class LagSampling:
         spaced_lags(1.0, spacing=self.spacing)
 
     def draw(self, uniforms: np.ndarray, frame_fs: np.ndarray, length_fs: np.ndarray) -> np.ndarray:
-        """Lags of many windows.
+        """Draw the lags of many windows.
 
         Args:
             uniforms: (B, 2) random numbers in [0, 1).
-            frame_fs: (B,) time between frames. length_fs: (B,) length of the windows' blocks.
+            frame_fs: (B,) time between frames.
+            length_fs: (B,) length of the windows' blocks.
 
         Returns:
             (B, n_lags) fs, not decreasing; none is longer than its block.

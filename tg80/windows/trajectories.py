@@ -7,14 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
+from tg80.errors import Tg80Error
+from tg80.files import write_atomically
 from tg80.shards.shard import Shard
-from tg80.windows.mapped import map_arrays, mapped_arrays
 
 # Times are stored as float64 multiples of the time step: a hundredth of a frame is rounding.
 _FRAME_TOLERANCE = 1e-2
+_DTYPE = np.dtype("<f4")  # of arrays mapped from a file
 
 
 @dataclass(frozen=True)
@@ -203,20 +207,43 @@ def _read_labels(path: Path, first: int, stop: int) -> tuple[np.ndarray, np.ndar
 
 
 def _arrays(shard: Shard) -> list[np.ndarray]:
-    return [np.asarray(shard.read(key), dtype="f4") for key in ("positions", "velocities")]
+    return [np.asarray(shard.read(key), dtype=_DTYPE) for key in ("positions", "velocities")]
 
 
 def _mapped(shard: Shard, cache: Path) -> list[np.ndarray]:
-    facts, metadata = shard.path.stat(), shard.metadata
+    """Positions and velocities mapped from an uncompressed copy, which is made if there is none."""
+    file, metadata = shard.path.stat(), shard.metadata
     # Another file under the same name gets another copy.
-    identity = f"{facts.st_size} {facts.st_mtime_ns} {metadata.checksum()}"
+    identity = f"{file.st_size} {file.st_mtime_ns} {metadata.checksum()}"
     digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
     path = cache / f"{metadata.name}-r{metadata.replica}-{digest}.f4"
-    shapes = [(shard.n_frames, shard.n_atoms, 3)] * 2
-    found = mapped_arrays(path, shapes)
-    if found is None:
-        cache.mkdir(parents=True, exist_ok=True)
-        map_arrays(path, _arrays(shard))
-        found = mapped_arrays(path, shapes)
-    assert found is not None
-    return found
+    shape = (shard.n_frames, shard.n_atoms, 3)
+    size = int(np.prod(shape))
+    try:
+        if not path.exists() or path.stat().st_size != 2 * size * _DTYPE.itemsize:
+            cache.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, b"".join(array.tobytes() for array in _arrays(shard)))
+        return [_view(str(path), first, shape) for first in (0, size)]
+    except OSError as error:
+        raise Tg80Error(f"{path}: cannot be written or mapped: {error.strerror or error}") from None
+
+
+class MappedArray(np.memmap):
+    """An array mapped from a file; pickled, it is its place in the file, not its values.
+
+    So a loader's worker that is started afresh maps the same file instead of getting a copy.
+    """
+
+    def __reduce__(self) -> Any:
+        mapping = getattr(self, "_mmap", None)
+        if mapping is None:  # what arithmetic made of one lies in memory
+            return np.asarray(self).__reduce__()
+        first = self.ctypes.data - np.frombuffer(mapping, dtype="u1").ctypes.data
+        return _view, (str(self.filename), first // _DTYPE.itemsize, self.shape, self.strides)
+
+
+def _view(
+    path: str, first: int, shape: tuple[int, ...], strides: tuple[int, ...] | None = None
+) -> np.ndarray:
+    whole = MappedArray(path, dtype=_DTYPE, mode="r")
+    return as_strided(whole[first:], shape, strides, subok=True, writeable=False)

@@ -16,29 +16,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tg80.errors import UserError
-from tg80.windows.lags import LagSampling, frames_of_lags, lag_frames, scored_starts
+from tg80.windows.lags import LagSampling, frames_of_lags, lag_frames
+from tg80.windows.rotations import rotations_of
+from tg80.windows.starts import scored_starts
 from tg80.windows.trajectories import Trajectory
-
-
-def uniform_rotations(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Proper rotations uniform over SO(3) (Haar measure), shape (count, 3, 3).
-
-    References:
-        A normalised 4-dimensional Gaussian is a uniform unit quaternion: Muller (1959),
-        doi:10.1145/377939.377946.
-    """
-    return rotations_of(rng.standard_normal((count, 4)))
-
-
-def rotations_of(quaternions: np.ndarray) -> np.ndarray:
-    """The rotations (count, 3, 3) of quaternions (count, 4) of any length but zero."""
-    w, x, y, z = (quaternions / np.linalg.norm(quaternions, axis=1, keepdims=True)).T
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.moveaxis(np.array(rows), -1, 0)
 
 
 @dataclass(frozen=True)

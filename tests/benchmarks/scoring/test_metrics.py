@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from benchmarks.scoring import metrics
 from benchmarks.scoring.alignment import kabsch_rotation, superpose
 from benchmarks.scoring.metrics import Metric
-from tg80.windows.windows import uniform_rotations
+from tg80.windows.rotations import uniform_rotations
 
 
 def tensors(seed, batch=3, steps=4, atoms=6):

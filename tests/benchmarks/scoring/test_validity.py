@@ -22,7 +22,7 @@ from benchmarks.scoring.validity import (
 from benchmarks.tasks.data import load_benchmark
 from benchmarks.tasks.tasks import get_task
 from tests.support import toys
-from tg80.windows.windows import uniform_rotations
+from tg80.windows.rotations import uniform_rotations
 
 WATER = np.array([[0.0, 0, 0], [0.96, 0, 0], [0, 0.96, 0]])
 

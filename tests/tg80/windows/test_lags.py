@@ -7,14 +7,8 @@ from hypothesis import strategies as st
 
 from tests.tg80.shards.frames import numbered
 from tg80.errors import UserError
-from tg80.windows.lags import (
-    LagSampling,
-    frames_of_lags,
-    lag_frames,
-    scored_starts,
-    spaced_lags,
-    start_frames,
-)
+from tg80.windows.lags import LagSampling, frames_of_lags, lag_frames, spaced_lags
+from tg80.windows.starts import scored_starts, start_frames
 
 
 @given(n_frames=st.integers(1, 2000), horizon=st.integers(1, 400), most=st.integers(1, 20))

@@ -10,8 +10,7 @@ import pytest
 from tests.tg80.shards.frames import numbered
 from tg80.errors import Tg80Error
 from tg80.shards.shard import Shard
-from tg80.windows.mapped import MappedArray
-from tg80.windows.trajectories import read_trajectory
+from tg80.windows.trajectories import MappedArray, read_trajectory
 
 
 def test_blocks_hold_the_frames_within_their_edges():

@@ -11,16 +11,9 @@ from hypothesis import strategies as st
 from tests.tg80.shards.frames import numbered
 from tg80.errors import UserError
 from tg80.windows.lags import LagSampling
+from tg80.windows.rotations import rotations_of, uniform_rotations
 from tg80.windows.trajectories import Trajectory, read_trajectory
-from tg80.windows.windows import (
-    EpochOrder,
-    TrainingWindows,
-    collate,
-    cut_window,
-    rotations_of,
-    uniform_rotations,
-    window_loader,
-)
+from tg80.windows.windows import EpochOrder, TrainingWindows, collate, cut_window, window_loader
 
 LAGS = LagSampling((100.0, 200.0), fixed_fraction=0.3)
 
