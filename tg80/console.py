@@ -12,7 +12,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-from tg80.errors import Tg80Error, UserError
+from tg80.errors import Tg80Error, UserError, missing_package
 from tg80.untrusted.limits import MOST_COUNT, MOST_SEED, MOST_SIZE, is_meant, meant_range
 from tg80.untrusted.tables import Console, PrintableStream, printable
 
@@ -210,6 +210,9 @@ def _report(error: Any, prog: str) -> int:
         for finding in error.args:
             print_error(str(finding))
         return error.exit_code
+    if isinstance(error, ModuleNotFoundError):
+        print_error(missing_package(error))
+        return 2
     if isinstance(error, OSError):
         print_error(f"{error.filename or 'operating system'}: {error.strerror or error}")
         return 1

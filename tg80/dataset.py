@@ -11,14 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from tg80.chemistry.molecule import Molecule, molecule_from_smiles
 from tg80.errors import UserError
 from tg80.shards.metadata import ShardMetadata
 from tg80.shards.shard import SUFFIX, Shard, find_shards
 from tg80.splits.split import PARTS, TG80_VERSION, TIME_PARTS, Split, load_split, time_blocks
 from tg80.windows.trajectories import Trajectory, read_trajectory
+
+if TYPE_CHECKING:
+    from tg80.chemistry.molecule import Molecule
 
 Source = str | Path | Sequence[str | Path]
 
@@ -193,6 +195,8 @@ def molecules_of(shards: Iterable[Shard]) -> dict[str, Molecule]:
     Raises:
         UserError: one name stands for two compounds, or two names for one.
     """
+    from tg80.chemistry.molecule import molecule_from_smiles  # RDKit
+
     found: dict[str, Molecule] = {}
     names: dict[str, set[str]] = {}
     for shard in shards:

@@ -25,3 +25,30 @@ class CorruptFile(Tg80Error):
 
 class RunFailed(Tg80Error):
     """A computation failed for a reason that is named in the message."""
+
+
+_EXTRAS = {
+    "rdkit": "generate",
+    "numba": "generate",
+    "tblite": "generate",
+    "pyscf": "generate",
+    "dask": "generate",
+    "distributed": "generate",
+    "umap": "generate",
+    "sklearn": "generate",
+    "torch": "bench",
+    "e3nn": "bench",
+    "safetensors": "bench",
+    "mace": "mace",
+    "gpu4pyscf": "gpu",
+    "cupy": "gpu",
+    "dask_jobqueue": "hpc",
+}
+
+
+def missing_package(error: ModuleNotFoundError) -> str:
+    """Which package an import did not find, and what to install."""
+    package = (error.name or "").partition(".")[0]
+    extra = _EXTRAS.get(package)
+    wanted = f"'tg80[{extra}]'" if extra else package
+    return f"the package {package} is not installed; run: pip install {wanted}"

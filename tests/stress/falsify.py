@@ -18,7 +18,8 @@ from rich.table import Table
 
 from tests.stress.forgeries import FORGERIES, Forgery, Trajectory, as_read, load, restate, write
 from tg80.shards.checks.content import check_evidence
-from tg80.shards.validate import Findings, validate
+from tg80.shards.problems import Findings
+from tg80.shards.validate import validate
 
 SHIPPED = Path(__file__).parents[2] / "tg80" / "data"
 DEFAULT = [

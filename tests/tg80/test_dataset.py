@@ -220,6 +220,31 @@ def test_importing_the_package_is_light():
         _ = tg80.lode
 
 
+_WITHOUT_EXTRAS = """
+import sys
+missing = dict.fromkeys(
+    ["torch", "pyscf", "dask", "distributed", "rdkit", "sklearn", "umap", "matplotlib", "numba"]
+)
+sys.modules.update(missing)  # None: an import of it fails
+import tg80, tg80.release.download, tg80.exchange.export
+shard = tg80.load("mini-xtb")["methanol"]
+assert shard.read("forces").shape == (1201, 6, 3)
+print(*tg80.validate(shard.path), sep="\\n")
+"""
+
+
+def test_data_is_read_and_checked_without_extras():
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_EXTRAS], capture_output=True, text=True, check=True
+    )
+    what = "not checked: the package rdkit is not installed; run: pip install 'tg80[generate]'"
+    problems = done.stdout.splitlines()
+    assert [line.partition("h5md: ")[2] for line in problems] == [
+        f"molecule: {what}",
+        f"stereo: {what}",
+    ]
+
+
 def test_the_examples_of_the_documentation_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)

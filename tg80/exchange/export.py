@@ -7,12 +7,12 @@ several replicas go into files of their own, or, in extended XYZ, into frames th
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import tg80
 from tg80.errors import UserError
 from tg80.exchange.export_selection import Piece, Selection, select
 from tg80.exchange.formats import (
@@ -187,7 +187,7 @@ def _describe(target: Target, energies: dict[str, float]) -> dict[str, Any]:
         "split": split,
         "notes": notes,
         "trajectories": rows,
-        "tg80_version": tg80.__version__,
+        "tg80_version": version("tg80"),
     }
 
 

@@ -17,9 +17,10 @@ from tg80.files import file_sha256
 from tg80.shards.checks.content import judge_shard
 from tg80.shards.fields import AXIS_FIELDS, FRAME_FIELDS, QUALITY_FLAGS
 from tg80.shards.metadata import ShardMetadata
+from tg80.shards.problems import Problem
 from tg80.shards.quality import Frames
 from tg80.shards.shard import Shard, find_shards
-from tg80.shards.validate import Problem, validate
+from tg80.shards.validate import validate
 
 BOND_EDGES = np.linspace(0.6, 2.8, 441)
 """Edges of the bins of bond lengths, A."""

@@ -10,13 +10,13 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from importlib.metadata import version
 from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
 from urllib3.util.retry import Retry
 
-import tg80
 from tg80.errors import UserError
 from tg80.release.sources import (
     CHUNK_BYTES,
@@ -108,7 +108,7 @@ class WebSource:
         """One session a thread: they are not safe to share."""
         if not hasattr(self._local, "session"):
             session = requests.Session()
-            session.headers["User-Agent"] = f"tg80/{tg80.__version__}"
+            session.headers["User-Agent"] = f"tg80/{version('tg80')}"
             self._local.session = session
         return self._local.session
 

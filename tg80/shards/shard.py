@@ -16,6 +16,7 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from operator import mul
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-import tg80
 from tg80.errors import CorruptFile
 from tg80.files import checksum_path, find_files, write_atomically
 from tg80.shards.fields import (
@@ -240,7 +240,7 @@ def _write_header(file: h5py.File, metadata: ShardMetadata) -> None:
     root.create_group("author").attrs["name"] = metadata.author
     creator = root.create_group("creator")
     creator.attrs["name"] = "tg80"
-    creator.attrs["version"] = tg80.__version__
+    creator.attrs["version"] = version("tg80")
     root.create_group("modules/units").attrs["version"] = np.array([1, 0], dtype="i4")
     box = file.create_group(f"{TRAJECTORY}/box")
     box.attrs["dimension"] = 3

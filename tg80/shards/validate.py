@@ -6,15 +6,15 @@ judged from the stored arrays; the statistics a file states about itself are com
 """
 
 import os
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import h5py
 import numpy as np
 
 from tg80.errors import Tg80Error
 from tg80.files import checksum_path, data_folders, file_sha256, find_files, read_text
+from tg80.shards.checks.content import check_content
 from tg80.shards.fields import (
     AXIS_FIELDS,
     FRAME_FIELDS,
@@ -24,50 +24,10 @@ from tg80.shards.fields import (
     TRAJECTORY,
     Field,
 )
+from tg80.shards.problems import Findings, Problem
 from tg80.shards.shard import SUFFIX, Shard, expected_shape, named_errors
 from tg80.shards.twins import SUFFIX as TWINS_SUFFIX
 from tg80.shards.twins import read_twins
-
-ProblemLevel = Literal["error", "warning"]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with one file."""
-
-    level: ProblemLevel
-    file: str
-    check: str
-    message: str
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def __str__(self) -> str:
-        return f"{self.level}: {self.file}: {self.check}: {self.message}"
-
-
-class Findings:
-    """Collects the problems of one file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.problems: list[Problem] = []
-
-    def error(self, check: str, message: str) -> None:
-        self.add("error", check, message)
-
-    def warning(self, check: str, message: str) -> None:
-        self.add("warning", check, message)
-
-    def add(self, level: ProblemLevel, check: str, message: str) -> None:
-        # A damaged name or unit need not be text that can be printed.
-        printable = message.encode(errors="backslashreplace").decode()
-        self.problems.append(Problem(level, str(self.path), check, printable))
-
-    @property
-    def has_errors(self) -> bool:
-        return any(problem.level == "error" for problem in self.problems)
 
 
 def files_to_check(path: Path | str) -> list[Path]:
@@ -159,8 +119,6 @@ def _check_twins(found: Findings) -> None:
 
 
 def _check_shard(found: Findings) -> None:
-    from tg80.shards.checks.content import check_content  # it needs Findings from here
-
     with Shard(found.path) as shard:
         with named_errors(found.path):
             _visit_everything(shard.file)

@@ -8,17 +8,20 @@ References:
     UMAP clusters as splits: Guo et al., doi:10.1007/978-3-031-72359-9_5.
 """
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from rdkit import Chem, rdBase
-from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 
-from tg80.chemistry.molecule import Molecule
 from tg80.errors import UserError
+
+if TYPE_CHECKING:
+    from tg80.chemistry.molecule import Molecule
 
 LIBRARIES = ("numpy", "rdkit", "scikit-learn", "scipy", "umap-learn", "numba", "pynndescent")
 
@@ -79,6 +82,9 @@ def library_versions() -> dict[str, str]:
 
 def fingerprints(smiles: Sequence[str], settings: FingerprintSettings | None = None) -> np.ndarray:
     """Morgan bits, shape (n_molecules, n_bits), bool."""
+    from rdkit import Chem, rdBase
+    from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
+
     settings = settings or FingerprintSettings()
     generator = GetMorganGenerator(
         radius=settings.radius,

@@ -5,6 +5,8 @@ when it is read. `tg80.splits.folds` makes splits, `tg80.splits.certificate` pro
 its rules.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import math
@@ -15,13 +17,16 @@ from functools import cached_property
 from importlib import resources
 from numbers import Integral
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tg80.chemistry.molecule import Molecule
 from tg80.errors import UserError
 from tg80.files import read_bytes
 from tg80.splits.clusters import ClusteringSettings, FingerprintSettings, UmapSettings
+
+if TYPE_CHECKING:
+    from tg80.chemistry.molecule import Molecule
 
 FORMAT = "tg80-split/1"
 TG80_VERSION = "tg80-v1"
@@ -146,7 +151,7 @@ class Split(_Record):
                 return fold
         raise UserError(f"split {self.version} has no compound {name!r}")
 
-    def restrict(self, names: Iterable[str]) -> "Split":
+    def restrict(self, names: Iterable[str]) -> Split:
         """This split with only some of its compounds, in the same parts.
 
         A compound of `val` or a test part with an element that no compound left in train has, and

@@ -7,16 +7,15 @@ would only repeat the complaint.
 import hashlib
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
 from tg80.chemistry import mechanics
 from tg80.chemistry.bonds import GraphChange
-from tg80.chemistry.molecule import molecule_from_smiles
 from tg80.constants import masses_of
-from tg80.errors import UserError
+from tg80.errors import UserError, missing_package
 from tg80.shards.checks.electrons import check_charges, check_dipole, check_raw, check_scf
 from tg80.shards.checks.evidence import Evidence
 from tg80.shards.checks.frames import SINGLE_FRAME_CHECKS, check_ranges
@@ -25,6 +24,7 @@ from tg80.shards.checks.motion import check_motion, check_work
 from tg80.shards.checks.relaxed import check_hessian, check_relaxed, check_stereo
 from tg80.shards.fields import QUALITY_FLAGS
 from tg80.shards.metadata import ShardMetadata
+from tg80.shards.problems import Findings
 from tg80.shards.quality import (
     Frames,
     QualityThresholds,
@@ -36,23 +36,19 @@ from tg80.shards.quality import (
 from tg80.shards.shard import Shard
 from tg80.theory import LEVELS
 
-if TYPE_CHECKING:
-    from tg80.shards.validate import Findings
-
-
 # Standard atomic weights are revised by less than this; a heavier isotope is farther off.
 MASS_TOLERANCE = 1e-3
 START_TOLERANCE_EV = 1e-3
 STATISTICS_TOLERANCE = 0.01  # what is stated may come from values before they were rounded
 
 
-def check_content(shard: Shard, metadata: ShardMetadata, found: "Findings") -> None:
+def check_content(shard: Shard, metadata: ShardMetadata, found: Findings) -> None:
     """Add to `found` what is wrong with the metadata and the frames of an open shard."""
     _check_name(metadata, found)
     check_evidence(Evidence.of_shard(shard), found)
 
 
-def check_evidence(evidence: Evidence, found: "Findings") -> None:
+def check_evidence(evidence: Evidence, found: Findings) -> None:
     """Add to `found` what is wrong with metadata and arrays, wherever they come from."""
     with np.errstate(all="ignore"):
         for stage in STAGES:
@@ -62,23 +58,26 @@ def check_evidence(evidence: Evidence, found: "Findings") -> None:
                 return
 
 
-def _ask(check: Callable, evidence: Evidence, found: "Findings") -> None:
+def _ask(check: Callable, evidence: Evidence, found: Findings) -> None:
     """Run one check: data that it cannot even be computed of are no honest ones."""
     try:
         check(evidence, found)
+    except ModuleNotFoundError as error:
+        what = check.__name__.removeprefix("_").removeprefix("check_")
+        found.warning(what, f"not checked: {missing_package(error)}")
     except (ArithmeticError, LookupError, ValueError) as error:  # LinAlgError is a ValueError
         what = check.__name__.strip("_").replace("_", " ")
         found.error("impossible", f"{what}: it cannot be computed of these data ({error})")
 
 
-def _check_name(metadata: ShardMetadata, found: "Findings") -> None:
+def _check_name(metadata: ShardMetadata, found: Findings) -> None:
     expected = f"{metadata.name}-r{metadata.replica}"
     # A publication without folders puts the level in front: see `tg80.release.publish`.
     if found.path.stem not in (expected, f"{metadata.level}--{expected}"):
         found.warning("name", f"the file holds {expected}, but is called {found.path.stem}")
 
 
-def _check_level(evidence: Evidence, found: "Findings") -> None:
+def _check_level(evidence: Evidence, found: Findings) -> None:
     metadata = evidence.metadata
     name, stated = metadata.level, metadata.level_settings
     if name.startswith("custom-"):
@@ -96,7 +95,17 @@ def _check_level(evidence: Evidence, found: "Findings") -> None:
             found.error("level", f"{name} has {key} = {known[key]}, the file says {stated[key]}")
 
 
-def _check_molecule(evidence: Evidence, found: "Findings") -> None:
+def _check_atoms(evidence: Evidence, found: Findings) -> None:
+    numbers = evidence.numbers
+    if any(not 0 <= atom < len(numbers) for i, j, _ in evidence.metadata.bonds for atom in (i, j)):
+        found.error("molecule", "a bond names an atom that is not there")
+    if np.max(np.abs(evidence.masses / masses_of(numbers) - 1)) > MASS_TOLERANCE:
+        found.error("masses", "masses are not those of the elements")
+
+
+def _check_molecule(evidence: Evidence, found: Findings) -> None:
+    from tg80.chemistry.molecule import molecule_from_smiles  # RDKit
+
     metadata = evidence.metadata
     try:
         molecule = molecule_from_smiles(metadata.smiles)
@@ -109,15 +118,9 @@ def _check_molecule(evidence: Evidence, found: "Findings") -> None:
             # The canonical order of atoms may differ between versions of RDKit.
             level = "warning" if name in ("smiles", "mapped_smiles", "bonds") else "error"
             found.add(level, "molecule", f"{name} is not that of the SMILES {metadata.smiles}")
-    numbers = evidence.numbers
     mapped = _numbers_of_mapped_smiles(metadata.mapped_smiles)
-    if not np.array_equal(numbers, mapped):
+    if not np.array_equal(evidence.numbers, mapped):
         found.error("molecule", "atomic numbers are not those of the atom-mapped SMILES")
-        return
-    if any(not 0 <= atom < len(numbers) for i, j, _ in metadata.bonds for atom in (i, j)):
-        found.error("molecule", "a bond names an atom that is not there")
-    if np.max(np.abs(evidence.masses / masses_of(numbers) - 1)) > MASS_TOLERANCE:
-        found.error("masses", "masses are not those of the elements")
 
 
 def _numbers_of_mapped_smiles(mapped_smiles: str) -> list[int]:
@@ -133,7 +136,7 @@ def _numbers_of_mapped_smiles(mapped_smiles: str) -> list[int]:
     return [atom.GetAtomicNum() for atom in atoms]
 
 
-def _check_freedom(evidence: Evidence, found: "Findings") -> None:
+def _check_freedom(evidence: Evidence, found: Findings) -> None:
     metadata = evidence.metadata
     linear = mechanics.is_linear(evidence.masses, evidence.static["relaxed_positions"])
     if linear != metadata.linear:
@@ -145,7 +148,7 @@ def _check_freedom(evidence: Evidence, found: "Findings") -> None:
         found.error("freedom", f"{stated} degrees of freedom stated, {expected} expected")
 
 
-def _check_times(evidence: Evidence, found: "Findings") -> None:
+def _check_times(evidence: Evidence, found: Findings) -> None:
     frames, metadata = evidence.frames, evidence.metadata
     times, steps, spacing = frames["time"], frames["step"], metadata.store_every_fs
     n_frames = len(times)
@@ -164,7 +167,7 @@ def _check_times(evidence: Evidence, found: "Findings") -> None:
         found.error("frames", f"{metadata.length_fs:g} fs stated, {times[-1]:g} fs stored")
 
 
-def _check_start(evidence: Evidence, found: "Findings") -> None:
+def _check_start(evidence: Evidence, found: Findings) -> None:
     """A trajectory scaled to a mean energy begins at it."""
     target, conserved = evidence.metadata.target_energy_ev, evidence.frames["conserved_quantity"]
     if target is not None and abs(target - conserved[0]) > START_TOLERANCE_EV:
@@ -207,7 +210,7 @@ def _judge(
     return checks, changes, thresholds
 
 
-def _check_quality(evidence: Evidence, found: "Findings") -> None:
+def _check_quality(evidence: Evidence, found: Findings) -> None:
     try:
         checks, changes, thresholds = _judge(evidence)
     except ValidationError:
@@ -235,7 +238,7 @@ def _compare_statistics(
     checks: dict[str, dict[str, Any]],
     counts: dict[str, int],
     metadata: ShardMetadata,
-    found: "Findings",
+    found: Findings,
 ) -> None:
     """What the file says of itself against what its frames say."""
     for name, check in checks.items():
@@ -258,7 +261,7 @@ def _compare_statistics(
 # fmt: off
 STAGES = (
     (check_ranges,),
-    (_check_level, _check_molecule, _check_freedom, _check_times),
+    (_check_level, _check_atoms, _check_molecule, _check_freedom, _check_times),
     (
         *SINGLE_FRAME_CHECKS, check_charges, check_scf, check_raw, _check_start, check_hessian,
         check_relaxed, check_stereo, _check_quality,

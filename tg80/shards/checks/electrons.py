@@ -1,14 +1,10 @@
 """The part of `tg80 validate` that looks at charges, dipole moment and self-consistency."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from tg80.shards.checks.evidence import Evidence
 from tg80.shards.fields import FIELDS
-
-if TYPE_CHECKING:
-    from tg80.shards.validate import Findings
+from tg80.shards.problems import Findings
 
 # Charges were once kept to 11 bits: their sum is known to this share of the sum of their sizes.
 CHARGE_ROUNDING = 2.0**-11
@@ -33,7 +29,7 @@ EFFECTIVE_CHARGES, OF_OTHER_ELEMENTS = (2.5, 0.8), (5.0, 2.0)
 DIPOLE_OUTLIER = 9.0  # the worst frame beside the usual one: 4 in what is right
 
 
-def check_charges(evidence: Evidence, found: "Findings") -> None:
+def check_charges(evidence: Evidence, found: Findings) -> None:
     """Charges add up to the molecule's and pile up on electronegative elements."""
     charges = evidence.frames["mulliken_charges"].astype(float)
     off = np.abs(charges.sum(axis=1) - evidence.metadata.charge)
@@ -56,7 +52,7 @@ def check_charges(evidence: Evidence, found: "Findings") -> None:
         found.error("charges", "are positive on electronegative elements: the sign is wrong")
 
 
-def check_dipole(evidence: Evidence, found: "Findings") -> None:
+def check_dipole(evidence: Evidence, found: Findings) -> None:
     """The dipole moment is that of effective charges of the right sign and of a possible size."""
     dipole = evidence.frames["dipole"].astype(float)
     if evidence.n_frames < 2 * evidence.n_atoms:
@@ -103,7 +99,7 @@ def _wrong_sign(charges: np.ndarray, evidence: Evidence) -> bool:
     return bool(np.corrcoef(charges, pulls)[0, 1] > WRONG_SIGN)
 
 
-def check_scf(evidence: Evidence, found: "Findings") -> None:
+def check_scf(evidence: Evidence, found: Findings) -> None:
     """Cycles are counts, or -1 throughout; convergence is 0 or 1."""
     cycles, converged = evidence.frames["scf_cycles"], evidence.frames["scf_converged"]
     untold = evidence.metadata.level_settings.get("method") == "xtb"
@@ -116,7 +112,7 @@ def check_scf(evidence: Evidence, found: "Findings") -> None:
         found.error("scf", f"scf_converged holds {converged.max()}, not 0 or 1")
 
 
-def check_raw(evidence: Evidence, found: "Findings") -> None:
+def check_raw(evidence: Evidence, found: Findings) -> None:
     """What was projected out of the forces is the noise of a grid, where there is a grid."""
     method = evidence.metadata.level_settings.get("method")
     for name in ("raw_net_force", "raw_net_torque"):

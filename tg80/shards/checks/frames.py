@@ -5,8 +5,6 @@ possible size, energies add up, net force, net torque and both momenta vanish, t
 rests at the origin, atoms keep their bonds, and no frame is there twice.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from ase.data import chemical_symbols
 
@@ -20,10 +18,8 @@ from tg80.shards.checks.evidence import (
     Evidence,
 )
 from tg80.shards.fields import FIELDS, QUALITY_FLAGS
+from tg80.shards.problems import Findings
 from tg80.theory import LEVELS
-
-if TYPE_CHECKING:
-    from tg80.shards.validate import Findings
 
 # Distances as shares of the sum of covalent radii: a triple bond is 0.77, a hot C-H bond 0.8.
 CLOSEST = 0.5
@@ -48,7 +44,7 @@ HEAT_SPREADS, HEAT_LENGTH_FS = 6.0, 500.0
 LONGEST_STILL = 5  # frames in which a quantity may keep its value
 
 
-def check_ranges(evidence: Evidence, found: "Findings") -> None:
+def check_ranges(evidence: Evidence, found: Findings) -> None:
     """All values are finite and none is larger than its kind can be."""
     for name, values in (*evidence.frames.items(), *evidence.static.items()):
         if not np.all(np.isfinite(values)):
@@ -64,7 +60,7 @@ def check_ranges(evidence: Evidence, found: "Findings") -> None:
             found.error("range", f"{name} holds {evidence.static[name].min():g}")
 
 
-def check_kinetic_energy(evidence: Evidence, found: "Findings") -> None:
+def check_kinetic_energy(evidence: Evidence, found: Findings) -> None:
     """The stored kinetic energy is that of the stored velocities."""
     squared = np.einsum("tij,tij->ti", evidence.velocities, evidence.velocities)
     kinetic = 0.5 * squared @ evidence.masses / ACCELERATION
@@ -74,7 +70,7 @@ def check_kinetic_energy(evidence: Evidence, found: "Findings") -> None:
         found.error("kinetic energy", f"is not that of the velocities {_at(off)}")
 
 
-def check_total_energy(evidence: Evidence, found: "Findings") -> None:
+def check_total_energy(evidence: Evidence, found: Findings) -> None:
     """Without a thermostat the conserved quantity is kinetic plus potential energy."""
     frames = evidence.frames
     total = frames["kinetic_energy"] + frames["potential_energy"]
@@ -84,7 +80,7 @@ def check_total_energy(evidence: Evidence, found: "Findings") -> None:
         found.error("energies", message)
 
 
-def check_conserved_quantity(evidence: Evidence, found: "Findings") -> None:
+def check_conserved_quantity(evidence: Evidence, found: Findings) -> None:
     """The conserved quantity fluctuates little, and in no frame much more than in the others."""
     if evidence.n_frames < FEW_FRAMES:
         return
@@ -104,7 +100,7 @@ def check_conserved_quantity(evidence: Evidence, found: "Findings") -> None:
         found.error("conserved quantity", message)
 
 
-def check_verlet_energy(evidence: Evidence, found: "Findings") -> None:
+def check_verlet_energy(evidence: Evidence, found: Findings) -> None:
     """What velocity Verlet conserves follows the squares of the forces."""
     metadata = evidence.metadata
     verlet = metadata.integrator == "verlet" and metadata.ensemble == "nve"
@@ -120,7 +116,7 @@ def check_verlet_energy(evidence: Evidence, found: "Findings") -> None:
         found.error("conserved quantity", f"{message}, not {SLOPE[0]:g} to {SLOPE[1]:g}")
 
 
-def check_atomisation(evidence: Evidence, found: "Findings") -> None:
+def check_atomisation(evidence: Evidence, found: Findings) -> None:
     """The potential energy lies below that of the isolated atoms by about that of the bonds."""
     level = LEVELS.get(evidence.metadata.level)
     stated = evidence.metadata.level_settings.get("isolated_atom_energies") or {}
@@ -140,7 +136,7 @@ def check_atomisation(evidence: Evidence, found: "Findings") -> None:
         )
 
 
-def check_rest(evidence: Evidence, found: "Findings") -> None:
+def check_rest(evidence: Evidence, found: Findings) -> None:
     """The centre of mass rests at the origin; net force, net torque and both momenta vanish."""
     off = np.linalg.norm(evidence.centres, axis=1)
     if off.max() > CENTRE_TOLERANCE_A:
@@ -165,7 +161,7 @@ def check_rest(evidence: Evidence, found: "Findings") -> None:
 
 def _compare_with_zero(
     check: str, totals: np.ndarray, parts: np.ndarray, tolerance: float, rounding: np.ndarray,
-    found: "Findings",
+    found: Findings,
 ) -> None:  # fmt: skip
     """Whether sums (n_frames, 3) vanish beside the sizes (n_frames, n_atoms) of their parts.
 
@@ -185,7 +181,7 @@ def _molecular_axis(evidence: Evidence) -> np.ndarray:
     return np.linalg.eigh(spread)[1][:, :, 2]
 
 
-def check_distances(evidence: Evidence, found: "Findings") -> None:
+def check_distances(evidence: Evidence, found: Findings) -> None:
     """No two atoms are too close, and bonds are none too long in frames that no flag excuses."""
     closest = (evidence.distances / evidence.touching).min(axis=1)
     if closest.min() < CLOSEST:
@@ -209,7 +205,7 @@ def _pair_numbers(evidence: Evidence) -> np.ndarray:
     return low * evidence.n_atoms - low * (low + 1) // 2 + high - low - 1
 
 
-def check_steps_and_speeds(evidence: Evidence, found: "Findings") -> None:
+def check_steps_and_speeds(evidence: Evidence, found: Findings) -> None:
     """No atom is, or moves from frame to frame, much faster than the temperature lets it."""
     thermal = _thermal_speeds(evidence)
     speeds = (np.linalg.norm(evidence.velocities, axis=2) / thermal).max(axis=1)
@@ -232,7 +228,7 @@ def _thermal_speeds(evidence: Evidence) -> np.ndarray:
     return np.sqrt(thermal * ACCELERATION / evidence.masses)
 
 
-def check_heat(evidence: Evidence, found: "Findings") -> None:
+def check_heat(evidence: Evidence, found: Findings) -> None:
     """The mean temperature is one that a start at the temperature stated can lead to."""
     metadata = evidence.metadata
     if metadata.length_fs < HEAT_LENGTH_FS:
@@ -246,7 +242,7 @@ def check_heat(evidence: Evidence, found: "Findings") -> None:
         found.error("heat", f"{message}, off by at most {spread:.2g}")
 
 
-def check_repeats(evidence: Evidence, found: "Findings") -> None:
+def check_repeats(evidence: Evidence, found: Findings) -> None:
     """No frame is a copy of another: only two atoms come back to the last digit stored."""
     if evidence.n_frames < 2 or evidence.n_atoms == 2:
         return
@@ -266,7 +262,7 @@ def check_repeats(evidence: Evidence, found: "Findings") -> None:
             found.error("repeats", message)
 
 
-def check_life(evidence: Evidence, found: "Findings") -> None:
+def check_life(evidence: Evidence, found: Findings) -> None:
     """Velocities and forces vanish in no frame, and nothing that vibration changes stands still."""
     if evidence.n_atoms > 2:
         # A run without equilibration starts from the relaxed structure, where there are no forces.

@@ -7,14 +7,12 @@ force along a bond vanishes and how stiff it is: at the relaxed length and as th
 """
 
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from tg80.shards.checks.evidence import Evidence
-
-if TYPE_CHECKING:
-    from tg80.shards.validate import Findings
+from tg80.shards.problems import Findings
 
 # Frames a straight line needs for each of its coefficients, and coefficients that are enough.
 FRAMES_EACH = 12
@@ -153,7 +151,7 @@ class Geometry:
         return bonds
 
 
-def check_geometry(evidence: Evidence, found: "Findings") -> None:
+def check_geometry(evidence: Evidence, found: Findings) -> None:
     """Forces, charges, dipole and gap change as the geometry does."""
     if evidence.n_frames < FEWEST_FRAMES or not len(evidence.bonded):
         return
@@ -187,7 +185,7 @@ def check_geometry(evidence: Evidence, found: "Findings") -> None:
     _check_bonds(geometry.bonds, evidence, found)
 
 
-def _check_bonds(bonds: list[Bond], evidence: Evidence, found: "Findings") -> None:
+def _check_bonds(bonds: list[Bond], evidence: Evidence, found: Findings) -> None:
     """Length at rest and stiffness of the bonds are those of relaxed structure and Hessian."""
     metadata = evidence.metadata
     other = metadata.level != "gfn2-xtb"

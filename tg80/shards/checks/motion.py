@@ -12,16 +12,13 @@ as a short triple bond, each pair of frames is joined by the harmonic motion its
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tg80.constants import ACCELERATION, BOLTZMANN_EV_PER_K
 from tg80.shards.checks.evidence import Evidence
 from tg80.shards.fields import FIELDS
-
-if TYPE_CHECKING:
-    from tg80.shards.validate import Findings
+from tg80.shards.problems import Findings
 
 # What anharmonicity and the integrator leave over, as a share of a step: Verlet with frames close
 # together, Verlet else, multiple time steps, and thermostats.
@@ -65,7 +62,7 @@ class Rest:
         return np.sqrt(np.einsum("tai,tai,a->t", vectors, vectors, self.masses))
 
 
-def check_motion(evidence: Evidence, found: "Findings") -> None:
+def check_motion(evidence: Evidence, found: Findings) -> None:
     """Positions, velocities and forces of neighbouring frames belong to one motion."""
     if evidence.n_frames < 2:
         return
@@ -126,7 +123,7 @@ def _eigen_squares(hessian: np.ndarray, masses: np.ndarray) -> tuple[np.ndarray,
     return np.linalg.eigh(0.5 * (hessian + hessian.T) / np.outer(roots, roots) * ACCELERATION)
 
 
-def _judge_rest(rest: Rest, evidence: Evidence, found: "Findings") -> None:
+def _judge_rest(rest: Rest, evidence: Evidence, found: Findings) -> None:
     floor = _floor(evidence)
     step = float(np.sqrt(np.mean(rest.size(rest.by_velocity) ** 2)))
     if step == 0:
@@ -161,7 +158,7 @@ def _floor(evidence: Evidence) -> float:
     return VERLET * max(1.0, (metadata.time_step_fs / VERLET_STEP_FS) ** 2)
 
 
-def _judge_slopes(rest: Rest, floor: float, step: float, found: "Findings") -> None:
+def _judge_slopes(rest: Rest, floor: float, step: float, found: Findings) -> None:
     """The scale and sign of velocities and forces, each with the other taken as it is."""
     weights = rest.masses[:, None]
     for check, part in (("velocities", rest.by_velocity), ("forces", rest.by_force)):
@@ -183,7 +180,7 @@ def _judge_slopes(rest: Rest, floor: float, step: float, found: "Findings") -> N
             )
 
 
-def check_work(evidence: Evidence, found: "Findings") -> None:
+def check_work(evidence: Evidence, found: Findings) -> None:
     """The potential energy changes by the work of the forces, by the trapezoid rule."""
     if evidence.spacing_fs > WORK_SPACING_FS or evidence.n_frames <= FEW_PAIRS:
         return
@@ -201,7 +198,7 @@ def check_work(evidence: Evidence, found: "Findings") -> None:
         found.error("work", message)
 
 
-def _check_harmonic_motion(evidence: Evidence, found: "Findings") -> None:
+def _check_harmonic_motion(evidence: Evidence, found: Findings) -> None:
     """Each frame of a small stiff molecule follows from the one before by harmonic motion."""
     n_rigid = 5 if evidence.metadata.linear else 6
     n_modes = 3 * evidence.n_atoms - n_rigid

@@ -1,14 +1,10 @@
 """The part of `tg80 validate` that looks at the relaxed structure and its Hessian."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from tg80.constants import ACCELERATION
 from tg80.shards.checks.evidence import CENTRE_TOLERANCE_A, Evidence
-
-if TYPE_CHECKING:
-    from tg80.shards.validate import Findings
+from tg80.shards.problems import Findings
 
 # Largest response to a shift or a turn, beside the largest eigenvalue: finite differences leave
 # 3e-5, a structure 0.01 A off 1e-3.
@@ -25,7 +21,7 @@ NEAR, ANGLE = 0.08, 0.2
 _PER_CM = 2 * np.pi * 2.99792458e-5  # angular frequency in 1/fs of 1/cm
 
 
-def check_hessian(evidence: Evidence, found: "Findings") -> None:
+def check_hessian(evidence: Evidence, found: Findings) -> None:
     """Symmetric, blind to shifts and turns of the relaxed structure, and positive else."""
     hessian, reference = evidence.static["hessian"], evidence.reference
     largest = float(np.linalg.norm(hessian, 2))
@@ -44,7 +40,7 @@ def check_hessian(evidence: Evidence, found: "Findings") -> None:
     _check_frequencies(evidence, found)
 
 
-def _check_frequencies(evidence: Evidence, found: "Findings") -> None:
+def _check_frequencies(evidence: Evidence, found: Findings) -> None:
     roots = np.sqrt(np.repeat(evidence.masses, 3))
     squares = np.linalg.eigvalsh(evidence.static["hessian"] / np.outer(roots, roots))
     wavenumbers = np.sign(squares) * np.sqrt(np.abs(squares) * ACCELERATION) / _PER_CM
@@ -57,7 +53,7 @@ def _check_frequencies(evidence: Evidence, found: "Findings") -> None:
         found.error("hessian", message)
 
 
-def check_relaxed(evidence: Evidence, found: "Findings") -> None:
+def check_relaxed(evidence: Evidence, found: Findings) -> None:
     """The relaxed structure is centred, is the molecule, and is near what the frames have."""
     relaxed = evidence.static["relaxed_positions"]
     centre = float(np.linalg.norm(evidence.masses @ relaxed / evidence.masses.sum()))
@@ -82,7 +78,7 @@ def check_relaxed(evidence: Evidence, found: "Findings") -> None:
             return
 
 
-def check_stereo(evidence: Evidence, found: "Findings") -> None:
+def check_stereo(evidence: Evidence, found: Findings) -> None:
     """Stereo centres and double bonds of relaxed structure and first frame are the SMILES's."""
     stated = _stereo(evidence.metadata.mapped_smiles, None)
     if not stated:
