@@ -43,7 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 class ATOMConfig(BaseModel):
     """Settings of one ATOM model; unknown names are refused.
 
-    The equations the names refer to stand in ``docs/atom.md``.
+    The equations the names refer to stand in ``docs/model/atom.md``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

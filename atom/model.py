@@ -29,7 +29,7 @@ class ATOM(Decoder):
 
     References:
         arXiv:2510.05482; the equations as built, and where they depart from the paper, are in
-        ``docs/atom.md``.
+        ``docs/model/atom.md``.
     """
 
     _masses: Tensor

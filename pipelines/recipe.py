@@ -231,7 +231,7 @@ def _explain(item: Any, file: Path | None) -> str:
     where = ".".join(str(part) for part in item["loc"])
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
-        message = "no such setting; `tg80 generate --help` and docs/physics.md list them"
+        message = "no such setting; `tg80 generate --help` and docs/pipeline/physics.md list them"
     source = f"{file}: " if file else ""
     return f"{source}{where}: {message}" if where else f"{source}{message}"
 
@@ -250,7 +250,7 @@ def recipe_to_toml(recipe: Recipe) -> str:
 
 
 def settings_table() -> str:
-    """All settings with default and meaning, as the Markdown table of docs/physics.md."""
+    """All settings with default and meaning, as the Markdown table of docs/pipeline/physics.md."""
     rows = ["| setting | default | |", "|---|---|---|"]
     for name, info in Recipe.model_fields.items():
         if name != "quality":

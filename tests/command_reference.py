@@ -1,4 +1,4 @@
-"""Writes docs/commands.md from the commands' own help: python -m tests.command_reference"""
+"""Writes docs/reference/commands.md from the help: python -m tests.command_reference"""
 
 import contextlib
 import io
@@ -10,7 +10,7 @@ import typer
 
 from tg80.console import run_app
 
-PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "commands.md"
 _INTRODUCTION = """# Commands
 
 The help of every command, as `--help` prints it. Made by `python -m tests.command_reference`.

@@ -1,4 +1,4 @@
-"""Writes docs/results.md from the records in benchmarks/results: python -m tests.results_page"""
+"""Writes docs/benchmark/results.md from the records: python -m tests.results_page"""
 
 from itertools import groupby
 from pathlib import Path
@@ -14,13 +14,14 @@ from benchmarks.studies.tune import TRIAL, read_trial, sheet
 from tg80.untrusted.tables import markdown_table
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "results.md"
+PAGE = ROOT / "docs" / "benchmark" / "results.md"
 RECORDS = ROOT / "benchmarks" / "results"
 _INTRODUCTION = """# Results
 
 What stands in `benchmarks/results`, printed by the commands above each table. Made by
-`python -m tests.results_page`; a test holds it to the records. [Task and scores](benchmark.md) says
-what the scores mean; the models stand in [ATOM](atom.md) and [Learned baselines](baselines.md).
+`python -m tests.results_page`; a test holds it to the records. [Task and scores](tasks.md) says
+what the scores mean; the models stand in [ATOM](../model/atom.md) and
+[Learned baselines](baselines.md).
 """
 _RUN = "atom-bench run --fold {fold} --model {model} --seeds 3 --out benchmarks/results"
 

@@ -49,7 +49,7 @@ def template(
     """Write the start states and lags of the test parts as a file to fill in, without targets.
 
     Fill the dataset `predictions` and the attributes of `submission`, and check with `atom-bench
-    score` or `atom-bench submit`. docs/joining.md has an example.
+    score` or `atom-bench submit`. docs/benchmark/joining.md has an example.
 
     Example: atom-bench template --task mini-xtb-v1 --fold 2 --out template.h5
     """
@@ -120,7 +120,7 @@ def submit(
     """Check a filled template and pack it with its card and checksums into one archive to send.
 
     Where the test data are at hand (they ship along, or --data), start states are compared with
-    them as well. docs/joining.md says where to send it.
+    them as well. docs/benchmark/joining.md says where to send it.
 
     Example: atom-bench submit template.h5 --out my-net-fold2.zip
     """

@@ -1,8 +1,8 @@
 """The predictability floor of a task's errors, from twins of its data.
 
 Twins start from one stored state, each a little displaced; their unbiased variance is the expected
-squared error of the best predictor of a state that is known so well (docs/twins.md). No model and
-no reference: it stands beside both, and is never ranked.
+squared error of the best predictor of a state that is known so well (docs/pipeline/twins.md). No
+model and no reference: it stands beside both, and is never ranked.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from tg80.errors import UserError
 from tg80.untrusted.limits import BoundedModel
 
 WEIGHTS, SETTINGS = "atom.safetensors", "atom.json"
-# How a preset trains where nothing else is asked for; docs/atom.md has the trials.
+# How a preset trains where nothing else is asked for; docs/model/atom.md has the trials.
 TRAINING: dict[str, dict[str, Any]] = {"mini": {"learning_rate": 5e-3, "lags_per_window": 3}}
 
 

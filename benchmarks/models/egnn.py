@@ -23,7 +23,7 @@ from tg80.untrusted.limits import BoundedModel
 
 
 class EGNNConfig(BoundedModel):
-    """Settings of an EGNN; the equations the names refer to stand in `docs/baselines.md`."""
+    """Settings of an EGNN; docs/benchmark/baselines.md has the equations."""
 
     n_layers: int = Field(default=4, ge=1, description="layers L")
     width: int = Field(default=64, ge=1, description="features of an atom, and of a message")

@@ -19,7 +19,7 @@ from benchmarks.training.trainer import TrainingSettings
 
 
 class EGNOConfig(EGNNConfig):
-    """Settings of an EGNO; the equations the names refer to stand in `docs/baselines.md`."""
+    """Settings of an EGNO; docs/benchmark/baselines.md has the equations."""
 
     n_modes: int = Field(default=2, ge=1, description="Fourier modes that are kept along the steps")
 
@@ -167,7 +167,7 @@ class Egno(Egnn):
 
 
 def settings_table() -> str:
-    """All settings with their presets and meaning, as the Markdown table of docs/baselines.md."""
+    """All settings with their presets and meaning, as a Markdown table."""
     presets = {name: Egno(preset=name) for name in Egno.presets}
     rows = [f"| setting | {' | '.join(presets)} | |", f"|---|{'---|' * len(presets)}---|"]
     for name, info in EGNOConfig.model_fields.items():

@@ -26,7 +26,7 @@ from benchmarks.scoring.metrics import Metric
 from benchmarks.scoring.validity import Geometries, Validity, validity_of
 from benchmarks.tasks.data import SEEN_PARTS, BenchmarkData, Part, Windows
 
-# Section "Skill" of docs/benchmark.md. The train block of a molecule is only there for seen ones.
+# "Skill" in docs/benchmark/tasks.md. Only seen molecules have a train block.
 _ANYWHERE = (Persistence, Ballistic, Centroid, Blend)
 REFERENCES_SEEN = (*_ANYWHERE, MeanStructure)
 REFERENCES_UNSEEN = (*_ANYWHERE, RelaxedStructure)

@@ -6,8 +6,8 @@ the starts and how each was turned could read targets off other entries. The cod
 windows of `run` is public and depends on public names, so that every entry is turned once more here
 and moved to its centre of mass, and named and ordered, by a key that only the targets themselves
 give: it is the hash of the scored trajectories. Who has these, or the train parts of other folds,
-where the same molecules are, can look targets up: docs/joining.md forbids it, no template can. No
-secret has to be kept or passed on.
+where the same molecules are, can look targets up: docs/benchmark/joining.md forbids it, no template
+can. No secret has to be kept or passed on.
 """
 
 from __future__ import annotations

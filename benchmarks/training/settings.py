@@ -15,7 +15,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class TrainingSettings(BoundedModel):
-    """How a model is trained; `docs/training.md` holds the same table."""
+    """How a model is trained; `docs/benchmark/training.md` holds the same table."""
 
     optimizer: Literal["adamw", "muon"] = Field(
         default="adamw",
@@ -126,7 +126,7 @@ class TrainingSettings(BoundedModel):
 
 
 def settings_table() -> str:
-    """All settings with default and meaning, as the Markdown table of docs/training.md."""
+    """All settings with default and meaning, as a Markdown table."""
     rows = ["| setting | default | |", "|---|---|---|"]
     for name, info in TrainingSettings.model_fields.items():
         rows.append(f"| `training.{name}` | `{json.dumps(info.default)}` | {info.description} |")

@@ -1,11 +1,11 @@
-"""The tables of docs/atom.md against the code."""
+"""The tables of docs/model/atom.md against the code."""
 
 from pathlib import Path
 
 from atom import ATOM, PRESETS, ATOMConfig
 from atom.variants.ablations import ABLATIONS
 
-PAGE = Path(__file__).parents[2] / "docs" / "atom.md"
+PAGE = Path(__file__).parents[2] / "docs" / "model" / "atom.md"
 
 
 def tables() -> dict[str, str]:

@@ -98,5 +98,5 @@ def test_differences_name_each_setting():
 
 
 def test_the_settings_table_of_the_docs_is_the_code_s():
-    page = Path(__file__).parents[2] / "docs" / "physics.md"
+    page = Path(__file__).parents[2] / "docs" / "pipeline" / "physics.md"
     assert page.read_text().endswith(settings_table())

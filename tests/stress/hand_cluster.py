@@ -1,4 +1,4 @@
-"""A Dask scheduler and two workers, each a process started by hand as docs/clusters.md says."""
+"""A Dask scheduler and two workers, started by hand as docs/pipeline/clusters.md says."""
 
 import os
 import subprocess

@@ -20,7 +20,7 @@ from tg80.windows.lags import LagSampling
 from tg80.windows.trajectories import MappedArray
 from tg80.windows.windows import TrainingWindows, window_loader
 
-PAGE = Path(__file__).parents[2] / "docs" / "reading.md"
+PAGE = Path(__file__).parents[2] / "docs" / "dataset" / "reading.md"
 PARTS = ("train", "val", "val_time", "test_time", "test_id", "test_ood")
 # Of fold 2 of tg80-v1: four of train, one each of val, test_id and test_ood.
 TRAIN = ("1-butanol", "acetonitrile", "chlorobenzene", "ethylene")

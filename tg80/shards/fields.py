@@ -141,7 +141,7 @@ QUALITY_FLAGS: dict[str, int] = {
 
 
 def fields_table() -> str:
-    """The table of all fields in docs/data-format.md, in Markdown."""
+    """The table of all fields in docs/dataset/data-format.md, in Markdown."""
     rows = ["| Field | Path | Shape | Type | Unit on disk | Unit as read | |", "|" + "---|" * 7]
     for field in (*FRAME_FIELDS, *AXIS_FIELDS, *STATIC_FIELDS):
         shape = ", ".join(str(size) for size in field.shape)
@@ -154,7 +154,7 @@ def fields_table() -> str:
 
 
 def flags_table() -> str:
-    """The table of quality flags in docs/data-format.md, in Markdown."""
+    """The table of quality flags in docs/dataset/data-format.md, in Markdown."""
     rows = [f"| {bit} | `{name}` |" for name, bit in QUALITY_FLAGS.items()]
     return "\n".join(["| Bit | Flag |", "|---|---|", *rows])
 

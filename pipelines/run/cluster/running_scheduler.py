@@ -179,8 +179,8 @@ def _target(profile: SchedulerProfile, address: str) -> Target:
     risk = f"{rest} is a scheduler without TLS: whoever can reach it can run code as you"
     if not (profile.insecure or _is_loopback(host)):
         raise UserError(
-            f"{given}: {risk}; start it with TLS (see docs/clusters.md), or give --insecure if you "
-            "trust everybody in its network"
+            f"{given}: {risk}; start it with TLS (see docs/pipeline/clusters.md), or give "
+            "--insecure if you trust everybody in its network"
         )
     security = Security(require_encryption=False, tls_ca_file=None, tls_client_cert=None)
     return Target(_PLAIN + rest, security, [risk])

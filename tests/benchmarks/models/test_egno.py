@@ -308,7 +308,7 @@ def test_coupled_oscillators_are_learnt_and_the_lags_are_what_is_learnt_from(kin
 
 
 def test_the_settings_table_of_the_docs_is_the_code_s():
-    page = Path(__file__).parents[3] / "docs" / "baselines.md"
+    page = Path(__file__).parents[3] / "docs" / "benchmark" / "baselines.md"
     assert settings_table() in page.read_text()
     assert all(info.description for info in EGNOConfig.model_fields.values())
 

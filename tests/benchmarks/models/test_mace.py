@@ -214,7 +214,7 @@ def test_settings_are_checked_and_written_down():
 def test_the_table_in_the_docs_is_the_code_s():
     from benchmarks.models.mace import PRESETS, MaceConfig
 
-    page = (Path(__file__).parents[3] / "docs" / "baselines.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "benchmark" / "baselines.md").read_text()
     mini, published = (MaceConfig(**PRESETS[p]["model"]) for p in ("mini", "published"))
     rows = [
         (f"model.{name}", getattr(mini, name), getattr(published, name), info.description)

@@ -1,4 +1,4 @@
-"""ATOM.predict on a trained model, and the example of docs/predict.md as it stands there."""
+"""ATOM.predict on a trained model, and the example of docs/model/predict.md as it stands there."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from atom import ATOM
 from atom.ase import BATCH_SIZE
 from benchmarks.tasks.data import windows_at
 
-PAGE = Path(__file__).parents[3] / "docs" / "predict.md"
+PAGE = Path(__file__).parents[3] / "docs" / "model" / "predict.md"
 LAGS = (20.0, 200.0)
 
 

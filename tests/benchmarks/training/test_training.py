@@ -228,7 +228,7 @@ def test_more_processes_than_there_are_is_a_mistake(data, tmp_path):
 
 
 def test_the_settings_table_of_the_docs_is_the_code_s():
-    page = Path(__file__).parents[3] / "docs" / "training.md"
+    page = Path(__file__).parents[3] / "docs" / "benchmark" / "training.md"
     assert page.read_text().endswith(settings_table())
     assert all(info.description for info in TrainingSettings.model_fields.values())
 

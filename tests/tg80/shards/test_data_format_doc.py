@@ -1,4 +1,4 @@
-"""docs/data-format.md says what the code does."""
+"""docs/dataset/data-format.md says what the code does."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from tg80.shards.fields import fields_table, flags_table
 from tg80.shards.metadata import CHECKSUM_ATTRIBUTE, ShardMetadata
 
-DOC = Path(__file__).parents[3] / "docs" / "data-format.md"
+DOC = Path(__file__).parents[3] / "docs" / "dataset" / "data-format.md"
 
 
 @pytest.mark.parametrize(("name", "table"), [("fields", fields_table()), ("flags", flags_table())])

@@ -142,7 +142,7 @@ def test_a_folder_of_twins_holds_no_shard(twins, tmp_path):
 
 
 def test_the_page_names_every_dataset():
-    page = (Path(tg80.__file__).parents[1] / "docs" / "twins.md").read_text()
+    page = (Path(tg80.__file__).parents[1] / "docs" / "pipeline" / "twins.md").read_text()
     for field in TWIN_FIELDS:
         shape = ", ".join(str(size) for size in field.shape)
         row = f"| `{field.path.removeprefix('twins/')}` | {shape} | {field.dtype} |"

@@ -83,7 +83,7 @@ def test_similarities_of_the_certificate_and_of_the_page_are_those_found_here(ca
     found = nearest_similarities()
     assert run(["split", "--check", "--no-recompute", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    page = (ROOT / "docs" / "splits.md").read_text()
+    page = (ROOT / "docs" / "dataset" / "splits.md").read_text()
     for part, folds in found.items():
         for values, figures in zip(folds, report["folds"], strict=True):
             assert figures["nearest_train_tanimoto"][part]["mean"] == pytest.approx(np.mean(values))
