@@ -30,7 +30,7 @@ from benchmarks.commands.options import (
     parse_seeds,
     progress_bars,
 )
-from benchmarks.commands.outside import score, submit, template
+from benchmarks.commands.submissions import score, submit, template
 from benchmarks.commands.symmetry import symmetry
 from benchmarks.commands.tune import tune
 from benchmarks.speed.commands import app as speed_app

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from benchmarks.commands.options import check_output_file
 from tg80.console import JsonOption
 from tg80.errors import Tg80Error, UserError
+from tg80.files import write_atomically
 from tg80.untrusted.documents import print_json
 from tg80.untrusted.tables import Console
 
@@ -57,6 +59,10 @@ def leaderboard(
     html: Annotated[
         Path | None, typer.Option(help="Write a static page with all of it into this folder.")
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw error against lag into this file, .svg or .png, and no table."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the tables of all records below a folder, one for each task, track, part and folds.
@@ -76,6 +82,11 @@ def leaderboard(
     given = views | {
         "--fold": fold is not None, "--published": published, "--format": style is not None
     }  # fmt: skip
+    if plot is not None:
+        others = {"--html": html is not None, "--json": as_json, **given, "--fold": False}
+        _refuse(others, others, "--plot draws errors")
+        _write_plot(folder, plot, fold, twins)
+        return
     if html is not None:
         _refuse(given, given, "--html holds all of it")
     elif published:
@@ -98,6 +109,31 @@ def _refuse(given: Mapping[str, bool], names: Iterable[str], reason: str) -> Non
     for name in names:
         if given[name]:
             raise UserError(f"{reason}; leave out {name}")
+
+
+def _write_plot(folder: Path, path: Path, fold: int | None, twins: Path | None) -> None:
+    from benchmarks.leaderboard.floor import part_floors
+    from benchmarks.leaderboard.plot import error_against_lag
+
+    suffix = path.suffix.removeprefix(".")
+    if suffix not in ("svg", "png"):
+        raise UserError(f"--plot {path}: name a file that ends in .svg or .png")
+    check_output_file(path, "--plot", replace=True)
+    bad: list[str] = []
+    records = _records(folder, fold, bad)
+    write_atomically(path, error_against_lag(records, part_floors(records, twins), suffix))
+    print(f"{path}: {len(records)} records")
+    if bad:
+        raise Tg80Error(*bad)
+
+
+def _records(folder: Path, fold: int | None, bad: list[str]) -> list[Record]:
+    from benchmarks.runs.records import read_records
+
+    records = [record for record in read_records(folder, bad) if fold in (None, record.fold)]
+    if not records:
+        raise UserError(f"{folder}: no record of fold {fold}")
+    return records
 
 
 def _write_page(folder: Path, site: Path, twins: Path | None, *, as_json: bool) -> None:
@@ -131,12 +167,9 @@ def _print_records(
 ) -> None:
     from benchmarks.leaderboard.floor import part_floors
     from benchmarks.leaderboard.leaderboard import as_csv
-    from benchmarks.runs.records import read_records
 
     bad: list[str] = []
-    records = [record for record in read_records(folder, bad) if fold in (None, record.fold)]
-    if not records:
-        raise UserError(f"{folder}: no record of fold {fold}")
+    records = _records(folder, fold, bad)
     if style == "csv":
         print(as_csv(records), end="")
     else:

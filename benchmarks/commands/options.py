@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +16,7 @@ from tg80.untrusted.limits import MOST_SEED
 from tg80.untrusted.tables import Console
 
 _MOST_SEEDS = 1000
+_LONGEST_NAME = 255
 DEFAULT_CPU_MINUTES = 5.0  # The matched budget.
 
 FoldOption = Annotated[
@@ -106,3 +109,39 @@ def parse_numbers(text: str, option: str, *, whole: bool = False) -> list[float]
         kind = "whole numbers such as 1,8,32" if whole else "positive numbers such as 240,960"
         raise UserError(f"{option} wants {kind}, not {text!r}")
     return found
+
+
+def check_output_file(path: Path, option: str, *, replace: bool) -> None:
+    """Refuse a file that cannot be written, or exists and is not to be replaced."""
+    check_name(path, option)
+    if not path.parent.is_dir():
+        raise UserError(f"{option} {path}: no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise UserError(f"{option} {path}: a folder; name a file")
+    if path.exists() and not replace:
+        raise UserError(f"{option} {path}: exists; choose another name, or --force to replace it")
+    check_writable(path.parent, option)
+
+
+def check_name(path: Path, option: str) -> None:
+    """Refuse names that no file system takes; asked of them, it fails."""
+    # A file is first written under a longer name beside it.
+    most = _LONGEST_NAME - 25
+    if any(len(os.fsencode(part)) > most for part in path.parts):
+        raise UserError(f"{option}: a name of more than {most} bytes; choose a shorter one")
+    if not str(path).isprintable():
+        raise UserError(f"{option} {str(path)!r}: contains control characters; choose another name")
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Refuse a folder that cannot be written, or made, before any work is done.
+
+    Rights do not tell: a disk may be mounted read-only.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{option} {there}: cannot be written ({reason}); choose another") from None

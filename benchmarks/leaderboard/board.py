@@ -9,7 +9,6 @@ import numpy as np
 
 from benchmarks.models import MODELS
 from benchmarks.models.cards import read_card
-from benchmarks.runs.evaluation import MEAN
 from benchmarks.runs.records import Record
 from benchmarks.scoring.metrics import Metric
 
@@ -78,13 +77,13 @@ def quality_of(records: Sequence[Record], part: str) -> Quality:
     """Quality of the records of one line in a part."""
 
     def mean(metric: Metric) -> float | None:
-        return _mean(record.value(part, metric, MEAN) for record in records)
+        return _mean(record.value(part, metric) for record in records)
 
     ratios = [
         turned / stored
         for record in records
-        if (turned := record.value(part, Metric.S2S, MEAN)) is not None
-        and (stored := record.value(part, Metric.S2S_STORED_FRAME, MEAN))
+        if (turned := record.value(part, Metric.S2S)) is not None
+        and (stored := record.value(part, Metric.S2S_STORED_FRAME))
     ]
     known = MODELS.get(records[0].model)
     follows = known is not None and known.equivariance != "none"

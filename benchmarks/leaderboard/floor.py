@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.leaderboard.averages import panels
-from benchmarks.runs.evaluation import AVERAGES, MEAN
+from benchmarks.runs.evaluation import AVERAGES, MEAN, Row
 from benchmarks.runs.records import Record
+from benchmarks.scoring.metrics import Metric
 from benchmarks.tasks.data import manifest_sha256, shipped_name
 from benchmarks.tasks.tasks import TaskSpec, Track
 from tg80.dataset import shipped_folder
@@ -199,13 +200,13 @@ def _part_floor(
 
 def _task_lags(record: Record, part: str) -> list[float]:
     """The task's lags as they really were: further ones belong to the curve."""
-    rows = {row[2] for row in record.rows if row[0] == part and row[1] == MEAN and row[3] == "mse"}
-    return sorted({min(rows, key=lambda x: abs(x - lag)) for lag in record.task_spec["lags_fs"]})
+    known = [lag for lag in record.by_lag(part, Metric.MSE) if lag is not None]
+    return sorted({min(known, key=lambda x: abs(x - lag)) for lag in record.task_spec["lags_fs"]})
 
 
 def _molecules(record: Record, part: str) -> list[str]:
-    names = [row[1] for row in record.rows if row[0] == part and row[1] not in AVERAGES]
-    return list(dict.fromkeys(names))
+    names = dict.fromkeys(row.molecule for row in record.rows if row.part == part)
+    return [name for name in names if name not in AVERAGES]
 
 
 def _is_of_shipped_data(record: Record) -> bool:
@@ -233,13 +234,18 @@ def on_molecules(record: Record, molecules: Iterable[str]) -> Record:
     Means over molecules are made anew; pooled figures and skills are left out.
     """
     kept = set(molecules)
-    rows = [row for row in record.rows if row[1] in kept]
-    groups: dict[tuple, list[list]] = {}
+    rows = [row for row in record.rows if row.molecule in kept]
+    groups: dict[tuple[str, float | None, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row[0], row[2], row[3]), []).append(row)
+        if not row.metric.startswith("skill"):
+            groups.setdefault((row.part, row.lag_fs, row.metric), []).append(row)
     means = [
-        [part, MEAN, lag, metric, float(np.mean([row[4] for row in group])), group[0][5],
-         sum(row[6] for row in group), sum(row[7] for row in group)]
-        for (part, lag, metric), group in groups.items() if not metric.startswith("skill")
-    ]  # fmt: skip
+        group[0]._replace(
+            molecule=MEAN,
+            value=float(np.mean([row.value for row in group])),
+            n=sum(row.n for row in group),
+            n_failed=sum(row.n_failed for row in group),
+        )
+        for group in groups.values()
+    ]
     return record.model_copy(update={"rows": rows + means})

@@ -12,7 +12,8 @@ from rich.table import Table
 from benchmarks.leaderboard.board import COST_HEADING, QUALITY_HEADING, cost_cells, quality_cells
 from benchmarks.leaderboard.floor import PartFloor, on_molecules
 from benchmarks.leaderboard.lines import Entry, entries, line_labels
-from benchmarks.runs.records import ROW_FIELDS, SUBMITTED, Record, settings_key
+from benchmarks.runs.evaluation import Row
+from benchmarks.runs.records import SUBMITTED, Record, settings_key
 from benchmarks.scoring.metrics import PRINTED_SCALE
 from benchmarks.tasks.data import NO_FOLD
 from benchmarks.tasks.tasks import AS_PUBLISHED
@@ -297,10 +298,9 @@ def as_json(lines: Sequence[Entry], floors: Sequence[PartFloor] = ()) -> list[Ma
 def as_csv(records: Iterable[Record]) -> str:
     """All numbers of all records, one a row, lags in fs and the unit of each value beside it."""
     run = ("task", "track", "model", "settings", "oracle", "seed", "fold")
-    heading = [*run, *ROW_FIELDS]
     rows = (
-        row | {"settings": settings_key(record), "oracle": record.oracle}
-        for record in records
-        for row in record.table()
+        [r.task, r.track, r.model, settings_key(r), r.oracle, r.seed, r.fold, *row]
+        for r in records
+        for row in r.rows
     )
-    return csv_table(heading, ([row.get(name, "") for name in heading] for row in rows))
+    return csv_table([*run, *Row._fields], rows)

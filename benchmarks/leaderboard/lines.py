@@ -50,6 +50,11 @@ class Entry:
     costs: Costs
     quality: Quality
 
+    @property
+    def key(self) -> LineKey:
+        """Key of its records in `grouped`."""
+        return LineKey(self.task, self.track, self.part, self.model, self.settings)
+
 
 def entries(records: Iterable[Record]) -> list[Entry]:
     """Lines sorted by task, track, part, folds (most first) and S2S.
@@ -107,12 +112,9 @@ def _entry(records: Sequence[Record], part: str, settings: str) -> Entry:
     lags = [float(lag) for lag in first.task_spec["lags_fs"]]
 
     def mean(metric: Metric) -> float | None:
-        return over_runs(records, [r.value(part, metric, MEAN) for r in records])
+        return over_runs(records, [r.value(part, metric) for r in records])
 
-    counts = [
-        (row[6], row[7]) for r in records for row in r.rows
-        if row[:4] == [part, MEAN, None, Metric.S2S]
-    ]  # fmt: skip
+    counted = [r.by_lag(part, Metric.S2S)[None] for r in records]
     return Entry(
         task=first.task,
         track=first.track,
@@ -125,12 +127,12 @@ def _entry(records: Sequence[Record], part: str, settings: str) -> Entry:
         mse=_curve(records, part, lags),
         s2t=mean(Metric.S2T) or 0.0,
         s2s=mean(Metric.S2S) or 0.0,
-        s2s_spread=spread_over_seeds(records, [r.value(part, Metric.S2S, MEAN) for r in records]),
+        s2s_spread=spread_over_seeds(records, [r.value(part, Metric.S2S) for r in records]),
         s2s_aligned=mean(Metric.S2S_ALIGNED),
         skill=over_runs(records, [horizon_skill(r, part) for r in records]),
         skills=skills_by_lag(records, part),
-        n=sum(n for n, _ in counts),
-        n_failed=sum(failed for _, failed in counts),
+        n=sum(row.n for row in counted),
+        n_failed=sum(row.n_failed for row in counted),
         equal_to_truth=sum(r.equal_to_truth or 0 for r in records),
         costs=costs_of(records),
         quality=quality_of(records, part),
@@ -142,7 +144,7 @@ def _by_lag(
 ) -> dict[float, float]:
     """Lag in fs -> mean over runs, in order of time."""
     own = [
-        {row[2]: row[4] for row in r.rows if (row[0], row[1], row[3]) == (part, average, metric)}
+        {lag: row.value for lag, row in r.by_lag(part, metric, average).items() if lag is not None}
         for r in records
     ]
     found = {
@@ -154,9 +156,14 @@ def _by_lag(
 
 def _curve(records: Sequence[Record], part: str, lags: Sequence[float]) -> dict[float, float]:
     # Lags were rounded to stored frames; rows name the real ones.
-    found = _by_lag(records, part, MEAN, Metric.MSE)
+    found = errors_by_lag(records, part)
     real = [min(found, key=lambda at: abs(at - lag)) for lag in lags]
     return {at: found[at] for at in real}
+
+
+def errors_by_lag(records: Sequence[Record], part: str) -> dict[float, float]:
+    """MSE at every lag in order of time, A^2, mean over molecules and runs."""
+    return _by_lag(records, part, MEAN, Metric.MSE)
 
 
 def horizon_skill(record: Record, part: str) -> float | None:

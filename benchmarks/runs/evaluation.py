@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
+from annotated_types import Ge
+from pydantic import AllowInfNan, Strict
 
 from benchmarks.interface import Budget, Model
 from benchmarks.models.trivial import (
@@ -167,34 +169,48 @@ def score(model: Model, data: BenchmarkData, references: References) -> list[Par
     ]
 
 
-@dataclass(frozen=True)
-class Value:
-    """One number of a part: molecule is an id, or one of the averages below."""
-
-    molecule: str
-    lag_fs: float | None
-    metric: Metric
-    value: float
-    n: int
-    n_failed: int
-
-
 MEAN, POOLED, MEDIAN = "mean-over-molecules", "pooled", "median-over-molecules"
 AVERAGES = (MEAN, POOLED, MEDIAN)
 
+Text = Annotated[str, Strict()]
+Finite = Annotated[float, Strict(), AllowInfNan(False)]
+Count = Annotated[int, Strict(), Ge(0)]
 
-def values_of(score: PartScore) -> list[Value]:
+
+class Row(NamedTuple):
+    """One number of a record, as it stands on disk in this order.
+
+    Attributes:
+        part: Part of the fold.
+        molecule: Name of a molecule, or one of `AVERAGES`.
+        lag_fs: Lag, None for scores over all lags.
+        metric: Key of `Metric`.
+        value: The number.
+        unit: Unit of the number.
+        n: Windows behind it.
+        n_failed: How many of them have no valid prediction, and count as persistence.
+    """
+
+    part: Text
+    molecule: Text
+    lag_fs: Finite | None
+    metric: Text
+    value: Finite
+    unit: Text
+    n: Count
+    n_failed: Count
+
+
+def rows_of(score: PartScore) -> list[Row]:
     """All rows of a part: every molecule, the averages, every lag, S2T, S2S and skill."""
-    names = score.molecules
-    values: list[Value] = []
-    counts = _Counts(names, score.task.failed)
+    table = _Table(score)
     for errors, best in ((score.task, score.reference), (score.curve, score.curve_reference)):
         if errors is not None and best is not None:
             lags = errors.lags_fs
-            values += _by_lag(Metric.MSE, errors.raw, lags, counts)
-            values += _by_lag(Metric.MSE_ALIGNED, errors.aligned, lags, counts)
-            values += _skills(Metric.SKILL, errors.raw, best.raw, lags, counts)
-            values += _skills(Metric.SKILL_ALIGNED, errors.aligned, best.aligned, lags, counts)
+            table.add_errors(Metric.MSE, errors.raw, lags)
+            table.add_errors(Metric.MSE_ALIGNED, errors.aligned, lags)
+            table.add_skills(Metric.SKILL, errors.raw, best.raw, lags)
+            table.add_skills(Metric.SKILL_ALIGNED, errors.aligned, best.aligned, lags)
     per_start = {
         Metric.S2T: metrics.s2t(score.task.raw),
         Metric.S2S: metrics.s2s(score.task.raw),
@@ -205,77 +221,65 @@ def values_of(score: PartScore) -> list[Value]:
         per_start[Metric.S2T_STORED_FRAME] = metrics.s2t(score.stored_frame.raw)
         per_start[Metric.S2S_STORED_FRAME] = metrics.s2s(score.stored_frame.raw)
     for metric, errors in per_start.items():
-        values += _by_lag(metric, errors[:, None], None, counts)
+        table.add_errors(metric, errors[:, None], None)
     shares = (score.validity, Metric.VALID, Metric.BOND_DISTANCE)
     every = (score.validity_all_atoms, Metric.VALID_ALL_ATOMS, Metric.BOND_DISTANCE_ALL_ATOMS)
     for validity, share, distance in (shares, every):
         if validity is not None:
-            values += _validity_values(validity, share, distance, score.task.lags_fs, counts)
-    return values
+            table.add_validity(validity, share, distance, score.task.lags_fs)
+    return table.rows
 
 
-def _validity_values(
-    validity: Validity, share: Metric, distance: Metric, lags_fs: np.ndarray, counts: _Counts
-) -> list[Value]:
-    """Shares over all lags of each molecule, and at each lag over all; distances over all lags."""
-    over_lags = metrics.s2t(validity.valid)
-    if np.isnan(over_lags).all():
-        return []
-    values = _by_lag(share, over_lags[:, None], None, counts)
-    values += [
-        value for value in _by_lag(share, validity.valid, lags_fs, counts) if value.molecule == MEAN
-    ]
-    table = {name: number[None] for name, number in validity.bond_distance.items()}
-    mean = {MEAN: metrics.mean_over_molecules(table)}
-    return values + _values(distance, table, mean, None, counts)
+class _Table:
+    """The rows of a part, and how many windows there are, and failed, by molecule and in all."""
 
-
-class _Counts:
-    """How many windows, and how many of them failed, by molecule and in all."""
-
-    def __init__(self, molecules: tuple[str, ...], failed: np.ndarray) -> None:
-        self.molecules = molecules
-        names = np.asarray(molecules)
-        self.of = {
+    def __init__(self, score: PartScore) -> None:
+        self.rows: list[Row] = []
+        self._part, self._molecules = score.part, score.molecules
+        names, failed = np.asarray(score.molecules), score.task.failed
+        self._counts = {
             name: (int((names == name).sum()), int(failed[names == name].sum()))
-            for name in dict.fromkeys(molecules)
+            for name in dict.fromkeys(score.molecules)
         }
-        self.all = (len(names), int(failed.sum()))
+        self._all = (len(names), int(failed.sum()))
 
+    def add_errors(self, metric: Metric, errors: np.ndarray, lags_fs: np.ndarray | None) -> None:
+        table = metrics.per_molecule(errors, self._molecules)
+        averages = {MEAN: metrics.mean_over_molecules(table), POOLED: metrics.pooled(errors)}
+        self._add(metric, table | averages, lags_fs)
 
-def _by_lag(
-    metric: Metric, errors: np.ndarray, lags_fs: np.ndarray | None, counts: _Counts
-) -> list[Value]:
-    table = metrics.per_molecule(errors, counts.molecules)
-    averages = {MEAN: metrics.mean_over_molecules(table), POOLED: metrics.pooled(errors)}
-    return _values(metric, table, averages, lags_fs, counts)
+    def add_skills(
+        self,
+        metric: Metric,
+        errors: np.ndarray,
+        reference: dict[str, np.ndarray],
+        lags_fs: np.ndarray,
+    ) -> None:
+        table = metrics.skill(metrics.per_molecule(errors, self._molecules), reference)
+        self._add(metric, table | {MEDIAN: metrics.median_over_molecules(table)}, lags_fs)
 
+    def add_validity(
+        self, validity: Validity, share: Metric, distance: Metric, lags_fs: np.ndarray
+    ) -> None:
+        """Shares over all lags of each molecule, and at each lag over all; distances over all."""
+        over_lags = metrics.s2t(validity.valid)
+        if np.isnan(over_lags).all():
+            return
+        self.add_errors(share, over_lags[:, None], None)
+        by_molecule = metrics.per_molecule(validity.valid, self._molecules)
+        self._add(share, {MEAN: metrics.mean_over_molecules(by_molecule)}, lags_fs)
+        table = {name: number[None] for name, number in validity.bond_distance.items()}
+        self._add(distance, table | {MEAN: metrics.mean_over_molecules(table)}, None)
 
-def _skills(
-    metric: Metric,
-    errors: np.ndarray,
-    reference: dict[str, np.ndarray],
-    lags_fs: np.ndarray,
-    counts: _Counts,
-) -> list[Value]:
-    table = metrics.skill(metrics.per_molecule(errors, counts.molecules), reference)
-    averages = {MEDIAN: metrics.median_over_molecules(table)}
-    return _values(metric, table, averages, lags_fs, counts)
-
-
-def _values(
-    metric: Metric,
-    table: Mapping[str, np.ndarray],
-    averages: Mapping[str, np.ndarray],
-    lags_fs: np.ndarray | None,
-    counts: _Counts,
-) -> list[Value]:
-    values = []
-    for name, row in (*table.items(), *averages.items()):
-        n, n_failed = counts.of.get(name, counts.all)
-        for step, number in enumerate(row):
-            lag = None if lags_fs is None else float(lags_fs[0, step])
-            # Padded lags, and aligned errors of molecules too small for them, have no row.
-            if not np.isnan(number) and not (lag is not None and np.isnan(lag)):
-                values.append(Value(name, lag, metric, float(number), n, n_failed))
-    return values
+    def _add(
+        self, metric: Metric, table: Mapping[str, np.ndarray], lags_fs: np.ndarray | None
+    ) -> None:
+        for name, numbers in table.items():
+            n, n_failed = self._counts.get(name, self._all)
+            for step, number in enumerate(numbers):
+                lag = None if lags_fs is None else float(lags_fs[0, step])
+                # Padded lags, and aligned errors of molecules too small for them, have no row.
+                if np.isnan(number) or (lag is not None and np.isnan(lag)):
+                    continue
+                value, unit = float(number), metric.unit
+                self.rows.append(Row(self._part, name, lag, metric.value, value, unit, n, n_failed))

@@ -9,7 +9,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, field_validator
 
 import tg80
-from benchmarks.runs.evaluation import MEAN, PartScore, values_of
+from benchmarks.runs.evaluation import MEAN, PartScore, Row
 from benchmarks.scoring.metrics import Metric
 from benchmarks.tasks.tasks import TaskSpec
 from tg80.errors import UserError
@@ -27,7 +27,6 @@ from tg80.untrusted.documents import parse_model
 
 RECORD, ERRORS = "record.json", "errors.npz"
 SUBMITTED = "submitted/"  # Names of models from outside begin so.
-ROW_FIELDS = ("part", "molecule", "lag_fs", "metric", "value", "unit", "n", "n_failed")
 
 
 class Record(BaseModel):
@@ -40,8 +39,8 @@ class Record(BaseModel):
         fit: the report of fitting. prediction: windows of all parts at the task's lags, and CPU
             seconds (wall time on a GPU) that predicting them took.
         equal_to_truth: entries of a submission that equal the truth; None for models run here.
-        rows: one list a number, in the order of `ROW_FIELDS`; what is the same in all rows (task,
-            track, model, seed, fold) stands once above.
+        rows: one list a number on disk, in the order of `row_fields`; what is the same in all rows
+            (task, track, model, seed, fold) stands once above.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,23 +66,21 @@ class Record(BaseModel):
     versions: dict[str, str]
     git_commit: str | None
     hardware: dict[str, Any]
-    row_fields: tuple[str, ...] = ROW_FIELDS
-    rows: list[list[Any]]
+    row_fields: tuple[str, ...] = Row._fields
+    rows: list[Row]
+
+    @field_validator("row_fields")
+    @classmethod
+    def _check_row_fields(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if names != Row._fields:
+            raise ValueError(f"rows of other fields than {', '.join(Row._fields)}")
+        return names
 
     @field_validator("rows")
     @classmethod
-    def _check_rows(cls, rows: list[list[Any]]) -> list[list[Any]]:
-        for row in rows:
-            if len(row) != len(ROW_FIELDS):
-                raise ValueError(f"a row has {len(row)} entries")
-            part, molecule, lag, metric, value, unit, n, n_failed = row
-            texts = all(isinstance(text, str) for text in (part, molecule, metric, unit))
-            measured = all(x is None or _is_number(x) for x in (lag, value))
-            counted = all(type(x) is int and x >= 0 for x in (n, n_failed))
-            if not (texts and measured and counted):
-                raise ValueError(f"not a row: {row}")
-        known = {(row[0], row[3], row[2] is None) for row in rows if row[1] == MEAN}
-        for part in {row[0] for row in rows}:
+    def _check_rows(cls, rows: list[Row]) -> list[Row]:
+        known = {(row.part, row.metric, row.lag_fs is None) for row in rows if row.molecule == MEAN}
+        for part in {row.part for row in rows}:
             needed = {(part, Metric.S2T, True), (part, Metric.S2S, True), (part, Metric.MSE, False)}
             if not needed <= known:
                 raise ValueError(f"part {part} lacks a row of its mean errors")
@@ -111,28 +108,22 @@ class Record(BaseModel):
             raise ValueError("a task without lags")
         return spec
 
-    def table(self) -> Iterator[dict[str, Any]]:
-        """The rows in full: every field named, the run's own among them."""
-        mine = {
-            "task": self.task, "track": self.track, "model": self.model,
-            "seed": self.seed, "fold": self.fold,
-        }  # fmt: skip
-        for row in self.rows:
-            yield mine | dict(zip(self.row_fields, row, strict=True))
+    def by_lag(self, part: str, metric: str, molecule: str = MEAN) -> dict[float | None, Row]:
+        """The rows of one metric by lag; scores over all lags stand under None."""
+        wanted = part, molecule, metric
+        return {r.lag_fs: r for r in self.rows if (r.part, r.molecule, r.metric) == wanted}
 
     def value(
-        self, part: str, metric: str, molecule: str, lag_fs: float | None = None
+        self, part: str, metric: str, molecule: str = MEAN, lag_fs: float | None = None
     ) -> float | None:
         """One number, None if it is not there."""
-        for row in self.rows:
-            if (row[0], row[1], row[2], row[3]) == (part, molecule, lag_fs, metric):
-                return row[4]
-        return None
+        row = self.by_lag(part, metric, molecule).get(lag_fs)
+        return row.value if row else None
 
     @property
     def parts(self) -> list[str]:
         """Parts that were scored."""
-        return list(dict.fromkeys(row[0] for row in self.rows))
+        return list(dict.fromkeys(row.part for row in self.rows))
 
 
 def _is_number(value: Any) -> bool:
@@ -160,15 +151,6 @@ def run_folder(
     """Folder of one run: different settings never share one."""
     name = key if seed is None else f"seed{seed}-{key}"
     return out / task / track / f"fold{fold}" / model / name
-
-
-def rows_of(scores: Sequence[PartScore]) -> list[list[Any]]:
-    """Rows of a record from the scores of its parts."""
-    return [
-        [s.part, v.molecule, v.lag_fs, v.metric.value, v.value, v.metric.unit, v.n, v.n_failed]
-        for s in scores
-        for v in values_of(s)
-    ]
 
 
 def prediction_cost(scores: Sequence[PartScore]) -> dict[str, float] | None:

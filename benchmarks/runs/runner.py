@@ -13,7 +13,7 @@ from benchmarks.interface import Budget, CannotPredict, FitReport, Model
 from benchmarks.models import TRIVIAL, make_model, model_class
 from benchmarks.models.cards import read_card
 from benchmarks.runs import records
-from benchmarks.runs.evaluation import References, fit_references, score
+from benchmarks.runs.evaluation import References, fit_references, rows_of, score
 from benchmarks.runs.examples import examples_of, write_examples
 from benchmarks.runs.records import Record
 from benchmarks.tasks.data import BenchmarkData
@@ -152,7 +152,7 @@ def run_once(
             versions=records.versions(),
             git_commit=records.git_commit(),
             hardware=records.hardware(settings.get("device", "cpu")),
-            rows=records.rows_of(scores),
+            rows=[row for part in scores for row in rows_of(part)],
         )
         write_examples(folder, examples_of(model, data))
         records.write_record(folder, record, scores)

@@ -15,7 +15,7 @@ from benchmarks.interface import Budget
 from benchmarks.leaderboard.lines import PART_ORDER, skills_by_lag
 from benchmarks.models import make_model
 from benchmarks.models.settings import parse_overrides
-from benchmarks.runs.evaluation import MEAN, fit_references
+from benchmarks.runs.evaluation import fit_references
 from benchmarks.runs.records import ERRORS, Record
 from benchmarks.runs.runner import run_folder_of, run_once
 from benchmarks.scoring import metrics
@@ -158,7 +158,7 @@ def run_all(
 
 def _summary(record: Record) -> str:
     shown = (
-        f"{part} {PRINTED_SCALE * _known(record.value(part, Metric.S2S, MEAN)):.3g}"
+        f"{part} {PRINTED_SCALE * _known(record.value(part, Metric.S2S)):.3g}"
         for part in _scored_parts([record])
     )
     return f"S2S x 1e-2 A^2: {', '.join(shown)}"
@@ -231,8 +231,8 @@ def _error_effect(runs: Sequence[Run], base: Sequence[Run], part: str, metric: M
         np.mean([reduce(run.errors[part]) for run in group], axis=0) for group in (runs, base)
     )
     return _effect(
-        [_known(run.record.value(part, metric, MEAN)) for run in runs],
-        [_known(run.record.value(part, metric, MEAN)) for run in base],
+        [_known(run.record.value(part, metric)) for run in runs],
+        [_known(run.record.value(part, metric)) for run in base],
         paired_interval(mine - theirs, runs[0].molecules[part]),
     )
 

@@ -20,7 +20,7 @@ from benchmarks.interface import Budget
 from benchmarks.models import MODELS, TRIVIAL, make_model
 from benchmarks.models.atom import WEIGHTS, AtomJoint
 from benchmarks.runs import records
-from benchmarks.runs.evaluation import References, fit_references, score, values_of
+from benchmarks.runs.evaluation import References, fit_references, rows_of, score
 from benchmarks.runs.records import RECORD, Record
 from benchmarks.runs.runner import MODEL_FOLDER, run_once
 from benchmarks.scoring.metrics import Metric
@@ -240,7 +240,7 @@ def _zero_shot(pretraining: Pretraining, data: BenchmarkData, references: Refere
     model = _model(pretraining, PRETRAINED, {})
     model.initialise(data.training, seed=0)
     (scores,) = score(model, data, references)
-    values = {(v.molecule, v.lag_fs, v.metric): v for v in values_of(scores)}
+    values = {(v.molecule, v.lag_fs, v.metric): v for v in rows_of(scores)}
     name = data.task.molecule or ""
     s2t, s2s = (values[name, None, metric] for metric in (Metric.S2T, Metric.S2S))
     lags = _scored_lags(data)
@@ -266,10 +266,10 @@ def _row(start: str, n_frames: int | None, records: Sequence[Record], data: Benc
     s2t, s2s = values(Metric.S2T), values(Metric.S2S)
     lags = _scored_lags(data)
     skills = [
-        row[4]
+        row.value
         for record in records
-        for row in record.rows
-        if row[:2] == [PART, name] and row[3] == Metric.SKILL and row[2] in lags
+        for lag, row in record.by_lag(PART, Metric.SKILL, name).items()
+        if lag in lags
     ]
     return Row(
         start=start,

@@ -9,19 +9,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from ase.data import chemical_symbols, covalent_radii
+
 from benchmarks.leaderboard.averages import over_runs, panels
 from benchmarks.leaderboard.board import Costs, Quality
 from benchmarks.leaderboard.floor import PartFloor, part_floors
-from benchmarks.leaderboard.lines import PART_ORDER, Entry, LineKey, entries, grouped, line_labels
-from benchmarks.leaderboard.web.movies import movies
+from benchmarks.leaderboard.lines import PART_ORDER, Entry, entries, grouped, line_labels
 from benchmarks.models import MODELS, TRIVIAL
 from benchmarks.runs.evaluation import MEAN, MEDIAN, POOLED
-from benchmarks.runs.records import SUBMITTED, Record
+from benchmarks.runs.examples import Example, read_examples
+from benchmarks.runs.records import SUBMITTED, Record, settings_key
 from benchmarks.scoring.metrics import Metric
 from benchmarks.tasks.data import NO_FOLD
 from benchmarks.tasks.tasks import AS_PUBLISHED
 
 DIGITS = 4
+BOND_FACTOR = 1.25
+UNITS_PER_ANGSTROM = 100
+# Far outside the picture already; a rollout that blew up would fill the page with digits.
+_LIMIT = 100 * UNITS_PER_ANGSTROM
 _AVERAGES = {MEAN, MEDIAN, POOLED}
 _CURVES = (Metric.MSE, Metric.MSE_ALIGNED, Metric.SKILL)
 _PER_MOLECULE = {"s2t": Metric.S2T, "s2s": Metric.S2S, "s2s_aligned": Metric.S2S_ALIGNED}
@@ -37,11 +44,10 @@ class PageRecord:
 
     @cached_property
     def numbers(self) -> dict[tuple[str, str], dict[tuple[float | None, str], float]]:
-        """(part, molecule) -> (lag, metric) -> value; values that are not finite are left out."""
+        """(part, molecule) -> (lag, metric) -> value."""
         found: dict[tuple[str, str], dict[tuple[float | None, str], float]] = {}
-        for part, molecule, lag, metric, value, *_ in self.record.rows:
-            if value is not None and math.isfinite(value) and math.isfinite(lag or 0.0):
-                found.setdefault((part, molecule), {})[lag, metric] = float(value)
+        for row in self.record.rows:
+            found.setdefault((row.part, row.molecule), {})[row.lag_fs, row.metric] = row.value
         return found
 
 
@@ -116,16 +122,12 @@ def _parts(members: Sequence[PageRecord], twins: Path | None) -> list[dict[str, 
             "part": part,
             "floors": [_floor(floor) for floor in floors if floor.part == part],
             "lines": [
-                _line(entry, label, [own[id(record)] for record in behind[_key(entry)]])
+                _line(entry, label, [own[id(record)] for record in behind[entry.key]])
                 for entry, label in zip(by_part[part], line_labels(by_part[part]), strict=True)
             ],
         }
         for part in parts
     ]
-
-
-def _key(entry: Entry) -> LineKey:
-    return LineKey(entry.task, entry.track, entry.part, entry.model, entry.settings)
 
 
 def _floor(floor: PartFloor) -> dict[str, Any]:
@@ -248,3 +250,81 @@ def summary(content: Mapping[str, Any]) -> str:
         return "No record lies here yet: run atom-bench run, and build the page again."
     tasks = sorted({task["task"] for task in content["tasks"]})
     return f"{n} record{'s' if n > 1 else ''} of {', '.join(tasks)}."
+
+
+def movies(members: Sequence[PageRecord], fold: int | None) -> dict[str, Any]:
+    """The examples of one fold, the predictions of all models for a window in one place.
+
+    Of a model with several seeds or settings, each setting's lowest seed is shown.
+
+    Returns:
+        fold, and the cases in the order in which they were chosen: positions in 1/100 A.
+    """
+    cases: dict[tuple[str, str], dict[str, Any]] = {}
+    shown: set[tuple[str, str]] = set()
+    for one in sorted(members, key=lambda m: (m.record.model, m.record.seed or 0)):
+        line = (one.record.model, settings_key(one.record))
+        if line in shown:
+            continue
+        examples = read_examples(one.folder)
+        if examples:
+            shown.add(line)
+        for example in examples:
+            case = cases.setdefault((example.part, example.start_id), _case(example))
+            if _same_window(case, example):
+                case["predictions"].append(
+                    {
+                        "model": line[0], "settings": line[1], "seed": one.record.seed,
+                        "failed": example.failed,
+                        "positions": _whole(example.predicted @ _turn(example)),
+                    }
+                )  # fmt: skip
+    return {"fold": fold, "cases": list(cases.values())}
+
+
+def _case(example: Example) -> dict[str, Any]:
+    turn = _turn(example)
+    return {
+        "part": example.part,
+        "molecule": example.molecule,
+        "start_id": example.start_id,
+        "symbols": [chemical_symbols[z] for z in example.atomic_numbers],
+        "scored": [int(i) for i in np.flatnonzero(example.scored)],
+        "bonds": _bonds(example),
+        "lags_fs": [float(f"{lag:.6g}") for lag in example.lags_fs],
+        "start": _whole(example.start @ turn),
+        "truth": _whole(example.truth @ turn),
+        "predictions": [],
+    }
+
+
+def _same_window(case: dict[str, Any], example: Example) -> bool:
+    """Whether a run was asked for the same lags of the same start, and not of other data."""
+    return (
+        len(case["lags_fs"]) == len(example.lags_fs)
+        and np.allclose(case["lags_fs"], example.lags_fs)
+        and case["start"] == _whole(example.start @ _turn(example))
+    )
+
+
+def _turn(example: Example) -> np.ndarray:
+    """A rotation (3, 3), applied from the right, that shows the widest side of the scored atoms."""
+    positions = example.start[example.scored]
+    if len(positions) < 2:
+        positions = example.start
+    _, _, axes = np.linalg.svd(positions - positions.mean(axis=0))
+    axes[2] *= np.sign(np.linalg.det(axes))
+    return axes.T
+
+
+def _bonds(example: Example) -> list[list[int]]:
+    """Pairs of atoms closer than their covalent radii allow for strangers, in the start."""
+    radii = covalent_radii[example.atomic_numbers]
+    distances = np.linalg.norm(example.start[:, None] - example.start[None], axis=-1)
+    near = np.triu(distances < BOND_FACTOR * (radii[:, None] + radii[None]), k=1)
+    return np.argwhere(near).tolist()
+
+
+def _whole(positions: np.ndarray) -> Any:
+    steps = np.clip(np.round(UNITS_PER_ANGSTROM * positions), -_LIMIT, _LIMIT)
+    return steps.astype(int).tolist()

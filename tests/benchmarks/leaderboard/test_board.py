@@ -119,3 +119,15 @@ def test_figures_with_leaks_are_marked(records):
     titles = [board.title for board in boards(entries([record, marked]))]
     leaks = [title for title in titles if "as published: with leaks" in title]
     assert len(leaks) == 4 and all("aspirin@published" in title for title in leaks)
+
+
+def test_error_against_lag_is_drawn_into_a_file(runs, tmp_path, capsys):
+    argv = ["leaderboard", str(runs), "--plot"]
+    for name, start in (("a.svg", b"<?xml"), ("a.png", b"\x89PNG")):
+        assert main([*argv, str(tmp_path / name)]) == 0
+        assert (tmp_path / name).read_bytes().startswith(start)
+    assert b"atom" in (tmp_path / "a.svg").read_bytes()
+    for wrong in (["a.pdf"], ["no/a.svg"], ["a.svg", "--json"], ["a.svg", "--costs"]):
+        capsys.readouterr()
+        assert main([*argv, *wrong]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1

@@ -184,7 +184,7 @@ def test_errors_on_the_molecules_with_twins_stand_beside_a_floor_of_some(runs, t
 
 def _molecules(record, part):
     averages = {"mean-over-molecules", "pooled", "median-over-molecules"}
-    return [row[1] for row in record.rows if row[0] == part and row[1] not in averages]
+    return [r.molecule for r in record.rows if r.part == part and r.molecule not in averages]
 
 
 def test_a_damaged_file_is_one_line(runs, tmp_path, capsys):

@@ -12,9 +12,9 @@ from benchmarks.runs.evaluation import (
     POOLED,
     fit_references,
     references_of,
+    rows_of,
     score,
     score_part,
-    values_of,
 )
 from benchmarks.scoring import metrics
 from benchmarks.scoring.errors import predict_errors, validation_error
@@ -42,7 +42,7 @@ class Gives(Persistence):
 def test_truth_scores_zero_and_has_skill_one(data, references):
     part = data.parts["test_id"]
     result = score_part(Gives(part.windows.targets), replace(part, curve=None), references)
-    rows = {(v.molecule, v.metric, v.lag_fs): v.value for v in values_of(result)}
+    rows = {(v.molecule, v.metric, v.lag_fs): v.value for v in rows_of(result)}
     assert rows[MEAN, Metric.S2S, None] < 1e-12
     assert rows[MEDIAN, Metric.SKILL, 90.0] == pytest.approx(1.0)
     assert rows[POOLED, Metric.S2T_ALIGNED, None] < 1e-10
@@ -63,9 +63,9 @@ def test_failed_and_infinite_predictions_score_as_persistence_and_are_counted(da
     assert np.all(errors.raw[3:] == 0)
     assert errors.failed.tolist() == [True] * 3 + [False] * (n - 3)
     result = score_part(Gives(positions, failed), replace(part, curve=None), references)
-    counted = {v.n_failed for v in values_of(result) if v.molecule == MEAN}
+    counted = {v.n_failed for v in rows_of(result) if v.molecule == MEAN}
     assert counted == {3}
-    assert sum(v.n_failed for v in values_of(result) if v.metric == Metric.S2S) == 3 * 3
+    assert sum(v.n_failed for v in rows_of(result) if v.metric == Metric.S2S) == 3 * 3
 
 
 def test_validation_weighs_molecules_and_parts_alike_and_counts_persistence_as_one(data):
@@ -147,7 +147,7 @@ def test_references_predict_once_however_many_models_are_scored(data, monkeypatc
     assert len(asked) == 2 * legal
     alone = score(Persistence(), data, fit_references(data))
     for one, two, three in zip(first, again, alone, strict=True):
-        assert values_of(one) == values_of(two) == values_of(three)
+        assert rows_of(one) == rows_of(two) == rows_of(three)
 
 
 class Learns(Persistence):
@@ -169,10 +169,10 @@ def test_only_models_that_learn_orientation_are_scored_in_the_stored_frame(data,
 
 def test_skill_of_a_reference_is_never_above_zero(data, references):
     for result in score(references["blend"], data, references):
-        skills = [v.value for v in values_of(result) if v.metric == Metric.SKILL]
+        skills = [v.value for v in rows_of(result) if v.metric == Metric.SKILL]
         assert skills and max(skills) <= 1e-12
         # At the lags of the curve as well.
-        lags = {v.lag_fs for v in values_of(result) if v.metric == Metric.SKILL}
+        lags = {v.lag_fs for v in rows_of(result) if v.metric == Metric.SKILL}
         assert len(lags) == len(toys.TASK.lags_fs) + len(toys.TASK.curve_lags_fs)
 
 
@@ -184,7 +184,7 @@ def test_models_of_seen_molecules_leave_the_others_out(data, references):
 
 def test_averages_agree_with_the_errors(data, references):
     result = score_part(references["persistence"], data.parts["test_ood"], references)
-    rows = {(v.molecule, v.metric, v.lag_fs): v for v in values_of(result)}
+    rows = {(v.molecule, v.metric, v.lag_fs): v for v in rows_of(result)}
     names = np.array(result.molecules)
     for name in toys.TEST_OOD:
         mine = result.task.raw[names == name]

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.models.trivial import Centroid, Persistence
-from benchmarks.runs.evaluation import MEAN, fit_references, score_part, values_of
+from benchmarks.runs.evaluation import MEAN, fit_references, rows_of, score_part
 from benchmarks.scoring.metrics import Metric
 from benchmarks.scoring.validity import (
     COVERED,
@@ -162,7 +162,7 @@ def scored(mini):
         found = score_part(model, mini.parts[part], references, mini.geometries)
         return {
             (v.molecule, v.metric, v.lag_fs): v.value
-            for v in values_of(found)
+            for v in rows_of(found)
             if "valid" in v.metric or "bond" in v.metric
         }
 
@@ -191,5 +191,5 @@ def test_where_all_given_atoms_are_scored_they_stand_once():
     references = fit_references(data)
     found = score_part(Persistence(), data.parts["test_time"], references, data.geometries)
     assert found.validity_all_atoms is None
-    values = {v.metric: v.value for v in values_of(found) if v.molecule == "furan" and not v.lag_fs}
+    values = {v.metric: v.value for v in rows_of(found) if v.molecule == "furan" and not v.lag_fs}
     assert values[Metric.VALID] > 0.9 and Metric.VALID_ALL_ATOMS not in values

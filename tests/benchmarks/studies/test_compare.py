@@ -132,7 +132,7 @@ def test_a_copy_of_a_record_counts_once(runs, tmp_path):
     # The same settings with another outcome are a run of their own.
     folder = folder_of(tmp_path / "b", "centroid")[0]
     record = records.read_record(folder)
-    rows = [[*row[:4], 2.0, *row[5:]] for row in record.rows]
+    rows = [row._replace(value=2.0) for row in record.rows]
     (folder / "record.json").write_text(record.model_copy(update={"rows": rows}).model_dump_json())
     assert len(records.read_records(tmp_path)) == len(records.read_records(runs)) + 1
 
@@ -160,7 +160,10 @@ def test_only_common_folds_are_compared_and_averaged_as_in_the_leaderboard(runs,
         record = records.read_record(folder)
         other = folder.parent / "fold3"
         other.mkdir()
-        rows = [[*r[:4], r[4] * factor, *r[5:]] if r[5] == "A^2" else r for r in record.rows]
+        rows = [
+            row._replace(value=row.value * factor) if row.unit == "A^2" else row
+            for row in record.rows
+        ]
         changed = record.model_copy(update={"fold": 3, "key": f"{model}3", "rows": rows})
         (other / "record.json").write_text(changed.model_dump_json())
         with np.load(folder / "errors.npz") as arrays:

@@ -29,7 +29,10 @@ def built_in(name, data, out):
 
 
 def rows(record):
-    return {tuple(row[:4]): (row[4], *row[5:]) for row in record.rows}
+    return {
+        (r.part, r.molecule, r.lag_fs, r.metric): (r.value, r.unit, r.n, r.n_failed)
+        for r in record.rows
+    }
 
 
 @pytest.mark.parametrize(
@@ -54,8 +57,8 @@ def test_the_truth_scores_zero(data, tmp_path):
         tmp_path / "sent.h5", data, lambda issued: outside.truth(issued, data)
     )
     record = score_submission(submission, data, tmp_path)
-    errors = [row[4] for row in record.rows if row[5] == "A^2"]
-    skills = [row[4] for row in record.rows if row[3] == "skill"]
+    errors = [row.value for row in record.rows if row.unit == "A^2"]
+    skills = [row.value for row in record.rows if row.metric == "skill"]
     assert len(errors) > 50 and max(errors) < 1e-12
     assert len(skills) > 10 and min(skills) > 1 - 1e-9
 
@@ -84,17 +87,17 @@ def test_unscored_atoms_and_failed_entries_may_be_left_out(data, tmp_path):
     record = score_submission(read_submission(path), data, tmp_path)
     molecule, part = issued.template.molecule[3], issued.template.part[3]
     own = built_in("persistence", data, tmp_path)
-    counted = next(r for r in record.rows if r[0] == part and r[1] == molecule and r[3] == "s2s")
-    share = 1 / counted[6]
+    counted = record.by_lag(part, "s2s", molecule)[None]
+    share = 1 / counted.n
     starts = [s for s, row in issued.row.items() if row == 3]
-    assert counted[7] == 1 and len(starts) == 1
+    assert counted.n_failed == 1 and len(starts) == 1
     # One window of the molecule errs like persistence and the others not at all.
     windows = data.parts[part].windows
     index = windows.states.start_id.index(starts[0])
     square = (windows.targets[index, -1] - windows.states.positions[index])[
         windows.states.score_mask[index]
     ]
-    assert counted[4] == pytest.approx(share * float(square.square().mean()), rel=1e-4)
+    assert counted.value == pytest.approx(share * float(square.square().mean()), rel=1e-4)
     assert own.value(part, "s2s", molecule) > 0
 
 
@@ -302,4 +305,4 @@ def test_the_truth_scores_zero_on_the_data_that_ship_along(mini, tmp_path):
         tmp_path / "sent.h5", mini, lambda issued: outside.truth(issued, mini)
     )
     record = score_submission(submission, mini, tmp_path)
-    assert max(row[4] for row in record.rows if row[5] == "A^2" and "bond" not in row[3]) < 1e-12
+    assert max(row.value for row in record.rows if row.unit == "A^2") < 1e-12

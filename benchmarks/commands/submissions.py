@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +15,9 @@ from benchmarks.commands.options import (
     SplitOption,
     TaskOption,
     TrackOption,
+    check_name,
+    check_output_file,
+    check_writable,
 )
 from tg80.console import JsonOption
 from tg80.errors import UserError
@@ -29,7 +30,6 @@ AsIsOption = Annotated[
     bool,
     typer.Option("--as-is", help="Take positions that look like another unit, frame or order."),
 ]
-_LONGEST_NAME = 255
 FileArgument = Annotated[Path, typer.Argument(help="Filled template, or archive of `submit`.")]
 
 
@@ -57,7 +57,7 @@ def template(
     from benchmarks.submissions.template import issue, task_of
     from benchmarks.tasks.data import load_benchmark
 
-    _check_free(out, force)
+    check_output_file(out, "--out", replace=force)
     made = issue(load_benchmark(task_of(task, track), fold, data, split), part).template
     write_template(out, made)
     facts = {
@@ -91,9 +91,9 @@ def score(
     from benchmarks.submissions.scoring import TRUE_TO, load_data_of, score_submission
     from benchmarks.submissions.submission import opened
 
-    _check_names(out)
+    check_name(out, "--out")
     check_folder(out, "--out")
-    _check_writable(out)
+    check_writable(out, "--out")
     with opened(file, as_is=as_is) as submission:
         loaded = load_data_of(submission, data, split)
         make_folder(out, "--out")
@@ -130,7 +130,7 @@ def submit(
 
     if out.suffix != ".zip":
         raise UserError(f"--out {out}: name an archive that ends in .zip")
-    _check_free(out, force)
+    check_output_file(out, "--out", replace=force)
     with opened(file, as_is=as_is) as submission:
         compared = check_with_data(submission, data, split)
         pack(submission, out)
@@ -144,38 +144,3 @@ def submit(
         print(f"{out}: {facts['bytes']} bytes, ready to send")
         if not compared:
             print("start states were not compared: the test data are not here")
-
-
-def _check_free(path: Path, force: bool) -> None:
-    _check_names(path)
-    if not path.parent.is_dir():
-        raise UserError(f"--out {path}: no folder {path.parent}; make it first")
-    if path.is_dir():
-        raise UserError(f"--out {path}: a folder; name a file")
-    if path.exists() and not force:
-        raise UserError(f"--out {path}: exists; choose another name, or --force to replace it")
-    _check_writable(path.parent)
-
-
-def _check_names(path: Path) -> None:
-    """Refuse names that no file system takes; asked of them, it fails."""
-    # A file is first written under a longer name beside it.
-    most = _LONGEST_NAME - 25
-    if any(len(os.fsencode(part)) > most for part in path.parts):
-        raise UserError(f"--out: a name of more than {most} bytes; choose a shorter one")
-    if not str(path).isprintable():
-        raise UserError(f"--out {str(path)!r}: holds control characters; choose another name")
-
-
-def _check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be written, or made, before any work is done.
-
-    Rights do not tell: a disk may be mounted read-only.
-    """
-    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"--out {there}: cannot be written ({reason}); choose another") from None
