@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from tg80.errors import UserError
 from tg80.shards.metadata import ShardMetadata
 from tg80.shards.shard import SUFFIX, Shard, find_shards
-from tg80.splits.split import PARTS, TG80_VERSION, TIME_PARTS, Split, load_split, time_blocks
+from tg80.splits.split import ALL_PARTS, TG80_VERSION, TIME_PARTS, Split, load_split, time_blocks
 from tg80.windows.trajectories import Trajectory, read_trajectory
 
 if TYPE_CHECKING:
@@ -168,9 +168,8 @@ def members_of(split: Split, fold: int, part: str) -> frozenset[str]:
         UserError: no such fold or part.
     """
     chosen = split.fold(fold)
-    if part not in (*PARTS, *TIME_PARTS):
-        known = ", ".join(dict.fromkeys((*PARTS, *TIME_PARTS)))
-        raise UserError(f"no part {part!r} in a fold; parts are {known}")
+    if part not in ALL_PARTS:
+        raise UserError(f"no part {part!r} in a fold; parts are {', '.join(ALL_PARTS)}")
     return frozenset(chosen.train if part in TIME_PARTS else chosen.part(part))
 
 

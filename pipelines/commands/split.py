@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich import box
@@ -17,7 +17,7 @@ from tg80.dataset import molecules_of
 from tg80.errors import UserError
 from tg80.files import write_atomically
 from tg80.shards.shard import Shard, find_shards
-from tg80.splits.certificate import Certificate, check_split
+from tg80.splits.certificate import Certificate, Recomputation, check_split
 from tg80.splits.folds import make_split
 from tg80.splits.plot import check_plot_path, plot_clusters
 from tg80.splits.split import HELD_PARTS, PARTS, TG80_VERSION, Split, load_split
@@ -79,7 +79,6 @@ def split(
 
         tg80 split --check tg80-v1 --data tg80-data
     """
-    sources = [source for source in (molecule_list, data) if source is not None]
     if plot is not None:
         check_plot_path(plot)
         _check_free("--plot", plot, force)
@@ -90,80 +89,74 @@ def split(
             raise UserError(
                 "--check takes a split, not --molecule-list, --restrict, --out or their options"
             )
-        _check(target or TG80_VERSION, data, recompute, plot, as_json)
-        return
-    if target is not None:
-        raise UserError(f"what to do with {target}? `tg80 split --check {target}` proves it")
-    if len(sources) != 1:
-        raise UserError("give one of --molecule-list FILE, --data DIR or --check")
-    if molecule_list:
-        listed = listed_molecules(molecule_list, stereo, skip_bad)
+        certificate = _check(target or TG80_VERSION, data, recompute, as_json)
     else:
-        listed = MoleculeList(str(data), _molecules_in(data))
-    left_out = {"left_out": listed.left_out_records()} if skip_bad else {}
-    _make(listed.molecules, restrict, out, plot, as_json, left_out)
+        if target is not None:
+            raise UserError(f"what to do with {target}? `tg80 split --check {target}` proves it")
+        if data is None and molecule_list is not None:
+            listed = listed_molecules(molecule_list, stereo, skip_bad)
+        elif data is not None and molecule_list is None:
+            listed = MoleculeList(str(data), list(molecules_of(_shards_in(data)).values()))
+        else:
+            raise UserError("give one of --molecule-list FILE, --data DIR or --check")
+        certificate = _make(listed, restrict, out, as_json, skip_bad)
+    if not certificate.holds:
+        raise typer.Exit(1)
+    if plot is not None:
+        equal = plot_clusters(certificate.split, plot)
+        if not as_json:
+            _say(f"map written to {plot}; clusters found on it: {'equal' if equal else 'differ'}")
 
 
 def _check_free(option: str, path: Path, force: bool) -> None:
-    """A file of this name can be written, and none is lost by it."""
+    """Refuse a file that cannot be written, or that is there already."""
     if not path.absolute().parent.is_dir():
         raise UserError(f"{path}: its folder does not exist; make it first")
     if path.is_dir():
         raise UserError(f"{path}: is a folder; {option} wants a file")
     if path.exists() and not force:
-        raise UserError(f"{path}: is there already; choose another {option} or give --force")
+        raise UserError(f"{path}: exists already; choose another {option} or give --force")
 
 
 def _make(
-    molecules: list[Molecule],
+    listed: MoleculeList,
     restrict: str | None,
     out: Path | None,
-    plot: Path | None,
     as_json: bool,
-    left_out: dict[str, Any],
-) -> None:
+    skip_bad: bool,
+) -> Certificate:
+    molecules = listed.molecules
     made = _restricted(restrict, molecules) if restrict else make_split(molecules)
     certificate = check_split(made)
-    if out is not None and certificate.holds:
-        write_atomically(out, made.to_json().encode())
-    if as_json:
-        text = made.to_json()
-        if left_out:
-            print_json(json.loads(text) | left_out, indent=1)
-        else:
-            print(text, end="")
+    text = made.to_json()
+    written = out is not None and certificate.holds
+    if out is not None and written:
+        write_atomically(out, text.encode())
+    if as_json and skip_bad:
+        print_json(json.loads(text) | {"left_out": listed.left_out_records()}, indent=1)
+    elif as_json:
+        print(text, end="")
     else:
-        _print_certificate(made, certificate)
-        if out is not None and certificate.holds:
+        _print_certificate(certificate)
+        if written:
             _say(f"written to {out}")
-    _finish(made, certificate, plot, as_json)
+    return certificate
 
 
-def _check(
-    target: str, data: Path | None, recompute: bool, plot: Path | None, as_json: bool
-) -> None:
-    chosen = load_split(target)
+def _check(target: str, data: Path | None, recompute: bool, as_json: bool) -> Certificate:
     trajectories = [] if data is None else [shard.metadata for shard in _shards_in(data)]
-    certificate = check_split(chosen, recompute=recompute, trajectories=trajectories)
+    certificate = check_split(load_split(target), recompute=recompute, trajectories=trajectories)
     if as_json:
         print_json(certificate.to_dict(), indent=1)
     else:
-        _print_certificate(chosen, certificate)
-    _finish(chosen, certificate, plot, as_json)
-
-
-def _finish(chosen: Split, certificate: Certificate, plot: Path | None, as_json: bool) -> None:
-    """Draws the map of a split that holds; exit code 1 for one that does not."""
-    if not certificate.holds:
-        raise typer.Exit(1)
-    if plot is not None:
-        equal = plot_clusters(chosen, plot)
-        if not as_json:
-            _say(f"map written to {plot}; clusters found on it: {'equal' if equal else 'differ'}")
+        _print_certificate(certificate)
+        if recompute and (whole := certificate.split.subset_of):
+            _say(f"recomputation: not done for a restriction; check {whole}")
+    return certificate
 
 
 def _restricted(source: str, molecules: list[Molecule]) -> Split:
-    """A frozen split restricted to compounds, found by InChIKey whatever their names."""
+    """Restrict a frozen split to compounds, found by InChIKey whatever their names."""
     frozen = load_split(source)
     name_of = {compound.inchikey: name for name, compound in frozen.molecules.items()}
     unknown = sorted(m.name for m in molecules if m.inchikey not in name_of)
@@ -173,12 +166,6 @@ def _restricted(source: str, molecules: list[Molecule]) -> Split:
             "split of your own"
         )
     return frozen.restrict(name_of[m.inchikey] for m in molecules)
-
-
-def _molecules_in(data: Path | None) -> list[Molecule]:
-    """Distinct compounds of the shards in a folder."""
-    assert data is not None
-    return list(molecules_of(_shards_in(data)).values())
 
 
 def _shards_in(data: Path) -> list[Shard]:
@@ -191,24 +178,26 @@ def _shards_in(data: Path) -> list[Shard]:
     return shards
 
 
-def _print_certificate(chosen: Split, certificate: Certificate) -> None:
-    n_clusters = len(set(chosen.clusters.values()))
-    _say(f"split {certificate.version}, sha256 {certificate.sha256}")
+def _print_certificate(certificate: Certificate) -> None:
+    checked = certificate.split
+    n_clusters = len(set(checked.clusters.values()))
+    _say(f"split {checked.version}, sha256 {checked.sha256}")
     _say(
-        f"{len(chosen.molecules)} compounds in {n_clusters} clusters, {len(chosen.folds)} folds; "
-        f"UMAP seed {chosen.umap_seed}"
+        f"{len(checked.molecules)} compounds in {n_clusters} clusters, {len(checked.folds)} folds; "
+        f"UMAP seed {checked.umap_seed}"
     )
     if certificate.folds:
         Console().print(_fold_table(certificate))
         _say_similarity(certificate)
-    for fold in chosen.folds:
+    for fold in checked.folds:
         for dropped in fold.dropped:
             _say(f"fold {fold.index}: {dropped.name} left out of {dropped.part}: {dropped.reason}")
     for rule in certificate.rules:
         _say(f"{'ok    ' if rule.holds else 'BROKEN'}  {rule.name}")
         for problem in rule.problems:
             _say(f"          {problem}")
-    _say_recomputation(certificate.recomputation)
+    if certificate.recomputation is not None:
+        _say_recomputation(certificate.recomputation)
     _say("leak-free" if certificate.holds else "NOT leak-free: see BROKEN above")
 
 
@@ -220,63 +209,43 @@ def _fold_table(certificate: Certificate) -> Table:
     """One row a fold; `leaks` counts InChIKey connectivity blocks that stand in two parts."""
     title = "compounds in each part; ~ mean Tanimoto to the nearest training compound"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
-    headings = ("fold", "held", *PARTS, "id~", "ood~", "leaks", "elements")
-    for heading in headings:
+    for heading in ("fold", "held", *PARTS, "id~", "ood~", "leaks", "elements"):
         table.add_column(heading, justify="right", no_wrap=True)
     for figures in certificate.folds:
-        similarity = figures["nearest_train_tanimoto"]
-        held_elements = set().union(*(figures["elements"][part] for part in HELD_PARTS))
-        missing = sorted(held_elements - set(figures["elements"]["train"]))
+        similarity, elements = figures.nearest_train_tanimoto, figures.elements
+        missing = set().union(*(elements[part] for part in HELD_PARTS)) - set(elements["train"])
         table.add_row(
-            str(figures["fold"]),
-            " ".join(str(cluster) for cluster in figures["ood_clusters"]),
-            *(str(figures["n"][part]) for part in PARTS),
+            str(figures.fold),
+            " ".join(map(str, figures.ood_clusters)),
+            *(str(figures.n[part]) for part in PARTS),
             *(
-                f"{similarity[part]['mean']:.2f}" if part in similarity else "-"
+                f"{similarity[part].mean:.2f}" if part in similarity else "-"
                 for part in ("test_id", "test_ood")
             ),
-            str(figures["connectivity_blocks_in_two_parts"]),
-            f"lacks {' '.join(missing)}" if missing else " ".join(figures["elements"]["train"]),
+            str(figures.connectivity_blocks_in_two_parts),
+            f"lacks {' '.join(sorted(missing))}" if missing else " ".join(elements["train"]),
         )
     return table
 
 
 def _say_similarity(certificate: Certificate) -> None:
-    def mean_of(part: str) -> float | None:
-        values = [f["nearest_train_tanimoto"].get(part) for f in certificate.folds]
-        weights = [f["n"][part] for f in certificate.folds]
-        total = sum(w for v, w in zip(values, weights, strict=True) if v)
-        if not total:
-            return None
-        return sum(v["mean"] * w for v, w in zip(values, weights, strict=True) if v) / total
-
-    ood, seen = mean_of("test_ood"), mean_of("test_id")
+    ood, seen = certificate.mean_similarity("test_ood"), certificate.mean_similarity("test_id")
     random = certificate.random_similarity
-    if ood is None or seen is None or not random:
-        return
-    _say(
-        f"nearest training compound, Tanimoto: test_ood {ood:.3f}, test_id {seen:.3f}, "
-        f"random molecule splits {random['mean']:.3f} (sd {random['sd']:.3f}, "
-        f"{random['n_splits']} splits of the same sizes)"
-    )
-
-
-def _say_recomputation(recomputation: dict) -> None:
-    if not recomputation:
-        return
-    if "note" in recomputation:
-        _say(f"recomputation: {recomputation['note']}")
-        return
-    changed = recomputation["library_versions_changed"]
-    versions = ", ".join(f"{k} {old} -> {new}" for k, (old, new) in changed.items())
-    if recomputation["clusters_equal"]:
-        _say("recomputation with the libraries installed: clusters equal")
-    else:
-        index = recomputation["adjusted_rand_index"]
+    if ood is not None and seen is not None and random is not None:
         _say(
-            f"recomputation with the libraries installed: clusters differ, adjusted Rand index "
-            f"{index:.3f} (the frozen file is the authority)"
+            f"nearest training compound, Tanimoto: test_ood {ood:.3f}, test_id {seen:.3f}, random "
+            f"molecule splits {random.mean:.3f} (sd {random.sd:.3f}, {random.n_splits} splits of "
+            "the same sizes)"
         )
-    _say(f"recomputed deal: folds {'equal' if recomputation['folds_equal'] else 'differ'}")
-    if versions:
+
+
+def _say_recomputation(found: Recomputation) -> None:
+    clusters = "clusters equal"
+    if not found.clusters_equal:
+        clusters = f"clusters differ, adjusted Rand index {found.adjusted_rand_index:.3f} (the "
+        clusters += "frozen file is the authority)"
+    _say(f"recomputation with the libraries installed: {clusters}")
+    _say(f"recomputed deal: folds {'equal' if found.folds_equal else 'differ'}")
+    changed = found.library_versions_changed.items()
+    if versions := ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed):
         _say(f"library versions since the freeze: {versions}")

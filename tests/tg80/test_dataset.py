@@ -43,7 +43,7 @@ def mini():
 
 def test_the_shipped_set_has_its_molecules_and_its_split(mini):
     frozen = load_split("tg80-v1")
-    assert list(mini) == mini_names(frozen) and len(mini) == 30
+    assert list(mini) == mini_names(frozen.molecules, frozen.clusters) and len(mini) == 30
     assert mini.split == frozen.restrict(mini) and mini.level == "gfn2-xtb"
     assert {n: m.inchikey for n, m in mini.molecules.items()} == {
         n: c.inchikey for n, c in mini.split.molecules.items()
@@ -201,7 +201,7 @@ def test_wrong_sources_are_named(folder, tmp_path, monkeypatch):
     ("arguments", "reason"),
     [
         ((6, "train"), "no fold 6"),
-        (("2", "train"), "fold '2': is no whole number"),
+        (("2", "train"), "fold must be a whole number, not '2'"),
         ((1, "test"), "no part 'test'"),
         ((1, "train", "light"), "atoms must be all or heavy, not 'light'"),
     ],

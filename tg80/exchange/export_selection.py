@@ -14,7 +14,7 @@ from tg80.files import checksum_path, file_sha256
 from tg80.shards.metadata import ShardMetadata
 from tg80.shards.shard import Shard, find_shards
 from tg80.splits.split import (
-    PARTS,
+    ALL_PARTS,
     TG80_VERSION,
     TIME_BLOCK_FRACTIONS,
     Split,
@@ -22,8 +22,6 @@ from tg80.splits.split import (
     time_blocks,
 )
 from tg80.windows.trajectories import block_frames
-
-EXPORT_PARTS = (*PARTS, *(part for part in TIME_BLOCK_FRACTIONS if part not in PARTS))
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Selection:
         molecules: names, None for all. level: level of theory, None if the data has only one.
         split: version or file of the split that `fold` is of.
         fold: fold of the split, together with `part`; None for whole trajectories of everything.
-        part: one of `EXPORT_PARTS`.
+        part: one of `ALL_PARTS`.
         every: every how many stored frames one is taken.
         frames: at most so many frames of each trajectory, evenly spaced; excludes `every`.
     """
@@ -111,8 +109,8 @@ _Found = tuple[Path, ShardMetadata, int]
 def _check(selection: Selection) -> None:
     if (selection.fold is None) != (selection.part is None):
         raise UserError("--fold and --part go together: a part is a part of a fold")
-    if selection.part is not None and selection.part not in EXPORT_PARTS:
-        raise UserError(f"no part {selection.part!r}; parts are {', '.join(EXPORT_PARTS)}")
+    if selection.part is not None and selection.part not in ALL_PARTS:
+        raise UserError(f"no part {selection.part!r}; parts are {', '.join(ALL_PARTS)}")
     if selection.frames is not None and selection.every != 1:
         raise UserError("--every and --frames exclude each other; give one")
     if selection.every < 1 or (selection.frames is not None and selection.frames < 1):

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 from tg80.errors import CorruptFile, UserError
 from tg80.release.manifest import Manifest, PublishedFile, PublishedShard
-from tg80.splits.split import PARTS, TIME_BLOCK_FRACTIONS
+from tg80.splits.split import ALL_PARTS, PARTS, TIME_BLOCK_FRACTIONS
 from tg80.untrusted.documents import parse_json
-
-KNOWN_PARTS = (*PARTS, *(part for part in TIME_BLOCK_FRACTIONS if part not in PARTS))
 
 # With `--` in the publications for hosts without folders.
 _FOLD_LIST = re.compile(r"folds(?:/|--)fold-([0-9]{1,4})\.json")
@@ -33,8 +31,8 @@ class Selection:
     level: str | None = None
 
     def __post_init__(self) -> None:
-        if unknown := [part for part in self.parts if part not in KNOWN_PARTS]:
-            raise UserError(f"--part {unknown[0]}: parts are {', '.join(KNOWN_PARTS)}")
+        if unknown := [part for part in self.parts if part not in ALL_PARTS]:
+            raise UserError(f"--part {unknown[0]}: parts are {', '.join(ALL_PARTS)}")
         if self.parts and self.fold is None:
             raise UserError("--part goes with --fold K: parts differ from fold to fold")
 

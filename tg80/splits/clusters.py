@@ -11,57 +11,24 @@ References:
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from rdkit import Chem, rdBase
+from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 
+from tg80.chemistry.molecule import Molecule
 from tg80.errors import UserError
-
-if TYPE_CHECKING:
-    from tg80.chemistry.molecule import Molecule
+from tg80.splits.split import ClusteringSettings, FingerprintSettings, UmapSettings
 
 LIBRARIES = ("numpy", "rdkit", "scikit-learn", "scipy", "umap-learn", "numba", "pynndescent")
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FingerprintSettings(_Settings):
-    """ECFP-4: Morgan bits without chirality."""
-
-    kind: str = "morgan"
-    radius: int = 2
-    n_bits: int = 2048
-    use_chirality: bool = False
-
-
-class UmapSettings(_Settings):
-    """UMAP of fingerprints, single-threaded and seeded."""
-
-    metric: str = "jaccard"
-    n_neighbors: int = 5
-    n_components: int = 2
-    min_dist: float = 0.0
-    init: str = "spectral"
-    # Methanol or urea shares no bit with any other compound: at the default (1, Jaccard's maximum)
-    # UMAP would cut it off and place it at NaN.
-    disconnection_distance: float = 2.0
-
-
-class ClusteringSettings(_Settings):
-    """Agglomerative clustering of the UMAP plane."""
-
-    linkage: str = "ward"
-    n_clusters: int = 10
-    min_cluster_size: int = 4
-    max_seeds: int = 100
-
-
-class Clusters(_Settings):
+@dataclass(frozen=True)
+class Clusters:
     """Clusters of a list of compounds.
 
     Attributes:
@@ -76,15 +43,12 @@ class Clusters(_Settings):
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries the clusters depend on."""
+    """Return the versions of the libraries that the clusters depend on."""
     return {name: version(name) for name in LIBRARIES}
 
 
 def fingerprints(smiles: Sequence[str], settings: FingerprintSettings | None = None) -> np.ndarray:
-    """Morgan bits, shape (n_molecules, n_bits), bool."""
-    from rdkit import Chem, rdBase
-    from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
-
+    """Compute Morgan bits, shape (n_molecules, n_bits), bool."""
     settings = settings or FingerprintSettings()
     generator = GetMorganGenerator(
         radius=settings.radius,
@@ -97,7 +61,7 @@ def fingerprints(smiles: Sequence[str], settings: FingerprintSettings | None = N
 
 
 def tanimoto(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Tanimoto similarity of every pair: (n, n_bits) and (m, n_bits) bool -> (n, m)."""
+    """Compute the Tanimoto similarity of every pair: (n, n_bits) and (m, n_bits) bool -> (n, m)."""
     a, b = first.astype(float), second.astype(float)
     shared = a @ b.T
     total = a.sum(1)[:, None] + b.sum(1)[None, :] - shared
@@ -105,12 +69,12 @@ def tanimoto(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def nearest_similarity(test: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Tanimoto similarity of each test compound to its nearest training compound, (n_test,)."""
+    """Compute the similarity of each test compound to its nearest training compound, (n_test,)."""
     return tanimoto(test, train).max(axis=1) if len(test) and len(train) else np.zeros(0)
 
 
 def umap_plane(bits: np.ndarray, settings: UmapSettings, seed: int) -> np.ndarray:
-    """UMAP coordinates, shape (n_molecules, n_components), of fingerprints."""
+    """Compute UMAP coordinates, shape (n_molecules, n_components), of fingerprints."""
     import umap  # its compiler costs seconds, so only who clusters pays
 
     with warnings.catch_warnings():
@@ -120,7 +84,7 @@ def umap_plane(bits: np.ndarray, settings: UmapSettings, seed: int) -> np.ndarra
 
 
 def agglomerate(plane: np.ndarray, settings: ClusteringSettings) -> np.ndarray:
-    """Cluster labels from 0 on, shape (n_molecules,)."""
+    """Find cluster labels from 0 on, shape (n_molecules,)."""
     from sklearn.cluster import AgglomerativeClustering
 
     model = AgglomerativeClustering(n_clusters=settings.n_clusters, linkage=settings.linkage)
@@ -133,30 +97,27 @@ def cluster_molecules(
     umap: UmapSettings,
     clustering: ClusteringSettings,
 ) -> Clusters:
-    """Clusters of compounds, the same for every order of the list.
+    """Cluster compounds, the same for every order of the list.
 
     UMAP seeds 0, 1, ... are tried and the first is taken whose clusters all have
     `min_cluster_size` compounds; if `max_seeds` of them have not, the one whose smallest cluster is
     largest. Stereoisomers (one InChIKey connectivity block) are one point and share a cluster.
 
     Raises:
-        UserError: hardly any compounds that differ in more than stereo.
+        UserError: Too few compounds differ in more than stereo.
     """
-    points = _points(molecules)
-    if len(points) < 2 * clustering.n_clusters:
+    n_points, least = len(_points(molecules)), 2 * clustering.n_clusters
+    if n_points < least:
         raise UserError(
-            f"{len(points)} compounds that differ in more than stereo are too few for "
-            f"{clustering.n_clusters} clusters; give {2 * clustering.n_clusters} or more"
+            f"{n_points} compounds that differ in more than stereo are too few for "
+            f"{clustering.n_clusters} clusters; give {least} or more"
         )
-    bits = fingerprints([molecule.smiles for molecule in points.values()], fingerprint)
     best = Clusters(labels={}, umap_seed=-1, smallest=-1)
     for seed in range(clustering.max_seeds):
-        labels = agglomerate(umap_plane(bits, umap, seed), clustering)
-        of_block = dict(zip(points, labels.tolist(), strict=True))
-        of_name = {m.name: of_block[m.inchikey_block] for m in molecules}
-        smallest = int(min(np.bincount(list(of_name.values()), minlength=clustering.n_clusters)))
+        _, labels = map_molecules(molecules, fingerprint, umap, clustering, seed)
+        smallest = min(Counter(labels.values()).values())
         if smallest > best.smallest:
-            best = Clusters(labels=_renumbered(of_name), umap_seed=seed, smallest=smallest)
+            best = Clusters(labels, seed, smallest)
         if smallest >= clustering.min_cluster_size:
             break
     return best
@@ -168,16 +129,16 @@ def map_molecules(
     umap: UmapSettings,
     clustering: ClusteringSettings,
     seed: int,
-) -> tuple[dict[str, tuple[float, float]], dict[str, int]]:
-    """The UMAP plane of one seed, and the clusters found on it.
+) -> tuple[dict[str, tuple[float, ...]], dict[str, int]]:
+    """Lay compounds out in the UMAP plane of one seed, and cluster them there.
 
     Returns:
-        Place of each name on the plane, and its cluster number as `cluster_molecules` gives it.
+        The place of each name in the plane, and its cluster number.
     """
     points = _points(molecules)
     plane = umap_plane(fingerprints([m.smiles for m in points.values()], fingerprint), umap, seed)
-    labels = dict(zip(points, agglomerate(plane, clustering).tolist(), strict=True))
     places = dict(zip(points, map(tuple, plane[:, :2].tolist()), strict=True))
+    labels = dict(zip(points, agglomerate(plane, clustering).tolist(), strict=True))
     return (
         {m.name: places[m.inchikey_block] for m in molecules},
         _renumbered({m.name: labels[m.inchikey_block] for m in molecules}),

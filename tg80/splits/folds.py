@@ -1,4 +1,4 @@
-"""Making a split: clusters are paired into folds, compounds of the seen clusters dealt into parts.
+"""What decides the folds: clusters are paired into folds, seen compounds dealt into parts.
 
 In every fold one or two clusters are held out as `test_ood`; the compounds of the others go to
 `train`, `val` and `test_id`, about a tenth each of the list to the last two. Deals are drawn with
@@ -16,9 +16,6 @@ import numpy as np
 from tg80.chemistry.molecule import Molecule, tg80_molecules
 from tg80.errors import UserError
 from tg80.splits.clusters import (
-    ClusteringSettings,
-    FingerprintSettings,
-    UmapSettings,
     cluster_molecules,
     library_versions,
 )
@@ -27,15 +24,18 @@ from tg80.splits.split import (
     PARTS,
     TG80_VERSION,
     TIME_BLOCK_FRACTIONS,
+    ClusteringSettings,
     Compound,
+    FingerprintSettings,
     Fold,
     Split,
+    UmapSettings,
     compound_of,
     frozen_names,
     list_sha256,
     load_split,
+    mini_names,
     settle_fold,
-    smallest_of_clusters,
 )
 
 N_FOLDS = 5
@@ -50,6 +50,8 @@ Score = tuple[int, ...]
 
 @dataclass(frozen=True)
 class _List:
+    """Compounds with their clusters, and what settles a fold of them."""
+
     molecules: Mapping[str, Compound]
     clusters: Mapping[str, int]
     mini: frozenset[str]  # empty where there is no mini set
@@ -58,15 +60,18 @@ class _List:
         """Names of a cluster; stereoisomers (one connectivity block) stay together."""
         of_block: dict[str, list[str]] = {}
         for name in sorted(n for n, c in self.clusters.items() if c == cluster):
-            of_block.setdefault(self.molecules[name].inchikey[:14], []).append(name)
+            of_block.setdefault(self.molecules[name].block, []).append(name)
         return list(of_block.values())
+
+    def settled(self, fold: Fold) -> Fold:
+        return settle_fold(fold, self.molecules, self.clusters)
 
 
 def clustering_settings(n_molecules: int) -> ClusteringSettings:
-    """10 clusters of 4 compounds or more; 5 of 3 or more for lists under 80.
+    """Ask for 10 clusters of 4 compounds or more; for lists under 80, for 5 of 3 or more.
 
     Raises:
-        UserError: the list has fewer than 20 compounds.
+        UserError: The list has fewer than 20 compounds.
     """
     if n_molecules < MIN_MOLECULES:
         raise UserError(
@@ -78,23 +83,17 @@ def clustering_settings(n_molecules: int) -> ClusteringSettings:
     return ClusteringSettings()
 
 
-def make_split(
-    molecules: Sequence[Molecule],
-    fingerprint: FingerprintSettings | None = None,
-    umap: UmapSettings | None = None,
-    clustering: ClusteringSettings | None = None,
-) -> Split:
-    """Clusters compounds and deals them into five folds.
+def make_split(molecules: Sequence[Molecule]) -> Split:
+    """Cluster compounds and deal them into five folds.
 
     Args:
         molecules: 20 compounds or more, in any order.
-        fingerprint, umap, clustering: settings; the defaults are those of `tg80-v1`.
 
     Raises:
-        UserError: too few compounds.
+        UserError: There are too few compounds.
     """
-    clustering = clustering or clustering_settings(len(molecules))
-    fingerprint, umap = fingerprint or FingerprintSettings(), umap or UmapSettings()
+    fingerprint, umap = FingerprintSettings(), UmapSettings()
+    clustering = clustering_settings(len(molecules))
     found = cluster_molecules(molecules, fingerprint, umap, clustering)
     compounds = {m.name: compound_of(m) for m in sorted(molecules, key=lambda m: m.name)}
     folds = deal_folds(compounds, found.labels)
@@ -126,10 +125,10 @@ def _version_of(
 
 
 def deal_folds(molecules: Mapping[str, Compound], clusters: Mapping[str, int]) -> tuple[Fold, ...]:
-    """The five folds of clustered compounds: the same for the same input."""
+    """Deal clustered compounds into five folds, the same for the same input."""
     numbers = sorted(set(clusters.values()))
     large = len(numbers) == 2 * N_FOLDS
-    mini = frozenset(smallest_of_clusters(molecules, clusters)) if large else frozenset()
+    mini = frozenset(mini_names(molecules, clusters)) if large else frozenset()
     compounds = _List(molecules, clusters, mini)
     best: dict[tuple[int, ...], tuple[Score, Fold]] = {}
     candidates = list(_pairings(numbers)) if large else [[(number,) for number in numbers]]
@@ -179,14 +178,8 @@ def _score_of_no_deal(compounds: _List, held: tuple[int, ...]) -> Score:
     seen = tuple(name for name in names if compounds.clusters[name] not in held)
     rest = tuple(name for name in names if compounds.clusters[name] in held)
     everything = Fold(index=0, ood_clusters=held, train=seen, val=(), test_id=(), test_ood=rest)
-    lost = len(settle_fold(everything, compounds.molecules, compounds.clusters).dropped)
-    mini = everything.model_copy(
-        update={
-            "train": tuple(name for name in seen if name in compounds.mini),
-            "test_ood": tuple(name for name in rest if name in compounds.mini),
-        }
-    )
-    return lost, 0, len(settle_fold(mini, compounds.molecules, compounds.clusters).dropped)
+    mini = everything.keeping(compounds.mini)
+    return len(compounds.settled(everything).dropped), 0, len(compounds.settled(mini).dropped)
 
 
 def _deal(compounds: _List, held: tuple[int, ...], seed: int) -> Fold:
@@ -210,16 +203,9 @@ def _deal(compounds: _List, held: tuple[int, ...], seed: int) -> Fold:
                     progress = True
     parts["train"] = [name for c in seen for group in shuffled[c] for name in group]
     parts["test_ood"] = [name for name, c in compounds.clusters.items() if c in held]
-    fold = Fold(
-        index=0,
-        ood_clusters=held,
-        train=tuple(sorted(parts["train"])),
-        val=tuple(sorted(parts["val"])),
-        test_id=tuple(sorted(parts["test_id"])),
-        test_ood=tuple(sorted(parts["test_ood"])),
-        deal_seed=seed,
-    )
-    return settle_fold(fold, compounds.molecules, compounds.clusters)
+    dealt = {part: tuple(sorted(names)) for part, names in parts.items()}
+    fold = {"index": 0, "ood_clusters": held, "deal_seed": seed, **dealt}
+    return compounds.settled(Fold.model_validate(fold))
 
 
 def _shuffled(items: list, rng: np.random.Generator) -> list:
@@ -231,13 +217,8 @@ def _score(compounds: _List, fold: Fold) -> Score:
     empty = sum(not fold.part(part) for part in ("val", "test_id"))
     if not compounds.mini:
         return (len(fold.dropped), empty, 0)
-    mini = fold.model_copy(
-        update={
-            **{p: tuple(n for n in fold.part(p) if n in compounds.mini) for p in PARTS},
-            "dropped": (),
-        }
-    )
-    settled = settle_fold(mini, compounds.molecules, compounds.clusters)
+    mini = fold.keeping(compounds.mini)
+    settled = compounds.settled(mini)
     lacking = sum(max(0, MINI_MIN_HELD - len(settled.part(p))) for p in ("val", "test_id"))
     seen = {c for c in compounds.clusters.values() if c not in fold.ood_clusters}
     untrained = len(seen - {compounds.clusters[name] for name in mini.train})

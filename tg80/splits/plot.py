@@ -9,7 +9,7 @@ from tg80.chemistry.molecule import molecule_from_smiles
 from tg80.errors import UserError
 from tg80.files import write_atomically
 from tg80.splits.clusters import map_molecules
-from tg80.splits.split import Split, frozen_names, load_split, smallest_of_clusters
+from tg80.splits.split import Split, frozen_names, load_split, mini_names
 
 SUFFIXES = (".png", ".svg", ".pdf")
 # Colour, shape and number tell a cluster, so that any one of them will do.
@@ -17,7 +17,7 @@ MARKERS = "osD^vP*X<>"
 
 
 def check_plot_path(path: Path) -> None:
-    """Raise UserError for a file that no figure can be written to."""
+    """Refuse a file that no figure can be written to."""
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: a figure ends in {', '.join(SUFFIXES)}")
     if not path.absolute().parent.is_dir():
@@ -61,7 +61,7 @@ def _whole(split: Split) -> Split:
     return load_split(split.subset_of)
 
 
-def _figure(split: Split, whole: Split, places: dict[str, tuple[float, float]], equal: bool):
+def _figure(split: Split, whole: Split, places: dict[str, tuple[float, ...]], equal: bool):
     from matplotlib import colormaps
     from matplotlib.figure import Figure
     from matplotlib.patheffects import withStroke
@@ -70,7 +70,7 @@ def _figure(split: Split, whole: Split, places: dict[str, tuple[float, float]], 
     axes = figure.subplots()
     colours = [colormaps["tab10"](i) for i in range(10)]
     numbers = sorted(set(whole.clusters.values()))
-    named = set(smallest_of_clusters(whole.molecules, whole.clusters))
+    named = set(mini_names(whole.molecules, whole.clusters))
     for i, number in enumerate(numbers):
         members = [name for name, cluster in whole.clusters.items() if cluster == number]
         place = np.array([places[name] for name in members])

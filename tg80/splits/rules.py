@@ -1,15 +1,16 @@
 """The rules a split has to keep, and where one breaks them.
 
 Nothing the file says about its compounds is believed: InChIKeys, elements and sizes are computed
-from the SMILES again.
+from the SMILES again. `found` are the compounds that they give, by name.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 from rdkit import Chem, rdBase
+from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
 from tg80.chemistry.molecule import tg80_molecules
 from tg80.chemistry.smiles import same_compound
@@ -20,9 +21,12 @@ from tg80.splits.split import (
     HELD_PARTS,
     PARTS,
     TG80_VERSION,
+    TIME_PARTS,
+    Compound,
     Fold,
     Split,
     compound_of,
+    elements_of,
     frozen_names,
     list_sha256,
     load_split,
@@ -31,6 +35,8 @@ from tg80.splits.split import (
 
 MIN_GAP = 0.035
 TG80_HELD_RANGE = range(6, 11)  # "about 8"
+
+Found = Mapping[str, Compound]
 
 
 @dataclass(frozen=True)
@@ -46,60 +52,63 @@ class Rule:
 
 
 def check_rules(split: Split) -> tuple[Rule, ...]:
-    """Every rule that applies to a split."""
-    facts, unreadable = facts_of(split)
-    return (
-        Rule("every SMILES is a compound with the InChIKey stated", tuple(unreadable)),
-        *(Rule(name, tuple(check(split, facts))) for name, check, scope in _RULES if scope(split)),
-    )
+    """Check every rule that applies to a split."""
+    found, unreadable = recomputed_compounds(split)
+    rules = [Rule("every SMILES is a compound with the InChIKey stated", tuple(unreadable))]
+    for name, check, scope in _RULES:
+        if scope(split):
+            rules.append(Rule(name, tuple(check(split, found))))
+    return tuple(rules)
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What the SMILES alone says about a compound: InChIKey and elements."""
-
-    key: str
-    elements: frozenset[str]
-    n_atoms: int
-
-    @property
-    def block(self) -> str:
-        """The connectivity block of the InChIKey, the same for all stereoisomers."""
-        return self.key[:14]
-
-
-def facts_of_smiles(smiles: str) -> Facts | None:
-    """What RDKit says of a SMILES; None if it is invalid."""
+def compound_from(smiles: str) -> Compound | None:
+    """Compute what RDKit says of a SMILES; None if it is invalid."""
     with rdBase.BlockLogs():
         graph = Chem.MolFromSmiles(smiles)
         if graph is None:
             return None
         full = Chem.AddHs(graph)
-        elements = frozenset(atom.GetSymbol() for atom in full.GetAtoms())
-        return Facts(Chem.MolToInchiKey(full), elements, full.GetNumAtoms())
+        return Compound(
+            smiles=smiles,
+            inchikey=Chem.MolToInchiKey(full),
+            formula=CalcMolFormula(full),
+            n_atoms=full.GetNumAtoms(),
+        )
 
 
-def facts_of(split: Split) -> tuple[dict[str, Facts], list[str]]:
-    """Facts of every compound by name, and what differs from them in the file."""
-    facts: dict[str, Facts] = {}
+def recomputed_compounds(split: Split) -> tuple[dict[str, Compound], list[str]]:
+    """Compute every compound by name, and say what differs from them in the file."""
+    found: dict[str, Compound] = {}
     problems: list[str] = []
-    for name, compound in split.molecules.items():
-        found = facts_of_smiles(compound.smiles)
-        if found is None:
-            problems.append(f"{name}: invalid SMILES {compound.smiles}")
+    for name, stated in split.molecules.items():
+        compound = compound_from(stated.smiles)
+        if compound is None or not compound.inchikey:
+            problems.append(f"{name}: invalid SMILES {stated.smiles}")
             continue
-        facts[name] = found
-        if found.key != compound.inchikey:
-            problems.append(f"{name}: InChIKey {compound.inchikey}, its SMILES gives {found.key}")
-        if found.n_atoms != compound.n_atoms or found.elements != compound.elements:
+        found[name] = compound
+        if compound.inchikey != stated.inchikey:
+            problems.append(
+                f"{name}: InChIKey {stated.inchikey}, its SMILES gives {compound.inchikey}"
+            )
+        if compound.n_atoms != stated.n_atoms or compound.elements != stated.elements:
             problems.append(f"{name}: size or formula differ from its SMILES")
-    return facts, problems
+    return found, problems
 
 
-_Check = Callable[[Split, dict[str, Facts]], Iterator[str]]
+_Check = Callable[[Split, Found], Iterator[str]]
 
 
-def _list_is_stated(split: Split, facts: dict[str, Facts]) -> Iterator[str]:
+def _in_folds(check: Callable[[Split, Found, Fold], Iterator[str]]) -> _Check:
+    """Return the check of all folds that a check of one fold makes."""
+
+    def check_all(split: Split, found: Found) -> Iterator[str]:
+        for fold in split.folds:
+            yield from (f"fold {fold.index}: {problem}" for problem in check(split, found, fold))
+
+    return check_all
+
+
+def _list_is_stated(split: Split, found: Found) -> Iterator[str]:
     if list_sha256(split.molecules) != split.molecules_sha256:
         yield "sha256 of the molecule list differs from the one stated"
     if split.version == TG80_VERSION:
@@ -108,7 +117,7 @@ def _list_is_stated(split: Split, facts: dict[str, Facts]) -> Iterator[str]:
             yield "the list is not that of the 80 compounds"
 
 
-def _version_is_the_frozen_one(split: Split, facts: dict[str, Facts]) -> Iterator[str]:
+def _version_is_the_frozen_one(split: Split, found: Found) -> Iterator[str]:
     """A split that bears a published version, or is called a part of it, has to be that."""
     if split.version in frozen_names():
         if split.sha256 != (known := load_split(split.version).sha256):
@@ -120,7 +129,7 @@ def _version_is_the_frozen_one(split: Split, facts: dict[str, Facts]) -> Iterato
             yield f"not what restricting {split.subset_of} to these compounds gives"
 
 
-def _clusters_are_whole(split: Split, facts: dict[str, Facts]) -> Iterator[str]:
+def _clusters_are_whole(split: Split, found: Found) -> Iterator[str]:
     for name in sorted(set(split.molecules) ^ set(split.clusters)):
         yield f"{name} is a compound without a cluster, or in a cluster without being a compound"
     sizes = Counter(split.clusters.values())
@@ -136,7 +145,7 @@ def _clusters_are_whole(split: Split, facts: dict[str, Facts]) -> Iterator[str]:
             yield f"cluster {cluster} has {size} compounds; 4 or more are needed"
 
 
-def _each_cluster_held_once(split: Split, facts: dict[str, Facts]) -> Iterator[str]:
+def _each_cluster_held_once(split: Split, found: Found) -> Iterator[str]:
     if [fold.index for fold in split.folds] != list(range(1, N_FOLDS + 1)):
         yield f"folds {[fold.index for fold in split.folds]}; there should be 1 to {N_FOLDS}"
     held = Counter(cluster for fold in split.folds for cluster in fold.ood_clusters)
@@ -147,94 +156,99 @@ def _each_cluster_held_once(split: Split, facts: dict[str, Facts]) -> Iterator[s
         yield "folds hold different numbers of clusters out"
 
 
-def _parts_are_disjoint(split: Split, facts: dict[str, Facts]) -> Iterator[str]:
-    for fold in split.folds:
-        places = Counter(name for part in PARTS for name in fold.part(part))
-        places.update({dropped.name for dropped in fold.dropped} - set(places))
-        for name in sorted(set(split.molecules) | set(places)):
-            if places[name] != 1 or name not in split.molecules:
-                yield f"fold {fold.index}: {name} stands in {places[name]} parts"
-        for dropped in fold.dropped:
-            if any(dropped.name in fold.part(part) for part in PARTS):
-                yield f"fold {fold.index}: {dropped.name} is said to be dropped and is not"
+@_in_folds
+def _parts_are_disjoint(split: Split, found: Found, fold: Fold) -> Iterator[str]:
+    places = Counter(name for part in PARTS for name in fold.part(part))
+    dropped = {one.name for one in fold.dropped}
+    yield from (
+        f"{name} is said to be dropped and is not" for name in sorted(dropped & set(places))
+    )
+    places.update(dropped - set(places))
+    for name in sorted(set(split.molecules) | set(places)):
+        if places[name] != 1 or name not in split.molecules:
+            yield f"{name} stands in {places[name]} parts"
 
 
-def _one_name_a_compound(split: Split, facts: dict[str, Facts]) -> Iterator[str]:
+def _one_name_a_compound(split: Split, found: Found) -> Iterator[str]:
     """Replicas are told by the name of their compound, so a second name would part them."""
     names: dict[str, list[str]] = {}
-    for name in sorted(facts):
-        names.setdefault(facts[name].key, []).append(name)
+    for name in sorted(found):
+        names.setdefault(found[name].inchikey, []).append(name)
     for key, same in sorted(names.items()):
         for name, other in combinations(same, 2):  # tautomers have one key, too
             if same_compound(split.molecules[name].smiles, split.molecules[other].smiles):
                 yield f"{name}, {other} are one compound, {key}"
 
 
-def _blocks_are_disjoint(split: Split, facts: dict[str, Facts]) -> Iterator[str]:
-    for fold in split.folds:
-        for block, places in sorted(shared_blocks(fold, facts).items()):
-            where = " and ".join(f"{name} in {part}" for name, part in sorted(places))
-            yield f"fold {fold.index}: connectivity {block} is that of {where}"
+@_in_folds
+def _blocks_are_disjoint(split: Split, found: Found, fold: Fold) -> Iterator[str]:
+    for block, places in sorted(shared_blocks(fold, found).items()):
+        where = " and ".join(f"{name} in {part}" for name, part in sorted(places))
+        yield f"connectivity {block} is that of {where}"
 
 
-def shared_blocks(fold: Fold, facts: dict[str, Facts]) -> dict[str, set[tuple[str, str]]]:
-    """Connectivity blocks that stand in two parts or more: (name, part) of each place."""
+def shared_blocks(fold: Fold, found: Found) -> dict[str, set[tuple[str, str]]]:
+    """Find connectivity blocks that stand in two parts or more: (name, part) of each place."""
     places: dict[str, set[tuple[str, str]]] = {}
     for part in PARTS:
         for name in fold.part(part):
-            if name in facts:
-                places.setdefault(facts[name].block, set()).add((name, part))
-    return {b: found for b, found in places.items() if len({part for _, part in found}) > 1}
+            if name in found:
+                places.setdefault(found[name].block, set()).add((name, part))
+    return {b: where for b, where in places.items() if len({part for _, part in where}) > 1}
 
 
-def _ood_is_ood(split: Split, facts: dict[str, Facts]) -> Iterator[str]:
-    for fold in split.folds:
-        for part in PARTS:
-            for name in fold.part(part):
-                cluster = split.clusters.get(name)
-                if (cluster in fold.ood_clusters) != (part == "test_ood"):
-                    yield f"fold {fold.index}: {name} of cluster {cluster} in {part}"
+@_in_folds
+def _ood_is_ood(split: Split, found: Found, fold: Fold) -> Iterator[str]:
+    for part in PARTS:
+        for name in fold.part(part):
+            cluster = split.clusters.get(name)
+            if (cluster in fold.ood_clusters) != (part == "test_ood"):
+                yield f"{name} of cluster {cluster} in {part}"
 
 
-def _seen_clusters_are_trained(split: Split, facts: dict[str, Facts]) -> Iterator[str]:
-    for fold in split.folds:
-        trained = {split.clusters.get(name) for name in fold.train}
-        if split.subset_of is None:
-            wanted = set(split.clusters.values()) - set(fold.ood_clusters)
-        else:
-            wanted = {split.clusters.get(name) for name in (*fold.val, *fold.test_id)}
-        for cluster in sorted(c for c in wanted - trained if c is not None):
-            yield f"fold {fold.index}: no compound of seen cluster {cluster} in train"
+def _clusters_of(split: Split, names: Iterable[str]) -> set[int]:
+    return {split.clusters[name] for name in names if name in split.clusters}
 
 
-def _elements_are_trained(split: Split, facts: dict[str, Facts]) -> Iterator[str]:
-    for fold in split.folds:
-        known = elements_of(facts, fold.train)
-        for part in HELD_PARTS:
-            for name in fold.part(part):
-                missing = sorted(facts[name].elements - known) if name in facts else []
-                if missing:
-                    yield f"fold {fold.index}: {name} of {part} has {', '.join(missing)}, train not"
+@_in_folds
+def _seen_clusters_are_trained(split: Split, found: Found, fold: Fold) -> Iterator[str]:
+    wanted = _clusters_of(split, (*fold.val, *fold.test_id))
+    if split.subset_of is None:
+        wanted = set(split.clusters.values()) - set(fold.ood_clusters)
+    for cluster in sorted(wanted - _clusters_of(split, fold.train)):
+        yield f"no compound of seen cluster {cluster} in train"
 
 
-def _drops_are_needed(split: Split, facts: dict[str, Facts]) -> Iterator[str]:
-    for fold in split.folds:
-        known = elements_of(facts, fold.train)
-        trained = {split.clusters.get(name) for name in fold.train}
-        for dropped in fold.dropped:
-            if dropped.name not in facts:
-                continue
-            untrained = (
-                dropped.part != "test_ood" and split.clusters.get(dropped.name) not in trained
-            )
-            if facts[dropped.name].elements <= known and not untrained:
-                yield f"fold {fold.index}: {dropped.name} was dropped though train stands for it"
+def _trained_elements(found: Found, fold: Fold) -> frozenset[str]:
+    return elements_of(found[name] for name in fold.train if name in found)
 
 
-def _time_blocks_are_apart(split: Split, facts: dict[str, Facts]) -> Iterator[str]:
+@_in_folds
+def _elements_are_trained(split: Split, found: Found, fold: Fold) -> Iterator[str]:
+    known = _trained_elements(found, fold)
+    for part in HELD_PARTS:
+        for name in fold.part(part):
+            missing = sorted(found[name].elements - known) if name in found else []
+            if missing:
+                yield f"{name} of {part} has {', '.join(missing)}, train not"
+
+
+@_in_folds
+def _drops_are_needed(split: Split, found: Found, fold: Fold) -> Iterator[str]:
+    known, trained = _trained_elements(found, fold), _clusters_of(split, fold.train)
+    for dropped in fold.dropped:
+        if dropped.name not in found:
+            continue
+        untrained = dropped.part != "test_ood" and split.clusters.get(dropped.name) not in trained
+        if found[dropped.name].elements <= known and not untrained:
+            yield f"{dropped.name} was dropped though train stands for it"
+
+
+def _time_blocks_are_apart(split: Split, found: Found) -> Iterator[str]:
     blocks = sorted(split.time_blocks.items(), key=lambda item: item[1])
-    if [name for name, _ in blocks] != ["train", "val_time", "test_time"]:
-        yield f"time blocks {[name for name, _ in blocks]}; train, val_time, test_time are needed"
+    names = [name for name, _ in blocks]
+    if names != list(TIME_PARTS):
+        yield f"time blocks {names}; {', '.join(TIME_PARTS)} are needed"
     for (first, (_, end)), (second, (begin, _)) in pairwise(blocks):
         if begin < end:
             yield f"time blocks {first} and {second} overlap"
@@ -247,19 +261,19 @@ def _time_blocks_are_apart(split: Split, facts: dict[str, Facts]) -> Iterator[st
         yield "a time block lies outside of the trajectory"
 
 
-def _sizes_are_right(split: Split, facts: dict[str, Facts]) -> Iterator[str]:
-    for fold in split.folds:
-        for part in ("val", "test_id"):
-            size = len(fold.part(part))
-            if split.version == TG80_VERSION and size not in TG80_HELD_RANGE:
-                yield f"fold {fold.index}: {size} compounds in {part}; about 8 are needed"
-            elif not size:
-                yield f"fold {fold.index}: no compounds in {part}"
+@_in_folds
+def _sizes_are_right(split: Split, found: Found, fold: Fold) -> Iterator[str]:
+    for part in ("val", "test_id"):
+        size = len(fold.part(part))
+        if split.version == TG80_VERSION and size not in TG80_HELD_RANGE:
+            yield f"{size} compounds in {part}; about 8 are needed"
+        elif not size:
+            yield f"no compounds in {part}"
 
 
-def _mini_set_works(split: Split, facts: dict[str, Facts]) -> Iterator[str]:
+def _mini_set_works(split: Split, found: Found) -> Iterator[str]:
     try:
-        mini = split.restrict(mini_names(split))
+        mini = split.restrict(mini_names(split.molecules, split.clusters))
     except (UserError, KeyError):
         yield "the mini set can't be formed"
         return
@@ -269,12 +283,12 @@ def _mini_set_works(split: Split, facts: dict[str, Facts]) -> Iterator[str]:
             if size < MINI_MIN_HELD:
                 yield f"fold {fold.index}: {size} compounds in {part} of the mini set"
         seen = set(mini.clusters.values()) - set(fold.ood_clusters)
-        for cluster in sorted(seen - {mini.clusters[name] for name in fold.train}):
+        for cluster in sorted(seen - _clusters_of(mini, fold.train)):
             yield f"fold {fold.index}: no compound of cluster {cluster} in train of the mini set"
-    yield from (f"mini set, {problem}" for problem in _elements_are_trained(mini, facts))
+    yield from (f"mini set, {problem}" for problem in _elements_are_trained(mini, found))
 
 
-def _always(split: Split) -> bool:
+def _always(_: Split) -> bool:
     return True
 
 
@@ -300,34 +314,29 @@ _RULES: tuple[tuple[str, _Check, Callable[[Split], bool]], ...] = (
 )
 
 
-def elements_of(facts: dict[str, Facts], names: tuple[str, ...]) -> frozenset[str]:
-    """Elements of some compounds."""
-    return frozenset().union(*(facts[name].elements for name in names if name in facts))
-
-
 def check_trajectories(split: Split, trajectories: Sequence[ShardMetadata]) -> tuple[Rule, ...]:
-    """Rules of the trajectories that a split is used on: is each where its compound belongs?
+    """Check that each trajectory that a split is used on is where its compound belongs.
 
     Args:
+        split: the split.
         trajectories: what each shard says about itself. Its name decides its part, so the compound
-            behind the name is found from its SMILES and compared.
+            behind the name is computed from its SMILES and compared.
     """
-    labels = [f"{shard.name}-r{shard.replica}" for shard in trajectories]
-    found = [facts_of_smiles(shard.smiles) for shard in trajectories]
     strangers, apart = [], []
-    for label, shard, facts in zip(labels, trajectories, found, strict=True):
-        compound = split.molecules.get(shard.name)
-        if compound is None:
+    blocks: dict[str, list[tuple[str, str]]] = {}  # of connectivity: label and name of each shard
+    for shard in trajectories:
+        label, stated = f"{shard.name}-r{shard.replica}", split.molecules.get(shard.name)
+        found = compound_from(shard.smiles)
+        if found is not None:
+            blocks.setdefault(found.block, []).append((label, shard.name))
+        if stated is None:
             strangers.append(f"{label}: no compound {shard.name} in the split")
-        elif facts is None or facts.key != compound.inchikey:
+        elif found is None or found.inchikey != stated.inchikey:
             strangers.append(f"{label}: {shard.smiles} is not the {shard.name} of the split")
     for fold in split.folds:
         part_of = {name: part for part in PARTS for name in fold.part(part)}
-        places: dict[str, dict[str, str]] = {}
-        for label, shard, facts in zip(labels, trajectories, found, strict=True):
-            if facts is not None and shard.name in part_of:
-                places.setdefault(facts.block, {})[label] = part_of[shard.name]
-        for parts in places.values():
+        for shards in blocks.values():
+            parts = {label: part_of[name] for label, name in shards if name in part_of}
             if len(set(parts.values())) > 1:
                 where = " and ".join(f"{label} in {part}" for label, part in sorted(parts.items()))
                 apart.append(f"fold {fold.index}: one compound, {where}")

@@ -1,8 +1,8 @@
 """Frozen splits: which compound is in which part of which fold.
 
 A split is a JSON file of the schema `Split`. The file is the authority: nothing in it is recomputed
-when it is read. `tg80.splits.folds` makes splits, `tg80.splits.certificate` proves that one keeps
-its rules.
+when it is read. `tg80.splits.folds` makes splits, and `tg80.splits.certificate` proves that one
+keeps its rules.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from functools import cached_property
 from importlib import resources
 from numbers import Integral
@@ -23,7 +23,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tg80.errors import UserError
 from tg80.files import read_bytes
-from tg80.splits.clusters import ClusteringSettings, FingerprintSettings, UmapSettings
 
 if TYPE_CHECKING:
     from tg80.chemistry.molecule import Molecule
@@ -40,13 +39,47 @@ TIME_BLOCK_FRACTIONS: dict[str, tuple[float, float]] = {
 }
 """Parts of a training molecule's trajectory; what lies between them is in none."""
 TIME_PARTS = tuple(TIME_BLOCK_FRACTIONS)
+ALL_PARTS = tuple(dict.fromkeys((*PARTS, *TIME_PARTS)))
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """A frozen record without unknown fields."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Compound(_Record):
+class FingerprintSettings(Record):
+    """ECFP-4: Morgan bits without chirality."""
+
+    kind: str = "morgan"
+    radius: int = 2
+    n_bits: int = 2048
+    use_chirality: bool = False
+
+
+class UmapSettings(Record):
+    """UMAP of fingerprints, single-threaded and seeded."""
+
+    metric: str = "jaccard"
+    n_neighbors: int = 5
+    n_components: int = 2
+    min_dist: float = 0.0
+    init: str = "spectral"
+    # Methanol or urea shares no bit with any other compound: at the default (1, Jaccard's maximum)
+    # UMAP would cut it off and place it at NaN.
+    disconnection_distance: float = 2.0
+
+
+class ClusteringSettings(Record):
+    """Agglomerative clustering of the UMAP plane."""
+
+    linkage: str = "ward"
+    n_clusters: int = 10
+    min_cluster_size: int = 4
+    max_seeds: int = 100
+
+
+class Compound(Record):
     """One compound of a split."""
 
     smiles: str
@@ -58,8 +91,13 @@ class Compound(_Record):
     def elements(self) -> frozenset[str]:
         return frozenset(re.findall(r"[A-Z][a-z]?", self.formula))
 
+    @property
+    def block(self) -> str:
+        """The connectivity block of the InChIKey, the same for all stereoisomers."""
+        return self.inchikey[:14]
 
-class Dropped(_Record):
+
+class Dropped(Record):
     """A compound left out of a part, and why."""
 
     name: str
@@ -67,7 +105,7 @@ class Dropped(_Record):
     reason: str
 
 
-class Fold(_Record):
+class Fold(Record):
     """One fold: names of compounds in each part.
 
     Attributes:
@@ -94,8 +132,14 @@ class Fold(_Record):
             raise UserError(f"no part {name!r} in a fold; parts are {', '.join(PARTS)}")
         return getattr(self, name)
 
+    def keeping(self, names: Container[str]) -> Fold:
+        """Return the fold with only some of its compounds, in the same parts."""
+        parts = {part: tuple(n for n in self.part(part) if n in names) for part in PARTS}
+        dropped = tuple(d for d in self.dropped if d.name in names)
+        return self.model_copy(update={**parts, "dropped": dropped})
 
-class Split(_Record):
+
+class Split(Record):
     """A frozen split of a list of compounds.
 
     Attributes:
@@ -131,13 +175,13 @@ class Split(_Record):
         return hashlib.sha256(text.encode()).hexdigest()
 
     def fold(self, index: int) -> Fold:
-        """The fold with this index, from 1 on.
+        """Return the fold with this index, from 1 on.
 
         Raises:
-            UserError: there is none, or the index is no whole number.
+            UserError: There is none, or the index is not a whole number.
         """
         if not isinstance(index, Integral):
-            raise UserError(f"fold {index!r}: is no whole number; give one such as 1")
+            raise UserError(f"fold must be a whole number, not {index!r}")
         for fold in self.folds:
             if fold.index == index:
                 return fold
@@ -145,21 +189,21 @@ class Split(_Record):
         raise UserError(f"split {self.version} has no fold {index}; folds are {known}")
 
     def zero_shot_fold(self, name: str) -> Fold:
-        """The fold that holds a compound out of distribution."""
+        """Return the fold that holds a compound out of distribution."""
         for fold in self.folds:
             if self.clusters.get(name) in fold.ood_clusters:
                 return fold
         raise UserError(f"split {self.version} has no compound {name!r}")
 
     def restrict(self, names: Iterable[str]) -> Split:
-        """This split with only some of its compounds, in the same parts.
+        """Return this split with only some of its compounds, in the same parts.
 
         A compound of `val` or a test part with an element that no compound left in train has, and
         one of `val` or `test_id` whose cluster has no compound left in train, is dropped and
         listed.
 
         Raises:
-            UserError: a name is not in the split, or none is given.
+            UserError: A name is not in the split, or none is given.
         """
         kept = set(names)
         unknown = sorted(kept - set(self.molecules))
@@ -178,34 +222,23 @@ class Split(_Record):
             "molecules_sha256": digest,
             "molecules": molecules,
             "clusters": {name: c for name, c in self.clusters.items() if name in kept},
-            "folds": tuple(self._restricted_fold(fold, kept) for fold in self.folds),
+            "folds": tuple(
+                settle_fold(fold.keeping(kept), self.molecules, self.clusters)
+                for fold in self.folds
+            ),
         }
         return Split(**fields)
 
-    def _restricted_fold(self, fold: Fold, kept: set[str]) -> Fold:
-        parts = {part: [n for n in fold.part(part) if n in kept] for part in PARTS}
-        return settle_fold(
-            fold.model_copy(
-                update={
-                    **{part: tuple(names) for part, names in parts.items()},
-                    "dropped": tuple(d for d in fold.dropped if d.name in kept),
-                }
-            ),
-            self.molecules,
-            self.clusters,
-        )
-
     def to_json(self) -> str:
-        """The text of the file."""
+        """Return the text of the file."""
         return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
 
 
 def settle_fold(fold: Fold, molecules: Mapping[str, Compound], clusters: Mapping[str, int]) -> Fold:
-    """The fold less what its train part can't stand for; what goes is listed in `dropped`."""
-    elements = frozenset().union(*(molecules[name].elements for name in fold.train))
+    """Drop what the train part of a fold can't stand for, and list it in `dropped`."""
+    elements = elements_of(molecules[name] for name in fold.train)
     trained = {clusters[name] for name in fold.train}
-    parts: dict[str, list[str]] = {part: [] for part in HELD_PARTS}
-    dropped = list(fold.dropped)
+    dropped = []
     for part in HELD_PARTS:
         for name in fold.part(part):
             missing = sorted(molecules[name].elements - elements)
@@ -214,15 +247,20 @@ def settle_fold(fold: Fold, molecules: Mapping[str, Compound], clusters: Mapping
             elif part != "test_ood" and clusters[name] not in trained:
                 reason = f"no compound of cluster {clusters[name]} in train"
             else:
-                parts[part].append(name)
                 continue
             dropped.append(Dropped(name=name, part=part, reason=reason))
-    update = {part: tuple(names) for part, names in parts.items()}
-    return fold.model_copy(update={**update, "dropped": tuple(dropped)})
+    gone = {(one.part, one.name) for one in dropped}
+    parts = {p: tuple(n for n in fold.part(p) if (p, n) not in gone) for p in HELD_PARTS}
+    return fold.model_copy(update={**parts, "dropped": (*fold.dropped, *dropped)})
+
+
+def elements_of(compounds: Iterable[Compound]) -> frozenset[str]:
+    """Return the elements of some compounds."""
+    return frozenset().union(*(compound.elements for compound in compounds))
 
 
 def compound_of(molecule: Molecule) -> Compound:
-    """What a split keeps of a molecule."""
+    """Return what a split keeps of a molecule."""
     return Compound(
         smiles=molecule.smiles,
         inchikey=molecule.inchikey,
@@ -232,48 +270,41 @@ def compound_of(molecule: Molecule) -> Compound:
 
 
 def list_sha256(molecules: Mapping[str, Compound]) -> str:
-    """sha256 of the lines `NAME SMILES INCHIKEY`, sorted: independent of the list's layout."""
+    """Return the sha256 of the sorted lines `NAME SMILES INCHIKEY`, whatever the list's layout."""
     lines = sorted(f"{name} {c.smiles} {c.inchikey}\n" for name, c in molecules.items())
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def smallest_of_clusters(
-    molecules: Mapping[str, Compound], clusters: Mapping[str, int]
-) -> list[str]:
-    """The three smallest compounds of each cluster, by number of atoms, then name; sorted."""
-    chosen: list[str] = []
-    for cluster in sorted(set(clusters.values())):
-        members = [name for name in clusters if clusters[name] == cluster]
-        members.sort(key=lambda name: (molecules[name].n_atoms, name))
-        chosen += members[:MINI_PER_CLUSTER]
-    return sorted(chosen)
-
-
-def mini_names(split: Split) -> list[str]:
-    """Names of the mini set of a split: the three smallest compounds of each cluster, sorted."""
-    return smallest_of_clusters(split.molecules, split.clusters)
+def mini_names(molecules: Mapping[str, Compound], clusters: Mapping[str, int]) -> list[str]:
+    """Return the mini set: the three smallest compounds of each cluster, names sorted."""
+    by_size = sorted(clusters, key=lambda name: (molecules[name].n_atoms, name))
+    members: dict[int, list[str]] = {}
+    for name in by_size:
+        members.setdefault(clusters[name], []).append(name)
+    return sorted(name for names in members.values() for name in names[:MINI_PER_CLUSTER])
 
 
 def time_blocks(
     length_fs: float, fractions: Mapping[str, tuple[float, float]] = TIME_BLOCK_FRACTIONS
 ) -> dict[str, tuple[float, float]]:
-    """Start and end in fs of `train`, `val_time`, `test_time` in a trajectory of `length_fs`.
+    """Return start and end in fs of `train`, `val_time`, `test_time` in a trajectory.
 
     Args:
+        length_fs: time from the first frame to the last.
         fractions: `Split.time_blocks` of the split used; its default is that of `tg80-v1`.
 
     Raises:
-        UserError: the length is not a positive number.
+        UserError: The length is not a positive number.
     """
     if not (math.isfinite(length_fs) and length_fs > 0):
         raise UserError(
-            f"a trajectory of {length_fs} fs has no time blocks; its length must be > 0"
+            f"a trajectory must be longer than 0 fs to have time blocks, not {length_fs}"
         )
     return {part: (begin * length_fs, end * length_fs) for part, (begin, end) in fractions.items()}
 
 
 def frozen_names() -> list[str]:
-    """Versions of the splits that come with the package."""
+    """Return the versions of the splits that come with the package."""
     folder = resources.files("tg80") / "data" / "splits"
     return sorted(
         f.name.removesuffix(".json") for f in folder.iterdir() if f.name.endswith(".json")
@@ -281,10 +312,10 @@ def frozen_names() -> list[str]:
 
 
 def load_split(source: str | Path) -> Split:
-    """A split by its version (`tg80-v1`) or from a file.
+    """Load a split by its version (`tg80-v1`) or from a file.
 
     Raises:
-        UserError: there is no such version and no such file, or the file is not a split.
+        UserError: There is no such version and no such file, or the file is not a split.
     """
     if str(source) in frozen_names():
         path = resources.files("tg80") / "data" / "splits" / f"{source}.json"

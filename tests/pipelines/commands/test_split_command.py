@@ -45,7 +45,8 @@ def test_check_of_a_leaky_file_exits_with_1_and_names_the_leak(tmp_path, capsys)
 
 
 def test_restriction_of_the_frozen_split_to_a_list(tmp_path, capsys):
-    names = set(mini_names(load_split("tg80-v1")))
+    frozen = load_split("tg80-v1")
+    names = set(mini_names(frozen.molecules, frozen.clusters))
     listed = write_list(tmp_path, [m for m in tg80_molecules() if m.name in names])
     out = tmp_path / "mini.json"
     command = ["split", "--molecule-list", str(listed), "--restrict", "tg80-v1", "--out", str(out)]
@@ -94,7 +95,7 @@ def test_a_file_that_is_there_is_kept_unless_forced(tmp_path, capsys):
     content = listed.read_bytes()
     command = ["split", "--molecule-list", str(listed), "--restrict", "tg80-v1", "--out"]
     assert run([*command, str(listed)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert listed.read_bytes() == content
     figure = tmp_path / "clusters.png"
     figure.write_text("mine")

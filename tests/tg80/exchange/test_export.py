@@ -17,9 +17,9 @@ import pytest
 from tests.support import factories
 from tg80.errors import CorruptFile, UserError
 from tg80.exchange.export import FORMATS, plan_export, write_export
-from tg80.exchange.export_selection import EXPORT_PARTS, Selection
+from tg80.exchange.export_selection import Selection
 from tg80.shards.shard import Shard
-from tg80.splits.split import load_split, time_blocks
+from tg80.splits.split import ALL_PARTS, load_split, time_blocks
 from tg80.theory import LEVELS
 from tg80.windows.trajectories import read_trajectory
 
@@ -82,7 +82,7 @@ def test_isolated_atoms_of_the_level_come_first(data, tmp_path):
 
 
 def test_isolated_atoms_are_in_no_part_but_train(data, tmp_path):
-    for part in EXPORT_PARTS:
+    for part in ALL_PARTS:
         (file,) = export(data, "extxyz", tmp_path, fold=2, part=part)
         kinds = {f.info.get("config_type") for f in ase.io.read(file["path"], ":")}
         assert ("IsolatedAtom" in kinds) == (part == "train")
@@ -112,7 +112,7 @@ def exported_frames(file):
 def test_no_part_of_a_fold_holds_frames_of_another(data, tmp_path):
     fold = load_split("tg80-v1").fold(2)
     found = {}
-    for part in EXPORT_PARTS:
+    for part in ALL_PARTS:
         (file,) = export(data, "extxyz", tmp_path, fold=2, part=part)
         found[part] = exported_frames(file)
         assert file["split"]["part"] == part

@@ -21,7 +21,7 @@ from tg80.splits.split import PARTS, load_split, mini_names
 
 pytestmark = pytest.mark.usefixtures("no_outside_settings")
 SPLIT = load_split("tg80-v1")
-NAMES = mini_names(SPLIT)[::3]
+NAMES = mini_names(SPLIT.molecules, SPLIT.clusters)[::3]
 
 
 @pytest.fixture(scope="module")

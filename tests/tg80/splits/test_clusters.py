@@ -7,15 +7,13 @@ from tg80.chemistry.molecule import molecule_from_smiles, tg80_molecules
 from tg80.errors import UserError
 from tg80.splits import clusters
 from tg80.splits.clusters import (
-    ClusteringSettings,
-    FingerprintSettings,
-    UmapSettings,
     agglomerate,
     cluster_molecules,
     fingerprints,
     nearest_similarity,
     tanimoto,
 )
+from tg80.splits.split import ClusteringSettings, FingerprintSettings, UmapSettings
 
 SETTINGS = (FingerprintSettings(), UmapSettings())
 
