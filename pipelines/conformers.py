@@ -12,8 +12,9 @@ from ase.optimize import BFGS
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
+from pipelines.engines.ase import EngineCalculator
 from pipelines.engines.engine import Engine
-from pipelines.engines.registry import EngineCalculator, make_engine
+from pipelines.engines.registry import make_engine
 from tg80.chemistry.bonds import graph_changes
 from tg80.chemistry.mechanics import centre_of_mass
 from tg80.chemistry.molecule import Molecule

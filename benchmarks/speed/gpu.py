@@ -22,8 +22,8 @@ from benchmarks.leaderboard.sheets import Sheet
 from benchmarks.speed.starts import Start, thermal_start
 from benchmarks.speed.timing import timed
 from pipelines.dynamics.integrators import Stepper
-from pipelines.engines.dft.gpu_scf import prepare_run
 from pipelines.engines.engine import Resources
+from pipelines.run.gpu_check import prepare_run
 from tg80.chemistry.molecule import Molecule, molecule_from_smiles
 from tg80.errors import RunFailed, UserError
 from tg80.untrusted.limits import BoundedModel

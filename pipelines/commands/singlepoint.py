@@ -8,8 +8,8 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from pipelines.engines.engine import Evaluation, Resources
-from pipelines.engines.registry import formula, make_engine
+from pipelines.engines.engine import Evaluation, Resources, formula
+from pipelines.engines.registry import make_engine
 from pipelines.engines.threads import in_another_thread
 from tg80.chemistry.xyz import read_xyz
 from tg80.console import JsonOption

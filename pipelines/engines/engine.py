@@ -5,7 +5,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from tg80.errors import UserError
+from tg80.errors import RunFailed, UserError
+from tg80.theory import symbols_of
 
 
 @dataclass(frozen=True)
@@ -82,3 +83,21 @@ class Engine(Protocol):
     def load_state(self, state: dict[str, np.ndarray]) -> None: ...
 
     def reset(self) -> None: ...
+
+
+def checked_positions(positions, n_atoms: int, level: str) -> np.ndarray:
+    """Positions as a contiguous float64 array (n_atoms, 3), refused if not finite."""
+    positions = np.ascontiguousarray(positions, dtype=np.float64)
+    if positions.shape != (n_atoms, 3):
+        raise ValueError(f"positions of shape {positions.shape}, expected {(n_atoms, 3)}")
+    if not np.isfinite(positions).all():
+        raise RunFailed(f"{level}: positions are not finite: the trajectory has blown up")
+    return positions
+
+
+def formula(atomic_numbers) -> str:
+    """Hill-like formula of atomic numbers (n_atoms,), for messages."""
+    symbols = symbols_of(atomic_numbers)
+    order = sorted(set(symbols), key=lambda symbol: (symbol != "C", symbol != "H", symbol))
+    counts = [(symbol, symbols.count(symbol)) for symbol in order]
+    return "".join(f"{symbol}{count if count > 1 else ''}" for symbol, count in counts)

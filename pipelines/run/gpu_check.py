@@ -13,11 +13,13 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from pipelines.conformers import embed_one
+from pipelines.engines.dft.gpu_devices import find_gpus
 from pipelines.engines.engine import Engine, Resources
+from pipelines.engines.registry import make_engine
 from tg80.chemistry.molecule import Molecule
 from tg80.constants import EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR, EV_PER_HARTREE
 from tg80.errors import RunFailed, Tg80Error, UserError
-from tg80.theory import Level
+from tg80.theory import Level, get_level
 
 MAX_ENERGY_HARTREE = 1e-6
 MAX_FORCE_HARTREE_PER_BOHR = 1e-5
@@ -42,6 +44,31 @@ class Geometry:
     atomic_numbers: tuple[int, ...]
     charge: int
     positions: tuple[tuple[float, ...], ...]
+
+
+def prepare_run(level: str | Level, molecules: list[Molecule]) -> int:
+    """Find the GPUs and hold one against the CPU before a run starts.
+
+    Energy and forces are compared for the smallest molecules that together contain every element
+    of the run, in a process of its own: the caller stays free of CUDA.
+
+    Args:
+        level: level of theory of the run.
+        molecules: compounds of the run.
+
+    Returns:
+        Number of GPUs; 0 for GFN2-xTB, which runs on the CPU on any device.
+
+    Raises:
+        UserError: no usable GPU4PySCF or no CUDA device.
+        RunFailed: GPU and CPU differ by more than 1e-6 hartree or 1e-5 hartree/bohr.
+    """
+    level = get_level(level) if isinstance(level, str) else level
+    if level.method == "xtb":
+        return 0
+    n_gpus = find_gpus()
+    check_in_own_process(level, representatives(molecules))
+    return n_gpus
 
 
 def representatives(molecules: list[Molecule]) -> list[Geometry]:
@@ -83,16 +110,13 @@ def check_against_cpu(level: Level, geometry: Geometry, engine: Engine | None = 
         UserError: no usable GPU4PySCF or no CUDA device.
         RunFailed: they differ by more than 1e-6 hartree or 1e-5 hartree/bohr.
     """
-    from pipelines.engines.dft.gpu_scf import GpuKohnShamEngine
-    from pipelines.engines.dft.scf import KohnShamEngine
-
     tight = tightened(level)
     numbers, charge = geometry.atomic_numbers, geometry.charge
     positions = np.array(geometry.positions)
     if engine is None:
-        engine = GpuKohnShamEngine(tight, numbers, charge, Resources(device="cuda"))
+        engine = make_engine(tight, numbers, charge, Resources(device="cuda"))
     ours = engine.evaluate(positions)
-    cpu = KohnShamEngine(tight, numbers, charge, Resources()).evaluate(positions)
+    cpu = make_engine(tight, numbers, charge).evaluate(positions)
     energies = ours.energy / EV_PER_HARTREE, cpu.energy / EV_PER_HARTREE
     off = abs(energies[0] - energies[1])
     if not off <= MAX_ENERGY_HARTREE:

@@ -6,6 +6,7 @@ in hartree and bohr.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +85,7 @@ class Hamiltonian(ABC):
         charge: total charge, e.
 
     Attributes:
-        level: the level of theory.
+        level, atomic_numbers, charge: as given.
         molecule: PySCF's molecule at the present geometry.
         n_occupied: doubly occupied orbitals.
         overlap: (n_basis, n_basis) at the present geometry.
@@ -100,6 +101,8 @@ class Hamiltonian(ABC):
 
     def __init__(self, level: Level, atomic_numbers, charge: int):
         self.level = level
+        self.atomic_numbers = np.asarray(atomic_numbers, dtype=int)
+        self.charge = charge
         self.stopwatch = Stopwatch()
         # Placed on a line for the build alone: every geometry comes through `move`.
         symbols = symbols_of(atomic_numbers)
@@ -113,6 +116,10 @@ class Hamiltonian(ABC):
         self.grid_geometry: np.ndarray | None = None
         self._core = np.empty(0)
         self._nuclear_repulsion = 0.0
+
+    def evaluation(self) -> AbstractContextManager[None]:
+        """Enter this around everything that is asked of one geometry."""
+        return nullcontext()
 
     @property
     @abstractmethod

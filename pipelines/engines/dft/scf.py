@@ -1,8 +1,8 @@
 """Kohn-Sham energies and forces for one geometry after another of a molecule.
 
-`KohnShamEngine` joins three parts: the Hamiltonian of a geometry (hamiltonian.py, kohn_sham.py),
-the loop to self-consistency (self_consistency.py) and the predictor of its start
-(extrapolation.py).
+`KohnShamEngine` joins three parts: the Hamiltonian of a geometry (hamiltonian.py, on the CPU
+kohn_sham.py, on a GPU gpu.py), the loop to self-consistency (self_consistency.py) and the predictor
+of its start (extrapolation.py).
 """
 
 from collections.abc import Callable
@@ -14,11 +14,9 @@ from pyscf import lib
 
 from pipelines.engines.dft.extrapolation import OrbitalExtrapolation
 from pipelines.engines.dft.hamiltonian import Hamiltonian
-from pipelines.engines.dft.kohn_sham import KohnShamHamiltonian
 from pipelines.engines.dft.secant_pairs import SecantPairs
 from pipelines.engines.dft.self_consistency import Solution, solve
-from pipelines.engines.engine import Evaluation, Resources
-from pipelines.engines.registry import checked_positions, formula
+from pipelines.engines.engine import Evaluation, checked_positions, formula
 from pipelines.engines.threads import ThreadLimit
 from tg80.constants import (
     ANGSTROM_PER_BOHR,
@@ -27,7 +25,6 @@ from tg80.constants import (
     masses_of,
 )
 from tg80.errors import RunFailed
-from tg80.theory import Level
 
 
 class KohnShamEngine:
@@ -36,47 +33,40 @@ class KohnShamEngine:
     With one thread the same sequence of geometries gives the same bits, in another process too
     when it goes on from `state`.
 
+    Args:
+        hamiltonian: of the molecule at the level, on the CPU or on a GPU.
+        threads: CPU threads.
+
     Attributes:
         level: name of the level of theory.
         last_solution: where the last self-consistency ended (cycles, gradient norm).
         last_attempt: what led to it: "the predicted orbitals", or a step of the failure ladder.
     """
 
-    def __init__(
-        self,
-        level: Level,
-        atomic_numbers,
-        charge: int = 0,
-        resources: Resources | None = None,
-    ):
-        resources = resources or Resources()
-        self.level = level.name
+    def __init__(self, hamiltonian: Hamiltonian, threads: int = 1):
+        self.level = hamiltonian.level.name
         self.last_solution: Solution | None = None
         self.last_attempt = ""
-        self._numbers = np.asarray(atomic_numbers, dtype=int)
-        self._charge = charge
+        self._hamiltonian = hamiltonian
+        self._numbers = hamiltonian.atomic_numbers
+        self._charge = hamiltonian.charge
         self._masses = masses_of(self._numbers)
-        self._n_threads = resources.threads
+        self._n_threads = threads
         self._threads = ThreadLimit(1)
         self._extrapolation = OrbitalExtrapolation()
         self._pairs = SecantPairs()
-        self._hamiltonian = self._make_hamiltonian(level, resources)
-
-    def _make_hamiltonian(self, level: Level, resources: Resources) -> Hamiltonian:
-        """The Hamiltonian of this engine."""
-        return KohnShamHamiltonian(
-            level, self._numbers, self._charge, resources.memory_gb, resources.threads
-        )
 
     def evaluate(self, positions: np.ndarray) -> Evaluation:
         """Energy and forces at positions (n_atoms, 3) A.
 
         Raises:
-            RunFailed: positions that are not finite, or no self-consistency by any means.
+            RunFailed: positions that are not finite, no self-consistency by any means, or the
+                device failed.
         """
         positions = checked_positions(positions, len(self._numbers), self.level)
         # Blocks of the grid go to threads of our own, so that BLAS inside them has one.
-        with self._threads, lib.with_omp_threads(self._n_threads):
+        threads = lib.with_omp_threads(self._n_threads)
+        with self._hamiltonian.evaluation(), self._threads, threads:
             self._hamiltonian.move(positions / ANGSTROM_PER_BOHR)
             solution = self._converge()
             self.last_solution = solution

@@ -255,7 +255,7 @@ class ThisMachine:
         """
         n_gpus = 0
         if order.device == "cuda":
-            from pipelines.engines.dft.gpu_scf import prepare_run
+            from pipelines.run.gpu_check import prepare_run
 
             n_gpus = prepare_run(order.level, order.molecules)
         n_workers = self.n_workers or n_gpus * self.gpu_trajectories or os.cpu_count() or 1
@@ -309,7 +309,7 @@ def _check_workers(client: Client, order: Order) -> None:
     _check_versions(client, order.ticket)
     _check_folder(client, order)
     if order.device == "cuda":
-        from pipelines.engines.dft.gpu_scf import prepare_run
+        from pipelines.run.gpu_check import prepare_run
 
         client.submit(prepare_run, order.level, order.molecules, pure=False).result()
 

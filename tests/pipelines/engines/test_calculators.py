@@ -11,7 +11,10 @@ from ase.build import molecule
 from ase.optimize import BFGS
 from scipy.spatial.transform import Rotation
 
-from pipelines.engines.registry import EngineCalculator, XtbEngine, formula, make_engine
+from pipelines.engines.ase import EngineCalculator
+from pipelines.engines.engine import formula
+from pipelines.engines.registry import make_engine
+from pipelines.engines.xtb import XtbEngine
 from tests.support.structures import directional_derivatives, displaced, structure
 from tg80.errors import RunFailed, UserError
 from tg80.theory import get_level

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from pipelines.engines.dft.gpu_devices import find_gpus
-from pipelines.engines.dft.gpu_scf import prepare_run
 from pipelines.engines.engine import Resources
 from pipelines.engines.registry import make_engine
-from pipelines.run.gpu_check import Geometry, check_against_cpu, check_in_own_process
+from pipelines.run.gpu_check import Geometry, check_against_cpu, check_in_own_process, prepare_run
 from tests.pipelines.engines.test_gpu_scf import assert_agree, geometry
 from tests.support.structures import displaced, references, structure
 from tg80.chemistry.molecule import molecule_from_smiles

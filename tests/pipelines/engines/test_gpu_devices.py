@@ -9,10 +9,9 @@ import pytest
 
 from pipelines.cli import run
 from pipelines.engines.dft.gpu_devices import NO_DEVICE, check_version, find_gpus, judge_probe
-from pipelines.engines.dft.gpu_scf import prepare_run
 from pipelines.engines.engine import Resources
 from pipelines.engines.registry import make_engine
-from pipelines.run.gpu_check import check_in_own_process
+from pipelines.run.gpu_check import check_in_own_process, prepare_run
 from tests.pipelines.engines.test_gpu_scf import geometry
 from tg80.chemistry.molecule import molecule_from_smiles
 from tg80.errors import UserError

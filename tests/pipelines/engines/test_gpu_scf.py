@@ -8,11 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipelines.engines.dft.gpu_hamiltonian import pyscf_library
-from pipelines.engines.dft.gpu_scf import GpuKohnShamEngine, prepare_run
+from pipelines.engines.dft.gpu import LibraryHamiltonian, pyscf_library
+from pipelines.engines.dft.scf import KohnShamEngine
 from pipelines.engines.engine import Resources
-from pipelines.engines.registry import XtbEngine, make_engine
-from pipelines.run.gpu_check import Geometry, check_against_cpu, representatives, tightened
+from pipelines.engines.registry import make_engine
+from pipelines.engines.xtb import XtbEngine
+from pipelines.run.gpu_check import (
+    Geometry,
+    check_against_cpu,
+    prepare_run,
+    representatives,
+    tightened,
+)
 from tests.support.structures import displaced, structure
 from tg80.chemistry.molecule import molecule_from_smiles
 from tg80.constants import EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR as FORCE
@@ -27,7 +34,8 @@ FORCE_TOLERANCE = 1e-5 * FORCE
 def twin(level: str | Level = "pbe-def2svp", numbers=(8, 1, 1), charge=0, **library):
     """The GPU engine on PySCF's classes."""
     level = get_level(level) if isinstance(level, str) else level
-    return GpuKohnShamEngine(level, numbers, charge, library=replace(pyscf_library(), **library))
+    library = replace(pyscf_library(), **library)
+    return KohnShamEngine(LibraryHamiltonian(level, numbers, charge, library))
 
 
 def geometry(name="water") -> Geometry:
@@ -155,12 +163,12 @@ def test_check_stops_another_density_fit_by_its_energy_and_another_grid_by_its_f
 def test_nan_is_no_agreement():
     level = get_level("pbe-def2svp")
 
-    class Lost(GpuKohnShamEngine):
+    class Lost(KohnShamEngine):
         def evaluate(self, positions):
             return replace(super().evaluate(positions), energy=float("nan"))
 
     with pytest.raises(RunFailed, match="the GPU gives nan"):
-        lost = Lost(tightened(level), (8, 1, 1), library=pyscf_library())
+        lost = Lost(LibraryHamiltonian(tightened(level), (8, 1, 1), 0, pyscf_library()))
         check_against_cpu(level, geometry(), lost)
 
 

@@ -15,7 +15,8 @@ References:
     Wu et al., doi:10.48550/arXiv.2404.09452 (GPU4PySCF).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ from pyscf import dft, lib
 from pipelines.engines.dft.exchange_correlation import check_functional
 from pipelines.engines.dft.gpu_devices import find_gpus, take_gpu
 from pipelines.engines.dft.hamiltonian import FockBuild, Hamiltonian, make_mean_field
+from pipelines.engines.engine import formula
+from tg80.errors import RunFailed
 from tg80.theory import Level
 
 
@@ -96,15 +99,31 @@ class LibraryHamiltonian(Hamiltonian):
     `grid_geometry` is never read here: it keeps checkpoints of one form. The stopwatch tells no
     parts apart.
 
+    A GPU sums in no fixed order: the same geometries give the same energies to 1e-8 hartree, not
+    to the bit. The engine's state knows of no device, so a checkpoint written on a CPU goes on on
+    a GPU and back, to within the convergence thresholds.
+
     Args:
-        level, atomic_numbers, charge: see `Hamiltonian`.
-        library: whose classes.
+        level: a Kohn-Sham level.
+        atomic_numbers: (n_atoms,) int.
+        charge: total charge, e.
+        library: whose classes. With PySCF's own, the same code runs on the CPU, which is how it is
+            tested where there is no GPU.
+        held_bytes: device memory that this process may keep between evaluations.
     """
 
-    def __init__(self, level: Level, atomic_numbers, charge: int, library: KohnShamLibrary):
+    def __init__(
+        self,
+        level: Level,
+        atomic_numbers,
+        charge: int,
+        library: KohnShamLibrary,
+        held_bytes: float = 2e9,
+    ):
         check_functional(level.functional)
         super().__init__(level, atomic_numbers, charge)
         self._library = library
+        self._held_bytes = held_bytes
         self._device: Any = make_mean_field(library.rks, level, self.molecule)
 
     @property
@@ -157,7 +176,26 @@ class LibraryHamiltonian(Hamiltonian):
         gradient = method.kernel(mean_field.mo_energy, mean_field.mo_coeff, mean_field.mo_occ)
         return self._library.to_host(gradient)
 
-    def limit_memory(self, n_bytes: float) -> None:
-        """Give the device's unused memory back if this process holds more than n_bytes."""
-        if self._library.held_bytes() > n_bytes:
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Name what the device fails at, and give back the memory it keeps for itself.
+
+        Raises:
+            RunFailed: the GPU is out of memory or failed.
+        """
+        name = f"{formula(self.atomic_numbers)} at {self.level.name}"
+        try:
+            yield
+        except MemoryError as error:  # CuPy's own is one
+            raise RunFailed(
+                f"{name}: out of GPU memory ({_one_line(error)}); lower --gpu-trajectories"
+            ) from error
+        except RuntimeError as error:  # what CUDA and GPU4PySCF's kernels raise
+            raise RunFailed(f"{name}: {self._library.name} failed: {_one_line(error)}") from error
+        # CuPy keeps freed memory for itself, and others share this GPU.
+        if self._library.held_bytes() > self._held_bytes:
             self._library.release()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
