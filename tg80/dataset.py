@@ -28,7 +28,7 @@ Source = str | Path | Sequence[str | Path]
 def load(
     source: Source,
     *,
-    split: str | Path | None = None,
+    split: str | Path | Split | None = None,
     level: str | None = None,
     cache: str | Path | None = None,
 ) -> Dataset:
@@ -38,8 +38,8 @@ def load(
         source: a set that ships with the package ("mini-xtb"), a folder that `tg80 generate` or
             `tg80 download` made, or shards one by one. A folder that is called like a shipped set
             is "./mini-xtb".
-        split: a frozen split by name or file. None: the one in the folder, else `tg80-v1`, if it
-            has all molecules.
+        split: a frozen split, or its name or file. None: the one in the folder, else `tg80-v1`,
+            if it has all molecules.
         level: level of theory, needed where a folder holds several.
         cache: folder for uncompressed copies, made when a trajectory is first asked for. With it
             trajectories are mapped instead of read into memory: for sets larger than memory.
@@ -125,14 +125,14 @@ class Dataset:
         return found
 
     def trajectory(self, name: str, replica: int | None = None) -> Trajectory:
-        """Positions and velocities of one trajectory, for windows."""
+        """Read positions and velocities of one trajectory, for windows."""
         shard = self[name] if replica is None else self[name, replica]
         return read_trajectory(shard, self.cache)
 
     def part(
         self, fold: int, part: str, *, atoms: Literal["all", "heavy"] = "all"
     ) -> list[Trajectory]:
-        """The trajectories of one part of one fold, all replicas together.
+        """Return the trajectories of one part of one fold, all replicas together.
 
         Args:
             fold: from 1 on.
@@ -141,51 +141,25 @@ class Dataset:
             atoms: `heavy` leaves out the hydrogens.
 
         Raises:
-            UserError: no such fold or part (a fold is a whole number), no split, or `atoms` is
-                neither.
+            UserError: There is no such fold or part, or no split; a fold is not a whole number;
+                `atoms` is neither.
         """
         if self.split is None:
             raise UserError(
                 "no split has all these molecules; make one with `tg80 split --data DIR --out "
                 'FILE` and load with split="FILE"'
             )
-        members = members_of(self.split, fold, part)
-        chosen = [
-            read_trajectory(shard, self.cache)
-            for (name, _), shard in self.trajectories.items()
-            if name in members
-        ]
         if atoms not in ("all", "heavy"):
             raise UserError(f"atoms must be all or heavy, not {atoms!r}")
-        blocks = cut_part(chosen, self.split, fold, part)
-        return [block.heavy_atoms() for block in blocks] if atoms == "heavy" else blocks
-
-
-def members_of(split: Split, fold: int, part: str) -> frozenset[str]:
-    """Names of the molecules whose trajectories, or time blocks of them, are in a part.
-
-    Raises:
-        UserError: no such fold or part.
-    """
-    chosen = split.fold(fold)
-    if part not in ALL_PARTS:
-        raise UserError(f"no part {part!r} in a fold; parts are {', '.join(ALL_PARTS)}")
-    return frozenset(chosen.train if part in TIME_PARTS else chosen.part(part))
-
-
-def cut_part(
-    trajectories: Iterable[Trajectory], split: Split, fold: int, part: str
-) -> list[Trajectory]:
-    """Those of the trajectories that are in a part, cut to its time block if it is one.
-
-    Raises:
-        UserError: no such fold or part.
-    """
-    members = members_of(split, fold, part)
-    chosen = [t for t in trajectories if t.name in members]
-    if part in TIME_PARTS:
-        chosen = [t.block(*time_blocks(t.length_fs, split.time_blocks)[part]) for t in chosen]
-    return chosen
+        chosen = self.split.fold(fold)
+        if part not in ALL_PARTS:
+            raise UserError(f"no part {part!r} in a fold; parts are {', '.join(ALL_PARTS)}")
+        members = chosen.train if part in TIME_PARTS else chosen.part(part)
+        found = [self.trajectory(*key) for key in self.trajectories if key[0] in members]
+        if part in TIME_PARTS:
+            blocks = self.split.time_blocks
+            found = [t.block(*time_blocks(t.length_fs, blocks)[part]) for t in found]
+        return [t.heavy_atoms() for t in found] if atoms == "heavy" else found
 
 
 def molecules_of(shards: Iterable[Shard]) -> dict[str, Molecule]:
@@ -268,10 +242,12 @@ def _of_level(shards: list[Shard], level: str | None, source: Source) -> list[Sh
     return shards if level is None else levels[level]
 
 
-def _split_of(shards: Sequence[Shard], asked: str | Path | None, source: Source) -> Split | None:
+def _split_of(
+    shards: Sequence[Shard], asked: str | Path | Split | None, source: Source
+) -> Split | None:
     facts = {shard.metadata.name: shard.metadata for shard in shards}
     if asked is not None:
-        split = load_split(asked)
+        split = asked if isinstance(asked, Split) else load_split(asked)
         if strangers := _strangers(split, facts):
             raise UserError(
                 f"split {split.version} has no {', '.join(strangers[:5])}; make one of these "

@@ -74,8 +74,9 @@ def references_of(part: str) -> tuple[type[Model], ...]:
 class References(Mapping[str, Model]):
     """The fitted references by id, and their errors, computed once for all models scored."""
 
-    def __init__(self, models: Mapping[str, Model]) -> None:
+    def __init__(self, models: Mapping[str, Model], geometries: Geometries | None = None) -> None:
         self._models = dict(models)
+        self.geometries = geometries
         # The windows are kept beside their errors, so that no others get their address.
         self._best: dict[tuple[str, int], tuple[Windows, Best]] = {}
 
@@ -115,20 +116,18 @@ def fit_references(data: BenchmarkData) -> References:
         model = reference()
         model.fit(data.training, budget=Budget(epochs=1), seed=0, out=Path())
         fitted[reference.id] = model
-    return References(fitted)
+    return References(fitted, Geometries(data.whole, data.bonds))
 
 
-def score_part(
-    model: Model, part: Part, references: References, geometries: Geometries | None = None
-) -> PartScore:
-    """Score one part, its validity only with the molecules' geometries.
+def score_part(model: Model, part: Part, references: References) -> PartScore:
+    """Score one part, its validity only if the references bring the molecules' geometries.
 
     The stored frame only for models that learn orientation from data: what follows rotations
     exactly errs alike in every frame.
     """
     learns_orientation = model.trains and model.equivariance == "none"
     stored_frame = part.stored_frame if learns_orientation else None
-    best = partial(references.best, part.name)
+    best, geometries = partial(references.best, part.name), references.geometries
     answer = ask(model, part.windows)
     scored, every = part.windows.states.score_mask, part.windows.states.atom_mask
     more_than_scored = not torch.equal(scored, every)
@@ -142,7 +141,9 @@ def score_part(
         reference=best(part.windows),
         curve_reference=best(part.curve) if part.curve else None,
         validity=_validity(answer, part, scored, geometries),
-        validity_all_atoms=_validity(answer, part, every, geometries) if more_than_scored else None,
+        validity_all_atoms=_validity(answer, part, every, references.geometries)
+        if more_than_scored
+        else None,
         seconds=answer.seconds,
     )
 
@@ -163,7 +164,7 @@ def _validity(
 def score(model: Model, data: BenchmarkData, references: References) -> list[PartScore]:
     """Score every part the model can predict: seen-only models leave out unseen molecules."""
     return [
-        score_part(model, part, references, data.geometries)
+        score_part(model, part, references)
         for name, part in data.parts.items()
         if name in SEEN_PARTS or not model.seen_only
     ]

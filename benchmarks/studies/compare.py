@@ -17,7 +17,7 @@ from benchmarks.runs.records import ERRORS, Record, settings_key
 from benchmarks.scoring import metrics
 from benchmarks.scoring.significance import FEWEST_UNITS, RESAMPLES, paired_interval
 from benchmarks.tasks.data import NO_FOLD
-from benchmarks.tasks.tasks import Protocol, TaskSpec
+from benchmarks.tasks.tasks import Kind, TaskSpec
 from tg80.errors import UserError
 from tg80.exchange.md17_sets import PUBLIC_SETS
 from tg80.untrusted.npz import read_npz
@@ -303,7 +303,7 @@ def _time_blocks(record: Record, start_ids: Sequence[str]) -> list[str]:
     Windows of public sets overlap: those that start within one horizon are a block.
     """
     task = TaskSpec.model_validate(record.task_spec)
-    if task.protocol != Protocol.PUBLIC:
+    if task.kind != Kind.PUBLIC:
         return list(start_ids)
     frame_fs = PUBLIC_SETS[task.id.partition("/")[0]].frame_fs
     horizon = round(task.horizon_fs / frame_fs)

@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.scoring.validity import Geometries, Pairs
 from benchmarks.tasks.public import read_public_task
 from benchmarks.tasks.states import StartStates, start_states
-from benchmarks.tasks.tasks import Protocol, TaskSpec
-from tg80.chemistry.molecule import Molecule, molecule_from_smiles
-from tg80.dataset import cut_part, load, shipped_folder
+from benchmarks.tasks.tasks import Kind, TaskSpec
+from tg80.dataset import Dataset, load, shipped_folder
 from tg80.errors import CorruptFile, UserError
-from tg80.splits.split import TIME_PARTS, Fold, Split, load_split
+from tg80.shards.shard import Shard
+from tg80.splits.split import ALL_PARTS, TIME_PARTS, Fold, Split, load_split
 from tg80.windows.rotations import window_rotation
 from tg80.windows.starts import scored_starts
-from tg80.windows.trajectories import Trajectory, read_trajectory
+from tg80.windows.trajectories import Trajectory
 from tg80.windows.windows import collate, cut_window
 
 N_FOLDS = 5
@@ -39,7 +39,12 @@ SCORED_PARTS = ("val", "test_time", "test_id", "test_ood")
 
 @dataclass(frozen=True)
 class Windows:
-    """Start states and the truth at lags_fs (B, P), NaN = padding: targets (B, P, N, 3) A."""
+    """Start states and the truth later.
+
+    Attributes:
+        lags_fs: (B, P) fs, NaN = padding.
+        targets: (B, P, N, 3) A.
+    """
 
     states: StartStates
     lags_fs: torch.Tensor
@@ -51,7 +56,9 @@ class Part:
     """The scored windows of one part, the same starts throughout.
 
     Attributes:
-        windows: at the task's lags, turned. curve: at its further lags, None without such.
+        name: of the part.
+        windows: at the task's lags, turned.
+        curve: at its further lags, None without such.
         stored_frame: `windows` before they were turned, the diagnostic of orientation; None where
             nothing is turned or scored.
     """
@@ -90,14 +97,25 @@ class TrainingData:
         return tuple(dict.fromkeys(t.name for t in self.trajectories))
 
 
+class ReadOnce(Dataset):
+    """A data set that keeps each trajectory in memory once it is read."""
+
+    @cached_property
+    def _read(self) -> dict[tuple[str, int], Trajectory]:
+        return {key: super(ReadOnce, self).trajectory(*key) for key in self.trajectories}
+
+    def trajectory(self, name: str, replica: int | None = None) -> Trajectory:
+        return self._read[name, self[name].metadata.replica if replica is None else replica]
+
+
 @dataclass(frozen=True)
 class BenchmarkData:
     """One fold of one task on one data set.
 
     Attributes:
         blocks: the trajectories, or time blocks of them, that each part is scored on.
-        whole: all trajectories, for what is known of molecules in evaluation. bonds: molecule ->
-            pairs of atoms, of those whose graph is known.
+        whole: all trajectories, for what is known of molecules in evaluation.
+        bonds: molecule -> pairs of atoms, of those whose graph is known. No model sees them.
     """
 
     task: TaskSpec
@@ -108,12 +126,7 @@ class BenchmarkData:
     manifest_sha256: str
     split_sha256: str
     whole: tuple[Trajectory, ...] = ()
-    bonds: Mapping[str, Pairs] = field(default_factory=dict)
-
-    @cached_property
-    def geometries(self) -> Geometries:
-        """Ranges of bond lengths and angles; no model sees them."""
-        return Geometries(self.whole, self.bonds)
+    bonds: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
 
 
 def load_benchmark(
@@ -125,7 +138,9 @@ def load_benchmark(
     """Read a task's data and cut it into parts.
 
     Args:
-        fold: 1 to 5; None where the task decides. folder: data, None for those that ship along.
+        task: what is asked.
+        fold: 1 to 5; None where the task decides.
+        folder: data, None for those that ship along.
         split: a frozen split by name or file, None for the task's own.
 
     Raises:
@@ -133,25 +148,29 @@ def load_benchmark(
             read, is at another level of theory, or holds a molecule that is not in the split; a
             horizon that is longer than a block.
     """
-    if task.protocol == Protocol.PUBLIC:
+    if task.kind == Kind.PUBLIC:
         fold = _fold_of(task, fold, None)
         if split is not None:
             raise UserError(f"task {task.id} has no split; leave --split out")
         return _public_data(task, folder)
-    if task.protocol == Protocol.SPLIT and fold is not None and not 1 <= fold <= N_FOLDS:
+    if task.kind == Kind.SPLIT and fold is not None and not 1 <= fold <= N_FOLDS:
         raise UserError(f"fold must be 1 to {N_FOLDS}, not {fold}")
     frozen = load_split(split or task.split)
     fold = _fold_of(task, fold, frozen)
-    if task.protocol == Protocol.SINGLE:
+    if task.kind == Kind.SINGLE:
         return molecule_data(task, fold, frozen, folder)
+    with _users_data():
+        data = load(_folder_of(task, folder), split=frozen, level=task.level)
+        return _cut_shards(list(data.trajectories.values()), data.split, task, fold, frozen.sha256)
+
+
+@contextmanager
+def _users_data() -> Iterator[None]:
+    """Blame the user for files that cannot be read: they chose the data."""
     try:
-        data = load(_shipped(task) if folder is None else folder, level=task.level)
-        trajectories = [data.trajectory(*key) for key in data.trajectories]
+        yield
     except CorruptFile as error:
-        raise UserError(str(error)) from error  # the data are the user's choice
-    paths = [shard.path for shard in data.trajectories.values()]
-    found = cut(trajectories, task, fold, frozen, manifest_sha256(paths))
-    return replace(found, bonds=_bonds(data.molecules.values()))
+        raise UserError(str(error)) from error
 
 
 def _fold_of(task: TaskSpec, fold: int | None, split: Split | None) -> int:
@@ -160,7 +179,7 @@ def _fold_of(task: TaskSpec, fold: int | None, split: Split | None) -> int:
         if fold not in (None, NO_FOLD):
             raise UserError(f"task {task.id} has no folds; leave --fold out")
         return NO_FOLD
-    if task.protocol == Protocol.ZERO_SHOT:
+    if task.kind == Kind.ZERO_SHOT:
         assert split is not None and task.molecule is not None
         own = split.zero_shot_fold(task.molecule).index
         if fold not in (None, own):
@@ -183,33 +202,27 @@ def molecule_data(
         UserError: no such data or molecule, or a block too short for the task.
     """
     assert task.molecule is not None
-    data = load(_shipped(task) if folder is None else folder, level=task.level)
-    if task.molecule not in data:
-        raise UserError(f"{task.id}: no shard of {task.molecule} in {folder or 'the data'}")
-    shard = data.replicas(task.molecule)[0]
-    try:
-        trajectory = read_trajectory(shard)
-    except CorruptFile as error:
-        raise UserError(str(error)) from error
-    alone = Fold(
-        index=fold, ood_clusters=(), train=(task.molecule,), val=(), test_id=(), test_ood=()
-    )
-    single = split.restrict([task.molecule]).model_copy(update={"folds": (alone,)})
-    whole = cut([trajectory], task, fold, single, manifest_sha256([shard.path]))
-    if not whole.training.validation:
+    with _users_data():
+        data = load(_folder_of(task, folder), level=task.level)
+        if task.molecule not in data:
+            raise UserError(f"{task.id}: no shard of {task.molecule} in {folder or 'the data'}")
+        alone = Fold(
+            index=fold, ood_clusters=(), train=(task.molecule,), val=(), test_id=(), test_ood=()
+        )
+        single = split.restrict([task.molecule]).model_copy(update={"folds": (alone,)})
+        shards = data.replicas(task.molecule)[:1]
+        found = _cut_shards(shards, single, task, fold, split.sha256)
+    if not found.training.validation:
         raise UserError(
             f"no window of {task.id} fits into val_time of {task.molecule}, a trajectory of "
-            f"{trajectory.length_fs:g} fs; choose longer data"
+            f"{found.whole[0].length_fs:g} fs; choose longer data"
         )
-    bonds = _bonds([molecule_from_smiles(shard.metadata.smiles, task.molecule)])
-    return replace(whole, split_sha256=split.sha256, bonds=bonds)
+    return found
 
 
-def _bonds(molecules: Iterable[Molecule]) -> dict[str, Pairs]:
-    return {m.name: [(i, j) for i, j, _ in m.bonds] for m in molecules}
-
-
-def _shipped(task: TaskSpec) -> Path:
+def _folder_of(task: TaskSpec, folder: Path | None) -> Path:
+    if folder is not None:
+        return folder
     try:
         return shipped_folder(shipped_name(task))
     except UserError:
@@ -223,56 +236,78 @@ def shipped_name(task: TaskSpec) -> str:
     return re.sub(r"-(v\d+|finetune|singletask|zero-shot)$", "", family)
 
 
-def cut(
-    trajectories: Sequence[Trajectory], task: TaskSpec, fold: int, split: Split, manifest: str
+def _cut_shards(
+    shards: Sequence[Shard], split: Split | None, task: TaskSpec, fold: int, split_sha256: str
 ) -> BenchmarkData:
-    """Divide trajectories into the parts of one fold of `split`.
+    data = ReadOnce(shards, split)
+    manifest = manifest_sha256([shard.path for shard in shards])
+    bonds = {m.name: [(i, j) for i, j, _ in m.bonds] for m in data.molecules.values()}
+    return cut(data, task, fold, manifest=manifest, split_sha256=split_sha256, bonds=bonds)
+
+
+def cut(
+    data: Dataset,
+    task: TaskSpec,
+    fold: int,
+    *,
+    manifest: str,
+    split_sha256: str,
+    bonds: Mapping[str, Sequence[tuple[int, int]]],
+) -> BenchmarkData:
+    """Cut a data set into the parts of one fold of its split.
+
+    Args:
+        data: the trajectories with their split.
+        task: what is asked of them.
+        fold: index of the fold.
+        manifest: hash of the shards, for records.
+        split_sha256: of the whole split, for records.
+        bonds: pairs of atoms of each molecule.
 
     Raises:
-        UserError: a molecule that is not in the split, or none of a part that the task needs; a
-            horizon that is longer than a block.
+        UserError: There is no molecule of a part that the task needs, or a horizon is longer than
+            a block.
     """
-    names = {t.name for t in trajectories}
-    unknown = sorted(names - set(split.clusters))
-    if unknown:
-        raise UserError(f"not in split {split.version}: {', '.join(unknown[:5])}")
-    frames = {t.frame_fs for t in trajectories}
+    assert data.split is not None
+    whole = tuple(data.trajectory(*key) for key in data.trajectories)
+    frames = {t.frame_fs for t in whole}
     if len(frames) > 1:
         raise UserError(f"shards are stored at different intervals: {sorted(frames)} fs")
-    chosen = split.restrict(names)
-    if task.inputs == "heavy":
-        trajectories = [t.heavy_atoms() for t in trajectories]
-    blocks = {
-        name: tuple(cut_part(trajectories, chosen, fold, name)) for name in ("train", *SCORED_PARTS)
-    }
+    blocks = {name: tuple(data.part(fold, name, atoms=task.inputs)) for name in ALL_PARTS}
     if not blocks["train"]:
-        raise UserError(f"fold {fold} of split {split.version} has no training molecule here")
-    if task.protocol == Protocol.ZERO_SHOT:
+        raise UserError(f"fold {fold} of split {data.split.version} has no training molecule here")
+    if task.kind == Kind.ZERO_SHOT:
         blocks["test_time"] = blocks["test_id"] = ()
         blocks["test_ood"] = tuple(t for t in blocks["test_ood"] if t.name == task.molecule)
         if not blocks["test_ood"]:
             raise UserError(f"{task.id}: no trajectory of {task.molecule} in the data")
-    scored = {name: members for name, members in blocks.items() if members and name != "train"}
-    parts = {name: _part(name, members, task) for name, members in scored.items()}
-    later = _later_times(cut_part(trajectories, chosen, fold, "val_time"), task)
+    parts = {name: _part(name, blocks[name], task) for name in SCORED_PARTS if blocks[name]}
+    given = tuple(t.heavy_atoms() for t in whole) if task.inputs == "heavy" else whole
     training = TrainingData(
         task=task,
         trajectories=blocks["train"],
-        validation=(*([parts["val"]] if "val" in parts else []), *later),
-        relaxed_positions={
-            t.name: t.relaxed_positions for t in trajectories if t.relaxed_positions is not None
-        },
-        hessians={t.name: t.hessian for t in trajectories if t.hessian is not None},
-        validation_blocks=(
-            *blocks["val"], *cut_part(trajectories, chosen, fold, "val_time"),
+        validation=(
+            *(part for name, part in parts.items() if name == "val"),
+            *_later_times(blocks["val_time"], task),
         ),
-    )  # fmt: skip
-    if task.protocol == Protocol.ZERO_SHOT:
-        # The molecules that choose the weights are no part of what is asked.
-        parts.pop("val", None)
-        scored.pop("val", None)
+        relaxed_positions={
+            t.name: t.relaxed_positions for t in given if t.relaxed_positions is not None
+        },
+        hessians={t.name: t.hessian for t in given if t.hessian is not None},
+        validation_blocks=(*blocks["val"], *blocks["val_time"]),
+    )
+    if task.kind == Kind.ZERO_SHOT:
+        parts.pop("val", None)  # The molecules that choose the weights are no part of the question.
     return BenchmarkData(
-        task, fold, training, parts, scored, manifest, split.sha256, tuple(trajectories)
+        task=task,
+        fold=fold,
+        training=training,
+        parts=parts,
+        blocks={name: blocks[name] for name in parts},
+        manifest_sha256=manifest,
+        split_sha256=split_sha256,
+        whole=given,
+        bonds=bonds,
     )
 
 

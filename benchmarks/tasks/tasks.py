@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from tg80.errors import UserError
 from tg80.exchange.md17_sets import PUBLIC_SETS
@@ -21,7 +21,7 @@ class Track(StrEnum):
     ALL_ATOM = "all-atom"
 
 
-class Protocol(StrEnum):
+class Kind(StrEnum):
     """How a task's parts are made of its data.
 
     SPLIT: the parts of one fold. SINGLE: the time blocks of one molecule. ZERO_SHOT: the fold that
@@ -39,24 +39,27 @@ class TaskSpec(BaseModel):
     """One frozen task.
 
     Attributes:
-        id, version: name and version; together they never mean anything else.
+        id: name of the task; with its version it never means anything else.
+        version: of the task.
         manifest_sha256: the data it is defined on, None where any data at `level` will do.
-        split: frozen split whose fold is run. level: level of theory of the trajectories.
-        inputs: atoms given to the model. score: atoms that are scored.
+        split: frozen split whose fold is run.
+        level: level of theory of the trajectories.
+        inputs: atoms given to the model.
+        score: atoms that are scored.
         lags_fs: the P lags of S2T and S2S; the last is the horizon.
         curve_lags_fs: further lags of the error curve, predicted in a call of their own.
-        starts: most starts a molecule and part.
+        starts: most starts of a molecule and part.
         multi_task: training windows reach to the end of the train block, not to the task's horizon.
-        molecule: the one molecule that is scored, where it is one. Of fine-tuning, single and
-            public tasks it is also the one that is learnt from.
+        molecule: the one molecule that is scored, if there is one. Fine-tuning, single and public
+            tasks also learn from it.
         validation_lags_fs: lags of early stopping, if not `lags_fs`; shorter ones have more starts.
         description: one line for lists.
-        protocol: how the parts are made. as_published: with the faults of published runs, see
-            `tg80.exchange.single_task`. train_windows: that all training is from, None for the
-            train blocks.
+        kind: how the parts are made.
+        as_published: with the faults of published runs, see `benchmarks.tasks.public`.
+        train_windows: number of windows that all training is from, None for the train blocks.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     id: str
     version: int = 1
@@ -72,7 +75,10 @@ class TaskSpec(BaseModel):
     molecule: str | None = None
     validation_lags_fs: tuple[float, ...] | None = None
     description: str
-    protocol: Protocol = Protocol.SPLIT
+    # Records call it `protocol`.
+    kind: Kind = Field(
+        default=Kind.SPLIT, validation_alias="protocol", serialization_alias="protocol"
+    )
     as_published: bool = False
     train_windows: int | None = None
 
@@ -82,14 +88,14 @@ class TaskSpec(BaseModel):
         A field that tasks gained later stands there only where it says something, so that a run
         keeps its key.
         """
-        full = self.model_dump(mode="json")
-        later = {"protocol": Protocol.SPLIT, "as_published": False, "train_windows": None}
+        full = self.model_dump(mode="json", by_alias=True)
+        later = {"protocol": Kind.SPLIT, "as_published": False, "train_windows": None}
         return {name: value for name, value in full.items() if later.get(name, ...) != value}
 
     @property
     def has_folds(self) -> bool:
         """Whether a run is one of a fold of a split."""
-        return self.protocol in (Protocol.SPLIT, Protocol.ZERO_SHOT)
+        return self.kind in (Kind.SPLIT, Kind.ZERO_SHOT)
 
     @property
     def horizon_fs(self) -> float:
@@ -184,7 +190,7 @@ ONE_MOLECULE: dict[str, TaskSpec] = {
             lags_fs=uniform_lags(3000.0),
             curve_lags_fs=(10.0, 20.0, 50.0, 100.0),
             validation_lags_fs=uniform_lags(750.0),
-            protocol=Protocol.SINGLE,
+            kind=Kind.SINGLE,
             description="one compound at PBE/def2-SVP from its own train block, 375 to 3000 fs",
         ),
         TaskSpec(
@@ -193,7 +199,7 @@ ONE_MOLECULE: dict[str, TaskSpec] = {
             lags_fs=uniform_lags(240.0),
             curve_lags_fs=(10.0, 20.0),
             validation_lags_fs=uniform_lags(160.0),
-            protocol=Protocol.SINGLE,
+            kind=Kind.SINGLE,
             description="one small compound at GFN2-xTB from its own train block, 30 to 240 fs",
         ),
         TaskSpec(
@@ -202,7 +208,7 @@ ONE_MOLECULE: dict[str, TaskSpec] = {
             lags_fs=uniform_lags(3000.0),
             curve_lags_fs=(10.0, 20.0, 50.0, 100.0),
             multi_task=True,
-            protocol=Protocol.ZERO_SHOT,
+            kind=Kind.ZERO_SHOT,
             description="one compound at PBE/def2-SVP, none of its cluster seen, 375 to 3000 fs",
         ),
         TaskSpec(
@@ -210,7 +216,7 @@ ONE_MOLECULE: dict[str, TaskSpec] = {
             level="gfn2-xtb",
             lags_fs=uniform_lags(960.0),
             curve_lags_fs=(10.0, 20.0, 50.0, 100.0),
-            protocol=Protocol.ZERO_SHOT,
+            kind=Kind.ZERO_SHOT,
             description="one small compound at GFN2-xTB, none of its cluster seen, 120 to 960 fs",
         ),
     )
@@ -228,7 +234,7 @@ def _public_task(set_id: str, level: str) -> TaskSpec:
         level=level,
         lags_fs=uniform_lags(horizon_fs, N_LAGS),
         starts=N_STARTS["test_time"],
-        protocol=Protocol.PUBLIC,
+        kind=Kind.PUBLIC,
         train_windows=N_STARTS["train"],
         description=f"one molecule of {PUBLIC_SETS[set_id].title}, {HORIZON_FRAMES} frames to "
         f"{horizon_fs:g} fs, without leaks; {AS_PUBLISHED} behind the name: with them",

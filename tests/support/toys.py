@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from benchmarks.models import MODELS
 from benchmarks.tasks.data import BenchmarkData, cut
 from benchmarks.tasks.tasks import TaskSpec
 from tg80.constants import ACCELERATION, masses_of
+from tg80.dataset import Dataset
 from tg80.splits.split import load_split
 from tg80.windows.trajectories import FrameLabels, Trajectory
 
@@ -20,6 +22,7 @@ VAL = ("1-pentanol", "chloroform")
 TEST_ID, TEST_OOD = ("formaldehyde", "butylamine"), ("urea", "acetic-acid")
 NAMES = (*TRAIN, *VAL, *TEST_ID, *TEST_OOD)
 FRAME_FS = 10.0
+SPLIT = load_split("tg80-v1")
 TASK = TaskSpec(
     id="toy-v1",
     level="gfn2-xtb",
@@ -105,11 +108,23 @@ def toy_trajectories(names: Sequence[str] = NAMES) -> list[Trajectory]:
     return [toy_trajectory(name) for name in names]
 
 
+class ToyDataset(Dataset):
+    """Trajectories in memory, with the frozen split."""
+
+    def __init__(self, trajectories: Sequence[Trajectory]) -> None:
+        self.trajectories: Any = {(t.name, t.replica): t for t in trajectories}
+        self.split = SPLIT.restrict(t.name for t in trajectories)
+
+    def trajectory(self, name: str, replica: int | None = None) -> Trajectory:
+        return self.trajectories[name, replica or 0]
+
+
 def toy_data(
     trajectories: Sequence[Trajectory] | None = None, task: TaskSpec = TASK
 ) -> BenchmarkData:
     """Fold 2 of the toys."""
-    return cut(trajectories or toy_trajectories(), task, 2, load_split("tg80-v1"), "manifest")
+    data = ToyDataset(trajectories or toy_trajectories())
+    return cut(data, task, 2, manifest="manifest", split_sha256=SPLIT.sha256, bonds={})
 
 
 def permuted(trajectory: Trajectory, order: np.ndarray) -> Trajectory:

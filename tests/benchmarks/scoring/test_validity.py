@@ -159,7 +159,7 @@ def scored(mini):
     references = fit_references(mini)
 
     def rows(model, part):
-        found = score_part(model, mini.parts[part], references, mini.geometries)
+        found = score_part(model, mini.parts[part], references)
         return {
             (v.molecule, v.metric, v.lag_fs): v.value
             for v in rows_of(found)
@@ -189,7 +189,7 @@ def test_validity_of_known_predictors_on_the_mini_set(mini, scored, part):
 def test_where_all_given_atoms_are_scored_they_stand_once():
     data = load_benchmark(get_task("mini-xtb-singletask/furan", "heavy-input"))
     references = fit_references(data)
-    found = score_part(Persistence(), data.parts["test_time"], references, data.geometries)
+    found = score_part(Persistence(), data.parts["test_time"], references)
     assert found.validity_all_atoms is None
     values = {v.metric: v.value for v in rows_of(found) if v.molecule == "furan" and not v.lag_fs}
     assert values[Metric.VALID] > 0.9 and Metric.VALID_ALL_ATOMS not in values

@@ -82,7 +82,7 @@ def test_what_tasks_gained_later_leaves_older_ones_their_identity():
     older = {"protocol", "as_published", "train_windows"}
     for task in TASKS.values():
         assert task.identity() == {
-            k: v for k, v in task.model_dump(mode="json").items() if k not in older
+            k: v for k, v in task.model_dump(mode="json", by_alias=True).items() if k not in older
         }
     tasks = [*known_tasks().values(), get_task("md17/uracil@published", "heavy-input")]
     identities = [json.dumps(task.identity(), sort_keys=True) for task in tasks]
