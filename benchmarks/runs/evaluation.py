@@ -141,9 +141,7 @@ def score_part(model: Model, part: Part, references: References) -> PartScore:
         reference=best(part.windows),
         curve_reference=best(part.curve) if part.curve else None,
         validity=_validity(answer, part, scored, geometries),
-        validity_all_atoms=_validity(answer, part, every, references.geometries)
-        if more_than_scored
-        else None,
+        validity_all_atoms=_validity(answer, part, every, geometries) if more_than_scored else None,
         seconds=answer.seconds,
     )
 
