@@ -9,8 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tg80.errors import UserError
 from tg80.exchange.md17_sets import PUBLIC_SETS
-from tg80.exchange.single_task import HORIZON_FRAMES, N_LAGS, N_STARTS
 from tg80.windows.starts import MAX_STARTS
+
+# Of the single-task protocol on public sets.
+HORIZON_FRAMES = 3000
+N_LAGS = 8
+N_STARTS = {"train": 500, "val_time": 2000, "test_time": 2000}
 
 
 class Track(StrEnum):

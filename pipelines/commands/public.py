@@ -33,7 +33,7 @@ def public(
     ] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Say what a file of MD17, rMD17 or MD22 holds, and what it can be used for.
+    """Say what a file of MD17, rMD17 or MD22 holds.
 
     Without a file, list the sets: molecules, frame spacing and its source, address. The originals
     state no frame spacing; the temperature of finite differences tells whether it is right.
@@ -79,17 +79,8 @@ def _fetched(name: str, folder: Path, address: str | None) -> Path:
 
 def _describe(path: Path, **wish: Any) -> dict[str, Any]:
     from tg80.exchange.md17 import read_public
-    from tg80.exchange.single_task import PROTOCOLS, single_task
 
     data = read_public(path, **wish)
-    protocols = {}
-    for protocol in PROTOCOLS:
-        try:
-            found = single_task(data, protocol)
-            protocols[protocol] = {"possible": True, "remarks": list(found.remarks)}
-        except UserError as error:
-            reason = str(error).removeprefix(f"{path}: ")
-            protocols[protocol] = {"possible": False, "remarks": [reason]}
     first, stop = data.longest_stretch
     return {
         "file": str(path),
@@ -106,7 +97,6 @@ def _describe(path: Path, **wish: Any) -> dict[str, Any]:
         "finite_difference_temperature_k": data.finite_difference_temperature_k(),
         "n_stretches": len(data.stretches),
         "longest_stretch_frames": stop - first,
-        "single_task": protocols,
     }
 
 
@@ -133,10 +123,6 @@ def _show(facts: dict[str, Any]) -> None:
         print("no frame follows another: no velocities")
     if (kelvin := facts["finite_difference_temperature_k"]) is not None:
         print(f"temperature of finite differences: {kelvin:.0f} K")
-    for protocol, found in facts["single_task"].items():
-        print(f"single task {protocol}: {'possible' if found['possible'] else 'no'}")
-        for remark in found["remarks"]:
-            print(f"  {remark}")
 
 
 def _list_sets(json_output: bool) -> None:

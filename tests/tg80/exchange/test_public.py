@@ -14,7 +14,6 @@ from tg80.errors import Tg80Error, UserError
 from tg80.exchange.export import plan_export, write_export
 from tg80.exchange.md17 import read_public
 from tg80.exchange.md17_sets import PUBLIC_SETS, recognise
-from tg80.exchange.single_task import single_task
 from tg80.shards.shard import Shard
 
 EV_PER_KCAL = 1 / 23.060547830619026  # CODATA 2018: 4184 J / N_A e
@@ -103,13 +102,6 @@ def test_rmd17_is_put_in_the_order_of_time(tmp_path):
     np.testing.assert_array_equal(data.positions, positions[kept])
     np.testing.assert_allclose(data.energies / EV_PER_KCAL, -97_000 + 0.001 * kept, rtol=1e-9)
     assert data.stretches == ((0, 7), (7, 99), (99, 395))
-    task = single_task(
-        data, "leak-free", horizon_frames=8, n_starts={"train": 5, "val_time": 5, "test_time": 5}
-    )
-    # The first frame of the stretch has no frame before it, so no velocity.
-    assert task.trajectory.first_frame == 100
-    np.testing.assert_array_equal(task.trajectory.positions, positions[104:399, :3].astype("f4"))
-    assert "frames 99 to 394 of 395" in task.remarks[0]
 
 
 def test_scattered_frames_of_rmd17_give_no_velocities(tmp_path):
@@ -118,10 +110,6 @@ def test_scattered_frames_of_rmd17_give_no_velocities(tmp_path):
     data = read_public(path)
     assert data.stretches == () and data.longest_stretch == (0, 0)
     assert data.finite_difference_temperature_k() is None
-    with pytest.raises(UserError, match="0 consecutive frames are too few for the leak-free"):
-        single_task(data, "leak-free")
-    with pytest.raises(UserError, match="took the file order of rMD17 for time"):
-        single_task(data, "as-published")
 
 
 def test_finite_differences_tell_whether_the_spacing_is_right(tmp_path):

@@ -175,7 +175,6 @@ def test_the_command_fetches_and_describes(web, tmp_path, capsys):
     assert "md17 ethanol: 30 frames, 9 atoms, 3 of them heavy" in shown
     assert "frames 0.5 fs apart: Chmiela et al. 2017, doi:10.1126/sciadv.1603015" in shown
     assert "all frames follow one another" in shown
-    assert "single task leak-free: no\n  30 consecutive frames are too few" in shown
     assert run(["public", "ethanol", *options]) == 2
     assert "--fetch wants SET/MOLECULE" in capsys.readouterr().err
 
@@ -188,7 +187,6 @@ def test_the_command_describes_a_file_as_json(tmp_path, capsys):
     facts = json.loads(capsys.readouterr().out)
     assert (facts["set"], facts["molecule"], facts["n_frames"]) == ("rmd17", "ethanol", 39)
     assert (facts["n_stretches"], facts["longest_stretch_frames"]) == (2, 20)
-    assert facts["single_task"]["as-published"]["possible"] is False
     assert (facts["r_unit"], facts["e_unit"]) == ("Ang (assumed)", "kcal/mol (assumed)")
     assert facts["mean_energy_ev"] == pytest.approx(-97_000 / 23.0605478, rel=1e-6)
     path.write_bytes(b"PK\x03\x04 no zip")
