@@ -10,14 +10,14 @@ import numpy as np
 
 from pipelines.dynamics.cost import Cost
 from pipelines.dynamics.integrators import Body
-from pipelines.quality import frame_flags, trajectory_statistics
+from pipelines.dynamics.parts import read_parts
 from pipelines.recipe import Recipe
 from tg80.chemistry.molecule import Molecule
 from tg80.constants import CODATA_YEAR
-from tg80.errors import CorruptFile
-from tg80.files import checksum_path, file_sha256
+from tg80.files import verify
 from tg80.shards.metadata import ShardMetadata
-from tg80.shards.shard import Shard, assemble_shard, read_part
+from tg80.shards.quality import judge
+from tg80.shards.shard import Shard, write_shard
 
 _PACKAGES = ("tg80", "pyscf", "tblite", "rdkit", "ase", "numpy", "scipy", "numba", "h5py")
 
@@ -49,23 +49,20 @@ def assemble(
     Raises:
         CorruptFile: a part is not what its checksum says; the message names it.
     """
-    arrays = [read_part(part, digest) for part, digest in parts]
-    frames = {name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]}
-    judged = {
-        "atomic_numbers": np.asarray(molecule.atomic_numbers),
-        "bonds": molecule.bonds,
-        "reference_positions": geometry["positions"],
-        "thresholds": recipe.quality,
-    }
+    frames = read_parts(parts)
     kind = "mean-energy" if start else "canonical"
-    statistics = trajectory_statistics(
+    quality = judge(
         frames,
+        atomic_numbers=np.asarray(molecule.atomic_numbers),
+        bonds=molecule.bonds,
+        reference_positions=geometry["positions"],
         degrees_of_freedom=body.n_degrees,
         temperature_k=recipe.temperature_k,
         ensemble=recipe.thermostat,
         start=kind,
-        **judged,
+        thresholds=recipe.quality,
     )
+    statistics = quality.statistics()
     machine = _machine_facts()
     if cost is not None:
         statistics["cpu_seconds"] = round(cost.cpu_seconds, 3)
@@ -92,8 +89,7 @@ def assemble(
         "relaxed_positions": geometry["positions"],
         "hessian": geometry["hessian"],
     }
-    flags = frame_flags(frames, **judged)
-    assemble_shard(path, parts, metadata, static, replace={"quality_flags": flags})
+    write_shard(path, frames | static | {"quality_flags": quality.flags}, metadata)
 
 
 def _molecule_facts(molecule: Molecule) -> dict[str, Any]:
@@ -132,12 +128,7 @@ def verified_metadata(path: Path) -> ShardMetadata:
     Raises:
         CorruptFile: it is not what its checksum says, or the checksum is missing.
     """
-    beside = checksum_path(path)
     advice = f"move it away to make the trajectory again, or run `tg80 validate {path}`"
-    if not beside.exists():
-        raise CorruptFile(f"{path}: its checksum file {beside.name} is missing; {advice}")
-    stated = beside.read_text(errors="replace").split()[:1]
-    if stated != [file_sha256(path)]:
-        raise CorruptFile(f"{path}: cut short or altered (checksum differs); {advice}")
+    verify(path, required=True, advice=advice)
     with Shard(path) as shard:
         return shard.metadata

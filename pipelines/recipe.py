@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from pipelines.quality import QualityThresholds
 from tg80.errors import UserError
+from tg80.shards.quality import QualityThresholds
 from tg80.theory import LEVELS, Level, get_level
 from tg80.untrusted.documents import parse_toml, read_toml
 from tg80.untrusted.limits import (

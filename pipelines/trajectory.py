@@ -20,6 +20,7 @@ from pipelines.conformers import start_geometry
 from pipelines.dynamics.checkpoint import read_arrays, write_arrays
 from pipelines.dynamics.integrators import Body, Stepper, make_thermostat, thermal_velocities
 from pipelines.dynamics.mean_energy import mean_energy_start
+from pipelines.dynamics.parts import read_parts
 from pipelines.dynamics.segments import Stretch, StretchPlan, read_progress
 from pipelines.dynamics.steppers import level_stepper, xtb_stepper
 from pipelines.engines.engine import Resources
@@ -29,7 +30,6 @@ from tg80.chemistry.mechanics import degrees_of_freedom, is_linear
 from tg80.chemistry.molecule import Molecule
 from tg80.errors import RunFailed
 from tg80.files import make_folder
-from tg80.shards.shard import read_part
 
 COMPLETE = "complete"
 # Words that keep the random streams of one molecule apart.
@@ -330,9 +330,7 @@ class Trajectory:
             return {}
         progress = read_progress(nvt.folder, nvt.plan.identity)
         assert progress is not None
-        parts = [read_part(path, digest) for path, digest in nvt.part_paths(progress)]
-        names = ("time", "potential_energy", "kinetic_energy")
-        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+        return read_parts(nvt.part_paths(progress))
 
     # --- small parts --------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from tg80.errors import Tg80Error, UserError
+from tg80.errors import CorruptFile, Tg80Error, UserError
 
 UNFINISHED = "work"
 """The folder in which a run keeps the parts of what is not finished."""
@@ -269,6 +269,51 @@ def file_sha256(path: Path | str) -> str:
 def checksum_path(path: Path | str) -> Path:
     """The checksum file beside a shard: `NAME.h5md.sha256`, one line as `sha256sum` writes it."""
     return Path(f"{path}.sha256")
+
+
+def write_with_checksum(path: Path, content: bytes) -> None:
+    """Write a file and the checksum file beside it; a crash never leaves a wrong checksum.
+
+    Raises:
+        Tg80Error: as `write_atomically`.
+    """
+    beside = checksum_path(path)
+    with writing_atomically(path) as stream:
+        stream.write(content)
+        stream.flush()
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+    write_atomically(beside, f"{hashlib.sha256(content).hexdigest()}  {path.name}\n".encode())
+
+
+def verify(path: Path, *, required: bool = False, advice: str = "get both again") -> str:
+    """Compare a file with the checksum file beside it.
+
+    Args:
+        path: the file.
+        required: refuse a file that has no checksum file.
+        advice: what to do about a file that is refused.
+
+    Returns:
+        The SHA-256 of the file, hexadecimal.
+
+    Raises:
+        UserError: there is no such file.
+        CorruptFile: it does not match, or the checksum file is another file's, none or missing.
+    """
+    sha256, beside = file_sha256(path), checksum_path(path)
+    if not os.path.lexists(beside):
+        if required:
+            raise CorruptFile(f"{path}: its checksum file {beside.name} is missing; {advice}")
+        return sha256
+    words = read_bytes(beside, "a checksum file").decode(errors="replace").split()
+    if len(words) != 2 or len(words[0]) != 64:
+        raise CorruptFile(f"{path}: {beside.name} is no checksum file; {advice}")
+    if words[1] != path.name:
+        raise CorruptFile(f"{path}: {beside.name} is for {words[1]}, not for this file; {advice}")
+    if words[0] != sha256:
+        raise CorruptFile(f"{path}: does not match {beside.name}: cut short or altered; {advice}")
+    return sha256
 
 
 def data_folders(folder: Path) -> Iterator[Path]:

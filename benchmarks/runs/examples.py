@@ -7,7 +7,6 @@ three quarters up are taken, each with its first start.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from benchmarks.scoring import metrics
 from benchmarks.tasks.data import SEEN_PARTS, BenchmarkData, Part, Windows
 from tg80.errors import UserError
 from tg80.files import write_atomically
-from tg80.untrusted.npz import read_npz
+from tg80.untrusted.npz import pack_npz, read_npz
 
 EXAMPLES = "examples.npz"
 PARTS = ("test_time", "test_id", "test_ood")
@@ -124,9 +123,7 @@ def write_examples(folder: Path, examples: list[Example]) -> None:
         arrays[f"{prefix}/failed"] = np.array(example.failed)
         for name in ("start", "truth", "predicted"):
             arrays[f"{prefix}/{name}"] = _whole(getattr(example, name))
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    write_atomically(folder / EXAMPLES, buffer.getvalue())
+    write_atomically(folder / EXAMPLES, pack_npz(arrays, compressed=True))
 
 
 def _whole(positions: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import os
@@ -24,6 +23,7 @@ from benchmarks.tasks.tasks import TaskSpec
 from tg80.errors import UserError
 from tg80.files import make_folder, read_bytes, write_atomically
 from tg80.untrusted.documents import parse_model
+from tg80.untrusted.npz import pack_npz
 
 RECORD, ERRORS = "record.json", "errors.npz"
 SUBMITTED = "submitted/"  # Names of models from outside begin so.
@@ -174,10 +174,8 @@ def write_record(folder: Path, record: Record, scores: Sequence[PartScore]) -> N
                 arrays[f"{score.part}/{name}/failed"] = errors.failed
         arrays[f"{score.part}/start_id"] = np.array(score.start_ids)
         arrays[f"{score.part}/molecule"] = np.array(score.molecules)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     make_folder(folder)
-    write_atomically(folder / ERRORS, buffer.getvalue())
+    write_atomically(folder / ERRORS, pack_npz(arrays, compressed=True))
     write_atomically(folder / RECORD, record.model_dump_json().encode())
 
 

@@ -23,7 +23,7 @@ from pipelines.engines.engine import Resources
 from tg80.chemistry.mechanics import kinetic_energy
 from tg80.chemistry.molecule import Molecule
 from tg80.errors import UserError
-from tg80.shards.statistics import drift_with_error
+from tg80.shards.quality import drift_with_error
 from tg80.untrusted.limits import BoundedModel
 
 MARKS_FS = (20.0, 50.0, 100.0)

@@ -11,10 +11,8 @@ from rich.table import Table
 from tg80.chemistry import mechanics
 from tg80.console import JsonOption, print_error
 from tg80.errors import CorruptFile, UserError
-from tg80.shards.fields import QUALITY_FLAGS
-from tg80.shards.quality import judge_drift, thresholds_of
+from tg80.shards.quality import block_mean, count_flags, judge_drift, thresholds_of
 from tg80.shards.shard import Shard, find_shards
-from tg80.shards.statistics import block_mean
 from tg80.untrusted.documents import print_json
 from tg80.untrusted.tables import Console
 
@@ -68,7 +66,6 @@ def _facts(shard: Shard) -> dict[str, Any]:
     mean, mean_error = block_mean(np.asarray(kelvin))
     conserved = 1000 * shard.read("conserved_quantity") / shard.n_atoms
     drift = judge_drift(shard.times_fs, conserved, thresholds_of(metadata.recipe))
-    flags = shard.read("quality_flags")
     return {
         "name": metadata.name,
         "replica": metadata.replica,
@@ -84,11 +81,11 @@ def _facts(shard: Shard) -> dict[str, Any]:
         "length_fs": metadata.length_fs,
         "temperature_k": mean,
         "temperature_error_k": mean_error if np.isfinite(mean_error) else None,
-        "drift_mev_per_atom_ps": drift["value"],
-        "drift_error_mev_per_atom_ps": drift["error"],
-        "drift_limit_mev_per_atom_ps": drift["threshold"],
-        "drift_verdict": drift["verdict"],
-        "n_flagged": {n: int(np.sum((flags & b) != 0)) for n, b in QUALITY_FLAGS.items()},
+        "drift_mev_per_atom_ps": drift.value,
+        "drift_error_mev_per_atom_ps": drift.error,
+        "drift_limit_mev_per_atom_ps": drift.threshold,
+        "drift_verdict": drift.verdict,
+        "n_flagged": count_flags(shard.read("quality_flags")),
     }
 
 

@@ -5,8 +5,6 @@ files it commits with their checksums. Nothing is ever unpickled.
 """
 
 import hashlib
-import io
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import numpy as np
 
 from tg80.errors import CorruptFile
 from tg80.files import write_atomically
-from tg80.untrusted.npz import read_npz
+from tg80.untrusted.npz import pack_npz, read_npz, split_header
 
 KEEP = 2
 _PATTERN = "checkpoint-*.npz"
@@ -24,12 +22,7 @@ _DIGEST = 64
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> None:
     """Write arrays and a JSON header with their checksum in front, atomically."""
-    buffer = io.BytesIO()
-    text = np.frombuffer(json.dumps(header, sort_keys=True).encode(), dtype=np.uint8)
-    np.savez(
-        buffer, allow_pickle=False, **{f"array:{k}": v for k, v in arrays.items()}, header=text
-    )
-    body = buffer.getvalue()
+    body = pack_npz(arrays, header)
     write_atomically(path, hashlib.sha256(body).hexdigest().encode() + body)
 
 
@@ -44,10 +37,10 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if hashlib.sha256(body).hexdigest().encode() != digest:
         raise CorruptFile(f"{path}: cut short or altered (its checksum does not match)")
     try:
-        found = read_npz(body)
-        header = json.loads(found.pop("header").tobytes().decode())
-    except (ValueError, KeyError, RecursionError):
+        found, header = split_header(read_npz(body))
+    except ValueError:
         raise CorruptFile(f"{path}: is no checkpoint, though its checksum matches") from None
+    # Older checkpoints put "array:" before each name.
     return {name.removeprefix("array:"): values for name, values in found.items()}, header
 
 

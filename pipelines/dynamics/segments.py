@@ -15,10 +15,10 @@ import numpy as np
 from pipelines.dynamics.checkpoint import latest_checkpoint, write_checkpoint
 from pipelines.dynamics.cost import Cost, cost_from_header, process_cpu_seconds, processor_model
 from pipelines.dynamics.integrators import Body, State, Stepper, Thermostat
+from pipelines.dynamics.parts import write_part
 from tg80.chemistry.mechanics import kinetic_energy
 from tg80.errors import CorruptFile, RunFailed
 from tg80.files import make_folder, remove_temporary_files
-from tg80.shards.shard import write_part
 
 _STATE_ARRAYS = ("positions", "velocities", "forces", "inner_forces")
 
@@ -202,9 +202,7 @@ class Stretch:
         parts = list(before.parts) if before else []
         if frames.steps:
             name = f"part-{segment:06d}.npz"
-            digest = write_part(
-                self.folder / name, frames.arrays(), {"identity": self.plan.identity}
-            )
+            digest = write_part(self.folder / name, frames.arrays())
             parts.append((name, digest))
         evaluation = state.evaluation
         assert evaluation is not None

@@ -14,6 +14,7 @@ from typing import Any
 
 from pipelines.assembly import verified_metadata
 from pipelines.dynamics.checkpoint import read_arrays
+from pipelines.dynamics.parts import read_part
 from pipelines.recipe import Recipe
 from pipelines.run.folder import (
     failure_path,
@@ -28,7 +29,7 @@ from tg80.chemistry.molecule import Molecule
 from tg80.errors import CorruptFile
 from tg80.files import checksum_path
 from tg80.shards.metadata import ShardMetadata
-from tg80.shards.shard import Shard, read_part
+from tg80.shards.shard import Shard
 
 # A trajectory whose last commit is older than this many of its segments is not being worked on.
 _ACTIVE_SEGMENTS = 4.0

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from pipelines.assembly import verified_metadata
 from pipelines.dynamics.integrators import Body, Stepper, make_thermostat
+from pipelines.dynamics.parts import read_parts
 from pipelines.dynamics.segments import Progress, Stretch, StretchPlan, read_progress
 from pipelines.dynamics.steppers import level_stepper
 from pipelines.engines.engine import Resources
@@ -29,7 +30,7 @@ from pipelines.twins.starts import perturbed_start, resampled_hydrogens
 from tg80.chemistry.molecule import Molecule, molecule_from_smiles
 from tg80.errors import CorruptFile, UserError
 from tg80.files import file_sha256, make_folder
-from tg80.shards.shard import Shard, read_part
+from tg80.shards.shard import Shard
 from tg80.shards.twins import SUFFIX, TwinMetadata, Twins, TwinSettings, read_twins, write_twins
 from tg80.splits.split import time_blocks
 from tg80.windows.starts import scored_starts
@@ -348,9 +349,7 @@ def _read_frames(source: TwinSource, task: TwinTask) -> dict[str, np.ndarray]:
     progress = twin_progress(source, task)
     assert progress is not None
     folder = _folder(source, task)
-    parts = [read_part(folder / name, digest) for name, digest in progress.parts]
-    names = ("time", "positions", "velocities", "conserved_quantity")
-    return {name: np.concatenate([part[name] for part in parts]) for name in names}
+    return read_parts([(folder / name, digest) for name, digest in progress.parts])
 
 
 def _check(source: TwinSource, settings: TwinSettings) -> None:

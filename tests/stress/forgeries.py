@@ -11,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.quality import frame_flags, trajectory_statistics
 from tg80.constants import ACCELERATION, ANGSTROM_PER_BOHR, EV_PER_HARTREE
 from tg80.shards.checks.evidence import Evidence
 from tg80.shards.fields import AXIS_FIELDS, FRAME_FIELDS, STATIC_FIELDS
 from tg80.shards.metadata import ShardMetadata
-from tg80.shards.quality import thresholds_of
-from tg80.shards.shard import Shard, assemble_shard, to_disk, to_memory, write_part
+from tg80.shards.quality import judge, thresholds_of
+from tg80.shards.shard import Shard, to_disk, to_memory, write_shard
 
 VECTORS = ("positions", "velocities", "forces")
 AXES = tuple(axis.name for axis in AXIS_FIELDS)
@@ -74,21 +73,21 @@ def restate(trajectory: Trajectory) -> None:
     """Let flags, statistics and counts fit the arrays, as they are rounded."""
     frames, metadata = dict(as_read(trajectory).frames), trajectory.metadata
     trajectory.frames = frames
-    common = {
-        "atomic_numbers": trajectory.static["atomic_numbers"],
-        "bonds": metadata.bonds,
-        "reference_positions": trajectory.static["relaxed_positions"],
-        "thresholds": thresholds_of(metadata.recipe),
-    }
     statistics = {}
     if all(np.all(np.isfinite(values)) for values in frames.values()):
         with np.errstate(all="ignore"):
-            frames["quality_flags"] = frame_flags(frames, **common)
-            statistics = trajectory_statistics(
-                frames, degrees_of_freedom=metadata.degrees_of_freedom,
-                temperature_k=metadata.temperature_k, ensemble=metadata.ensemble,
-                start=metadata.start, **common,
-            )  # fmt: skip
+            quality = judge(
+                frames,
+                atomic_numbers=trajectory.static["atomic_numbers"],
+                bonds=metadata.bonds,
+                reference_positions=trajectory.static["relaxed_positions"],
+                degrees_of_freedom=metadata.degrees_of_freedom,
+                temperature_k=metadata.temperature_k,
+                ensemble=metadata.ensemble,
+                start=metadata.start,
+                thresholds=thresholds_of(metadata.recipe),
+            )
+            frames["quality_flags"], statistics = quality.flags, quality.statistics()
     target = metadata.target_energy_ev
     changes = {
         "n_frames": trajectory.n_frames,
@@ -103,11 +102,8 @@ def write(trajectory: Trajectory, folder: Path) -> Path:
     """The shard with its checksum."""
     metadata = trajectory.metadata
     path = folder / f"{metadata.name}-r{metadata.replica}.h5md"
-    part = path.with_suffix(".part")
     with np.errstate(all="ignore"):
-        sha256 = write_part(part, trajectory.frames)
-        assemble_shard(path, [(part, sha256)], metadata, trajectory.static)
-    part.unlink()
+        write_shard(path, trajectory.frames | trajectory.static, metadata)
     return path
 
 

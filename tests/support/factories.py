@@ -18,8 +18,8 @@ from ase.data import chemical_symbols
 from tg80.chemistry import mechanics
 from tg80.chemistry.molecule import Molecule, molecule_from_smiles, tg80_molecules
 from tg80.constants import ACCELERATION, BOLTZMANN_EV_PER_K
+from tg80.shards import shard
 from tg80.shards.metadata import ShardMetadata
-from tg80.shards.shard import assemble_shard, write_part
 from tg80.theory import LEVELS
 
 # Spring constants in eV/A^2 by the number of bonds between two atoms (1, 2, 3, more).
@@ -293,17 +293,14 @@ def make_dataset(
 def write_shard(
     path: Path, model: SpringModel, arrays: dict[str, np.ndarray], metadata: ShardMetadata
 ) -> None:
-    """Write arrays, right or spoilt on purpose, through one part file."""
-    part = path.with_suffix(".part")
-    sha256 = write_part(part, arrays)
+    """Write arrays, right or spoilt on purpose."""
     static = {
         "atomic_numbers": np.asarray(model.molecule.atomic_numbers),
         "masses": model.masses,
         "relaxed_positions": model.rest,
         "hessian": model.hessian(),
     }
-    assemble_shard(path, [(part, sha256)], metadata, static)
-    part.unlink()
+    shard.write_shard(path, arrays | static, metadata)
 
 
 def make_shard(folder: Path | str, molecule_or_name: Molecule | str = "CCO", **settings) -> Path:

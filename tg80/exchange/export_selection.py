@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tg80.errors import CorruptFile, UserError
-from tg80.files import checksum_path, file_sha256
+from tg80.errors import UserError
+from tg80.files import verify
 from tg80.shards.metadata import ShardMetadata
 from tg80.shards.shard import Shard, find_shards
 from tg80.splits.split import (
@@ -182,15 +182,7 @@ def _piece(path: Path, metadata: ShardMetadata, n_frames: int, selection: Select
         stop = min(stop, start + selection.frames * stride)
     if stop <= start:
         raise UserError(f"{path}: its {selection.part} block holds no frame; it is too short")
-    return Piece(path, _checked_sha256(path), metadata, start, stop, stride)
-
-
-def _checked_sha256(path: Path) -> str:
-    sha256 = file_sha256(path)
-    beside = checksum_path(path)
-    if beside.is_file() and beside.read_text(errors="replace").split()[:1] != [sha256]:
-        raise CorruptFile(f"{path}: not what {beside.name} says; the file is damaged or changed")
-    return sha256
+    return Piece(path, verify(path), metadata, start, stop, stride)
 
 
 def _listed(names: Iterable[str], most: int = 5) -> str:

@@ -17,8 +17,8 @@ from tg80.exchange.md17 import read_public
 from tg80.exchange.md17_sets import PublicMolecule, PublicSet, get_public_set
 from tg80.files import (
     checksum_path,
-    file_sha256,
     make_folder,
+    verify,
     write_atomically,
     writing_atomically,
 )
@@ -85,13 +85,9 @@ def _fetch(
 
 
 def _check(public: PublicSet, known: PublicMolecule, path: Path) -> None:
-    beside, sha256 = checksum_path(path), file_sha256(path)
+    sha256 = verify(path, advice="remove both to fetch it again")
+    beside = checksum_path(path)
     if beside.is_file():
-        if beside.read_text(errors="replace").split()[:1] != [sha256]:
-            raise CorruptFile(
-                f"{path}: not what {beside.name} says; it changed since it was fetched: remove "
-                "both to fetch it again"
-            )
         return
     read_public(path, set_id=public.id, molecule=known.name)
     write_atomically(beside, f"{sha256}  {path.name}\n".encode())

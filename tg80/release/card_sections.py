@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tg80.release.survey import ShardFacts, by_level
+from tg80.shards.quality import Check
 from tg80.theory import LEVELS
 
 Facts = Sequence[ShardFacts]
@@ -114,17 +115,17 @@ def quality_ranges(facts: Facts) -> str:
     rows = []
     for level, shards in by_level(facts).items():
         drifts = [fact.checks["drift"] for fact in shards]
-        kelvin = [fact.checks["temperature"]["value"] for fact in shards]
-        worst = max(drifts, key=lambda check: abs(check["value"]))
-        kept = sum(check["verdict"] == "ok" for check in drifts)
+        kelvin = [fact.checks["temperature"].value for fact in shards]
+        worst = max(drifts, key=lambda check: abs(check.value))
+        kept = sum(check.verdict == "ok" for check in drifts)
         rows.append(
             (
                 f"`{level}`",
-                f"{signed(worst['value'])} (limit {worst['threshold']:g})",
+                f"{signed(worst.value)} (limit {worst.threshold:g})",
                 f"{kept} of {len(shards)}",
                 f"{min(kelvin):.1f} to {max(kelvin):.1f}",
-                f"{max(fact.checks['net_force']['max'] for fact in shards):.1e}",
-                f"{min(fact.checks['gap']['value'] for fact in shards):.2f}",
+                f"{max(fact.checks['net_force'].max or 0.0 for fact in shards):.1e}",
+                f"{min(fact.checks['gap'].value for fact in shards):.2f}",
                 str(sum(sum(fact.n_flagged.values()) for fact in shards)),
             )
         )
@@ -147,11 +148,11 @@ def quality_table(facts: Facts) -> str:
             (
                 fact.id, f"`{fact.metadata.level}`", str(fact.metadata.n_frames),
                 f"{fact.metadata.length_fs:g}",
-                f"{kelvin['value']:.1f} +- {_error(kelvin, '.1f')}",
-                f"{signed(drift['value'])} +- {_error(drift, '.3f')}",
-                f"{drift['threshold']:g}", drift["verdict"],
-                f"{fact.checks['net_force']['value']:.1e}",
-                f"{fact.checks['gap']['value']:.2f}", flags or "none",
+                f"{kelvin.value:.1f} +- {_error(kelvin, '.1f')}",
+                f"{signed(drift.value)} +- {_error(drift, '.3f')}",
+                f"{drift.threshold:g}", drift.verdict,
+                f"{fact.checks['net_force'].value:.1e}",
+                f"{fact.checks['gap'].value:.2f}", flags or "none",
             )
         )  # fmt: skip
     header = (
@@ -190,7 +191,7 @@ def flaws(facts: Facts) -> str:
         "Isolated molecules in vacuum, without overall rotation or translation.",
         "Every trajectory starts from one conformer; what is slower than it lasts is not sampled.",
     ]
-    short = [fact for fact in facts if fact.checks["drift"]["verdict"] != "ok"]
+    short = [fact for fact in facts if fact.checks["drift"].verdict != "ok"]
     if short:
         names = ", ".join(f"`{fact.id}`" for fact in short)
         lines.append(f"The drift is not proven to be under its limit in {names}.")
@@ -226,8 +227,8 @@ def signed(value: float) -> str:
     return text.removeprefix("-") if float(text) == 0 else text
 
 
-def _error(check: dict[str, Any], form: str) -> str:
-    return "?" if check["error"] is None else format(check["error"], form)
+def _error(check: Check, form: str) -> str:
+    return "?" if check.error is None else format(check.error, form)
 
 
 def _listed(entries: dict[str, Any]) -> str:

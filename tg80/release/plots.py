@@ -7,7 +7,6 @@ The same facts give the same bytes: nothing in a file tells when it was made.
 import io
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from tg80.release.survey import BOND_EDGES, ShardFacts
+from tg80.shards.quality import Check
 
 _MARKERS = {
     "ok": ("o", "#0072b2", "within the limit"),
@@ -59,9 +59,9 @@ def _rows(facts: Sequence[ShardFacts], level: str, draw: Callable[[Axes, list], 
 
 def _temperature(axes: Axes, facts: list[ShardFacts]) -> None:
     checks = [fact.checks["temperature"] for fact in facts]
-    verdicts = [check["verdict"] if check["judged"] else "unjudged" for check in checks]
-    _points(axes, verdicts, [check["value"] for check in checks], [_double(c) for c in checks])
-    for target in sorted({check["target"] for check in checks}):
+    verdicts = [check.verdict if check.judged else "unjudged" for check in checks]
+    _points(axes, verdicts, [check.value for check in checks], [_double(c) for c in checks])
+    for target in sorted({check.target or 0.0 for check in checks}):
         axes.axvline(target, color="0.3", linestyle="--", label=f"target {target:g} K")
     axes.set_xlabel("mean temperature / K; bars: two standard errors")
     axes.set_title("Temperature")
@@ -69,10 +69,10 @@ def _temperature(axes: Axes, facts: list[ShardFacts]) -> None:
 
 def _drift(axes: Axes, facts: list[ShardFacts]) -> None:
     checks = [fact.checks["drift"] for fact in facts]
-    limit = max(check["threshold"] for check in checks)
+    limit = max(check.threshold for check in checks)
     axes.axvspan(-limit, limit, color="0.9", label=f"limit {limit:g}")
-    verdicts = [check["verdict"] for check in checks]
-    _points(axes, verdicts, [check["value"] for check in checks], [_double(c) for c in checks])
+    verdicts = [check.verdict for check in checks]
+    _points(axes, verdicts, [check.value for check in checks], [_double(c) for c in checks])
     axes.set_xlabel("drift of the conserved quantity / meV/atom/ps; bars: two standard errors")
     axes.set_title("Drift")
 
@@ -81,12 +81,12 @@ def _net_force(axes: Axes, facts: list[ShardFacts]) -> None:
     """RMS as the marker, the largest frame as the end of a line to the right."""
     checks = [fact.checks["net_force"] for fact in facts]
     # A logarithm needs something above zero: the rounding of a double is nothing.
-    rms = [max(check["value"], 1e-17) for check in checks]
+    rms = [max(check.value, 1e-17) for check in checks]
     for row, (low, check) in enumerate(zip(rms, checks, strict=True)):
         label = "up to the largest frame" if row == 0 else None
-        axes.plot([low, max(check["max"], low)], [row, row], color="0.5", label=label)
-    _points(axes, [check["verdict"] for check in checks], rms, [None] * len(rms))
-    for limit in sorted({check["threshold"] for check in checks}):
+        axes.plot([low, max(check.max or 0.0, low)], [row, row], color="0.5", label=label)
+    _points(axes, [check.verdict for check in checks], rms, [None] * len(rms))
+    for limit in sorted({check.threshold for check in checks}):
         axes.axvline(limit, color="0.3", linestyle="--", label=f"limit {limit:g}")
     axes.set_xscale("log")
     low, high = axes.get_xlim()
@@ -96,8 +96,8 @@ def _net_force(axes: Axes, facts: list[ShardFacts]) -> None:
     axes.set_title("Net force")
 
 
-def _double(check: dict[str, Any]) -> float | None:
-    return None if check["error"] is None else 2 * check["error"]
+def _double(check: Check) -> float | None:
+    return None if check.error is None else 2 * check.error
 
 
 def _points(

@@ -7,7 +7,6 @@ stops the survey.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -15,10 +14,10 @@ from ase.data import chemical_symbols
 from tg80.errors import UserError
 from tg80.files import file_sha256
 from tg80.shards.checks.content import judge_shard
-from tg80.shards.fields import AXIS_FIELDS, FRAME_FIELDS, QUALITY_FLAGS
+from tg80.shards.fields import AXIS_FIELDS, FRAME_FIELDS
 from tg80.shards.metadata import ShardMetadata
 from tg80.shards.problems import Problem
-from tg80.shards.quality import Frames
+from tg80.shards.quality import Check, Frames, count_flags
 from tg80.shards.shard import Shard, find_shards
 from tg80.shards.validate import validate
 
@@ -35,7 +34,7 @@ class ShardFacts:
         path, n_bytes, sha256: the file as it was when it was looked at.
         metadata: what it says of itself.
         n_atoms: number of atoms.
-        checks: from `tg80.shards.quality.judge`: value, error, threshold, verdict by name.
+        checks: figures with error, threshold and verdict, by name.
         n_flagged: frames with each quality flag.
         scf_cycles: mean over the stored frames; None where the method does not tell.
         warnings: "check: message" of everything `tg80 validate` warns of.
@@ -47,7 +46,7 @@ class ShardFacts:
     sha256: str
     metadata: ShardMetadata
     n_atoms: int
-    checks: dict[str, dict[str, Any]]
+    checks: dict[str, Check]
     n_flagged: dict[str, int]
     scf_cycles: float | None
     warnings: tuple[str, ...]
@@ -123,15 +122,14 @@ def _describe(path: Path, digest: str, problems: Sequence[Problem]) -> ShardFact
     with Shard(path) as shard:
         frames = {f.name: shard.read(f.name) for f in (*FRAME_FIELDS, *AXIS_FIELDS)}
         cycles = frames["scf_cycles"]
-        flags = frames["quality_flags"]
         return ShardFacts(
             path=path,
             n_bytes=path.stat().st_size,
             sha256=digest,
             metadata=shard.metadata,
             n_atoms=shard.n_atoms,
-            checks=judge_shard(shard, frames),
-            n_flagged={n: int(np.sum((flags & bit) != 0)) for n, bit in QUALITY_FLAGS.items()},
+            checks=judge_shard(shard, frames).checks,
+            n_flagged=count_flags(frames["quality_flags"]),
             scf_cycles=float(cycles.mean()) if np.all(cycles >= 0) else None,
             warnings=tuple(f"{p.check}: {p.message}" for p in problems),
             bond_lengths=_bond_lengths(frames, shard.atomic_numbers, shard.metadata),

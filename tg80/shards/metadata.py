@@ -23,7 +23,7 @@ class ShardMetadata(BaseModel):
     """All that is not an array in one shard.
 
     `n_frames` is what the writer states; `tg80 validate` compares it with what is stored.
-    `statistics` is what `pipelines.quality.trajectory_statistics` found. `target_energy_ev` is the
+    `statistics` is what `tg80.shards.quality.Quality` found. `target_energy_ev` is the
     energy E* a mean-energy trajectory was scaled to, and `energy_source` says where it came from.
     """
 

@@ -1,5 +1,7 @@
-"""What makes a trajectory bad: one set of rules for the pipeline that writes and the checker that
-reads. Every figure is computed from the frames, with its error bar, threshold and verdict.
+"""What makes a trajectory bad: the rules by which the pipeline writes and `tg80 validate` checks.
+
+Every figure is computed from the frames, with its error bar, threshold and verdict. Nothing is
+filtered out: frames are flagged, trajectories get verdicts.
 
 A verdict is `error` only where the data proves the fault: a drift of a few tens of fs has no error
 bar and is called inconclusive, a warning.
@@ -7,15 +9,16 @@ bar and is called inconclusive, a warning.
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
+from scipy.special import stdtrit
 
 from tg80.chemistry import mechanics
 from tg80.chemistry.bonds import MINIMUM_FS, STRETCH, Bonds, GraphChange, change_mask, graph_changes
 from tg80.shards.fields import QUALITY_FLAGS
-from tg80.shards.statistics import block_mean, drift_with_error
 from tg80.untrusted.limits import BoundedModel
 
 Verdict = Literal["ok", "warning", "error"]
@@ -58,28 +61,128 @@ def thresholds_of(recipe: Mapping[str, Any]) -> QualityThresholds:
     return QualityThresholds.model_validate(recipe.get("quality", {}))
 
 
-def find_changes(
+@dataclass(frozen=True)
+class Check:
+    """One figure of a trajectory and what it means.
+
+    Attributes:
+        value: the figure.
+        error: its standard error; None if it is unknown or has none.
+        unit: of value, error and threshold.
+        threshold: the limit it is judged by.
+        verdict: `error` where the data proves a fault.
+        message: figure and verdict in words.
+        target: of the temperature, K.
+        judged: whether the temperature is judged.
+        max: largest net force or torque.
+        n_frames: frames with a small gap.
+        changes: of the bond graph.
+    """
+
+    value: float
+    error: float | None
+    unit: str
+    threshold: float
+    verdict: Verdict
+    message: str
+    target: float | None = None
+    judged: bool | None = None
+    max: float | None = None
+    n_frames: int | None = None
+    changes: tuple[GraphChange, ...] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it is stored in the metadata of a shard: without what this check does not have."""
+        stated = asdict(self)
+        if self.changes is not None:
+            stated["changes"] = [change.as_dict() for change in self.changes]
+        return {k: v for k, v in stated.items() if v is not None or k == "error"}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A whole trajectory as judged.
+
+    Attributes:
+        checks: by name.
+        flags: (n_frames,) uint32 bits of `QUALITY_FLAGS`.
+    """
+
+    checks: dict[str, Check]
+    flags: np.ndarray
+
+    @property
+    def n_flagged(self) -> dict[str, int]:
+        """Number of frames by flag."""
+        return count_flags(self.flags)
+
+    def statistics(self) -> dict[str, Any]:
+        """JSON-able, for `ShardMetadata.statistics`."""
+        checks = {name: check.as_dict() for name, check in self.checks.items()}
+        return {**checks, "n_flagged": self.n_flagged}
+
+
+def count_flags(flags: np.ndarray) -> dict[str, int]:
+    """Number of frames by flag."""
+    return {name: int(np.sum((flags & bit) != 0)) for name, bit in QUALITY_FLAGS.items()}
+
+
+def judge(
     frames: Frames,
+    *,
     atomic_numbers: np.ndarray,
     bonds: Bonds,
     reference_positions: np.ndarray,
+    degrees_of_freedom: int,
+    temperature_k: float,
+    ensemble: str,
+    start: str,
     thresholds: QualityThresholds,
-) -> list[GraphChange]:
-    """Departures from the bond graph under these thresholds."""
-    return graph_changes(
-        frames["time"], frames["positions"], atomic_numbers, bonds, reference_positions,
+) -> Quality:
+    """Judge a whole trajectory.
+
+    Changes of the bond graph count by how long they last, so a segment alone would be judged
+    wrongly at its ends. The mean temperature should be the target in a thermostatted run or one
+    scaled to the mean energy; that of a canonical energy in NVE spreads.
+
+    Args:
+        frames: arrays by field name in the units of the code, with `time` in fs.
+        atomic_numbers: (n_atoms,).
+        bonds: (i, j, order).
+        reference_positions: (n_atoms, 3) A, whose double bonds stand as they should.
+        degrees_of_freedom: internal ones, 3N-6 or 3N-5.
+        temperature_k: target temperature.
+        ensemble: `nve`, `bussi` or `langevin`.
+        start: `mean-energy` or `canonical`.
+        thresholds: limits.
+    """
+    n_atoms = frames["positions"].shape[1]
+    times = frames["time"]
+    conserved = 1000.0 * np.asarray(frames["conserved_quantity"], dtype=float) / n_atoms
+    kelvin = np.asarray(mechanics.temperature(frames["kinetic_energy"], degrees_of_freedom))
+    is_set = start == "mean-energy" or ensemble != "nve"
+    judged = is_set and times[-1] - times[0] >= thresholds.temperature_length_fs
+    changes = graph_changes(
+        times, frames["positions"], atomic_numbers, bonds, reference_positions,
         stretch=thresholds.bond_stretch, minimum_fs=thresholds.bond_minimum_fs,
     )  # fmt: skip
+    force, torque = frames["raw_net_force"], frames["raw_net_torque"]
+    checks = {
+        "drift": judge_drift(times, conserved, thresholds),
+        "drift_total": _judge_total_drift(times, conserved, thresholds),
+        "temperature": _judge_temperature(kelvin, temperature_k, judged, thresholds),
+        "gap": _judge_gap(frames["homo_lumo_gap"], thresholds),
+        "scf": _judge_scf(frames["scf_converged"]),
+        "net_force": _judge_net(force, "eV/A", thresholds.net_force_ev_per_a, "net force"),
+        "net_torque": _judge_net(torque, "eV", thresholds.net_torque_ev, "net torque"),
+        "bond_graph": _judge_graph(changes),
+    }
+    return Quality(checks, _frame_flags(frames, changes, thresholds))
 
 
-def frame_flags(
+def _frame_flags(
     frames: Frames, changes: list[GraphChange], thresholds: QualityThresholds
 ) -> np.ndarray:
-    """(n_frames,) uint32 bits of `QUALITY_FLAGS`.
-
-    Changes of the bond graph count by how long they last, so the flags of a segment alone would
-    differ at its ends: give all frames at once.
-    """
     masks = {
         "scf_not_converged": frames["scf_converged"] == 0,
         "small_gap": frames["homo_lumo_gap"] < thresholds.gap_ev,
@@ -98,98 +201,37 @@ def _lengths(vectors: np.ndarray) -> np.ndarray:
     return np.linalg.norm(np.asarray(vectors, dtype=float), axis=1)
 
 
-def judge(
-    frames: Frames,
-    *,
-    changes: list[GraphChange],
-    degrees_of_freedom: int,
-    temperature_k: float,
-    temperature_is_set: bool,
-    thresholds: QualityThresholds,
-) -> dict[str, dict[str, Any]]:
-    """All quality checks of one trajectory.
-
-    Args:
-        frames: arrays by field name in the units of the code, with `time` in fs.
-        changes: from `find_changes`.
-        degrees_of_freedom: internal ones, 3N-6 or 3N-5.
-        temperature_k: target temperature.
-        temperature_is_set: whether the mean should be the target: a thermostatted run or one
-            scaled to the mean energy; the temperature of a canonical energy in NVE spreads.
-        thresholds: limits.
-
-    Returns:
-        Check by name, each with value, error (None: unknown), unit, threshold, verdict, message.
-    """
-    n_atoms = frames["positions"].shape[1]
-    times = frames["time"]
-    conserved = 1000.0 * np.asarray(frames["conserved_quantity"], dtype=float) / n_atoms
-    kelvin = np.asarray(mechanics.temperature(frames["kinetic_energy"], degrees_of_freedom))
-    judged = temperature_is_set and times[-1] - times[0] >= thresholds.temperature_length_fs
-    return {
-        "drift": judge_drift(times, conserved, thresholds),
-        "drift_total": _judge_total_drift(times, conserved, thresholds),
-        "temperature": _judge_temperature(kelvin, temperature_k, judged, thresholds),
-        "gap": _judge_gap(frames["homo_lumo_gap"], thresholds),
-        "scf": _judge_scf(frames["scf_converged"]),
-        "net_force": _judge_net(
-            frames["raw_net_force"], "eV/A", thresholds.net_force_ev_per_a, "net force"
-        ),
-        "net_torque": _judge_net(
-            frames["raw_net_torque"], "eV", thresholds.net_torque_ev, "net torque"
-        ),
-        "bond_graph": _judge_graph(changes),
-    }
-
-
-def _check(
-    value: float,
-    error: float | None,
-    unit: str | None,
-    threshold: float | None,
-    verdict: Verdict,
-    message: str,
-    **more: Any,
-) -> dict[str, Any]:
-    return {
-        "value": value,
-        "error": None if error is None or math.isinf(error) else error,
-        "unit": unit,
-        "threshold": threshold,
-        "verdict": verdict,
-        "message": message,
-        **more,
-    }
-
-
-def judge_drift(
-    times: np.ndarray, conserved: np.ndarray, thresholds: QualityThresholds
-) -> dict[str, Any]:
-    """The drift of the conserved quantity: value, error, threshold, verdict, message.
+def judge_drift(times: np.ndarray, conserved: np.ndarray, thresholds: QualityThresholds) -> Check:
+    """Judge the drift of the conserved quantity.
 
     Args:
         times: (n_frames,) fs.
         conserved: (n_frames,) meV per atom.
         thresholds: limits.
     """
-    slope, error = drift_with_error(times, conserved)
+    slope, spread = drift_with_error(times, conserved)
+    error = _known(spread)
     limit, unit = thresholds.drift_mev_per_atom_ps, "meV/atom/ps"
-    if math.isinf(error):
+    if error is None:
         message = f"drift inconclusive: {times[-1] - times[0]:g} fs are too short for an error bar"
-        return _check(slope, error, unit, limit, "warning", message)
+        return Check(slope, error, unit, limit, "warning", message)
     text = f"drift {slope:.3g} +- {error:.2g} {unit}"
     if abs(slope) - 2 * error > limit:
-        return _check(slope, error, unit, limit, "error", f"{text} is above {limit:g}")
+        return Check(slope, error, unit, limit, "error", f"{text} is above {limit:g}")
     if error > thresholds.drift_error_mev_per_atom_ps:
-        return _check(slope, error, unit, limit, "warning", f"{text} is inconclusive")
+        return Check(slope, error, unit, limit, "warning", f"{text} is inconclusive")
     if abs(slope) > limit:
-        return _check(slope, error, unit, limit, "warning", f"{text} may be above {limit:g}")
-    return _check(slope, error, unit, limit, "ok", text)
+        return Check(slope, error, unit, limit, "warning", f"{text} may be above {limit:g}")
+    return Check(slope, error, unit, limit, "ok", text)
+
+
+def _known(error: float) -> float | None:
+    return None if math.isinf(error) else error
 
 
 def _judge_total_drift(
     times: np.ndarray, conserved: np.ndarray, thresholds: QualityThresholds
-) -> dict[str, Any]:
+) -> Check:
     """Change from the first to the last quarter: it also sees a jump that no line fits."""
     quarter = max(1, len(conserved) // 4)
     change = float(conserved[-quarter:].mean() - conserved[:quarter].mean())
@@ -198,15 +240,15 @@ def _judge_total_drift(
     error = slope_error * float(times[-1] - times[0]) / 1000 if len(times) > 1 else math.inf
     text = f"the conserved quantity changes by {change:.3g} {unit}"
     if abs(change) <= limit:
-        return _check(change, error, unit, limit, "ok", text)
+        return Check(change, _known(error), unit, limit, "ok", text)
     # A jump widens the error of the line through it, so the change is not set against that.
     verdict: Verdict = "warning" if math.isinf(error) else "error"
-    return _check(change, error, unit, limit, verdict, f"{text}, more than {limit:g}")
+    return Check(change, _known(error), unit, limit, verdict, f"{text}, more than {limit:g}")
 
 
 def _judge_temperature(
     kelvin: np.ndarray, target: float, judged: bool, thresholds: QualityThresholds
-) -> dict[str, Any]:
+) -> Check:
     mean, error = block_mean(kelvin)
     limit, off = thresholds.temperature_tolerance_k, abs(mean - target)
     spread = "" if math.isinf(error) else f" +- {error:.2g}"
@@ -215,39 +257,102 @@ def _judge_temperature(
     if judged and off > limit:
         verdict = "error" if off - 2 * error > limit else "warning"
         text += f" is more than {limit:g} K from {target:g} K"
-    return _check(mean, error, "K", limit, verdict, text, target=target, judged=bool(judged))
+    return Check(mean, _known(error), "K", limit, verdict, text, target=target, judged=bool(judged))
 
 
-def _judge_gap(gaps: np.ndarray, thresholds: QualityThresholds) -> dict[str, Any]:
+def _judge_gap(gaps: np.ndarray, thresholds: QualityThresholds) -> Check:
     smallest, n_small = float(gaps.min()), int(np.sum(gaps < thresholds.gap_ev))
     text = f"smallest HOMO-LUMO gap {smallest:.3g} eV"
     if n_small:
         text += f"; {n_small} frames are below {thresholds.gap_ev:g} eV"
     verdict: Verdict = "warning" if n_small else "ok"
-    return _check(smallest, None, "eV", thresholds.gap_ev, verdict, text, n_frames=n_small)
+    return Check(smallest, None, "eV", thresholds.gap_ev, verdict, text, n_frames=n_small)
 
 
-def _judge_scf(converged: np.ndarray) -> dict[str, Any]:
+def _judge_scf(converged: np.ndarray) -> Check:
     n_bad = int(np.sum(np.asarray(converged) == 0))
     verdict: Verdict = "warning" if n_bad else "ok"
-    return _check(n_bad, None, "frames", 0, verdict, f"{n_bad} frames are not self-consistent")
+    return Check(n_bad, None, "frames", 0, verdict, f"{n_bad} frames are not self-consistent")
 
 
-def _judge_net(vectors: np.ndarray, unit: str, limit: float, what: str) -> dict[str, Any]:
+def _judge_net(vectors: np.ndarray, unit: str, limit: float, what: str) -> Check:
     length = _lengths(vectors)
     rms, largest = float(np.sqrt(np.mean(length**2))), float(length.max())
     text = f"{what} before projection: RMS {rms:.2g}, largest {largest:.2g} {unit}"
     if largest > limit:
-        return _check(rms, None, unit, limit, "warning", f"{text}, above {limit:g}", max=largest)
-    return _check(rms, None, unit, limit, "ok", text, max=largest)
+        return Check(rms, None, unit, limit, "warning", f"{text}, above {limit:g}", max=largest)
+    return Check(rms, None, unit, limit, "ok", text, max=largest)
 
 
-def _judge_graph(changes: list[GraphChange]) -> dict[str, Any]:
+def _judge_graph(changes: list[GraphChange]) -> Check:
     """A broken bond means another compound; a hydrogen that moved is worth a look."""
     broken = any(change.kind == "bond_broken" for change in changes)
     verdict: Verdict = "error" if broken else "warning" if changes else "ok"
     shown = "; ".join(str(change) for change in changes[:3])
     more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
     message = f"{shown}{more}" if changes else "the bond graph is kept"
-    listed = [change.as_dict() for change in changes]
-    return _check(len(changes), None, "changes", 0, verdict, message, changes=listed)
+    return Check(len(changes), None, "changes", 0, verdict, message, changes=tuple(changes))
+
+
+# --- means and drifts of correlated series, with an error bar of which two hold 95 % ---
+
+# Below this many blocks a straight line fitted through them says nothing about its own error.
+FEWEST_BLOCKS = 4
+
+
+def drift_with_error(
+    times_fs: np.ndarray, values: np.ndarray, block_fs: float = 100.0
+) -> tuple[float, float]:
+    """Slope of a straight line through a time series and its standard error.
+
+    The series is averaged over blocks longer than the vibrations that correlate it; the line is
+    fitted through the block means and the error taken from their scatter. The error is widened by
+    Student's factor, so that two of it hold 95 % however few the blocks are.
+
+    Args:
+        times_fs: (n_frames,) fs.
+        values: (n_frames,), any unit.
+        block_fs: length of a block.
+
+    Returns:
+        Slope and standard error, per ps. The error is infinite (and the slope that of the plain
+        frames) where the series has fewer than `FEWEST_BLOCKS` whole blocks.
+    """
+    times, values = np.asarray(times_fs, dtype=float), np.asarray(values, dtype=float)
+    if len(times) < 2:
+        return 0.0, math.inf
+    per_block = max(1, round(block_fs / (times[1] - times[0])))
+    n_blocks = len(times) // per_block
+    if n_blocks < FEWEST_BLOCKS:
+        return float(np.polyfit(times / 1000, values - values.mean(), 1)[0]), math.inf
+    used = n_blocks * per_block
+    x = times[:used].reshape(n_blocks, per_block).mean(axis=1) / 1000
+    y = values[:used].reshape(n_blocks, per_block).mean(axis=1)
+    x, y = x - x.mean(), y - y.mean()
+    slope = x @ y / (x @ x)
+    n_free = n_blocks - 2
+    error = math.sqrt(np.sum((y - slope * x) ** 2) / n_free / (x @ x))
+    return float(slope), error * float(stdtrit(n_free, 0.975)) / 1.96
+
+
+def block_mean(values: np.ndarray, n_blocks: int = 10) -> tuple[float, float]:
+    """Mean of a correlated series and its standard error from the scatter of block means.
+
+    Args:
+        values: (n_frames,), evenly spaced in time.
+        n_blocks: blocks the series is cut into; frames left over count in the mean only.
+
+    Returns:
+        Mean and standard error, widened by Student's factor as in `drift_with_error`; the error is
+        infinite where there are fewer frames than blocks.
+
+    References:
+        H. Flyvbjerg, H. G. Petersen, eq. (27), doi:10.1063/1.457480
+    """
+    values = np.asarray(values, dtype=float)
+    per_block = len(values) // n_blocks
+    if per_block == 0:
+        return float(values.mean()), math.inf
+    means = values[: n_blocks * per_block].reshape(n_blocks, per_block).mean(axis=1)
+    error = means.std(ddof=1) / math.sqrt(n_blocks)
+    return float(values.mean()), float(error * stdtrit(n_blocks - 1, 0.975) / 1.96)

@@ -1,21 +1,17 @@
-"""One trajectory on disk: immutable part files while it runs, one H5MD 1.1 file when it ends.
+"""One trajectory on disk: an H5MD 1.1 file, written in one go and read lazily.
 
 Arrays pass through here in the units of the code (eV, A, fs) and lie on disk in the units of
-`tg80.shards.fields`. Parts already hold the shard's dtype and disk unit, so that assembling copies
-bits. Every file is built in memory and written in one go by `tg80.files.write_atomically`: a full
-disk or a kill leaves either the old file or the new one, never half of one.
+`tg80.shards.fields`. A shard is built in memory and written by `tg80.files.write_atomically`: a
+full disk or a kill leaves either the old file or the new one, never half of one.
 
 References:
     P. de Buyl, P. H. Colberg, F. Hoefling, H5MD, doi:10.1016/j.cpc.2014.01.018
 """
 
-import hashlib
-import io
-import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from operator import mul
 from pathlib import Path
@@ -25,7 +21,7 @@ import h5py
 import numpy as np
 
 from tg80.errors import CorruptFile
-from tg80.files import checksum_path, find_files, write_atomically
+from tg80.files import find_files, write_with_checksum
 from tg80.shards.fields import (
     AXIS_FIELDS,
     FIELDS,
@@ -39,12 +35,9 @@ from tg80.shards.fields import (
 from tg80.shards.metadata import ShardMetadata, metadata_from_attributes
 from tg80.shards.packing import pack_chunk
 from tg80.untrusted.hdf5 import check_values, first_line, open_hdf5, system_error
-from tg80.untrusted.npz import read_npz
 
 SUFFIX = ".h5md"
 CHUNK_FRAMES = 1024
-PART_FIELDS: tuple[Field, ...] = (*FRAME_FIELDS, *AXIS_FIELDS)
-_PART_ATTRIBUTES = "attributes"
 _BUFFER_GROWTH = 1 << 24  # bytes by which the file in memory grows
 
 
@@ -96,123 +89,30 @@ def expected_shape(field: Field, n_frames: int, n_atoms: int) -> tuple[int, ...]
     return tuple(sizes[size] if isinstance(size, str) else size for size in field.shape)
 
 
-def write_part(
-    path: Path | str, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, Any] | None = None
-) -> str:
-    """Write one segment's frames as an immutable file that survives a crash once this returns.
-
-    Args:
-        path: the part file (NumPy's `.npz` layout, no pickles).
-        arrays: every field of `FRAME_FIELDS` by name in the units of the code, and `step`
-            (n_frames,) int64, `time` (n_frames,) float64 fs.
-        attrs: JSON-able remarks, read back by `read_part_attributes`.
-
-    Returns:
-        The SHA-256 of the file, hexadecimal.
-
-    Raises:
-        ValueError: a field is missing, unknown or of the wrong shape.
-        Tg80Error: the file cannot be written.
-    """
-    names = {field.name for field in PART_FIELDS}
-    if arrays.keys() != names:
-        raise ValueError(f"part {path}: missing or unknown {sorted(names ^ arrays.keys())}")
-    n_frames, n_atoms = np.shape(arrays["positions"])[:2]
-    disk: dict[str, np.ndarray] = {}
-    for field in PART_FIELDS:
-        shape = np.shape(arrays[field.name])
-        if shape != expected_shape(field, n_frames, n_atoms):
-            raise ValueError(f"part {path}: {field.name} has shape {shape}")
-        disk[field.name] = to_disk(field, np.asarray(arrays[field.name]))
-    remarks = json.dumps(dict(attrs or {}), sort_keys=True).encode()
-    disk[_PART_ATTRIBUTES] = np.frombuffer(remarks, dtype="u1")
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **disk)
-    content = buffer.getvalue()
-    write_atomically(path, content)
-    return hashlib.sha256(content).hexdigest()
-
-
-def read_part(path: Path | str, sha256: str | None = None) -> dict[str, np.ndarray]:
-    """Read a part file: the fields given to `write_part`, in the units of the code.
-
-    Raises:
-        CorruptFile: the file is missing, cut short, altered, or not what `sha256` says.
-    """
-    disk = _read_part_as_stored(path, sha256)
-    return {field.name: to_memory(field, disk[field.name]) for field in PART_FIELDS}
-
-
-def read_part_attributes(path: Path | str, sha256: str | None = None) -> dict[str, Any]:
-    """The remarks given to `write_part`.
-
-    Raises:
-        CorruptFile: as for `read_part`.
-    """
-    return json.loads(_read_part_as_stored(path, sha256)[_PART_ATTRIBUTES].tobytes())
-
-
-def _read_part_as_stored(path: Path | str, sha256: str | None) -> dict[str, np.ndarray]:
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise CorruptFile(f"{path}: part file cannot be read: {error.strerror}") from None
-    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-        raise CorruptFile(f"{path}: part file does not match its checksum")
-    try:
-        disk = read_npz(content)
-    except ValueError:
-        raise CorruptFile(f"{path}: part file is cut short or altered") from None
-    missing = {field.name for field in PART_FIELDS} - disk.keys()
-    if missing:
-        raise CorruptFile(f"{path}: part file lacks {', '.join(sorted(missing))}")
-    return disk
-
-
-def assemble_shard(
-    path: Path | str,
-    part_paths: Sequence[tuple[Path | str, str | None]],
-    metadata: ShardMetadata,
-    static: Mapping[str, np.ndarray],
-    replace: Mapping[str, np.ndarray] | None = None,
+def write_shard(
+    path: Path | str, arrays: Mapping[str, np.ndarray], metadata: ShardMetadata
 ) -> None:
-    """Join part files into one shard and write its checksum beside it.
+    """Write one shard and its checksum beside it.
 
     Args:
         path: the shard, `NAME-rK.h5md`.
-        part_paths: part files in order, each with its SHA-256 (None: not checked).
+        arrays: every field by name in the units of the code, with `step` and `time` (fs).
         metadata: everything static but arrays.
-        static: every field of `STATIC_FIELDS` by name, in the units of the code.
-        replace: per-frame fields that are known only once all frames are, such as
-            `quality_flags`; they take the place of what the parts hold.
 
     Raises:
-        CorruptFile: a part is not what its checksum says, or the parts are not in order.
         ValueError: an array has the wrong shape, or `metadata.n_frames` is not their number.
         Tg80Error: the file cannot be written; nothing half-written is left.
     """
     path = Path(path)
-    parts = [_read_part_as_stored(part, sha256) for part, sha256 in part_paths]
-    if not parts:
-        raise ValueError(f"{path}: a shard needs one part at least")
-    frames = {f.name: np.concatenate([part[f.name] for part in parts]) for f in PART_FIELDS}
-    if np.any(np.diff(frames["step"]) <= 0):
-        raise CorruptFile(f"{path}: the part files overlap or are out of order")
-    for name, values in (replace or {}).items():
-        frames[name] = to_disk(FIELDS[name], np.asarray(values))
-    n_frames, n_atoms = frames["positions"].shape[:2]
+    n_frames, n_atoms = np.shape(arrays["positions"])[:2]
     if n_frames != metadata.n_frames:
         raise ValueError(f"{path}: {n_frames} frames, but the metadata says {metadata.n_frames}")
-    disk = frames | {f.name: to_disk(f, np.asarray(static[f.name])) for f in STATIC_FIELDS}
-    for field in (*PART_FIELDS, *STATIC_FIELDS):
+    disk = {}
+    for field in (*FRAME_FIELDS, *AXIS_FIELDS, *STATIC_FIELDS):
+        disk[field.name] = to_disk(field, np.asarray(arrays[field.name]))
         if disk[field.name].shape != expected_shape(field, n_frames, n_atoms):
             raise ValueError(f"{path}: {field.name} has shape {disk[field.name].shape}")
-    image = _build_image(disk, metadata)
-    beside = checksum_path(path)
-    with suppress(OSError):  # a crash from here on leaves a shard without, never with a wrong one
-        beside.unlink(missing_ok=True)
-    write_atomically(path, image)
-    write_atomically(beside, f"{hashlib.sha256(image).hexdigest()}  {path.name}\n".encode())
+    write_with_checksum(path, _build_image(disk, metadata))
 
 
 def _build_image(disk: Mapping[str, np.ndarray], metadata: ShardMetadata) -> bytes:

@@ -23,7 +23,7 @@ from pydantic import Field as Setting
 
 from tg80.constants import EV_PER_KJ_PER_MOL
 from tg80.errors import CorruptFile, UserError
-from tg80.files import checksum_path, write_atomically
+from tg80.files import verify, write_with_checksum
 from tg80.shards.fields import Field
 from tg80.shards.shard import named_errors, to_disk, to_memory
 from tg80.untrusted.hdf5 import check_values, open_hdf5
@@ -273,10 +273,7 @@ def write_twins(path: Path | str, twins: Twins) -> None:
         file[_GROUP].attrs[_CHECKSUM] = hashlib.sha256(text.encode()).hexdigest()
         file.flush()
         image = file.id.get_file_image()
-    beside = checksum_path(path)
-    beside.unlink(missing_ok=True)  # a crash leaves a file without, never with a wrong one
-    write_atomically(path, image)
-    write_atomically(beside, f"{hashlib.sha256(image).hexdigest()}  {path.name}\n".encode())
+    write_with_checksum(path, image)
 
 
 def read_twins(path: Path | str) -> Twins:
@@ -288,7 +285,7 @@ def read_twins(path: Path | str) -> Twins:
     """
     path = Path(path)
     with named_errors(path):
-        _check_digest(path)
+        verify(path, required=True, advice="make it again")
         with open_hdf5(path) as file:
             attributes = dict(file[_GROUP].attrs)
             for field in TWIN_FIELDS:
@@ -298,16 +295,6 @@ def read_twins(path: Path | str) -> Twins:
         _check_shapes(disk, path, CorruptFile)
         arrays = {f.name: to_memory(f, disk[f.name]) for f in TWIN_FIELDS}
     return Twins(metadata=metadata, **arrays)
-
-
-def _check_digest(path: Path) -> None:
-    beside = checksum_path(path)
-    with open(path, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if not beside.exists():
-        raise CorruptFile(f"{path}: its checksum file {beside.name} is missing; make it again")
-    if beside.read_text(errors="replace").split()[:1] != [digest]:
-        raise CorruptFile(f"{path}: cut short or altered (checksum differs); make it again")
 
 
 def _metadata(attributes: dict[str, Any], path: Path) -> TwinMetadata:

@@ -12,8 +12,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tg80.errors import Tg80Error
-from tg80.files import checksum_path, data_folders, file_sha256, find_files, read_text
+from tg80.errors import CorruptFile, Tg80Error
+from tg80.files import checksum_path, data_folders, find_files, verify
 from tg80.shards.checks.content import check_content
 from tg80.shards.fields import (
     AXIS_FIELDS,
@@ -134,13 +134,10 @@ def _check_checksum(found: Findings) -> None:
     if not os.path.lexists(beside):
         found.warning("checksum", f"no {beside.name} beside it; alterations cannot be told")
         return
-    words = read_text(beside, "a checksum file").split()
-    if len(words) != 2 or len(words[0]) != 64:
-        found.error("checksum", f"{beside.name} is no checksum file; download both again")
-    elif words[1] != found.path.name:
-        found.error("checksum", f"{beside.name} is for {words[1]}, not for this file")
-    elif words[0] != file_sha256(found.path):
-        found.error("checksum", f"does not match {beside.name}: cut short or altered; get it again")
+    try:
+        verify(found.path)
+    except CorruptFile as error:
+        found.error("checksum", str(error).removeprefix(f"{found.path}: "))
 
 
 def _visit_everything(file: h5py.File) -> None:

@@ -1,15 +1,57 @@
 """Our npz files, which a stranger or a bad disk may have altered: no pickles, no bombs."""
 
 import io
+import json
 import math
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 MOST_BYTES = 256 << 20
 """Unpacked, of a file of any size; larger files may unpack to `MOST_GROWTH` times theirs."""
 MOST_GROWTH = 20
+_HEADER = "header"
+
+
+def pack_npz(
+    arrays: Mapping[str, np.ndarray],
+    header: Mapping[str, Any] | None = None,
+    *,
+    compressed: bool = False,
+) -> bytes:
+    """The bytes of an npz file.
+
+    Args:
+        arrays: by name.
+        header: JSON-able facts, kept beside the arrays; `split_header` takes them out again.
+        compressed: deflate the arrays.
+    """
+    content = dict(arrays)
+    if header is not None:
+        text = json.dumps(dict(header), sort_keys=True).encode()
+        content[_HEADER] = np.frombuffer(text, dtype=np.uint8)
+    buffer = io.BytesIO()
+    save = np.savez_compressed if compressed else np.savez
+    save(buffer, allow_pickle=False, **content)
+    return buffer.getvalue()
+
+
+def split_header(found: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of a file written with a header, and the header.
+
+    Raises:
+        ValueError: there is no header, or it is no JSON.
+    """
+    if _HEADER not in found:
+        raise ValueError("has no header")
+    try:
+        header = json.loads(found[_HEADER].tobytes())
+    except RecursionError:
+        raise ValueError("its header is nested too deeply") from None
+    return {name: array for name, array in found.items() if name != _HEADER}, header
 
 
 def read_npz(source: Path | bytes) -> dict[str, np.ndarray]:

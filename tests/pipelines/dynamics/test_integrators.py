@@ -21,7 +21,7 @@ from tg80.chemistry.mechanics import (
     temperature,
 )
 from tg80.constants import ACCELERATION, BOLTZMANN_EV_PER_K, masses_of
-from tg80.shards.statistics import block_mean
+from tg80.shards.quality import block_mean
 
 REST = np.array([[0.0, 0, 0], [1.5, 0, 0], [0, 1.4, 0], [0.3, 0.4, 1.3], [-0.8, -0.7, 0.5]])
 MASSES = masses_of([6, 8, 6, 1, 1])

@@ -8,7 +8,7 @@ from pipelines.dynamics.integrators import Body, Stepper, make_thermostat, therm
 from pipelines.engines.registry import make_engine
 from tg80.chemistry.mechanics import degrees_of_freedom, is_linear, kinetic_energy
 from tg80.chemistry.molecule import molecule_from_smiles
-from tg80.shards.statistics import drift_with_error
+from tg80.shards.quality import drift_with_error
 
 
 def _thermal_start(molecule, body, positions):

@@ -13,19 +13,14 @@ import pytest
 
 from tests.support import factories
 from tg80.errors import CorruptFile, Tg80Error, UserError
-from tg80.files import checksum_path, file_sha256
+from tg80.files import checksum_path
 from tg80.shards.fields import AXIS_FIELDS, FRAME_FIELDS, STATIC_FIELDS
 from tg80.shards.metadata import ShardMetadata
 from tg80.shards.shard import (
     Shard,
-    assemble_shard,
     chunk_shape,
     find_shards,
-    read_part,
-    read_part_attributes,
-    to_disk,
-    to_memory,
-    write_part,
+    write_shard,
 )
 
 KJ_PER_MOL_IN_EV = 96.48533  # kJ/mol; CODATA 2018: e N_A / 1000, not taken from the code
@@ -51,17 +46,6 @@ def ethanol():
     return model, arrays, static
 
 
-def write_in_parts(folder, arrays, ends):
-    """The arrays cut into part files at the frames `ends`."""
-    parts, start = [], 0
-    for number, end in enumerate(ends):
-        path = folder / f"part-{number}.npz"
-        piece = {name: values[start:end] for name, values in arrays.items()}
-        parts.append((path, write_part(path, piece, {"segment": number})))
-        start = end
-    return parts
-
-
 def assert_rounded(read, given, field):
     """As near as the field's rounding lets it be, and no nearer than its type does."""
     bits = field.mantissa_bits or {"f4": 22, "f8": 46}.get(field.dtype, 60)
@@ -74,8 +58,7 @@ def assert_rounded(read, given, field):
 def test_every_field_comes_back_in_the_units_of_the_code(ethanol, tmp_path):
     model, arrays, static = ethanol
     path = tmp_path / "ethanol-r0.h5md"
-    parts = write_in_parts(tmp_path, arrays, [300])
-    assemble_shard(path, parts, factories.make_metadata(model, arrays), static)
+    write_shard(path, arrays | static, factories.make_metadata(model, arrays))
     with Shard(path) as shard:
         assert (shard.n_frames, shard.n_atoms, shard.frame_fs) == (300, 9, 1.0)
         np.testing.assert_array_equal(shard.times_fs, np.arange(300.0))
@@ -97,7 +80,7 @@ def test_metadata_comes_back_equal(ethanol, tmp_path):
         target_energy_ev=None, author="Ada Lovelace",
     )  # fmt: skip
     path = tmp_path / "ethanol-r0.h5md"
-    assemble_shard(path, write_in_parts(tmp_path, arrays, [300]), metadata, static)
+    write_shard(path, arrays | static, metadata)
     assert Shard(path).metadata == metadata
     with h5py.File(path) as file:
         assert file["h5md/author"].attrs["name"] == "Ada Lovelace"
@@ -105,57 +88,15 @@ def test_metadata_comes_back_equal(ethanol, tmp_path):
         assert json.loads(file["parameters/tg80"].attrs["statistics"]) == statistics
 
 
-def test_a_trajectory_in_parts_is_bit_identical_to_one_in_one_piece(ethanol, tmp_path):
-    model, arrays, static = ethanol
-    metadata = factories.make_metadata(model, arrays)
-    images = []
-    for name, ends in (("one", [300]), ("many", [7, 100, 101, 300])):
-        folder = tmp_path / name
-        folder.mkdir()
-        path = folder / "ethanol-r0.h5md"
-        assemble_shard(path, write_in_parts(folder, arrays, ends), metadata, static)
-        images.append(path.read_bytes())
-    assert images[0] == images[1]
-
-
-def test_part_files_hold_the_bits_and_remarks_they_were_given(ethanol, tmp_path):
-    _, arrays, _ = ethanol
-    path = tmp_path / "part.npz"
-    digest = write_part(path, arrays, {"seed": 3})
-    read = read_part(path, digest)
-    assert digest == file_sha256(path)
-    assert read_part_attributes(path, digest) == {"seed": 3}
-    for field in (*FRAME_FIELDS, *AXIS_FIELDS):
-        stored = to_disk(field, np.asarray(arrays[field.name]))
-        np.testing.assert_array_equal(read[field.name], to_memory(field, stored))
-
-
-def test_replaced_fields_take_the_place_of_those_in_the_parts(ethanol, tmp_path):
-    model, arrays, static = ethanol
-    path, flags = tmp_path / "ethanol-r0.h5md", np.arange(300, dtype="u4") % 5
-    parts = write_in_parts(tmp_path, arrays, [100, 300])
-    metadata = factories.make_metadata(model, arrays)
-    assemble_shard(path, parts, metadata, static, replace={"quality_flags": flags})
-    np.testing.assert_array_equal(Shard(path).read("quality_flags"), flags)
-
-
-def test_assembling_refuses_what_does_not_fit(ethanol, tmp_path):
+def test_writing_refuses_what_does_not_fit(ethanol, tmp_path):
     model, arrays, static = ethanol
     metadata = factories.make_metadata(model, arrays)
     path = tmp_path / "ethanol-r0.h5md"
-    parts = write_in_parts(tmp_path, arrays, [100, 300])
-    with pytest.raises(CorruptFile, match="out of order"):
-        assemble_shard(path, parts[::-1], metadata, static)
     with pytest.raises(ValueError, match="100 frames, but the metadata says 300"):
-        assemble_shard(path, parts[:1], metadata, static)
+        write_shard(path, {k: v[:100] for k, v in arrays.items()} | static, metadata)
     with pytest.raises(ValueError, match="masses has shape"):
-        assemble_shard(path, parts, metadata, static | {"masses": np.ones(3)})
-    with pytest.raises(ValueError, match="forces"):
-        write_part(tmp_path / "x.npz", {k: v for k, v in arrays.items() if k != "forces"})
-    with pytest.raises(ValueError, match="dipole has shape"):
-        write_part(tmp_path / "x.npz", arrays | {"dipole": np.zeros((300, 2))})
+        write_shard(path, arrays | static | {"masses": np.ones(3)}, metadata)
     assert not path.exists()
-    assert not (tmp_path / "x.npz").exists()
 
 
 # --- other readers -------------------------------------------------------------------------------
@@ -287,31 +228,11 @@ def test_a_flipped_byte_in_the_frames_is_no_silent_number(ethanol_shard, tmp_pat
         Shard(path).read("positions")
 
 
-def test_damaged_parts_name_themselves(ethanol, tmp_path):
-    _, arrays, _ = ethanol
-    path = tmp_path / "part.npz"
-    digest = write_part(path, arrays)
-    whole = path.read_bytes()
-    for length in (0, 3, 1000, len(whole) - 1):
-        path.write_bytes(whole[:length])
-        with pytest.raises(CorruptFile, match=r"part\.npz"):
-            read_part(path)
-    flipped = bytearray(whole)
-    flipped[20_000] ^= 1
-    path.write_bytes(flipped)
-    with pytest.raises(CorruptFile, match=r"part\.npz.*checksum"):
-        read_part(path, digest)
-    with pytest.raises(CorruptFile, match=r"part\.npz"):
-        read_part(path)
-    with pytest.raises(CorruptFile, match=r"gone\.npz"):
-        read_part(tmp_path / "gone.npz")
-
-
 def test_newer_formats_are_refused_by_their_number(ethanol, tmp_path):
     model, arrays, static = ethanol
     path = tmp_path / "ethanol-r0.h5md"
     metadata = factories.make_metadata(model, arrays, format_version=99)
-    assemble_shard(path, write_in_parts(tmp_path, arrays, [300]), metadata, static)
+    write_shard(path, arrays | static, metadata)
     with pytest.raises(CorruptFile, match=r"version 99 is newer.*update tg80"):
         _ = Shard(path).metadata
 
@@ -344,16 +265,15 @@ def test_a_write_the_system_cuts_off_leaves_the_old_file(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     message, names = done.stdout.strip().split("\n")
-    assert "ethanol-r0.part: cannot be written: File too large" in message
+    assert "ethanol-r0.h5md: cannot be written: File too large" in message
     assert names == "['ethanol-r0.h5md', 'ethanol-r0.h5md.sha256']"
 
 
-def test_an_assembly_that_fails_leaves_nothing_under_the_name(ethanol, tmp_path):
+def test_a_write_that_fails_leaves_nothing_under_the_name(ethanol, tmp_path):
     model, arrays, static = ethanol
-    parts = write_in_parts(tmp_path, arrays, [300])
     path = tmp_path / "not-a-folder" / "ethanol-r0.h5md"
     with pytest.raises(Tg80Error, match=r"ethanol-r0\.h5md: cannot be written: No such file"):
-        assemble_shard(path, parts, factories.make_metadata(model, arrays), static)
+        write_shard(path, arrays | static, factories.make_metadata(model, arrays))
     assert not path.parent.exists()
 
 

@@ -7,13 +7,11 @@ would only repeat the complaint.
 import hashlib
 import json
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
 from tg80.chemistry import mechanics
-from tg80.chemistry.bonds import GraphChange
 from tg80.constants import masses_of
 from tg80.errors import UserError, missing_package
 from tg80.shards.checks.electrons import check_charges, check_dipole, check_raw, check_scf
@@ -25,14 +23,7 @@ from tg80.shards.checks.relaxed import check_hessian, check_relaxed, check_stere
 from tg80.shards.fields import QUALITY_FLAGS
 from tg80.shards.metadata import ShardMetadata
 from tg80.shards.problems import Findings
-from tg80.shards.quality import (
-    Frames,
-    QualityThresholds,
-    find_changes,
-    frame_flags,
-    judge,
-    thresholds_of,
-)
+from tg80.shards.quality import Frames, Quality, judge, thresholds_of
 from tg80.shards.shard import Shard
 from tg80.theory import LEVELS
 
@@ -175,53 +166,46 @@ def _check_start(evidence: Evidence, found: Findings) -> None:
         found.error("start", message)
 
 
-def judge_shard(shard: Shard, frames: Frames) -> dict[str, dict[str, Any]]:
-    """All quality checks of a shard, from its frames and the limits in its recipe.
+def judge_shard(shard: Shard, frames: Frames) -> Quality:
+    """Judge a shard by its frames and the limits in its recipe.
 
     Args:
         shard: an open shard.
         frames: every per-frame field and `time`, as read from it.
 
-    Returns:
-        Check by name, as `tg80.shards.quality.judge` gives them.
-
     Raises:
         ValidationError: the recipe's limits are none.
     """
     static = {name: shard.static(name) for name in ("atomic_numbers", "relaxed_positions")}
-    return _judge(Evidence(frames, static, shard.metadata))[0]
+    return _judge(Evidence(frames, static, shard.metadata))
 
 
-def _judge(
-    evidence: Evidence,
-) -> tuple[dict[str, dict[str, Any]], list[GraphChange], QualityThresholds]:
+def _judge(evidence: Evidence) -> Quality:
     metadata = evidence.metadata
-    thresholds = thresholds_of(metadata.recipe)
-    relaxed = evidence.static["relaxed_positions"]
-    changes = find_changes(evidence.frames, evidence.numbers, metadata.bonds, relaxed, thresholds)
-    checks = judge(
+    return judge(
         evidence.frames,
-        changes=changes,
+        atomic_numbers=evidence.numbers,
+        bonds=metadata.bonds,
+        reference_positions=evidence.static["relaxed_positions"],
         degrees_of_freedom=metadata.degrees_of_freedom,
         temperature_k=metadata.temperature_k,
-        temperature_is_set=metadata.start == "mean-energy" or metadata.ensemble != "nve",
-        thresholds=thresholds,
+        ensemble=metadata.ensemble,
+        start=metadata.start,
+        thresholds=thresholds_of(metadata.recipe),
     )
-    return checks, changes, thresholds
 
 
 def _check_quality(evidence: Evidence, found: Findings) -> None:
     try:
-        checks, changes, thresholds = _judge(evidence)
+        quality = _judge(evidence)
     except ValidationError:
         found.error("recipe", "its quality thresholds cannot be read")
         return
-    for name, result in checks.items():
-        if result["verdict"] != "ok":
-            found.add(result["verdict"], name.replace("_", " "), result["message"])
-    stored = evidence.frames["quality_flags"]
+    for name, check in quality.checks.items():
+        if check.verdict != "ok":
+            found.add(check.verdict, name.replace("_", " "), check.message)
+    stored, flags = evidence.frames["quality_flags"], quality.flags
     unknown = int(np.bitwise_or.reduce(stored)) & ~sum(QUALITY_FLAGS.values())
-    flags = frame_flags(evidence.frames, changes, thresholds)
     if unknown:
         found.error("flags", f"quality flags hold unknown bits {unknown:#x}")
     elif np.any(stored != flags):
@@ -230,30 +214,22 @@ def _check_quality(evidence: Evidence, found: Findings) -> None:
             f"quality flags of frame {frame} are {stored[frame]}, its data give {flags[frame]}"
         )
         found.error("flags", message)
-    counts = {name: int(np.sum((flags & bit) != 0)) for name, bit in QUALITY_FLAGS.items()}
-    _compare_statistics(checks, counts, evidence.metadata, found)
+    _compare_statistics(quality, evidence.metadata, found)
 
 
-def _compare_statistics(
-    checks: dict[str, dict[str, Any]],
-    counts: dict[str, int],
-    metadata: ShardMetadata,
-    found: Findings,
-) -> None:
+def _compare_statistics(quality: Quality, metadata: ShardMetadata, found: Findings) -> None:
     """What the file says of itself against what its frames say."""
-    for name, check in checks.items():
+    for name, check in quality.checks.items():
         stated = metadata.statistics.get(name)
         if not isinstance(stated, dict) or not isinstance(stated.get("value"), int | float):
             continue
-        value = check["value"]
-        tolerance = STATISTICS_TOLERANCE * max(abs(value), check["error"] or 0.0, 1e-3)
-        if abs(stated["value"] - value) > tolerance:
+        tolerance = STATISTICS_TOLERANCE * max(abs(check.value), check.error or 0.0, 1e-3)
+        if abs(stated["value"] - check.value) > tolerance:
             found.error(
                 "statistics",
-                f"{name} is stated as {stated['value']:.6g}, the frames say {value:.6g}",
+                f"{name} is stated as {stated['value']:.6g}, the frames say {check.value:.6g}",
             )
-    stated = metadata.statistics.get("n_flagged", counts)
-    if stated != counts:
+    if metadata.statistics.get("n_flagged", quality.n_flagged) != quality.n_flagged:
         found.error("statistics", "the numbers of flagged frames are not those of the frames")
 
 

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from pipelines.quality import QualityThresholds, frame_flags, trajectory_statistics
 from tests.support import factories
 from tg80.shards.fields import QUALITY_FLAGS
 from tg80.shards.metadata import ShardMetadata
+from tg80.shards.quality import QualityThresholds, judge
 
 
 @pytest.fixture(scope="module")
@@ -24,16 +24,18 @@ def clean():
 def judged(clean, n_frames=2000, start="mean-energy", ensemble="nve", **changed):
     model, arrays = clean
     arrays = {name: np.array(values[:n_frames]) for name, values in (arrays | changed).items()}
-    common = {
-        "atomic_numbers": np.array(model.molecule.atomic_numbers),
-        "bonds": model.molecule.bonds,
-        "reference_positions": model.rest,
-        "thresholds": QualityThresholds(),
-    }
-    statistics = trajectory_statistics(
-        arrays, **common, degrees_of_freedom=21, temperature_k=300.0, ensemble=ensemble, start=start
+    quality = judge(
+        arrays,
+        atomic_numbers=np.array(model.molecule.atomic_numbers),
+        bonds=model.molecule.bonds,
+        reference_positions=model.rest,
+        degrees_of_freedom=21,
+        temperature_k=300.0,
+        ensemble=ensemble,
+        start=start,
+        thresholds=QualityThresholds.model_validate({}),
     )
-    return statistics, frame_flags(arrays, **common)
+    return quality.statistics(), quality.flags
 
 
 def test_a_clean_run_is_ok_and_its_statistics_go_into_the_metadata(clean):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tg80.shards.statistics import block_mean, drift_with_error
+from tg80.shards.quality import block_mean, drift_with_error
 
 
 def correlated_noise(rng, n_frames, memory):
