@@ -28,7 +28,7 @@ from tg80.untrusted.tables import Console
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace the file if there is one.")]
 AsIsOption = Annotated[
     bool,
-    typer.Option("--as-is", help="Take positions that look like another unit, frame or order."),
+    typer.Option("--as-is", help="Take positions that look like another unit or frame."),
 ]
 FileArgument = Annotated[Path, typer.Argument(help="Filled template, or archive of `submit`.")]
 
@@ -53,6 +53,8 @@ def template(
 
     Example: atom-bench template --task mini-xtb-v1 --fold 2 --out template.h5
     """
+    from dataclasses import asdict
+
     from benchmarks.submissions.layout import write_template
     from benchmarks.submissions.template import issue, task_of
     from benchmarks.tasks.data import load_benchmark
@@ -61,7 +63,7 @@ def template(
     made = issue(load_benchmark(task_of(task, track), fold, data, split), part).template
     write_template(out, made)
     facts = {
-        "file": str(out), "id": made.id, **made.header, "parts": made.parts,
+        "file": str(out), "id": made.id, **asdict(made.header), "parts": made.parts,
         "shape": list(made.shape), "lags_fs": made.lags_fs.tolist(),
     }  # fmt: skip
     if as_json:
@@ -88,8 +90,8 @@ def score(
     """
     from benchmarks.leaderboard.leaderboard import print_tables
     from benchmarks.leaderboard.lines import entries
+    from benchmarks.submissions.packing import opened
     from benchmarks.submissions.scoring import TRUE_TO, load_data_of, score_submission
-    from benchmarks.submissions.submission import opened
 
     check_name(out, "--out")
     check_folder(out, "--out")
@@ -124,9 +126,8 @@ def submit(
 
     Example: atom-bench submit template.h5 --out my-net-fold2.zip
     """
-    from benchmarks.submissions.packing import pack
+    from benchmarks.submissions.packing import opened, pack
     from benchmarks.submissions.scoring import check_with_data
-    from benchmarks.submissions.submission import opened
 
     if out.suffix != ".zip":
         raise UserError(f"--out {out}: name an archive that ends in .zip")

@@ -8,10 +8,10 @@ from typing import Any
 import h5py
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from benchmarks.submissions.layout import SUBMISSION, UNTOLD
 from benchmarks.submissions.safe_hdf5 import read_attribute
 from tg80.errors import UserError
 
+SUBMISSION = "submission"
 _SHORTEST = 1e-6  # seconds that predicting all entries can have taken
 _TEXT = r"^[A-Za-z0-9 .,;:+/()@_-]*$"
 
@@ -98,8 +98,15 @@ class SubmissionCard(BaseModel):
         return tuple(w for w in getattr(self, field).split(",") if w not in ("", "none"))
 
 
+UNTOLD: dict[str, str | int | float] = {
+    name: "" if field.is_required() else field.default
+    for name, field in SubmissionCard.model_fields.items()
+}
+"""The attributes as they stand in a template."""
+
+
 def read_submission_card(file: h5py.File, path: Path) -> SubmissionCard:
-    """The attributes of the group `submission`.
+    """Read the attributes of the group `submission`.
 
     Raises:
         UserError: one is missing, left empty, or not what it should be.

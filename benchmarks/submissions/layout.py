@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
+from benchmarks.submissions.card import SUBMISSION, UNTOLD
 from tg80.files import write_atomically
 
 FORMAT = "atom-bench-template/1"
-SUBMISSION, PREDICTIONS, FAILED = "submission", "predictions", "failed"
+PREDICTIONS, FAILED = "predictions", "failed"
 LENGTH_UNIT = "Angstrom"
 UNIT = "unit"
+AGAIN = "begin with the template again"
 
 # Name -> (kinds of dtype that may stand in the file, its axes, its unit).
 STATE_DATASETS: dict[str, tuple[str, str, str | None]] = {
@@ -30,31 +31,19 @@ STATE_DATASETS: dict[str, tuple[str, str, str | None]] = {
     "score_mask": ("b", "EN", None),
     "lags_fs": ("f", "P", "fs"),
 }
-HEADER: dict[str, type] = {
-    "task": str,
-    "task_sha256": str,
-    "track": str,
-    "fold": int,
-    "split_sha256": str,
-    "manifest_sha256": str,
-    "n_entries": int,
-}
-# What the outsider tells: attributes of the group `submission`, as they stand in a template.
-UNTOLD: dict[str, str | int | float] = {
-    "model": "",
-    "paper": "",
-    "licence": "",
-    "labels": "",
-    "inputs": "",
-    "hardware": "",
-    "seed": 0,
-    "n_parameters": 0,
-    "samples_seen": 0,
-    "training_cpu_seconds": 0.0,
-    "training_gpu_seconds": 0.0,
-    "prediction_seconds": 0.0,
-    "oracle": 0,
-}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a template was made from: attributes of the file."""
+
+    task: str
+    task_sha256: str
+    track: str
+    fold: int
+    split_sha256: str
+    manifest_sha256: str
+    n_entries: int
 
 
 @dataclass(frozen=True)
@@ -62,14 +51,18 @@ class Template:
     """Start states and the lags to predict at: E entries of up to N atoms, P lags.
 
     Attributes:
-        header: task, fold, split and data it was made from, keys as in `HEADER`.
-        entry: (E,) opaque names. part, molecule: (E,) names.
-        positions: (E, N, 3) float64 A. velocities: (E, N, 3) float64 A/fs.
-        atomic_numbers: (E, N), 0 = padding. score_mask: (E, N) bool, the atoms that are scored.
+        header: task, fold, split and data it was made from.
+        entry: (E,) opaque names, sorted.
+        part: (E,) names.
+        molecule: (E,) names.
+        positions: (E, N, 3) float64 A.
+        velocities: (E, N, 3) float64 A/fs.
+        atomic_numbers: (E, N), 0 = padding.
+        score_mask: (E, N) bool, the atoms that are scored.
         lags_fs: (P,) fs, increasing, counted from the start state.
     """
 
-    header: dict[str, Any]
+    header: Header
     entry: np.ndarray
     part: np.ndarray
     molecule: np.ndarray
@@ -95,7 +88,7 @@ class Template:
     @property
     def id(self) -> str:
         """Hash of all that stands here."""
-        digest = hashlib.sha256(json.dumps(self.header, sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(asdict(self.header), sort_keys=True).encode())
         for name in STATE_DATASETS:
             values = getattr(self, name)
             text = values.dtype.kind == "U"
@@ -116,7 +109,7 @@ def write_template(path: Path, template: Template) -> None:
     with h5py.File(buffer, "w") as file:
         file.attrs["format"] = FORMAT
         file.attrs["id"] = template.id
-        file.attrs.update(template.header)
+        file.attrs.update(asdict(template.header))
         for name, (_, axes, unit) in STATE_DATASETS.items():
             values = getattr(template, name)
             text = values.dtype.kind == "U"

@@ -1,4 +1,4 @@
-"""One archive to send: the filled template, the card to read, and checksums."""
+"""One archive to send: the filled template, its card as JSON, and checksums."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.submissions.layout import UNTOLD
-from benchmarks.submissions.parsing import Submission
+from benchmarks.submissions.card import UNTOLD
+from benchmarks.submissions.parsing import Submission, read_apart, read_submission
 from benchmarks.submissions.safe_hdf5 import MOST_BYTES, check_file
 from tg80.errors import Tg80Error, UserError
 from tg80.files import write_atomically
@@ -37,11 +37,13 @@ class Unpacked:
 
 
 def card_of(submission: Submission) -> dict[str, Any]:
-    """What is to be read without HDF5."""
+    """What is told of a submission, to be read without HDF5."""
     header = submission.template.header
     return {
         "template": submission.template.id,
-        **{key: header[key] for key in ("task", "track", "fold")},
+        "task": header.task,
+        "track": header.track,
+        "fold": header.fold,
         "parts": submission.template.parts,
         "n_entries": len(submission.template),
         "n_failed": int(submission.failed.sum()),
@@ -61,7 +63,7 @@ def check_card(card: bytes, submission: Submission) -> None:
             raise ValueError
     except (ValueError, RecursionError):
         raise UserError(
-            f"{submission.shown}: {CARD} is no JSON object; pack with `atom-bench submit`"
+            f"{submission.shown}: {CARD} is not a JSON object; pack with `atom-bench submit`"
         ) from None
     wanted = card_of(submission)
     for key in {**wanted, **told}:
@@ -81,9 +83,7 @@ def pack(submission: Submission, archive: Path) -> None:
         FILE: submission.path.read_bytes(),
         CARD: (json.dumps(card, indent=1) + "\n").encode(),
     }
-    content[SUMS] = "".join(
-        f"{hashlib.sha256(text).hexdigest()}  {name}\n" for name, text in content.items()
-    ).encode()
+    content[SUMS] = _checksums(content)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
         for name in _MEMBERS:
@@ -93,9 +93,35 @@ def pack(submission: Submission, archive: Path) -> None:
     write_atomically(archive, buffer.getvalue())
 
 
+def _checksums(content: dict[str, bytes]) -> bytes:
+    """The lines of `sha256sum` for the file and its card."""
+    return "".join(
+        f"{hashlib.sha256(content[name]).hexdigest()}  {name}\n" for name in (FILE, CARD)
+    ).encode()
+
+
+@contextmanager
+def opened(path: Path, *, as_is: bool = False) -> Iterator[Submission]:
+    """Open the submission in a file or archive, for the time of the block.
+
+    Args:
+        path: the file or archive, from a stranger.
+        as_is: take positions that look like another unit or frame.
+
+    Raises:
+        UserError: anything is wrong with it.
+    """
+    with unpacked(path) as inside:
+        read_apart(inside.file, path)
+        submission = read_submission(inside.file, as_is=as_is, shown=path)
+        if inside.card is not None:
+            check_card(inside.card, submission)
+        yield submission
+
+
 @contextmanager
 def unpacked(path: Path) -> Iterator[Unpacked]:
-    """The filled template: the file itself, or what an archive holds, for the time of the block.
+    """Find the filled template: the file itself, or what an archive holds, for the block's time.
 
     Names in the archive are compared, never used as paths; no more is unpacked than a submission
     can be large.
@@ -161,10 +187,7 @@ def _members(path: Path) -> dict[str, bytes]:
                 f"{str(strange[:3])[:200]}; pack with `atom-bench submit`"
             )
         content = {name: _unpack(archive, name) for name in _MEMBERS}
-    wanted = "".join(
-        f"{hashlib.sha256(content[name]).hexdigest()}  {name}\n" for name in (FILE, CARD)
-    )
-    if content[SUMS].decode(errors="replace") != wanted:
+    if content[SUMS] != _checksums(content):
         raise UserError(f"contents are not what {SUMS} says; the archive is damaged or changed")
     return content
 

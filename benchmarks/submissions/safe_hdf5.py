@@ -20,7 +20,7 @@ MOST_BYTES = 1 << 30
 
 @contextmanager
 def reading(path: Path, shown: Path) -> Iterator[h5py.File]:
-    """An HDF5 file, open for reading; messages call it `shown`.
+    """Open an HDF5 file for reading; messages call it `shown`.
 
     Raises:
         UserError: it is not there, not HDF5, cut short, too large, or damaged where it is read.
@@ -37,7 +37,7 @@ def reading(path: Path, shown: Path) -> Iterator[h5py.File]:
 
 
 def check_file(path: Path, shown: Path) -> None:
-    """Refuse what is no file of a size that a submission can have.
+    """Refuse what is not a file, or larger than a submission can be.
 
     Raises:
         UserError: nothing there, a folder, an empty file, a file too large, or no right to read it.
@@ -59,7 +59,7 @@ def check_file(path: Path, shown: Path) -> None:
 def checked_datasets(
     file: h5py.File, path: Path, datasets: set[str], groups: set[str]
 ) -> dict[str, h5py.Dataset]:
-    """The datasets by name.
+    """Look the datasets up by name.
 
     Raises:
         UserError: objects that no template has, or missing ones.
@@ -76,14 +76,14 @@ def checked_datasets(
         if isinstance(member, h5py.Dataset) and name in datasets:
             found[name] = member
         elif not isinstance(member, h5py.Group) or name in datasets:
-            raise UserError(f"{path}: {name!r} is no {kind}; begin with the template again")
+            raise UserError(f"{path}: {name!r} is not a {kind}; begin with the template again")
         elif len(member):
             raise UserError(f"{path}: group {name!r} holds objects; it takes attributes alone")
     return found
 
 
 def read_values(dataset: h5py.Dataset) -> np.ndarray:
-    """All values of a dataset.
+    """Read all values of a dataset.
 
     Raises:
         ValueError: it unpacks to more or less than it declares.
@@ -95,7 +95,7 @@ def read_values(dataset: h5py.Dataset) -> np.ndarray:
 def read_attribute(
     owner: h5py.Group | h5py.Dataset | h5py.Datatype, name: str, path: Path
 ) -> str | int | float | None:
-    """A text or a number, None where there is no such attribute.
+    """Read a text or a number, None where there is no such attribute.
 
     Raises:
         UserError: it is neither.

@@ -14,9 +14,9 @@ from rich.progress import Progress
 from benchmarks.interface import Budget, Equivariance, FitReport, Model
 from benchmarks.runs.evaluation import fit_references
 from benchmarks.runs.records import SUBMITTED, Record, read_record
-from benchmarks.runs.runner import Stated, run_folder_of, run_once
-from benchmarks.submissions.kept import STATED, check_row, sha256_of
-from benchmarks.submissions.submission import Submission, check_issued
+from benchmarks.runs.runner import MODEL_FOLDER, Stated, run_folder_of, run_once
+from benchmarks.submissions.checks import check_issued
+from benchmarks.submissions.parsing import Submission
 from benchmarks.submissions.template import Issued, issue, task_of
 from benchmarks.tasks.data import BenchmarkData, TrainingData, load_benchmark, shipped_name
 from benchmarks.tasks.states import StartStates
@@ -24,10 +24,12 @@ from tg80.dataset import shipped_folder
 from tg80.errors import UserError
 from tg80.files import make_folder, write_atomically
 
-KEPT = "submission.h5"
+KEPT, STATED = "submission.h5", "submission.json"
 TRUE_TO = 1e-3  # A
 # Rounding of lags in float32, fs.
 _SAME_LAG = 1e-2
+# Submissions of one name say the same of these, on any task.
+_OWN = ("paper", "licence")
 
 
 class Submitted:
@@ -135,7 +137,7 @@ def load_data_of(
         UserError: no such task, track or data.
     """
     header = submission.template.header
-    return load_benchmark(task_of(header["task"], header["track"]), header["fold"], folder, split)
+    return load_benchmark(task_of(header.task, header.track), header.fold, folder, split)
 
 
 def issue_again(submission: Submission, data: BenchmarkData) -> Issued:
@@ -145,7 +147,7 @@ def issue_again(submission: Submission, data: BenchmarkData) -> Issued:
         UserError: it was made from another.
     """
     again = issue(data, [part for part in submission.template.parts if part in data.parts])
-    check_issued(submission, again.template)
+    check_issued(submission.shown, submission.template, again.template)
     return again
 
 
@@ -166,7 +168,7 @@ def score_submission(submission: Submission, data: BenchmarkData, out: Path) -> 
     seed, budget = submission.card.seed, Budget(epochs=1)  # Nothing is trained.
     _, folder = run_folder_of(model, restricted, seed=seed, budget=budget, out=out)
     _check_unlike(folder, submission)
-    check_row(out, folder, model.settings(), submission)
+    _check_name(out, folder, submission)
     return run_once(
         model, restricted, seed=seed, budget=budget, out=out,
         references=fit_references(restricted), stated=_stated(submission, n_true),
@@ -187,11 +189,47 @@ def _stated(submission: Submission, n_true: int) -> Stated:
 def _check_unlike(folder: Path, submission: Submission) -> None:
     if read_record(folder) is None:
         return
-    if sha256_of(folder) != submission.sha256:
+    if _told(folder).get("sha256") != submission.sha256:
         raise UserError(
             f"{submission.shown}: {folder} holds another submission of {submission.card.model}, "
             f"seed {submission.card.seed}; choose another model name or seed, or move it away"
         )
+
+
+def _check_name(out: Path, folder: Path, submission: Submission) -> None:
+    """Refuse a name that is another's, and predictions that are recorded already.
+
+    Args:
+        out: folder of all records.
+        folder: where that of this submission will lie, or does.
+        submission: what was sent in.
+    """
+    name = SUBMITTED + submission.card.model
+    for path in sorted(out.rglob(f"{name}/*/record.json")):
+        place, record = path.parent, read_record(path.parent)
+        if record is None or record.model != name or place.resolve() == folder.resolve():
+            continue
+        for key in _OWN:
+            mine, theirs = getattr(submission.card, key), record.settings.get(key)
+            if mine != theirs:
+                raise UserError(
+                    f"{submission.shown}: {key} is {mine!r}, but {place} of the same name "
+                    f"says {str(theirs)[:200]!r}; give the same, or choose another model name"
+                )
+        if _told(place).get("predictions_sha256") == submission.predictions_sha256:
+            raise UserError(
+                f"{submission.shown}: the predictions are those of {place}, seed {record.seed}, to "
+                "the last bit; send each once, a deterministic model has one seed"
+            )
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    """What `Submitted.save` wrote beside a submission; empty if it cannot be read."""
+    try:
+        told = json.loads((folder / MODEL_FOLDER / STATED).read_text())
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def count_true(submission: Submission, issued: Issued, data: BenchmarkData) -> int:
@@ -217,7 +255,7 @@ def check_with_data(
         UserError: it was made from another template; `folder` cannot be read.
     """
     header = submission.template.header
-    task = task_of(header["task"], header["track"])
+    task = task_of(header.task, header.track)
     if folder is None:
         try:
             shipped_folder(shipped_name(task))

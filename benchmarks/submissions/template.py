@@ -16,11 +16,11 @@ import hashlib
 import hmac
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from benchmarks.submissions.layout import Template
+from benchmarks.submissions.layout import Header, Template
 from benchmarks.tasks.data import BenchmarkData, Windows
 from benchmarks.tasks.tasks import TaskSpec, get_task, is_fine_tuning
 from tg80.constants import masses_of
@@ -77,6 +77,7 @@ def issue(data: BenchmarkData, parts: Sequence[str] | None = None) -> Issued:
     """The template of one fold.
 
     Args:
+        data: the windows of that fold.
         parts: which are asked for, None for the test parts that the data has.
 
     Raises:
@@ -102,7 +103,7 @@ def issue(data: BenchmarkData, parts: Sequence[str] | None = None) -> Issued:
     centres = _centres_of_mass(positions, numbers)
     present = (numbers > 0)[..., None]
     template = Template(
-        header=_header(data) | {"n_entries": len(start_ids)},
+        header=_header(data, len(start_ids)),
         entry=np.array(names)[order],
         part=np.array([p for p, s in zip(chosen, states, strict=True) for _ in s.start_id])[order],
         molecule=np.array([name for s in states for name in s.molecule])[order],
@@ -125,15 +126,16 @@ def _choose(data: BenchmarkData, parts: Sequence[str] | None) -> list[str]:
     return sorted(set(parts))
 
 
-def _header(data: BenchmarkData) -> dict[str, str | int]:
-    return {
-        "task": data.task.id,
-        "task_sha256": task_sha256(data.task),
-        "track": str(data.task.track),
-        "fold": data.fold,
-        "split_sha256": data.split_sha256,
-        "manifest_sha256": data.manifest_sha256,
-    }
+def _header(data: BenchmarkData, n_entries: int) -> Header:
+    return Header(
+        task=data.task.id,
+        task_sha256=task_sha256(data.task),
+        track=str(data.task.track),
+        fold=data.fold,
+        split_sha256=data.split_sha256,
+        manifest_sha256=data.manifest_sha256,
+        n_entries=n_entries,
+    )
 
 
 def task_sha256(task: TaskSpec) -> str:
@@ -143,7 +145,9 @@ def task_sha256(task: TaskSpec) -> str:
 
 
 def _key(data: BenchmarkData) -> bytes:
-    digest = hashlib.sha256(json.dumps(_header(data), sort_keys=True).encode())
+    origin = asdict(_header(data, 0))
+    del origin["n_entries"]  # The key is the same whichever parts are asked for.
+    digest = hashlib.sha256(json.dumps(origin, sort_keys=True).encode())
     for part in sorted(data.blocks):
         for block in data.blocks[part]:
             digest.update(f"{part} {block.start_id(0)}".encode())

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 
 from benchmarks.submissions.layout import write_template
-from benchmarks.submissions.submission import read_submission
+from benchmarks.submissions.parsing import read_submission
 from benchmarks.submissions.template import Issued, issue
 from benchmarks.tasks.data import BenchmarkData
 

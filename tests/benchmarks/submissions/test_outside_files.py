@@ -16,9 +16,9 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.submissions import packing, safe_hdf5
-from benchmarks.submissions.packing import pack, unpacked
+from benchmarks.submissions.packing import opened, pack, unpacked
+from benchmarks.submissions.parsing import read_apart, read_submission
 from benchmarks.submissions.scoring import score_submission
-from benchmarks.submissions.submission import opened, read_apart, read_submission
 from benchmarks.submissions.template import issue
 from benchmarks.tasks.data import load_benchmark
 from benchmarks.tasks.tasks import get_task
@@ -133,7 +133,7 @@ def resummed(content):
         ({"licence": "\x1b[31m"}, r"'licence' is '.x1b\[31m' in card.json and 'MIT' in"),
         ({"n_failed": 3}, r"'n_failed' is '3' in card.json and '0' in"),
         ({"score": 0}, r"'score' is '0' in card.json and 'None' in"),
-        (None, "card.json is no JSON object; pack with `atom-bench submit`"),
+        (None, "card.json is not a JSON object; pack with `atom-bench submit`"),
     ],
 )
 def test_a_card_that_tells_of_another_submission_is_refused(card, message, archive, tmp_path):

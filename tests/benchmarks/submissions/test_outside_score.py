@@ -12,8 +12,8 @@ from benchmarks.runs.evaluation import fit_references
 from benchmarks.runs.records import read_records
 from benchmarks.runs.runner import run_once
 from benchmarks.submissions.layout import write_template
+from benchmarks.submissions.parsing import read_submission
 from benchmarks.submissions.scoring import KEPT, count_true, score_submission
-from benchmarks.submissions.submission import read_submission
 from benchmarks.submissions.template import TEST_PARTS, issue
 from tests.benchmarks.submissions import outside
 from tests.support import toys

@@ -187,7 +187,7 @@ def test_control_characters_in_the_name_of_a_task_do_not_reach_the_terminal(tmp_
 
 
 def test_a_template_that_names_a_task_of_fine_tuning_is_not_scored(issued, tmp_path, capsys):
-    header = issued.template.header | {"task": "mini-xtb-finetune/methanol"}
+    header = replace(issued.template.header, task="mini-xtb-finetune/methanol")
     altered = replace(issued, template=replace(issued.template, header=header))
     path = outside.filled(tmp_path / "t.h5", outside.still(issued), altered)
     for command in (["score"], ["submit", "--out", str(tmp_path / "a.zip")]):

@@ -1,4 +1,4 @@
-"""Entries, atoms and lags in another order show on real molecules, and poor models do not."""
+"""Predictions in another unit show on real molecules, and poor models are not taken for them."""
 
 import numpy as np
 import pytest
@@ -28,95 +28,6 @@ def flight(issued, time_fs):
 def check(issued, predictions, **options):
     failed = options.get("failed", np.zeros(len(predictions), dtype=bool))
     check_plausible("sent.h5", issued.template, predictions, failed)
-
-
-def refused(issued, predictions):
-    with pytest.raises(UserError) as caught:
-        check(issued, predictions)
-    message = str(caught.value)
-    assert "\n" not in message and "--as-is" in message
-    # An entry to look at.
-    assert any(entry in message for entry in issued.template.entry)
-    return message
-
-
-ROWS = {
-    "at random": lambda t: np.random.default_rng(1).permutation(len(t)),
-    "reversed": lambda t: np.arange(len(t))[::-1],
-    "moved by one": lambda t: np.roll(np.arange(len(t)), 1),
-    "sorted by molecule": lambda t: np.argsort(t.molecule, kind="stable"),
-    "sorted by part": lambda t: np.argsort(t.part, kind="stable"),
-}
-
-
-@pytest.mark.parametrize("order", ROWS)
-@pytest.mark.parametrize("unscored", [True, False])
-def test_rows_in_another_order_are_refused(order, unscored, issued):
-    predictions = flight(issued, 30.0)
-    if not unscored:
-        hidden = (issued.template.atomic_numbers == 1)[:, None, :, None]
-        predictions = np.where(hidden, np.nan, predictions)
-    predictions = predictions[ROWS[order](issued.template)]
-    # What is not known of scored atoms would be refused before; here it is taken for a number.
-    known = np.where(issued.template.score_mask[:, None, :, None], np.nan_to_num(predictions),
-                     predictions)  # fmt: skip
-    assert "rows in another order?" in refused(issued, known)
-
-
-ATOMS = {
-    "reversed": lambda numbers: np.arange(len(numbers))[::-1],
-    "hydrogens first": lambda numbers: np.argsort(numbers, kind="stable"),
-    "at random": lambda numbers: RANDOM.permutation(len(numbers)),
-}
-
-
-def exchanged(predictions, numbers, order, among):
-    found = predictions.copy()
-    for row, of_entry in enumerate(numbers):
-        atoms = np.flatnonzero(among(of_entry))
-        found[row][:, atoms] = predictions[row][:, atoms[order(of_entry[atoms])]]
-    return found
-
-
-@pytest.mark.parametrize("order", ATOMS)
-def test_atoms_in_another_order_are_refused(order, issued):
-    numbers = issued.template.atomic_numbers
-    found = exchanged(flight(issued, 30.0), numbers, ATOMS[order], lambda z: z > 0)
-    assert "atoms in another order?" in refused(issued, found)
-
-
-def test_scored_atoms_in_another_order_are_refused_where_the_others_are_not_told(issued):
-    numbers = issued.template.atomic_numbers
-    found = exchanged(flight(issued, 30.0), numbers, ATOMS["reversed"], lambda z: z > 1)
-    found[np.broadcast_to((numbers == 1)[:, None], found.shape[:3])] = np.nan
-    assert "atoms in another order?" in refused(issued, found)
-
-
-LAGS = {
-    "reversed": lambda n: np.arange(n)[::-1],
-    "those of the task first": lambda n: np.roll(np.arange(n), -4),
-    "at random": lambda n: np.random.default_rng(2).permutation(n),
-    "moved by one": lambda n: np.roll(np.arange(n), 1),
-    "the first two exchanged": lambda n: np.array([1, 0, *range(2, n)]),
-}
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_lags_at_random_are_refused(seed, issued):
-    """Most are; not those that leave the shortest lags where they are."""
-    order = np.random.default_rng(seed).permutation(len(issued.template.lags_fs))
-    assert "lags in another order?" in refused(issued, flight(issued, 30.0)[:, order])
-
-
-@pytest.mark.parametrize("order", LAGS)
-@pytest.mark.parametrize("model", ["flight", "truth"])
-def test_lags_in_another_order_are_refused(order, model, issued, mini):
-    predictions = flight(issued, 30.0) if model == "flight" else outside.truth(issued, mini)
-    predictions = predictions[:, LAGS[order](predictions.shape[1])]
-    if model == "truth" and order == "the first two exchanged":
-        check(issued, predictions)  # A vibration may do so.
-        return
-    assert "lags in another order?" in refused(issued, predictions)
 
 
 def noisy(width):
@@ -198,18 +109,12 @@ def test_a_poor_model_in_another_unit_is_refused(factor, issued):
 def test_entries_that_failed_are_not_looked_at(issued):
     predictions = flight(issued, 30.0)
     wrong = np.arange(len(predictions)) % 2 == 0
-    predictions[wrong] = np.nan
-    check(issued, predictions, failed=wrong)
-    predictions[wrong] = flight(issued, 30.0)[wrong][::-1]
-    check(issued, predictions, failed=wrong)
-    assert "rows in another order?" in refused(issued, predictions)
+    for filling in (np.nan, predictions[wrong] / 10):
+        predictions[wrong] = filling
+        check(issued, predictions, failed=wrong)
 
 
 @pytest.mark.parametrize("filling", [np.nan, np.inf, 1e308])
 def test_atoms_that_are_not_scored_may_be_anything(filling, issued):
     mask = np.broadcast_to(issued.template.score_mask[:, None, :, None], issued.template.shape)
-    predictions = np.where(mask, flight(issued, 30.0), filling)
-    check(issued, predictions)
-    # Scored atoms of the other rows are then known in part.
-    known = np.where(mask, flight(issued, 30.0)[::-1], predictions[::-1])
-    assert "rows in another order?" in refused(issued, known)
+    check(issued, np.where(mask, flight(issued, 30.0), filling))
