@@ -225,7 +225,9 @@ def read_lines(path: Path, what: str, most: int = MOST_TEXT_BYTES) -> list[str]:
     """The lines of a text file in UTF-8, UTF-16 with a byte order mark, or Latin-1.
 
     Args:
-        path: the file. what: the kind of file that is wanted, for the messages. most: bytes.
+        path: the file.
+        what: the kind of file that is wanted, for the messages.
+        most: bytes.
 
     Raises:
         UserError: it is no regular file, no text, or larger than any that is meant.
@@ -237,7 +239,9 @@ def lines_of(content: bytes, path: Path | str, what: str) -> list[str]:
     """The lines of a text, as `read_lines` finds them.
 
     Args:
-        content: the text. path: where it is from. what: the kind of file that is wanted.
+        content: the text.
+        path: where it is from.
+        what: the kind of file that is wanted.
 
     Raises:
         UserError: it is no text, or larger than any that is meant.

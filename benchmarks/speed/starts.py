@@ -9,8 +9,9 @@ from pipelines.conformers import start_geometry
 from pipelines.dynamics.integrators import Body, Stepper, make_thermostat, thermal_velocities
 from pipelines.engines.engine import Engine
 from pipelines.engines.registry import make_engine
+from tg80.chemistry.lists import tg80_molecules
 from tg80.chemistry.mechanics import degrees_of_freedom, is_linear
-from tg80.chemistry.molecule import Molecule, molecule_from_smiles, tg80_molecules
+from tg80.chemistry.molecule import Molecule, molecule_from_smiles
 from tg80.errors import UserError
 
 TEMPERATURE_K = 300.0

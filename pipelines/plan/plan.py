@@ -19,7 +19,8 @@ from pipelines.engines.engine import Resources
 from pipelines.plan.power_law import PowerLaw, fit_power_law
 from pipelines.plan.probe import Probe, probe_apart
 from pipelines.recipe import Recipe
-from tg80.chemistry.molecule import Molecule, tg80_molecules
+from tg80.chemistry.lists import tg80_molecules
+from tg80.chemistry.molecule import Molecule
 from tg80.shards.fields import AXIS_FIELDS, FRAME_FIELDS, STATIC_FIELDS
 from tg80.shards.shard import Shard, expected_shape, find_shards
 from tg80.theory import Level, symbols_of

@@ -16,7 +16,8 @@ import scipy.sparse
 from ase.data import chemical_symbols
 
 from tg80.chemistry import mechanics
-from tg80.chemistry.molecule import Molecule, molecule_from_smiles, tg80_molecules
+from tg80.chemistry.lists import tg80_molecules
+from tg80.chemistry.molecule import Molecule, molecule_from_smiles
 from tg80.constants import ACCELERATION, BOLTZMANN_EV_PER_K
 from tg80.shards import shard
 from tg80.shards.metadata import ShardMetadata

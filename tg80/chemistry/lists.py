@@ -1,22 +1,24 @@
-"""Reading a list of molecules, every bad row reported at once, or left out on request.
+"""Lists of molecules: the 80 of TG80, and those read from files, every bad row reported at once.
 
-See `tg80.chemistry.list_rows` for the two formats (`.smi` and tables), and `tg80.files.lines_of`
-for the encodings.
+`.smi`: one SMILES a line, then its CXSMILES block if it has one, then a name, with white space
+between; a comment follows after ` #`. A table is told by its first line, which names a column of
+SMILES; comma, semicolon, tab, bar or spaces stand between fields. In both, blank lines and lines
+that begin with `#` are skipped. See `tg80.files.lines_of` for the encodings.
 """
 
+from __future__ import annotations
+
+import csv
+import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from tg80.chemistry.list_rows import Row, rows_of
-from tg80.chemistry.molecule import (
-    Molecule,
-    molecule_from_smiles,
-    stereoisomers_of_smiles,
-    tg80_table_text,
-)
+from tg80.chemistry.molecule import Molecule, molecule_from_smiles, stereoisomers_of_smiles
 from tg80.errors import UserError
 from tg80.files import MOST_TEXT_BYTES, lines_of, read_lines, unreadable
 
@@ -61,6 +63,33 @@ class MoleculeList:
     def left_out_records(self) -> list[dict[str, Any]]:
         """The rows left out, for `--json`."""
         return [row._asdict() for row in self.left_out]
+
+
+def tg80_molecules() -> list[Molecule]:
+    """The 80 compounds of TG80, in the order of `molecules.csv`."""
+    return list(_tg80_by_inchikey().values())
+
+
+def tg80_table_text() -> str:
+    """`molecules.csv` as text: name, smiles, inchikey, formula, n_atoms, n_heavy."""
+    return (resources.files("tg80") / "data" / "molecules.csv").read_text(encoding="utf-8")
+
+
+@cache
+def _tg80_by_inchikey() -> dict[str, Molecule]:
+    rows = [line.split(",") for line in tg80_table_text().splitlines()[1:]]
+    molecules = [molecule_from_smiles(smiles, name) for name, smiles, *_ in rows]
+    return {molecule.inchikey: molecule for molecule in molecules}
+
+
+def default_name(molecule: Molecule) -> str:
+    """Name of a compound that came without one.
+
+    The slug of `molecules.csv` for one of the 80 (same InChIKey and same canonical SMILES: another
+    tautomer is not called by that name), else the name it has.
+    """
+    known = _tg80_by_inchikey().get(molecule.inchikey)
+    return known.name if known and known.smiles == molecule.smiles else molecule.name
 
 
 def read_molecule_list(source: str | Path) -> list[Molecule]:
@@ -117,7 +146,7 @@ def parse_list(
         UserError: as in `read_list`.
     """
     reading = _Reading(stereo, check)
-    for row in rows_of(lines, label, must_be_table):
+    for row in _rows_of(lines, label, must_be_table):
         reading.take(row)
     problems = reading.left_out
     if problems and not (skip_bad and reading.molecules):
@@ -160,8 +189,13 @@ class _Reading:
 
     def _molecules(self, row: Row) -> list[Molecule]:
         if self.stereo == "given":
-            return [molecule_from_smiles(row.smiles, row.name)]
-        return stereoisomers_of_smiles(row.smiles, row.name, only_first=self.stereo == "first")
+            found = [molecule_from_smiles(row.smiles, row.name)]
+        else:
+            only_first = self.stereo == "first"
+            found = stereoisomers_of_smiles(row.smiles, row.name, only_first)
+        if row.name is None:
+            found = [replace(molecule, name=default_name(molecule)) for molecule in found]
+        return found
 
     def _add(self, molecule: Molecule, row: Row) -> None:
         for other, line in self.compounds.get(molecule.inchikey, []):
@@ -189,3 +223,149 @@ def _lines(source: str | Path) -> list[str]:
     except (OSError, ValueError) as error:
         raise unreadable("<stdin>", error) from None
     return lines_of(content, "<stdin>", wanted)
+
+
+# --- rows of a list -----------------------------------------------------------------
+
+_SMILES = ("smiles", "isomericsmiles")  # these before other columns of SMILES
+_NAMES = (
+    "name", "compoundname", "moleculename", "iupacname", "iupac", "title", "compoundid",
+    "moleculeid", "compound", "molecule", "id",
+)  # fmt: skip
+
+
+class Row(NamedTuple):
+    """One line that is to hold a compound.
+
+    Attributes:
+        line: its number, from 1 on.
+        text: the line.
+        smiles: SMILES or CXSMILES.
+        name: None if it has none.
+        problem: why the line can't be read; then the rest does not count.
+    """
+
+    line: int
+    text: str
+    smiles: str = ""
+    name: str | None = None
+    problem: str | None = None
+
+
+class _Header(NamedTuple):
+    delimiter: str | None  # None: white space
+    n_columns: int
+    smiles: int
+    name: int | None
+    rest_is_name: bool  # all behind the SMILES, spaces and all
+
+
+def _rows_of(lines: Sequence[str], label: str, must_be_table: bool = False) -> Iterator[Row]:
+    """The rows of a list.
+
+    Args:
+        lines: of the file.
+        label: stands for the file in messages.
+        must_be_table: whether a first line that is no header is a mistake.
+
+    Raises:
+        UserError: no column of SMILES, or several.
+    """
+    filled = [(number, line) for number, line in enumerate(lines, 1) if _has_content(line)]
+    if not filled:
+        return
+    number, first = filled[0]
+    header = _header(first, f"{label}:{number}")
+    if header is None:
+        if must_be_table:
+            raise UserError(f"{label}: its first line names no `smiles` column; add a header")
+        yield from (_smi_row(number, line) for number, line in filled)
+        return
+    for number, line in filled[1:]:
+        row = _table_row(number, line, header)
+        if row is not None:
+            yield row
+
+
+def _has_content(line: str) -> bool:
+    return bool(line.strip()) and not line.lstrip().startswith("#")
+
+
+def _smi_row(number: int, line: str) -> Row:
+    smiles, rest = (*line.split(maxsplit=1), "")[:2]
+    if rest.startswith("|"):
+        block, bar, rest = rest[1:].partition("|")
+        smiles = f"{smiles} |{block}{bar}"
+    # '#' is a triple bond within a SMILES: a comment behind one begins after white space.
+    name = f" {rest}".replace("\t", " ").split(" #")[0].strip()
+    return Row(number, line, smiles, name or None)
+
+
+def _table_row(number: int, line: str, header: _Header) -> Row | None:
+    """The row of a line, which is one row, so that line numbers stay true; None if it is empty."""
+    if header.rest_is_name:
+        return _smi_row(number, line)
+    try:
+        values = _fields(line, header.delimiter)
+    except csv.Error:
+        problem = "a quote that is not closed, or a field without end; write one row a line"
+        return Row(number, line, problem=problem)
+    if not any(values):
+        return None
+    if header.delimiter is None and len(values) != header.n_columns:
+        problem = (
+            f"{len(values)} fields under a header of {header.n_columns}; put commas or tabs between"
+        )
+        return Row(number, line, problem=problem)
+    if len(values) <= header.smiles:
+        problem = f"{len(values)} fields, but SMILES are field {header.smiles + 1}; complete it"
+        return Row(number, line, problem=problem)
+    name = None
+    if header.name is not None and header.name < len(values):
+        name = values[header.name]
+    return Row(number, line, values[header.smiles], name or None)
+
+
+def _fields(line: str, delimiter: str | None) -> list[str]:
+    if delimiter is None:
+        return line.split()
+    values = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True, strict=True), [])
+    return [value.strip() for value in values]
+
+
+def _header(line: str, where: str) -> _Header | None:
+    """What the first line says of the columns; None if it is no header."""
+    for delimiter in (",", ";", "\t", "|", None):
+        try:
+            keys = [re.sub(r"[\W_]", "", field.lower()) for field in _fields(line, delimiter)]
+        except csv.Error:
+            continue
+        if delimiter is not None and len(keys) < 2:
+            continue
+        if delimiter is None and keys[0] not in (*_SMILES, *_NAMES) and not _is_smiles(keys[0]):
+            return None  # words behind a SMILES are its name
+        smiles = _smiles_column(keys, where)
+        if smiles is not None:
+            break
+    else:
+        return None
+    # As RDKit's SmilesWriter ends a header of two columns, whatever it calls the second.
+    two = smiles == 0 and (line.endswith(delimiter or " ") or len(keys) <= 2)
+    name = next((keys.index(key) for key in _NAMES if key in keys), None)
+    if name is None and two and len(keys) > 1 and line.endswith(delimiter or " "):
+        name = 1
+    return _Header(delimiter, len(keys), smiles, name, rest_is_name=two and delimiter is None)
+
+
+def _is_smiles(key: str) -> bool:
+    return key == "smi" or key.endswith("smiles") or key.startswith("smiles")
+
+
+def _smiles_column(keys: list[str], where: str) -> int | None:
+    for key in _SMILES:
+        if keys.count(key) == 1:
+            return keys.index(key)
+    found = [column for column, key in enumerate(keys) if _is_smiles(key)]
+    if len(found) > 1:
+        raise UserError(f"{where}: {len(found)} columns of SMILES; call one of them `smiles`")
+    return found[0] if found else None

@@ -9,9 +9,8 @@ Names become file and folder names, so they are lower-case slugs (`slug`).
 
 import re
 import unicodedata
-from dataclasses import dataclass
-from functools import cache, cached_property
-from importlib import resources
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -90,7 +89,8 @@ def molecule_from_smiles(smiles: str, name: str | None = None) -> Molecule:
 
     Args:
         smiles: any valid SMILES; atom map numbers in it are ignored.
-        name: made a slug by `slug`; None gives `default_name`.
+        name: made a slug by `slug`. None: formula and InChIKey letters in lower case, such as
+            `c3h7no-zmxddkwl`, with letters of the stereo block after it if the compound has stereo.
 
     Raises:
         UserError: the SMILES or the name can't be used; the message says why and what to do.
@@ -99,9 +99,8 @@ def molecule_from_smiles(smiles: str, name: str | None = None) -> Molecule:
     with rdBase.BlockLogs():
         refuse_open_stereo(graphs)
         molecule = _with_hydrogens(graphs[0])
-    if name is not None and name.strip():
-        return _renamed(molecule, slug(name))
-    return _renamed(molecule, default_name(molecule))
+    given = slug(name) if name is not None and name.strip() else _formula_name(molecule)
+    return replace(molecule, name=given)
 
 
 def stereoisomers_of_smiles(
@@ -127,19 +126,6 @@ def stereoisomers_of_smiles(
     if len(isomers) == 1 or name is None or not name.strip():
         return [molecule_from_smiles(isomer, name) for isomer in isomers]
     return [molecule_from_smiles(isomer, f"{name}-s{k}") for k, isomer in enumerate(isomers, 1)]
-
-
-def default_name(molecule: Molecule) -> str:
-    """Name of a compound that came without one.
-
-    The slug of `molecules.csv` for one of the 80 (same InChIKey and same canonical SMILES: another
-    tautomer is not called by that name), else formula and InChIKey letters in lower case, such as
-    `c3h7no-zmxddkwl`, with letters of the stereo block after it if the compound has stereo.
-    """
-    known = _tg80_by_inchikey().get(molecule.inchikey)
-    if known is not None and known.smiles == molecule.smiles:
-        return known.name
-    return _formula_name(molecule)
 
 
 def slug(name: str) -> str:
@@ -175,28 +161,6 @@ def slug(name: str) -> str:
     if result in _RESERVED:
         raise UserError(f"name {shown} is reserved by Windows; give another")
     return result
-
-
-def tg80_molecules() -> list[Molecule]:
-    """The 80 compounds of TG80, in the order of `molecules.csv`."""
-    return list(_tg80_by_inchikey().values())
-
-
-def tg80_table_text() -> str:
-    """`molecules.csv` as text: name, smiles, inchikey, formula, n_atoms, n_heavy."""
-    return (resources.files("tg80") / "data" / "molecules.csv").read_text(encoding="utf-8")
-
-
-@cache
-def _tg80_by_inchikey() -> dict[str, Molecule]:
-    rows = [line.split(",") for line in tg80_table_text().splitlines()[1:]]
-    molecules = [molecule_from_smiles(smiles, name) for name, smiles, *_ in rows]
-    return {molecule.inchikey: molecule for molecule in molecules}
-
-
-def _renamed(molecule: Molecule, name: str) -> Molecule:
-    fields = {key: getattr(molecule, key) for key in Molecule.__dataclass_fields__}
-    return Molecule(**{**fields, "name": name})
 
 
 def _formula_name(molecule: Molecule) -> str:

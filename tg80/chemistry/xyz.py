@@ -91,6 +91,7 @@ def read_xyz(path: Path, charge: int | None = None) -> Structure:
     """The one structure of a file.
 
     Args:
+        path: the file.
         charge: what the user says; it must agree with the comment line. None: what that says, or 0.
 
     Raises:

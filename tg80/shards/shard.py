@@ -320,6 +320,7 @@ def find_shards(path: Path | str, *, must_be_files: bool = True) -> list[Path]:
     level: then all shards below it. Hidden folders and those of unfinished work are left out.
 
     Args:
+        path: a shard or a folder.
         must_be_files: as for `find_files`.
 
     Raises:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tg80.chemistry.molecule import Molecule, tg80_molecules
+from tg80.chemistry.lists import tg80_molecules
+from tg80.chemistry.molecule import Molecule
 from tg80.errors import UserError
 from tg80.splits.clusters import (
     cluster_molecules,

@@ -12,7 +12,7 @@ from itertools import combinations, pairwise
 from rdkit import Chem, rdBase
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
-from tg80.chemistry.molecule import tg80_molecules
+from tg80.chemistry.lists import tg80_molecules
 from tg80.chemistry.smiles import same_compound
 from tg80.errors import UserError
 from tg80.shards.metadata import ShardMetadata

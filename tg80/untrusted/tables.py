@@ -20,6 +20,7 @@ def printable(text: str, keep: str = "") -> str:
     """A text with control, zero-width and direction characters shown as escapes.
 
     Args:
+        text: what to show.
         keep: characters that stay all the same, such as line ends.
     """
     if text.isprintable():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pipelines.cli import run
-from tg80.chemistry.molecule import tg80_molecules
+from tg80.chemistry.lists import tg80_molecules
 from tg80.splits.split import load_split, mini_names
 
 

@@ -21,7 +21,8 @@ from pipelines.plan.plan import (
 from pipelines.plan.power_law import fit_power_law
 from pipelines.plan.probe import Probe
 from pipelines.recipe import Recipe
-from tg80.chemistry.molecule import molecule_from_smiles, tg80_molecules
+from tg80.chemistry.lists import tg80_molecules
+from tg80.chemistry.molecule import molecule_from_smiles
 from tg80.shards.shard import Shard
 from tg80.theory import get_level
 
@@ -82,7 +83,7 @@ def test_own_timings_count_by_their_own_error():
 
 
 def test_sizes_are_basis_functions_or_atoms():
-    ethanol = molecule_from_smiles("CCO")
+    ethanol = molecule_from_smiles("CCO", "ethanol")
     assert size_of(ethanol, get_level("pbe-def2svp")) == 3 * 14 + 6 * 5
     assert size_of(ethanol, get_level("gfn2-xtb")) == 9
 

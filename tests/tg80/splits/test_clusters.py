@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tg80.chemistry.molecule import molecule_from_smiles, tg80_molecules
+from tg80.chemistry.lists import tg80_molecules
+from tg80.chemistry.molecule import molecule_from_smiles
 from tg80.errors import UserError
 from tg80.splits import clusters
 from tg80.splits.clusters import (

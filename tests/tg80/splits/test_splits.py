@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tg80.splits.test_split_rules import broken
-from tg80.chemistry.molecule import tg80_molecules
+from tg80.chemistry.lists import tg80_molecules
 from tg80.errors import UserError
 from tg80.splits.certificate import check_split
 from tg80.splits.folds import clustering_settings, deal_folds, make_split
