@@ -6,12 +6,14 @@ import torch
 def kabsch_rotation(
     mobile: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Proper rotations R that minimise sum_i w_i |R mobile_i - target_i|^2.
+    """Find proper rotations R that minimise sum_i w_i |R mobile_i - target_i|^2.
 
     Both sets must have their (weighted) centroid at the origin. Reflections are not allowed.
 
     Args:
-        mobile: (..., N, 3); target: (..., N, 3); weights: (..., N), None for equal ones.
+        mobile: (..., N, 3).
+        target: (..., N, 3).
+        weights: (..., N), None for equal ones.
 
     Returns:
         (..., 3, 3).
@@ -31,10 +33,12 @@ def kabsch_rotation(
 
 
 def superpose(mobile: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """`mobile` moved rigidly onto `target`: weighted centroids together, then Kabsch.
+    """Move `mobile` rigidly onto `target`: weighted centroids together, then Kabsch.
 
     Args:
-        mobile: (..., N, 3) A; target: (..., N, 3) A; weights: (..., N), 0 for padding.
+        mobile: (..., N, 3) A.
+        target: (..., N, 3) A.
+        weights: (..., N), 0 for padding.
 
     Returns:
         (..., N, 3) A.
@@ -46,6 +50,6 @@ def superpose(mobile: torch.Tensor, target: torch.Tensor, weights: torch.Tensor)
 
 
 def weighted_centroid(positions: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Centroid (..., 1, 3) of positions (..., N, 3) under weights (..., N)."""
+    """Compute the centroid (..., 1, 3) of positions (..., N, 3) under weights (..., N)."""
     total = weights.sum(-1, keepdim=True)[..., None]
     return (positions * weights[..., None]).sum(-2, keepdim=True) / total

@@ -1,4 +1,4 @@
-"""Squared errors of a model on one set of windows."""
+"""Squared errors of a model on one set of windows; a failure is scored as persistence."""
 
 from __future__ import annotations
 
@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Errors:
-    """Squared errors of one set of windows: raw and aligned (n_starts, P) A^2, failed (n_starts,).
+    """Squared errors of one set of windows; NaN where a lag is padding.
 
-    NaN where a lag is padding; aligned also where fewer than 3 atoms are scored.
+    Attributes:
+        lags_fs: (n_starts, P) fs.
+        raw: (n_starts, P) A^2.
+        aligned: (n_starts, P) A^2; NaN also where fewer than 3 atoms are scored.
+        failed: (n_starts,) bool.
     """
 
     lags_fs: np.ndarray
@@ -33,9 +37,10 @@ class Errors:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said of one set of windows.
+    """The predictions of a model for one set of windows.
 
     Attributes:
+        errors: of the predictions.
         positions: (B, P, N, 3) A, the model's own, whatever they are.
         seconds: CPU time of all predictions (wall time on a GPU).
     """
@@ -50,8 +55,9 @@ class _Predicted:
     """A model's answer for some windows; arrays as in `Windows`.
 
     Attributes:
-        positions: persistence where it failed. own: as the model gave them.
+        own: positions as the model gave them.
         seconds: that it took.
+        positions: persistence where it failed.
     """
 
     own: torch.Tensor
@@ -69,7 +75,10 @@ class _Predicted:
 
 
 def _predict(model: Model, windows: Windows, batch_size: int) -> Iterator[_Predicted]:
-    """Failed is what the model says, and a prediction with a scored coordinate not finite."""
+    """Predict batch by batch.
+
+    A prediction failed if the model says so, or if a scored coordinate is not finite.
+    """
     states, lags = windows.states, windows.lags_fs
     for first in range(0, len(states), batch_size):
         rows = range(first, min(first + batch_size, len(states)))
@@ -95,12 +104,12 @@ def _now(model: Model) -> float:
 
 
 def predict_errors(model: Model, windows: Windows, batch_size: int = 64) -> Errors:
-    """Squared errors of a model; a failed prediction is scored as persistence."""
+    """Compute squared errors of a model; a failed prediction is scored as persistence."""
     return ask(model, windows, batch_size).errors
 
 
 def ask(model: Model, windows: Windows, batch_size: int = 64) -> Answer:
-    """A model's predictions and their squared errors; a failed one is scored as persistence."""
+    """Predict, and compute squared errors; a failed prediction is scored as persistence."""
     raw, aligned, failed, own, seconds = [], [], [], [], 0.0
     for found in _predict(model, windows, batch_size):
         raw.append(found.squared(found.positions))
@@ -110,14 +119,16 @@ def ask(model: Model, windows: Windows, batch_size: int = 64) -> Answer:
         own.append(found.own.numpy())
         seconds += found.seconds
     errors = Errors(
-        windows.lags_fs.double().numpy(),
-        np.concatenate(raw), np.concatenate(aligned), np.concatenate(failed),
-    )  # fmt: skip
+        lags_fs=windows.lags_fs.double().numpy(),
+        raw=np.concatenate(raw),
+        aligned=np.concatenate(aligned),
+        failed=np.concatenate(failed),
+    )
     return Answer(errors, np.concatenate(own), seconds)
 
 
 def validation_error(model: Model, parts: Sequence[Part], batch_size: int = 64) -> float:
-    """S2T over that of persistence: what early stopping looks at.
+    """Compute S2T over that of persistence, which decides early stopping.
 
     The geometric mean over molecules, then over parts. Errors of floppy molecules are tens of times
     those of stiff ones and hardly predictable, and a stiff molecule that was not understood can

@@ -7,8 +7,10 @@ its windows; the pooled figure stands beside it. Units: A^2.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from typing import Self
 
 import numpy as np
 import torch
@@ -16,68 +18,98 @@ import torch
 from benchmarks.scoring.alignment import kabsch_rotation
 
 PRINTED_SCALE = 100.0
-UNIT = "A^2"
 
 
 class Metric(StrEnum):
-    """Keys of metrics in records."""
+    """Keys of metrics in records, each with its label, the unit of the stored value, and a line."""
 
-    MSE = "mse"
-    MSE_ALIGNED = "mse_aligned"
-    S2T = "s2t"
-    S2S = "s2s"
-    S2T_ALIGNED = "s2t_aligned"
-    S2S_ALIGNED = "s2s_aligned"
-    S2T_STORED_FRAME = "s2t_stored_frame"
-    S2S_STORED_FRAME = "s2s_stored_frame"
-    SKILL = "skill"
-    SKILL_ALIGNED = "skill_aligned"
-    VALID = "valid"
-    VALID_ALL_ATOMS = "valid_all_atoms"
-    BOND_DISTANCE = "bond_distance"
-    BOND_DISTANCE_ALL_ATOMS = "bond_distance_all_atoms"
+    label: str
+    unit: str
+    description: str
 
-    @property
-    def description(self) -> str:
-        """What it is, in a line."""
-        return _DESCRIPTIONS[self]
+    def __new__(cls, key: str, label: str, unit: str, description: str) -> Self:
+        """Make a key that knows its label, unit and description."""
+        member = str.__new__(cls, key)
+        member._value_ = key
+        member.label, member.unit, member.description = label, unit, description
+        return member
 
-    @property
-    def unit(self) -> str:
-        """Unit of the stored value."""
-        return _OTHER_UNITS.get(self, UNIT)
-
-
-_DESCRIPTIONS = {
-    Metric.MSE: "mean squared error per coordinate at one lag",
-    Metric.MSE_ALIGNED: "the same after centroid removal and proper Kabsch rotation",
-    Metric.S2T: "state to trajectory: mean squared error over all steps",
-    Metric.S2S: "state to state: mean squared error at the last step",
-    Metric.S2T_ALIGNED: "S2T, each step superposed on its target first",
-    Metric.S2S_ALIGNED: "S2S, the step superposed on its target first",
-    Metric.S2T_STORED_FRAME: "S2T of the windows as they are stored, not turned: a diagnostic",
-    Metric.S2S_STORED_FRAME: "S2S of the windows as they are stored, not turned: a diagnostic",
-    Metric.SKILL: "1 - MSE / MSE of the best legal reference, per molecule and lag",
-    Metric.SKILL_ALIGNED: "skill in the aligned error",
-    Metric.VALID: "share of structures whose scored atoms have all bonds and angles within range",
-    Metric.VALID_ALL_ATOMS: "the same of all atoms that are given, hydrogens too",
-    Metric.BOND_DISTANCE: "Wasserstein-1 distance of bond lengths to the data's, mean over bonds "
-    "among scored atoms",
-    Metric.BOND_DISTANCE_ALL_ATOMS: "the same of all atoms that are given",
-}
-_OTHER_UNITS = {
-    Metric.SKILL: "1", Metric.SKILL_ALIGNED: "1", Metric.VALID: "1", Metric.VALID_ALL_ATOMS: "1",
-    Metric.BOND_DISTANCE: "A", Metric.BOND_DISTANCE_ALL_ATOMS: "A",
-}  # fmt: skip
+    MSE = "mse", "MSE", "A^2", "mean squared error per coordinate at one lag"
+    MSE_ALIGNED = (
+        "mse_aligned",
+        "MSE aligned",
+        "A^2",
+        "the same after centroid removal and proper Kabsch rotation",
+    )
+    S2T = "s2t", "S2T", "A^2", "state to trajectory: mean squared error over all steps"
+    S2S = "s2s", "S2S", "A^2", "state to state: mean squared error at the last step"
+    S2T_ALIGNED = (
+        "s2t_aligned",
+        "S2T aligned",
+        "A^2",
+        "S2T, each step superposed on its target first",
+    )
+    S2S_ALIGNED = (
+        "s2s_aligned",
+        "S2S aligned",
+        "A^2",
+        "S2S, the step superposed on its target first",
+    )
+    S2T_STORED_FRAME = (
+        "s2t_stored_frame",
+        "S2T as stored",
+        "A^2",
+        "S2T of the windows as they are stored, not turned: a diagnostic",
+    )
+    S2S_STORED_FRAME = (
+        "s2s_stored_frame",
+        "S2S as stored",
+        "A^2",
+        "S2S of the windows as they are stored, not turned: a diagnostic",
+    )
+    SKILL = (
+        "skill",
+        "skill",
+        "1",
+        "1 - MSE / MSE of the best legal reference, per molecule and lag",
+    )
+    SKILL_ALIGNED = "skill_aligned", "skill aligned", "1", "skill in the aligned error"
+    VALID = (
+        "valid",
+        "valid",
+        "1",
+        "share of structures whose scored atoms have all bonds and angles within range",
+    )
+    VALID_ALL_ATOMS = (
+        "valid_all_atoms",
+        "valid, all atoms",
+        "1",
+        "the same of all atoms that are given, hydrogens too",
+    )
+    BOND_DISTANCE = (
+        "bond_distance",
+        "bond distance",
+        "A",
+        "Wasserstein-1 distance of bond lengths to the data's, mean over bonds among scored atoms",
+    )
+    BOND_DISTANCE_ALL_ATOMS = (
+        "bond_distance_all_atoms",
+        "bond distance, all atoms",
+        "A",
+        "the same of all atoms that are given",
+    )
 
 
 def squared_errors(
     predicted: torch.Tensor, target: torch.Tensor, score_mask: torch.Tensor, lags_fs: torch.Tensor
 ) -> np.ndarray:
-    """Squared error per window and step, averaged over scored atoms and 3 coordinates.
+    """Compute squared errors per window and step, averaged over scored atoms and 3 coordinates.
 
     Args:
-        predicted, target: (B, P, N, 3) A. score_mask: (B, N) bool. lags_fs: (B, P), NaN = padding.
+        predicted: (B, P, N, 3) A.
+        target: (B, P, N, 3) A.
+        score_mask: (B, N) bool.
+        lags_fs: (B, P) fs, NaN = padding.
 
     Returns:
         (B, P) float64 A^2, NaN where padded.
@@ -91,7 +123,7 @@ def squared_errors(
 def aligned_squared_errors(
     predicted: torch.Tensor, target: torch.Tensor, score_mask: torch.Tensor, lags_fs: torch.Tensor
 ) -> np.ndarray:
-    """`squared_errors` after removing both centroids and turning the prediction onto the target.
+    """Compute `squared_errors` after removing both centroids and aligning the prediction.
 
     Unweighted centroid of the scored atoms and proper rotation, step by step. NaN also where fewer
     than 3 atoms are scored: a rotation would hide most of the error.
@@ -111,46 +143,42 @@ def _centred(positions: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 
 def s2t(errors: np.ndarray) -> np.ndarray:
-    """Mean over the steps of each window: (n_starts, P) -> (n_starts,), padding ignored."""
+    """Average over the steps of each window: (n_starts, P) -> (n_starts,), padding ignored."""
     return _nanmean(errors, axis=1)
 
 
 def s2s(errors: np.ndarray) -> np.ndarray:
-    """Error at the last step of each window that is not padding: (n_starts, P) -> (n_starts,)."""
+    """Take the error at the last step of each window, padding left out: (n_starts, P) -> (n,)."""
     errors = np.asarray(errors, dtype=float)
     last = errors.shape[1] - 1 - np.argmax(~np.isnan(errors[:, ::-1]), axis=1)
     return errors[np.arange(len(errors)), last]
 
 
 def per_molecule(errors: np.ndarray, molecules: Sequence[str]) -> dict[str, np.ndarray]:
-    """Mean over the windows of each molecule: (n_starts, ...) -> {molecule: (...)}."""
+    """Average over the windows of each molecule: (n_starts, ...) -> {molecule: (...)}."""
     names = np.asarray(molecules)
     return {name: _nanmean(errors[names == name], axis=0) for name in dict.fromkeys(molecules)}
 
 
 def mean_over_molecules(values: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Mean of per-molecule values; molecules without a value (NaN) are left out."""
+    """Average per-molecule values; molecules without a value (NaN) are left out."""
     return _nanmean(np.array(list(values.values()), dtype=float), axis=0)
 
 
 def median_over_molecules(values: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Median of per-molecule values; molecules without a value (NaN) are left out."""
-    stacked = np.array(list(values.values()), dtype=float)
-    keep = ~np.isnan(stacked).all(axis=0)
-    result = np.full(stacked.shape[1:], np.nan)
-    if stacked.ndim == 1:
-        return np.asarray(np.nanmedian(stacked)) if keep else np.asarray(np.nan)
-    result[keep] = np.nanmedian(stacked[:, keep], axis=0)
-    return result
+    """Take the median of per-molecule values; molecules without a value (NaN) are left out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # no molecule has a value
+        return np.asarray(np.nanmedian(list(values.values()), axis=0))
 
 
 def pooled(errors: np.ndarray) -> np.ndarray:
-    """Mean over all windows whatever their molecule: (n_starts, ...) -> (...)."""
+    """Average over all windows whatever their molecule: (n_starts, ...) -> (...)."""
     return _nanmean(errors, axis=0)
 
 
 def best_reference(references: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Smallest error of any legal reference, for each molecule and lag on its own.
+    """Find the smallest error of any legal reference, for each molecule and lag on its own.
 
     Args:
         references: {reference: {molecule: (P,) mean squared errors}}, the legal ones only.
@@ -162,7 +190,7 @@ def best_reference(references: Mapping[str, Mapping[str, np.ndarray]]) -> dict[s
 def skill(
     errors: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """1 - MSE / MSE_ref per molecule and lag; NaN where the reference makes no error."""
+    """Compute 1 - MSE / MSE_ref per molecule and lag; NaN where the reference makes no error."""
     result = {}
     for name, value in errors.items():
         floor = np.where(np.asarray(reference[name]) > 0, reference[name], np.nan)

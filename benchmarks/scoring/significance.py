@@ -1,4 +1,4 @@
-"""How far a figure can be trusted: its spread over seeds, and whether a difference is chance."""
+"""Significance: spread over seeds, and bootstrap intervals of paired differences."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from scipy import stats
 
-RESAMPLES = 10_000  # The expanded ends for five molecules are its ten outermost.
-FEWEST_UNITS = 5  # Of fewer molecules (or blocks of a single one) no interval is worth its name.
+RESAMPLES = 10_000  # The expanded interval of five molecules ends at the ten outermost.
+FEWEST_UNITS = 5  # Fewer molecules (or blocks of a single one) give no meaningful interval.
 
 
 def two_sigma(values: Sequence[float]) -> float | None:
-    """Twice the standard deviation over seeds, what `±` means everywhere; None with one seed."""
+    """Return twice the standard deviation over seeds, which `±` stands for; None with one seed."""
     return 2 * float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def with_spread(values: Sequence[float]) -> str:
-    """Mean over seeds, and `± two_sigma` where there are several, as text."""
+    """Format the mean over seeds, with `± two_sigma` where there are several."""
     spread = two_sigma(values)
     return f"{np.mean(values):.3g}" + ("" if spread is None else f" ± {spread:.1g}")
 
@@ -31,15 +31,18 @@ def paired_interval(
     seed: int = 0,
     blocks: Sequence[Hashable] | None = None,
 ) -> tuple[float, float]:
-    """Bootstrap interval of the mean over molecules of paired differences.
+    """Bootstrap an interval of the mean over molecules of paired differences.
 
     Molecules are drawn with replacement first, and then the time blocks of each that was drawn. The
-    percentiles are expanded: plain ones of a handful of molecules tell equal models apart in one of
-    five to ten cases.
+    percentiles are expanded: plain ones of a handful of molecules find a difference between equal
+    models in one of five to ten cases.
 
     Args:
         differences: (n_windows,) of one model less the other on the same windows; NaN left out.
         molecules: n_windows names.
+        resamples: number of bootstrap samples.
+        confidence: probability that the interval should hold the mean.
+        seed: of the draws.
         blocks: n_windows names of time blocks; None where windows stand more than a horizon apart,
             so that each is a block of its own.
 

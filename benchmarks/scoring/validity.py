@@ -34,8 +34,10 @@ class Geometry:
     """Bonds and angles among some atoms of one molecule, and the ranges they are met in.
 
     Attributes:
-        bonds: (n_bonds, 2) atoms. angles: (n_angles, 3) atoms, the apex in the middle.
-        low, high: (n_bonds + n_angles,) ends of the ranges, A and degrees.
+        bonds: (n_bonds, 2) atoms.
+        angles: (n_angles, 3) atoms, the apex in the middle.
+        low: (n_bonds + n_angles,) lower ends of the ranges, A and degrees.
+        high: (n_bonds + n_angles,) upper ends.
     """
 
     bonds: np.ndarray
@@ -56,11 +58,12 @@ class Geometry:
         return np.all((values >= self.low) & (values <= self.high), axis=1)
 
     def bond_distance(self, predicted: np.ndarray, true: np.ndarray) -> float:
-        """Wasserstein-1 distance of bond-length distributions in A, mean over bonds.
+        """Compute the Wasserstein-1 distance of bond-length distributions in A, mean over bonds.
 
         Args:
-            predicted, true: (n_structures, n_atoms, 3) A each, the numbers may differ. Predicted
-                lengths that are not finite are left out; NaN if a bond has no other.
+            predicted: (n_structures, n_atoms, 3) A. Lengths that are not finite are left out; the
+                result is NaN if a bond has no other.
+            true: (n_structures, n_atoms, 3) A, of another number of structures if need be.
         """
         lengths = [measure(x, self.bonds, self.angles[:0]) for x in (predicted, true)]
         distances = []
@@ -73,14 +76,16 @@ class Geometry:
 def geometry_of(
     trajectories: Sequence[Trajectory], bonds: Pairs, atoms: Iterable[int]
 ) -> Geometry | None:
-    """Bonds and angles among `atoms` of a molecule, with ranges from all frames it has.
+    """Find bonds and angles among some atoms of a molecule, with ranges from all frames it has.
 
     The range of each is that of the quantiles 0.1 and 99.9 %, stretched about its middle by one
     factor for the whole molecule, the smallest with which 99.8 % of the frames are valid: a
     molecule of 40 bonds and angles would else be invalid in one frame of thirteen.
 
     Args:
+        trajectories: all frames of the molecule.
         bonds: pairs of atoms.
+        atoms: those that are looked at.
 
     Returns:
         None where these atoms have no bond.
@@ -107,10 +112,12 @@ def _some(positions: np.ndarray) -> np.ndarray:
 
 
 def measure(positions: np.ndarray, bonds: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    """Bond lengths in A, then angles in degrees.
+    """Measure bond lengths in A, then angles in degrees.
 
     Args:
-        positions: (n_structures, n_atoms, 3) A. bonds: (n_bonds, 2). angles: (n_angles, 3).
+        positions: (n_structures, n_atoms, 3) A.
+        bonds: (n_bonds, 2) atoms.
+        angles: (n_angles, 3) atoms.
 
     Returns:
         (n_structures, n_bonds + n_angles); NaN for an angle at atoms that coincide.
@@ -125,7 +132,7 @@ def measure(positions: np.ndarray, bonds: np.ndarray, angles: np.ndarray) -> np.
 
 
 def angles_of(bonds: Pairs) -> list[tuple[int, int, int]]:
-    """All angles (i, apex, k), i < k, between two bonds of an atom."""
+    """List all angles (i, apex, k), i < k, between two bonds of an atom."""
     neighbours: dict[int, list[int]] = {}
     for i, j in bonds:
         neighbours.setdefault(i, []).append(j)
@@ -138,10 +145,11 @@ def angles_of(bonds: Pairs) -> list[tuple[int, int, int]]:
 
 
 def near_pairs(positions: np.ndarray, atomic_numbers: np.ndarray) -> list[tuple[int, int]]:
-    """Atoms closer than 1.25 times the sum of their covalent radii, where no graph is known.
+    """Find atoms closer than 1.25 times the sum of their covalent radii, where no graph is known.
 
     Args:
         positions: (n_atoms, 3) A of one structure.
+        atomic_numbers: (n_atoms,).
     """
     radii = np.asarray(covalent_radii)[atomic_numbers]
     distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
@@ -153,8 +161,9 @@ class Geometries:
     """The geometries of all molecules of some data, made when they are asked for.
 
     Args:
-        trajectories: all frames there are. bonds: molecule -> pairs of atoms; of molecules that are
-            not in it, what is near in their first frame.
+        trajectories: all frames there are.
+        bonds: molecule -> pairs of atoms. Molecules that are not in it have the pairs that are near
+            in their first frame.
     """
 
     def __init__(self, trajectories: Iterable[Trajectory], bonds: Mapping[str, Pairs]) -> None:
@@ -165,7 +174,7 @@ class Geometries:
         self._made: dict[tuple[str, tuple[int, ...]], Geometry | None] = {}
 
     def get(self, molecule: str, atoms: Sequence[int]) -> Geometry | None:
-        """Geometry of these atoms of a molecule; None if they have no bond, or it has no data."""
+        """Return the geometry of some atoms of a molecule; None without bonds or data."""
         key = molecule, tuple(atoms)
         if key not in self._made:
             known = self._trajectories.get(molecule, [])
@@ -202,14 +211,19 @@ def validity_of(
     geometries: Geometries,
     starts: np.ndarray,
 ) -> Validity:
-    """Validity of predictions.
+    """Judge the validity of predictions.
 
-    A prediction that failed is not valid. Its bonds are those of its start, as its error is that of
-    persistence: left out, a model could choose what it is judged by.
+    A failed prediction is not valid. Its bonds are those of its start, as its error is that of
+    persistence: if it were left out, a model could choose what it is judged by.
 
     Args:
-        positions, targets: (B, P, N, 3) A. lags_fs: (B, P), NaN = padding. failed: (B,) bool.
-        molecules: B names. atom_mask: (B, N) bool, the atoms that are looked at.
+        positions: (B, P, N, 3) A, as predicted.
+        targets: (B, P, N, 3) A.
+        lags_fs: (B, P) fs, NaN = padding.
+        failed: (B,) bool.
+        molecules: B names.
+        atom_mask: (B, N) bool, the atoms that are looked at.
+        geometries: of the molecules.
         starts: (B, N, 3) A.
     """
     valid = np.full(lags_fs.shape, np.nan)

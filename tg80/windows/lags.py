@@ -74,6 +74,8 @@ def spaced_lags(
 
     Args:
         horizon_fs: the last lag; one number, or (...).
+        n_lags: how many.
+        spacing: `uniform` or `log-uniform`.
         shortest_fs: the first lag of `log-uniform`; `uniform` begins at horizon_fs / n_lags.
 
     Returns:

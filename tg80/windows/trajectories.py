@@ -27,7 +27,9 @@ class FrameLabels:
 
     Attributes:
         source: (first, stop) -> energies (n,) eV and forces (n, n_atoms, 3) eV/A of those frames.
-        first, stop: the frames that these are. order: of the atoms, None for the file's.
+        first: the first of these frames in the file.
+        stop: the frame after the last.
+        order: of the atoms, None for the file's.
     """
 
     source: Callable[[int, int], tuple[np.ndarray, np.ndarray]]
@@ -45,7 +47,7 @@ class FrameLabels:
         return energies, forces if self.order is None else forces[:, self.order]
 
     def frames(self, first: int, stop: int) -> FrameLabels:
-        """Those of frames [first:stop] of these."""
+        """Return those of frames [first:stop] of these."""
         return replace(self, first=self.first + first, stop=min(self.first + stop, self.stop))
 
 
@@ -54,10 +56,13 @@ class Trajectory:
     """One trajectory, or a time block of one: in memory, or mapped from a file.
 
     Attributes:
-        name: molecule id. `replica`: number of the trajectory of that molecule.
-        positions: (n_frames, n_atoms, 3) float32 A; velocities: likewise, A/fs.
-        atomic_numbers: (n_atoms,). relaxed_positions: (n_atoms, 3) A, the molecule relaxed with
-            GFN2-xTB; None where that is not known (public sets).
+        name: molecule id.
+        replica: number of the trajectory of that molecule.
+        positions: (n_frames, n_atoms, 3) float32 A.
+        velocities: (n_frames, n_atoms, 3) float32 A/fs.
+        atomic_numbers: (n_atoms,).
+        relaxed_positions: (n_atoms, 3) A, the molecule relaxed with GFN2-xTB; None where that is
+            not known (public sets).
         frame_fs: time between stored frames.
         first_frame: number of the first frame here, counted in the whole trajectory.
         hessian: (3 n_atoms, 3 n_atoms) eV/A^2 at relaxed_positions, of GFN2-xTB too; None likewise.
@@ -90,11 +95,11 @@ class Trajectory:
         return (self.n_frames - 1) * self.frame_fs
 
     def block(self, begin_fs: float, end_fs: float) -> Trajectory:
-        """The frames with begin_fs <= time <= end_fs, times counted from the first frame."""
+        """Return the frames with begin_fs <= time <= end_fs, times counted from the first frame."""
         return self.frames(*block_frames(begin_fs, end_fs, self.frame_fs))
 
     def frames(self, first: int, stop: int) -> Trajectory:
-        """Frames [first:stop]."""
+        """Return frames [first:stop]."""
         return replace(
             self,
             positions=self.positions[first:stop],
@@ -104,7 +109,7 @@ class Trajectory:
         )
 
     def reordered(self, order: np.ndarray) -> Trajectory:
-        """The trajectory with its atoms in another order."""
+        """Return the trajectory with its atoms in another order."""
         relaxed, hessian, labels = self.relaxed_positions, self.hessian, self.labels
         if labels is not None:
             kept = order if labels.order is None else labels.order[order]
@@ -120,7 +125,7 @@ class Trajectory:
         )
 
     def heavy_atoms(self) -> Trajectory:
-        """The trajectory without its hydrogens, which follow without inertia in the Hessian."""
+        """Leave out the hydrogens, which follow without inertia in the Hessian."""
         heavy = self.atomic_numbers > 1
         n_heavy = int(heavy.sum())
         # Our shards list heavy atoms first, and a slice of a mapped array stays in its file.
@@ -137,28 +142,29 @@ class Trajectory:
         )
 
     def start_id(self, frame: int) -> str:
-        """Name of the window that starts at `frame` of this block, unique in a dataset."""
+        """Name the window that starts at `frame` of this block, unique in a dataset."""
         return f"{self.name}-r{self.replica}@{self.first_frame + frame}"
 
 
 def block_frames(begin_fs: float, end_fs: float, frame_fs: float) -> tuple[int, int]:
-    """First frame with begin_fs <= time, and the frame after the last with time <= end_fs."""
+    """Find the first frame with begin_fs <= time, and the one after the last <= end_fs."""
     first = int(np.ceil(begin_fs / frame_fs - _FRAME_TOLERANCE))
     last = int(np.floor(end_fs / frame_fs + _FRAME_TOLERANCE))
     return first, last + 1
 
 
 def reordered_hessian(hessian: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """A Hessian (3 n_atoms, 3 n_atoms) with the atoms in another order."""
+    """Reorder the atoms of a Hessian (3 n_atoms, 3 n_atoms)."""
     coordinates = (3 * np.asarray(order)[:, None] + np.arange(3)).ravel()
     return hessian[np.ix_(coordinates, coordinates)]
 
 
 def condensed_hessian(hessian: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Hessian of the kept atoms while the others rest wherever their force is zero.
+    """Compute the Hessian of the kept atoms while the others rest where their force is zero.
 
     Args:
-        hessian: (3 n_atoms, 3 n_atoms). kept: (n_atoms,) bool.
+        hessian: (3 n_atoms, 3 n_atoms).
+        kept: (n_atoms,) bool.
 
     Returns:
         The Schur complement, (3 n_kept, 3 n_kept). Shifts and rotations stay without force.

@@ -40,9 +40,13 @@ class WindowBatch:
     """Windows of molecules of any size, padded with zeros.
 
     Attributes:
-        positions: (B, N, 3) A; velocities: (B, N, 3) A/fs; atomic_numbers: (B, N), 0 = padding.
-        lags_fs: (B, P) fs, NaN = padding; targets: (B, P, N, 3) A, 0 where padded.
-        molecule, start_id: B names.
+        positions: (B, N, 3) A.
+        velocities: (B, N, 3) A/fs.
+        atomic_numbers: (B, N), 0 = padding.
+        lags_fs: (B, P) fs, NaN = padding.
+        targets: (B, P, N, 3) A, 0 where padded.
+        molecule: B names.
+        start_id: B names of the windows.
     """
 
     positions: torch.Tensor
@@ -60,7 +64,7 @@ def cut_window(
     lags_fs: Sequence[float] | np.ndarray,
     rotation: np.ndarray | None = None,
 ) -> Window:
-    """The window of `trajectory` that begins at frame `start`, turned by `rotation` (3, 3)."""
+    """Cut the window of `trajectory` that begins at frame `start`, turned by `rotation` (3, 3)."""
     frames, real = lag_frames(lags_fs, trajectory.frame_fs)
     positions = trajectory.positions[start]
     velocities = trajectory.velocities[start]
@@ -166,7 +170,7 @@ class TrainingWindows(Dataset):
         )
 
     def __getitems__(self, numbers: Sequence[int]) -> WindowBatch:
-        """The batch of these items; torch's loader asks for it under this name."""
+        """Cut the batch of these items; torch's loader asks for it under this name."""
         epochs, indices = np.divmod(np.asarray(numbers), len(self))
         uniforms = np.empty((len(indices), 3))
         quaternions = np.empty((len(indices), 4))
@@ -270,21 +274,23 @@ def window_loader(
     workers: int = 0,
     start_method: str | None = None,
 ) -> DataLoader:
-    """Batches (`WindowBatch`) of whole epochs, molecules mixed and padded.
+    """Load batches (`WindowBatch`) of whole epochs, molecules mixed and padded.
 
     The batches do not depend on the number of workers, and a loader that starts at a later epoch or
     batch goes on with what an unbroken one would give.
 
     Args:
         windows: what to draw from; its seed decides windows and order.
+        batch_size: windows of a batch.
         epochs: how many; None: without end.
-        first_epoch: number of the first. skip: batches left out at its front.
+        first_epoch: number of the first.
+        skip: batches left out at its front.
         workers: processes that cut windows ahead; 0: this process does it, which is enough for
             most models.
         start_method: of the workers: fork, spawn, forkserver; None: the platform's.
 
     Raises:
-        UserError: a batch of less than one window, or another number that is negative.
+        UserError: A batch has less than one window, or another number is negative.
     """
     _check_least(
         batch_size=(batch_size, 1), epochs=(0 if epochs is None else epochs, 0),
@@ -301,10 +307,13 @@ def whole_batches(
     workers: int = 0,
     start_method: str | None = None,
 ) -> DataLoader:
-    """A loader of what `dataset.__getitems__` makes of each list of numbers in `batches`.
+    """Load what `dataset.__getitems__` makes of each list of numbers in `batches`.
 
     Args:
-        workers, start_method: as for `window_loader`.
+        dataset: what to draw from.
+        batches: numbers of the items of each batch.
+        workers: as for `window_loader`.
+        start_method: as for `window_loader`.
     """
     return DataLoader(
         dataset,
