@@ -2,6 +2,7 @@
 # make demo    real DFT trajectories, then train and score ATOM on the shipped mini data set
 # make test    the default tests;  make test-slow: those that take minutes as well
 # make lint    ruff, pyright and the import contracts
+# make help    this list
 # make docs    the site in site/, the leaderboard of the committed records in site/board/
 
 PYTHON ?= python3
@@ -12,13 +13,17 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test test-slow test-e3nn06 lint docs clean
+# The first target, so that `make` alone changes nothing.
+help:
+	@sed -n 's/^# \(make \)/\1/p' Makefile
+
+.PHONY: help setup demo test test-slow test-e3nn06 lint docs clean
 
 setup: $(VENV)/.ready
 
 # torch goes in first and by its exact version: any other request may bring gigabytes of CUDA.
 $(VENV)/.ready: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make setup PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) $$(grep '^torch==' constraints.txt)
 	$(PIP) -e '.[test]'
@@ -35,7 +40,7 @@ demo: setup
 test: setup
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
 		echo 'No chromium and chromedriver here: the tests of the leaderboard page in a browser are skipped.'
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
 
 test-slow: setup
 	$(BIN)/python -m pytest --slow --timeout 3600

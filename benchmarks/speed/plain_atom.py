@@ -1,8 +1,9 @@
 """ATOM as a plain loop over steps, heads and features: the yardstick of `atom-bench speed model`.
 
 The equations are those of docs/model/atom.md, the weights those of the model, and so is the
-result, to rounding. What the model does once or all at once is done here wherever it is needed: queries, keys
-and values head by head, those of X and V anew for every step, each softmax written out.
+result, to rounding. What the model does once or all at once is done here wherever it is needed:
+queries, keys and values head by head, those of X and V anew for every step, each softmax written
+out.
 """
 
 from __future__ import annotations
