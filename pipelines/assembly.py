@@ -1,6 +1,5 @@
 """From committed parts to a finished shard: flags, statistics, metadata; and checking it later."""
 
-import importlib.metadata
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +17,7 @@ from tg80.files import verify
 from tg80.shards.metadata import ShardMetadata
 from tg80.shards.quality import judge
 from tg80.shards.shard import Shard, write_shard
-
-_PACKAGES = ("tg80", "pyscf", "tblite", "rdkit", "ase", "numpy", "scipy", "numba", "h5py")
+from tg80.shards.versions import package_versions
 
 
 def assemble(
@@ -112,7 +110,7 @@ def _recipe_facts(recipe: Recipe, replica: int) -> dict[str, Any]:
         "level_settings": level.model_dump(mode="json"),
         "recipe": recipe.stated(),
         "seed": recipe.seed,
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": package_versions(),
         "software": {"codata": CODATA_YEAR},
         "integrator": recipe.integrator,
         "ensemble": recipe.thermostat,

@@ -1,4 +1,4 @@
-"""What both command-line programs share: how errors reach the user, and exit codes."""
+"""What both command-line programs share: errors, exit codes and tables."""
 
 import io
 import os
@@ -6,19 +6,71 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Annotated, Any, TextIO
 
+import rich.table
 import typer
 
 from tg80.errors import Tg80Error, UserError, missing_package
 from tg80.untrusted.limits import MOST_COUNT, MOST_SEED, MOST_SIZE, is_meant, meant_range
-from tg80.untrusted.tables import Console, PrintableStream, printable
+from tg80.untrusted.tables import (
+    Console,
+    PrintableStream,
+    csv_table,
+    markdown_table,
+    markdown_text,
+    printable,
+)
 
 console = Console(stderr=True)  # names may hold brackets
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of a report: a title, column heads, and rows; the first column names the row."""
+
+    title: str
+    heading: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        """As Markdown, its title above it."""
+        return f"{markdown_text(self.title)}\n\n{markdown_table(self.heading, self.rows)}\n"
+
+    def csv(self) -> str:
+        """As CSV, without its title."""
+        return csv_table(self.heading, self.rows)
+
+    def records(self) -> list[dict[str, str]]:
+        """A dictionary for each row, for `--json`."""
+        return [dict(zip(self.heading, row, strict=True)) for row in self.rows]
+
+    def print(self, console: Console) -> None:
+        """On a terminal."""
+        table = rich.table.Table(title=self.title, title_justify="left")
+        for i, head in enumerate(self.heading):
+            table.add_column(head, justify="left" if i == 0 else "right")
+        for row in self.rows:
+            table.add_row(*row)
+        console.print(table)
+
+
+def print_tables(
+    tables: Sequence[Table], *, as_markdown: bool = False, console: Console | None = None
+) -> None:
+    """Print tables one after another."""
+    # A pipe has no width of its own, and a table squeezed to 80 columns is unreadable.
+    console = console or Console(width=None if sys.stdout.isatty() else 160)
+    for table in tables:
+        if as_markdown:
+            print(table.markdown())
+        else:
+            table.print(console)
 
 
 def run_app(app: typer.Typer, argv: list[str] | None, prog: str) -> int:

@@ -1,6 +1,6 @@
 """The molecules that are timed and where their trajectories start."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -9,7 +9,7 @@ from pipelines.conformers import start_geometry
 from pipelines.dynamics.integrators import Body, Stepper, make_thermostat, thermal_velocities
 from pipelines.engines.engine import Engine
 from pipelines.engines.registry import make_engine
-from tg80.chemistry.lists import tg80_molecules
+from tg80.chemistry.lists import default_name, tg80_molecules
 from tg80.chemistry.mechanics import degrees_of_freedom, is_linear
 from tg80.chemistry.molecule import Molecule, molecule_from_smiles
 from tg80.errors import UserError
@@ -36,16 +36,14 @@ def find_molecules(names: str) -> list[Molecule]:
             found.append(known[name])
             continue
         try:
-            found.append(molecule_from_smiles(_SMALL.get(name, name), _name(name)))
+            molecule = molecule_from_smiles(_SMALL.get(name, name))
         except UserError as error:
             raise UserError(
                 f"--molecules: {name!r} is no compound of TG80 and no usable SMILES ({error})"
             ) from None
+        called = name if name in _SMALL else default_name(molecule)
+        found.append(replace(molecule, name=called))
     return found
-
-
-def _name(name: str) -> str | None:
-    return name if name in _SMALL else None
 
 
 @dataclass(frozen=True)

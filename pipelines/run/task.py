@@ -21,11 +21,10 @@ from pipelines.trajectory import Stage, Trajectory
 from tg80.chemistry.molecule import Molecule
 from tg80.errors import CorruptFile, RunFailed, Tg80Error
 from tg80.files import check_folder, make_folder, write_atomically
+from tg80.shards.versions import PACKAGES as RECORDED
 
 # What decides the bits of a trajectory, and what client and worker talk through.
-PACKAGES = (
-    "tg80", "numpy", "scipy", "numba", "pyscf", "tblite", "rdkit", "h5py", "dask", "distributed",
-)  # fmt: skip
+PACKAGES = (*RECORDED, "dask", "distributed")
 # A network file system may show a new file to another machine only after a while.
 _PATIENCE_S = 5.0
 

@@ -6,7 +6,6 @@ parts and checkpoints like any other, so it can be killed at any moment and goes
 """
 
 import hashlib
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -32,6 +31,7 @@ from tg80.errors import CorruptFile, UserError
 from tg80.files import file_sha256, make_folder
 from tg80.shards.shard import Shard
 from tg80.shards.twins import SUFFIX, TwinMetadata, Twins, TwinSettings, read_twins, write_twins
+from tg80.shards.versions import package_versions
 from tg80.splits.split import time_blocks
 from tg80.windows.starts import scored_starts
 from tg80.windows.trajectories import read_trajectory
@@ -40,7 +40,6 @@ from tg80.windows.trajectories import read_trajectory
 STARTS_IN = "test_time"
 # The horizon of the benchmark's task at a level, by the method of the level.
 DEFAULT_LENGTH_FS = {"xtb": 960.0, "rks": 3000.0}
-_PACKAGES = ("tg80", "pyscf", "tblite", "numpy", "scipy", "numba", "h5py")
 # Words that keep the random streams of one twin apart.
 _STREAMS = {"displacement": 10, "hydrogens": 11, "noise": 12}
 
@@ -240,7 +239,7 @@ class TwinRun:
             settings=self.settings,
             starts_in=STARTS_IN,
             frame_fs=facts.store_every_fs,
-            versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+            versions=package_versions(),
             platform={"machine": platform.machine(), "system": platform.system()},
         )
 

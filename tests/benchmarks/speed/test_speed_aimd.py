@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.leaderboard.sheets import Sheet, markdown
 from benchmarks.speed.commands import numbers
 from benchmarks.speed.starts import find_molecules, thermal_start
 from benchmarks.speed.stock import StockPySCF
 from benchmarks.speed.timing import peak_memory_bytes, summary, timed
 from tg80.chemistry.mechanics import angular_momentum, linear_momentum
+from tg80.console import Table
 from tg80.errors import UserError
 from tg80.theory import get_level
 
@@ -146,5 +146,5 @@ def test_clocks_and_summaries():
 
 
 def test_a_sheet_as_markdown():
-    text = markdown(Sheet("Title", ("a", "b"), [("x", "1")]))
+    text = Table("Title", ("a", "b"), [("x", "1")]).markdown()
     assert text == "Title\n\n| a | b |\n| --- | --: |\n| x | 1 |\n"

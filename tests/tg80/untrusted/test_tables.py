@@ -9,9 +9,10 @@ import sys
 from dataclasses import replace
 
 import pytest
+import rich.table
 
-from benchmarks.leaderboard.sheets import Sheet, markdown
 from tests.support import factories
+from tg80.console import Table
 from tg80.release.card import folder_facts
 from tg80.release.survey import survey
 from tg80.untrusted.tables import Console, csv_table, markdown_table, markdown_text, printable
@@ -39,17 +40,18 @@ def test_a_markdown_cell_is_one_cell_without_code_html_or_links():
     assert len(table.splitlines()) == 3 and last.count("|") == 3 and last.isprintable()
     assert not any(mark in last for mark in ("`", "<", "]("))
     assert last.endswith("| -0.5 |")
-    sheet = Sheet(HOSTILE, ["a"], [[HOSTILE]])
-    assert len(markdown(sheet).splitlines()) == 5
+    table = Table(HOSTILE, ["a"], [[HOSTILE]])
+    assert len(table.markdown().splitlines()) == 5
+    assert table.csv() == csv_table(["a"], [[HOSTILE]])
+    assert table.records() == [{"a": HOSTILE}]
     assert markdown_text("C/C=C\\C [NH4+] 1.5 +- 0.2") == "C/C=C\\C [NH4+] 1.5 +- 0.2"
 
 
 def test_a_table_for_the_terminal_carries_out_nothing():
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=200)
-    from rich.table import Table
 
-    table = Table(title=HOSTILE)
+    table = rich.table.Table(title=HOSTILE)
     table.add_column(HOSTILE)
     table.add_row(HOSTILE)
     console.print(table)
