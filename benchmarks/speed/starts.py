@@ -6,7 +6,8 @@ from functools import cached_property
 import numpy as np
 
 from pipelines.conformers import start_geometry
-from pipelines.dynamics.integrators import Body, Stepper, make_thermostat, thermal_velocities
+from pipelines.dynamics.integrators import Body, Stepper
+from pipelines.dynamics.thermostats import make_thermostat, thermal_velocities
 from pipelines.engines.engine import Engine
 from pipelines.engines.registry import make_engine
 from tg80.chemistry.lists import default_name, tg80_molecules

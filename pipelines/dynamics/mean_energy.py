@@ -7,7 +7,8 @@ A canonical start would give each trajectory a temperature of its own (a spread 
 import numpy as np
 
 from pipelines.conformers import relax
-from pipelines.dynamics.integrators import Body, Stepper, make_thermostat
+from pipelines.dynamics.integrators import Body, Stepper
+from pipelines.dynamics.thermostats import make_thermostat
 from pipelines.engines.engine import Engine
 from tg80.chemistry.mechanics import kinetic_energy
 from tg80.chemistry.molecule import Molecule

@@ -14,8 +14,9 @@ import numpy as np
 
 from pipelines.dynamics.checkpoint import latest_checkpoint, write_checkpoint
 from pipelines.dynamics.cost import Cost, cost_from_header, process_cpu_seconds, processor_model
-from pipelines.dynamics.integrators import Body, State, Stepper, Thermostat
+from pipelines.dynamics.integrators import Body, State, Stepper
 from pipelines.dynamics.parts import write_part
+from pipelines.dynamics.thermostats import Thermostat
 from tg80.chemistry.mechanics import kinetic_energy
 from tg80.errors import CorruptFile, RunFailed
 from tg80.files import make_folder, remove_temporary_files

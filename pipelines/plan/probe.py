@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.conformers import start_geometry
-from pipelines.dynamics.integrators import Body, State, Stepper, make_thermostat, thermal_velocities
+from pipelines.dynamics.integrators import Body, State, Stepper
 from pipelines.dynamics.steppers import level_stepper, xtb_stepper
+from pipelines.dynamics.thermostats import make_thermostat, thermal_velocities
 from pipelines.engines.engine import Resources
 from pipelines.recipe import Recipe
 from tg80.chemistry.mechanics import degrees_of_freedom, is_linear

@@ -4,9 +4,10 @@ The self-consistency loop and the dynamics know only this interface: `move`, `fo
 in hartree and bohr.
 """
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,6 @@ import scipy.linalg
 from pyscf import df, gto
 from pyscf.scf import hf
 
-from pipelines.engines.timing import Stopwatch
 from tg80.theory import EVEN_TEMPERED, Level, atomic_number_of, symbols_of
 
 # The heaviest element all of whose electrons the def2 basis sets hold.
@@ -178,3 +178,23 @@ class Hamiltonian(ABC):
     def dipole(self, occupied: np.ndarray) -> np.ndarray:
         """Dipole moment (3,) about the origin of the coordinates, e bohr."""
         return hf.dip_moment(self.molecule, self.density(occupied), unit="AU", verbose=0)
+
+
+class Stopwatch:
+    """Adds up wall-clock seconds under names.
+
+    Attributes:
+        seconds: by name, in the order the names first came.
+    """
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Count the time inside the `with` block under `name`."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began

@@ -14,8 +14,7 @@ from pyscf import lib
 
 from pipelines.engines.dft.extrapolation import OrbitalExtrapolation
 from pipelines.engines.dft.hamiltonian import Hamiltonian
-from pipelines.engines.dft.secant_pairs import SecantPairs
-from pipelines.engines.dft.self_consistency import Solution, solve
+from pipelines.engines.dft.self_consistency import SecantPairs, Solution, solve
 from pipelines.engines.engine import Evaluation, checked_positions, formula
 from pipelines.engines.threads import ThreadLimit
 from tg80.constants import (

@@ -3,13 +3,8 @@
 import numpy as np
 import pytest
 
-from pipelines.dynamics.integrators import (
-    Body,
-    BussiThermostat,
-    LangevinThermostat,
-    Stepper,
-    thermal_velocities,
-)
+from pipelines.dynamics.integrators import Body, Stepper
+from pipelines.dynamics.thermostats import BussiThermostat, LangevinThermostat, thermal_velocities
 from pipelines.engines.registry import make_engine
 from tests.pipelines.dynamics.analytic import SpringEngine
 from tg80.chemistry.mechanics import (

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pipelines.conformers import start_geometry
-from pipelines.dynamics.integrators import Body, Stepper, make_thermostat, thermal_velocities
+from pipelines.dynamics.integrators import Body, Stepper
+from pipelines.dynamics.thermostats import make_thermostat, thermal_velocities
 from pipelines.engines.registry import make_engine
 from tg80.chemistry.mechanics import degrees_of_freedom, is_linear, kinetic_energy
 from tg80.chemistry.molecule import molecule_from_smiles

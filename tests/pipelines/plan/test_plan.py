@@ -12,13 +12,13 @@ from pipelines.cli import run
 from pipelines.plan.plan import (
     Cost,
     choose_probes,
+    fit_power_law,
     plan_of_tg80,
     price,
     raw_bytes,
     size_of,
     wall_time_s,
 )
-from pipelines.plan.power_law import fit_power_law
 from pipelines.plan.probe import Probe
 from pipelines.recipe import Recipe
 from tg80.chemistry.lists import tg80_molecules

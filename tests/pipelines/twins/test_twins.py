@@ -12,8 +12,14 @@ from pipelines.cli import run
 from pipelines.dynamics.integrators import Body, Stepper
 from pipelines.engines.engine import Resources
 from pipelines.recipe import Recipe
-from pipelines.twins.starts import perturbed_start, resampled_hydrogens
-from pipelines.twins.twins import TwinRun, TwinSource, do_segment, twin_stretch
+from pipelines.twins.twins import (
+    TwinRun,
+    TwinSource,
+    do_segment,
+    perturbed_start,
+    resampled_hydrogens,
+    twin_stretch,
+)
 from tests.pipelines.dynamics.analytic import SpringEngine
 from tg80.chemistry.mechanics import (
     angular_momentum,
