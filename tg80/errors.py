@@ -28,7 +28,6 @@ class RunFailed(Tg80Error):
 
 
 _EXTRAS = {
-    "rdkit": "generate",
     "numba": "generate",
     "tblite": "generate",
     "pyscf": "generate",
@@ -36,6 +35,8 @@ _EXTRAS = {
     "distributed": "generate",
     "umap": "generate",
     "sklearn": "generate",
+    "cryptography": "generate",
+    "matplotlib": "generate",
     "torch": "bench",
     "e3nn": "bench",
     "safetensors": "bench",
