@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from benchmarks.leaderboard.sheets import Sheet
 from benchmarks.speed.starts import Start, thermal_start
 from benchmarks.speed.stock import Integrals, StockPySCF, StockResult
 from benchmarks.speed.timing import summary, timed
@@ -306,3 +307,82 @@ def _result(evaluation) -> StockResult:
 def _as_hartree(state: State) -> StockResult:
     assert state.evaluation is not None
     return _result(state.evaluation)
+
+
+def aimd_sheets(document: dict[str, Any]) -> list[Sheet]:
+    """The tables of `atom-bench speed aimd`."""
+    settings, molecules = document["settings"], list(document["results"].values())
+    threads = f"{settings['threads']} thread{'s' if settings['threads'] > 1 else ''}"
+    sheets = [
+        Sheet(
+            f"Seconds per energy + forces, {settings['level']}, {threads}, "
+            f"{settings['step_fs']:g} fs steps (medians; stock's integrals: "
+            f"{settings['stock_integrals']})",
+            ("molecule", "stock s (cycles)", "ours s (builds)", "stock / ours", "quartiles",
+             "by repeat", "by CPU time"),
+            [_speed_row(one) for one in molecules],
+        ),
+        Sheet(
+            f"Seconds per simulated fs, {threads}: stock, Verlet {settings['step_fs']:g} fs, over "
+            "ours with multiple time steps",
+            ("molecule", "outer / inner fs", "stock s/fs", "ours s/fs", "builds per call",
+             "stock / ours", "by CPU time"),
+            [_per_fs_row(one["molecule"], row) for one in molecules for row in one["per_fs"]],
+        ),
+        Sheet(
+            "Differences, hartree and hartree/bohr (largest; RMS)",
+            ("molecule", "of", "from", "energy", "force max", "force RMS", "geometries"),
+            [row for one in molecules for row in _accuracy_rows(one)],
+        ),
+    ]  # fmt: skip
+    if any(one["ours_parts_s"] for one in molecules):
+        sheets.append(_parts_sheet(molecules))
+    return [sheet for sheet in sheets if sheet.rows]
+
+
+def _speed_row(one: dict[str, Any]) -> list[str]:
+    spread = one["ratio_spread"]
+    return [
+        one["molecule"],
+        f"{one['stock_s_per_step']['median']:.3f} ({one['stock_cycles']:.1f})",
+        f"{one['ours_s_per_step']['median']:.3f} ({one['fock_builds']:.1f})",
+        f"{one['ratio']:.1f}",
+        f"{spread['quartile_1']:.1f}-{spread['quartile_3']:.1f}",
+        " ".join(f"{ratio:.1f}" for ratio in one["ratio_of_repeats"]),
+        f"{one['ratio_cpu']:.1f}",
+    ]
+
+
+def _per_fs_row(name: str, row: dict[str, float]) -> list[str]:
+    return [
+        name, f"{row['outer_fs']:g} / {row['inner_fs']:g}", f"{row['stock_s_per_fs']:.3f}",
+        f"{row['ours_s_per_fs']:.3f}", f"{row['fock_builds']:.1f}", f"{row['ratio']:.1f}",
+        f"{row['ratio_cpu']:.1f}",
+    ]  # fmt: skip
+
+
+def _accuracy_rows(one: dict[str, Any]) -> list[list[str]]:
+    name, accuracy = one["molecule"], one["accuracy"]
+    rows = [_difference_row(name, "ours", "stock", one["against_stock"], len(one["steps"]))]
+    for key, better in (("scf_noise", "same level, tight"), ("against_exact", "exact J, grid 5")):
+        for side in ("ours", "stock"):
+            if side in accuracy[key]:
+                n = accuracy[key]["n"]
+                rows.append(_difference_row(name, side, better, accuracy[key][side], n))
+    return rows
+
+
+def _difference_row(name: str, of: str, better: str, figures: dict, n: int) -> list[str]:
+    names = ("energy_max", "force_max", "force_rms")
+    return [name, of, better, *(f"{figures[key]:.1e}" for key in names), str(n)]
+
+
+def _parts_sheet(molecules: list[dict[str, Any]]) -> Sheet:
+    names = list(dict.fromkeys(name for one in molecules for name in one["ours_parts_s"]))
+    rows = []
+    for one in molecules:
+        parts = one["ours_parts_s"]
+        rest = one["ours_s_per_step"]["mean"] - sum(parts.values())
+        figures = [f"{parts.get(name, 0.0):.3f}" for name in names]
+        rows.append([one["molecule"], *figures, f"{rest:.3f}"])
+    return Sheet("Where ours goes, seconds per step (means)", ("molecule", *names, "rest"), rows)

@@ -74,8 +74,7 @@ def aimd(
 
     Example: atom-bench speed aimd --molecules ethanol,benzene --threads 1 --json
     """
-    from benchmarks.speed.aimd import AimdSettings, measure
-    from benchmarks.speed.tables import aimd_sheets
+    from benchmarks.speed.aimd import AimdSettings, aimd_sheets, measure
     from tg80.theory import get_level
 
     if get_level(level).method != "rks":
@@ -135,8 +134,7 @@ def memory(
 
     Example: atom-bench speed memory --molecules naphthalene --memory-gb 2,1000
     """
-    from benchmarks.speed.memory import MemorySettings, measure
-    from benchmarks.speed.tables import memory_sheets
+    from benchmarks.speed.memory import MemorySettings, measure, memory_sheets
 
     settings = checked(
         MemorySettings, level=level, memory_gb=numbers(memory_gb, "--memory-gb", needed=True),
@@ -160,8 +158,7 @@ def throughput(
 
     Example: atom-bench speed throughput --molecules ethanol --repeats 5 --json
     """
-    from benchmarks.speed.tables import throughput_sheets
-    from benchmarks.speed.throughput import ThroughputSettings, measure
+    from benchmarks.speed.throughput import ThroughputSettings, measure, throughput_sheets
 
     settings = checked(ThroughputSettings, level=level, steps=steps, repeats=repeats, seed=seed)
     document = measure_each(molecules, "throughput", measure, settings)
@@ -198,10 +195,15 @@ def mts(
 
     Example: atom-bench speed mts --molecules methanol --out mts.json --aimd aimd.json
     """
-    from benchmarks.speed.mts import MtsSettings, measure, parse_integrators, summarise
+    from benchmarks.speed.mts import (
+        MtsSettings,
+        measure,
+        mts_sheets,
+        parse_integrators,
+        summarise,
+    )
     from benchmarks.speed.results_file import ResultsFile, read_document
     from benchmarks.speed.starts import find_molecules
-    from benchmarks.speed.tables import mts_sheets
 
     settings = checked(
         MtsSettings, level=level, threads=threads, inner_fs=inner_fs, length_fs=length_fs,
@@ -377,7 +379,7 @@ def finish(
 ) -> None:
     """Print a result as JSON, as Markdown or for a terminal."""
     from benchmarks.leaderboard.sheets import print_sheets
-    from benchmarks.speed.tables import machine_line
+    from benchmarks.speed.timing import machine_line
 
     if as_json:
         print_json(document)

@@ -5,30 +5,29 @@ processes can. Every trajectory is a process of its own with one CPU thread. All
 start together, and run for the same wall time; their steps are counted.
 """
 
-import json
 import os
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import IO, Any
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from benchmarks.leaderboard.sheets import Sheet
+from benchmarks.speed.processes import children
 from benchmarks.speed.starts import Start, thermal_start
 from benchmarks.speed.timing import timed
 from pipelines.dynamics.integrators import Stepper
 from pipelines.engines.engine import Resources
 from pipelines.run.gpu_check import prepare_run
-from tg80.chemistry.molecule import Molecule, molecule_from_smiles
-from tg80.errors import RunFailed, UserError
+from tg80.chemistry.molecule import Molecule
+from tg80.errors import UserError
 from tg80.untrusted.limits import BoundedModel
 
 Say = Callable[[str], None]
+Device = Literal["cpu", "cuda"]
 
 
 class GpuSettings(BoundedModel):
@@ -47,7 +46,7 @@ class GpuSettings(BoundedModel):
     """
 
     level: str = "pbe-def2svp"
-    devices: tuple[str, ...] = ("cpu", "cuda")
+    devices: tuple[Device, ...] = ("cpu", "cuda")
     trajectories: tuple[int, ...] = (1, 4, 8, 16)
     step_fs: float = Field(default=0.5, gt=0, le=2)
     warm_up: int = Field(default=12, ge=1)
@@ -81,7 +80,7 @@ def measure(molecule: Molecule, settings: GpuSettings, say: Say = lambda text: N
     return {"molecule": molecule.name, "n_atoms": molecule.n_atoms, "gpu": gpu, "rows": rows}
 
 
-def _rows_of(start: Start, device: str, settings: GpuSettings, say: Say) -> list[dict]:
+def _rows_of(start: Start, device: Device, settings: GpuSettings, say: Say) -> list[dict]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     counts = settings.trajectories
     if device == "cpu":
@@ -103,102 +102,62 @@ def _rows_of(start: Start, device: str, settings: GpuSettings, say: Say) -> list
 
 
 def side_by_side(
-    start: Start, device: str, count: int, settings: GpuSettings
+    start: Start, device: Device, count: int, settings: GpuSettings
 ) -> tuple[list[float], list[float]]:
     """Steps per second and Fock builds per step of `count` trajectories that run together.
 
     Raises:
         RunFailed: one of them broke off.
     """
-    order = {
-        "smiles": start.molecule.smiles, "name": start.molecule.name, "device": device,
-        "positions": start.positions.tolist(), "velocities": start.velocities.tolist(),
-        "settings": settings.model_dump(mode="json"),
-    }  # fmt: skip
-    with ExitStack() as stack:
-        workers = [stack.enter_context(_worker(order)) for _ in range(count)]
-        for worker in workers:
-            worker.wait_for("ready")
-        for worker in workers:
-            worker.tell("go")
-        results = [json.loads(worker.wait_for("done")) for worker in workers]
+    with _one_gpu(), children(count, _Trajectory, start, device, settings) as workers:
+        for ask in ("warm up", "count"):
+            for worker in workers:
+                worker.ask(ask)
+            results = [worker.answer() for worker in workers]
     rates = [result["steps"] / result["seconds"] for result in results]
     return rates, [result["fock_builds"] for result in results]
 
 
-class _Worker:
-    """A process with one trajectory; it is spoken to in lines of text."""
-
-    def __init__(self, process: subprocess.Popen, errors: IO[str]):
-        self._process = process
-        self._errors = errors
-
-    def tell(self, word: str) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(word + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # the next wait_for says why
-
-    def wait_for(self, word: str) -> str:
-        """What follows the word on the line that begins with it."""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith(word):
-                return line[len(word) :].strip()
-        self._process.wait()
-        self._errors.seek(0)
-        reason = (self._errors.read().strip().splitlines() or ["no reason given"])[-1]
-        raise RunFailed(f"a trajectory broke off: {reason}")
-
-
 @contextmanager
-def _worker(order: dict) -> Iterator[_Worker]:
-    environment = dict(os.environ)
-    # One GPU is what is measured, also where there are several.
-    visible = environment.get("CUDA_VISIBLE_DEVICES") or "0"
-    environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        environment[name] = "1"
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.speed.gpu"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-            text=True, env=environment,
-        )  # fmt: skip
-        worker = _Worker(process, errors)
-        try:
-            worker.tell(json.dumps(order))
-            yield worker
-        finally:
-            process.kill()
-            process.communicate()
+def _one_gpu() -> Iterator[None]:
+    """Show new processes one GPU, which is what is measured, also where there are several."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = (before or "0").split(",")[0]
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
-def run_trajectory(commands: IO[str], answers: IO[str]) -> None:
-    """The other end of a `_Worker`: warm up, wait for the start, count steps."""
-    order = json.loads(commands.readline())
-    settings = GpuSettings.model_validate(order["settings"])
-    molecule = molecule_from_smiles(order["smiles"], order["name"])
-    start = Start(molecule, np.array(order["positions"]), np.array(order["velocities"]))
-    resources = Resources(threads=1, device=order["device"])
-    stepper = Stepper(start.body, start.engine(settings.level, resources), settings.step_fs)
-    state = stepper.begin(start.positions, start.velocities)
-    for _ in range(settings.warm_up):
-        stepper.step(state)
-    print("ready", file=answers, flush=True)
-    commands.readline()
-    steps, builds = 0, []
-    with timed() as clock:
-        end = time.perf_counter() + settings.seconds
-        while time.perf_counter() < end:
-            stepper.step(state)
-            steps += 1
-            assert state.evaluation is not None
-            builds.append(state.evaluation.scf_cycles)
-    result = {"steps": steps, "seconds": clock.wall_s, "fock_builds": float(np.mean(builds))}
-    print("done", json.dumps(result), file=answers, flush=True)
+class _Trajectory:
+    """Runs in the child: warms up once, then counts steps."""
+
+    def __init__(self, index: int, start: Start, device: Device, settings: GpuSettings) -> None:
+        engine = start.engine(settings.level, Resources(threads=1, device=device))
+        self._stepper = Stepper(start.body, engine, settings.step_fs)
+        self._state = self._stepper.begin(start.positions, start.velocities)
+        self._settings = settings
+
+    def __call__(self, what: str) -> dict[str, float]:
+        if what == "warm up":
+            for _ in range(self._settings.warm_up):
+                self._stepper.step(self._state)
+            return {}
+        builds = []
+        with timed() as clock:
+            end = time.perf_counter() + self._settings.seconds
+            while time.perf_counter() < end:
+                self._stepper.step(self._state)
+                assert self._state.evaluation is not None
+                builds.append(self._state.evaluation.scf_cycles)
+        return {
+            "steps": len(builds),
+            "seconds": clock.wall_s,
+            "fock_builds": float(np.mean(builds)),
+        }
 
 
 def _gpu_name() -> str:
@@ -259,10 +218,3 @@ def parse_devices(text: str) -> tuple[str, ...]:
     if not set(names) <= {"cpu", "cuda"}:
         raise UserError(f"--devices wants cpu, cuda or cpu,cuda, not {text!r}")
     return names
-
-
-if __name__ == "__main__":
-    try:
-        run_trajectory(sys.stdin, sys.stdout)
-    except (RunFailed, UserError) as error:
-        sys.exit(str(error))

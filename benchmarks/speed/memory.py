@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from benchmarks.leaderboard.sheets import Sheet
 from benchmarks.speed.processes import children
 from benchmarks.speed.starts import Start, thermal_start
 from benchmarks.speed.timing import peak_memory_bytes, timed
@@ -75,3 +76,23 @@ class _Worker:
             "energy": first.energy / EV_PER_HARTREE,
             "forces": (first.forces / EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR).tolist(),
         }
+
+
+def memory_sheets(document: dict[str, Any]) -> list[Sheet]:
+    """The table of `atom-bench speed memory`."""
+    rows = []
+    for one in document["results"].values():
+        for row in one["budgets"]:
+            rows.append(
+                [
+                    one["molecule"], f"{row['memory_gb']:g}", f"{row['peak_bytes'] / 1e9:.2f}",
+                    f"{row['imported_bytes'] / 1e9:.2f}", f"{row['s_per_step']:.2f}",
+                    f"{row['energy_difference']:.1e}", f"{row['force_difference']:.1e}",
+                ]
+            )  # fmt: skip
+    heading = (
+        "molecule", "budget, GB", "peak, GB", "of it imports", "s per outer step",
+        "energy apart", "force apart",
+    )  # fmt: skip
+    title = "Peak resident memory of a worker, 1e9 bytes; differences in hartree (per bohr)"
+    return [Sheet(title, heading, rows)]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from benchmarks.leaderboard.sheets import Sheet
 from benchmarks.speed.results_file import ResultsFile
 from benchmarks.speed.starts import Start, thermal_start
 from benchmarks.speed.timing import timed
@@ -313,3 +314,34 @@ def _stock_ratio(usual: dict | None, value: dict, speed_up: float | None) -> flo
 def _speed_up(aimd: dict[str, Any] | None, name: str) -> float | None:
     measured = (aimd or {"results": {}})["results"].get(name)
     return None if measured is None else measured["ratio"]
+
+
+def mts_sheets(document: dict[str, Any]) -> list[Sheet]:
+    """The table of `atom-bench speed mts`."""
+    marks = sorted({d["mark_fs"] for row in document["rows"] for d in row["distances"]})
+    times = " / ".join(f"{mark:g}" for mark in marks)
+    heading = (
+        "molecule", "integrator, fs", "calls/fs", "builds/fs", "s/fs", f"RMSD at {times} fs, A",
+        "Verlet 0.5's RMSD over it", "energy std, meV/atom", "drift, meV/atom/ps", "stock / ours",
+    )  # fmt: skip
+    title = (
+        f"Integrators against velocity Verlet {document['settings']['inner_fs']:g} fs, "
+        f"{document['settings']['level']}, NVE; stock / ours: per simulated fs, stock with Verlet "
+        "0.5 fs"
+    )
+    return [Sheet(title, heading, [_mts_row(row) for row in document["rows"]])]
+
+
+def _mts_row(row: dict[str, Any]) -> list[str]:
+    error = row["drift_error"]
+    drift = "" if error is None else f"{row['drift']:+.3f} ± {error:.3f}"
+    return [
+        row["molecule"], row["integrator"], f"{row['calls_per_fs']:.2f}",
+        f"{row['builds_per_fs']:.2f}", f"{row['s_per_fs']:.3f}",
+        " / ".join(f"{one['rmsd']:.1e}" for one in row["distances"]),
+        _ratio(row["rmsd_ratio"]), f"{row['energy_std']:.2f}", drift, _ratio(row["stock_ratio"]),
+    ]  # fmt: skip
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"

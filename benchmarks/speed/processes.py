@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -41,8 +41,9 @@ class Child:
         far_end.close()
 
     def ask(self, question: Any) -> None:
-        """Hands a question over and returns at once."""
-        self._pipe.send(question)
+        """Hand a question over and return at once."""
+        with suppress(BrokenPipeError):  # the answer says why
+            self._pipe.send(question)
 
     def answer(self) -> Any:
         """Wait for the answer to the oldest question.

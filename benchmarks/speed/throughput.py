@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import Field
 
+from benchmarks.leaderboard.sheets import Sheet
 from benchmarks.speed.processes import children
 from benchmarks.speed.starts import Start, thermal_start
 from benchmarks.speed.timing import summary
@@ -139,3 +140,21 @@ def _segment(folder: str, start: Start, settings: ThroughputSettings) -> int:
         lambda: (start.positions, start.velocities),
     )  # fmt: skip
     return stretch.advance().step
+
+
+def throughput_sheets(document: dict[str, Any]) -> list[Sheet]:
+    """The table of `atom-bench speed throughput`."""
+    rows = []
+    for one in document["results"].values():
+        for kind in ("plain", "dask"):
+            figures = one[kind]
+            spread = figures["ratio"]
+            rows.append(
+                [
+                    one["molecule"], kind, f"{figures['steps_per_s_one']:.2f}",
+                    f"{figures['steps_per_s_two']:.2f}", f"{spread['median']:.2f}",
+                    f"{spread['lowest']:.2f}-{spread['highest']:.2f}",
+                ]
+            )  # fmt: skip
+    heading = ("molecule", "workers", "one, steps/s", "two, steps/s", "two / one", "range")
+    return [Sheet("Throughput of two single-thread workers over that of one", heading, rows)]

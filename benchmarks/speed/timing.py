@@ -69,6 +69,15 @@ def machine() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def machine_line(machine: dict[str, Any]) -> str:
+    """The machine in one line."""
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    return (
+        f"{machine['processor']} ({machine['vector_units']}), {machine['cores']} cores, "
+        f"load {machine['load_before']:.1f} at the start; {versions}"
+    )
+
+
 def _cpuinfo(key: str) -> str:
     path = Path("/proc/cpuinfo")
     if path.exists():
