@@ -104,8 +104,12 @@ class Work:
     """One model with one batch of random states, to be run and trained.
 
     Args:
-        preset: of the model. mode: its time attention. shape: of the batch, without padding.
-        device: where. variant: how. seed: of weights, batch and noise.
+        preset: size of the model.
+        mode: time attention of the model.
+        shape: sizes of the batch, without padding.
+        device: where the model runs.
+        variant: how it runs.
+        seed: of weights, batch and noise.
 
     Attributes:
         n_parameters: of the model.

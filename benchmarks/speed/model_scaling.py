@@ -58,7 +58,8 @@ def measure_scaling(
     """Time and memory along each axis; every point is stored as soon as it is there.
 
     Args:
-        settings: of the command. scaling: the sizes.
+        settings: of the command.
+        scaling: the sizes.
         get: stored result of a key, else measured; see `ResultsFile.get`.
         say: tells what is done.
     """

@@ -39,7 +39,8 @@ class StockPySCF:
         atomic_numbers: (n_atoms,) int.
         charge: total charge, e.
         n_threads: CPU threads.
-        energy_threshold, gradient_threshold: hartree; PySCF's `conv_tol` and `conv_tol_grad`.
+        energy_threshold: hartree; PySCF's `conv_tol`.
+        gradient_threshold: hartree; PySCF's `conv_tol_grad`.
         integrals: of a fitted Coulomb energy: `memory` builds them once a geometry, by one call of
             the user's (`with_df.build()`), which is the faster way; `every-cycle` is what PySCF
             does unasked.
