@@ -7,22 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from atom.elements import MAX_ATOMIC_NUMBER
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from atom.model import ATOM
-
 BATCH_SIZE = 64
 
 
-def predict(model: ATOM, atoms: Atoms | Sequence[Atoms], lags_fs: Sequence[float]) -> list[Any]:
+def predict(
+    model: nn.Module, atoms: Atoms | Sequence[Atoms], lags_fs: Sequence[float]
+) -> list[Any]:
     """Structures at each lag, of one molecule or of many at once.
 
     Args:
-        model: a trained model, on any device.
+        model: a trained :class:`atom.ATOM`, on any device.
         atoms: a molecule with velocities, or a sequence of such.
         lags_fs: P times since the start, fs, in any order.
 
@@ -50,7 +51,7 @@ def predict(model: ATOM, atoms: Atoms | Sequence[Atoms], lags_fs: Sequence[float
 
 @torch.no_grad()
 def _predict_batch(
-    model: ATOM, molecules: Sequence[Atoms], lags_fs: np.ndarray
+    model: nn.Module, molecules: Sequence[Atoms], lags_fs: np.ndarray
 ) -> list[list[Atoms]]:
     from ase import units
 

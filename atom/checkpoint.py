@@ -11,15 +11,28 @@ from pathlib import Path
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from atom.config import ATOMConfig
 
 FORMAT_VERSION = "1"
+# Modules that own parameters by now; their names in files leave the owner out, as they always did.
+OWNERS = ("decoder.", "projections.", "mixing.")
 
 
 class CheckpointError(ValueError):
     """A file that is not a checkpoint of this model; the message says what to do."""
+
+
+def stored_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a model under their names in a checkpoint."""
+
+    def stored(name: str) -> str:
+        for owner in OWNERS:
+            name = name.replace(owner, "")
+        return name
+
+    return {stored(name): parameter for name, parameter in model.named_parameters()}
 
 
 def write_checkpoint(path: str | Path, config: ATOMConfig, tensors: Mapping[str, Tensor]) -> None:

@@ -39,6 +39,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+# Settings that checkpoints and records hold and that are gone, with what the model does now.
+RETIRED: dict[str, Any] = {"equivariant_start": False}
+
 
 class ATOMConfig(BaseModel):
     """Settings of one ATOM model; unknown names are refused.
@@ -124,9 +127,6 @@ class ATOMConfig(BaseModel):
         description="displacements are multiplied by 1 - exp(-lag / lag_gate_fs); None: by 1",
     )
 
-    equivariant_start: bool = Field(
-        default=False, description="initial weights for which the blocks are equivariant"
-    )
     normalise_lifted: bool = Field(
         default=True, description="RMSNorm on X and V in front of each attention, as on Z"
     )
@@ -157,6 +157,13 @@ class ATOMConfig(BaseModel):
         default=True, description="independent noise of sigma_positions on each target as well"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_retired(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {k: v for k, v in values.items() if k not in RETIRED or v != RETIRED[k]}
+
     @model_validator(mode="after")
     def _check_widths(self) -> ATOMConfig:
         if self.width % (4 * self.n_heads):
@@ -171,9 +178,8 @@ class ATOMConfig(BaseModel):
     @model_validator(mode="after")
     def _check_parts(self) -> ATOMConfig:
         if self.symmetry == "strict":
-            for name, wanted in (("lifting", "equivariant"), ("equivariant_start", False)):
-                if getattr(self, name) != wanted:
-                    raise ValueError(f"symmetry = strict goes with {name} = {wanted} only")
+            if self.lifting != "equivariant":
+                raise ValueError("symmetry = strict goes with lifting = equivariant only")
             if self.attention == "gat":
                 raise ValueError("symmetry = strict does not go with attention = gat")
         if self.pair_layers and self.lifting != "equivariant":
@@ -181,6 +187,16 @@ class ATOMConfig(BaseModel):
         if self.graph_radius_angstrom is not None and self.attention != "gat":
             raise ValueError("graph_radius_angstrom goes with attention = gat only")
         return self
+
+    @property
+    def has_lifted(self) -> bool:
+        """Whether X and V have softmaxes of their own."""
+        return self.attention != "standard"
+
+    @property
+    def scales_lifted(self) -> bool:
+        """Whether blocks multiply the normalised X and V by gains."""
+        return self.normalise_lifted and self.has_lifted
 
     @property
     def head_width(self) -> int:

@@ -7,20 +7,14 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from atom.config import ATOMConfig
-from atom.layers.blocks import Block
-from atom.layers.channels import (
-    SCALAR,
-    channel_layout,
-    deal_channels,
-    gather_channels,
-    scalar_columns,
-)
+from atom.layers.attention import Attention, LinearProjections, Softmaxes
+from atom.layers.blocks import Block, Gain, SwiGLU, root_mean_square_norm
+from atom.layers.channels import deal_channels, gather_channels
 from atom.layers.e3nn import o3, plain_layers
 from atom.layers.masks import attention_reach
-from atom.layers.norm import root_mean_square_norm
 from atom.layers.rope import state_rotation
-from atom.variants.gat import graph_reach
-from atom.variants.strict import EquivariantBlock
+from atom.variants.gat import GraphMessages, graph_reach
+from atom.variants.strict import strict_block
 
 # Initial scale of the output weights: an untrained model then moves atoms by hundredths of an
 # angstrom, so its displacement output starts out close to persistence.
@@ -38,48 +32,28 @@ class Decoder(nn.Module):
         """Build the layers for a config."""
         super().__init__()
         self.config = config
-        lifted, inside, n_vectors = (
-            config.multiplicity, config.block_multiplicity, config.output_heads,
-        )  # fmt: skip
+        inside, n_vectors = config.block_multiplicity, config.output_heads
         self.is_strict = config.symmetry == "strict"
-        make_block = EquivariantBlock if self.is_strict else Block
-        blocks = [make_block(config, i == 0) for i in range(config.n_blocks)]
-        self.blocks = nn.ModuleList(blocks)
-        irreps = o3.Irreps(f"{inside}x0e + {inside}x1o")
+        # What lag, mixing and T-RoPE act on: all channels, or in a strict model the scalars.
+        n_free = self.n_free = inside if self.is_strict else config.width
+        self.blocks = nn.ModuleList(make_block(config, i == 0) for i in range(config.n_blocks))
+        lifted, irreps = (o3.Irreps(f"{m}x0e + {m}x1o") for m in (config.multiplicity, inside))
         with plain_layers():
             self.project_output = o3.Linear(irreps, f"{n_vectors}x1o")
-            self.widen = o3.Linear(f"{lifted}x0e + {lifted}x1o", irreps) if self.is_strict else None
-        # What the lag and the mixing see: all channels, or in a strict model the scalars.
-        n_seen = inside if self.is_strict else config.width
-        self.lag_features = (
-            nn.Linear(len(LAG_FEATURE_TIMES_FS), n_seen, bias=False)
-            if config.lag_embedding
-            else None
-        )
-        self.mix_heads = (
-            nn.Sequential(nn.Linear(n_seen, n_seen), nn.SiLU(), nn.Linear(n_seen, n_vectors))
-            if n_vectors > 1
-            else None
-        )
+            self.widen = o3.Linear(lifted, irreps) if self.is_strict else None
+        self.lag_features = self.mix_heads = None
+        if config.lag_embedding:
+            self.lag_features = nn.Linear(len(LAG_FEATURE_TIMES_FS), n_free, bias=False)
+        if n_vectors > 1:
+            self.mix_heads = nn.Sequential(
+                nn.Linear(n_free, n_free), nn.SiLU(), nn.Linear(n_free, n_vectors)
+            )
         with torch.no_grad():
             for parameter in self.project_output.parameters():
                 parameter.mul_(OUTPUT_GAIN)
-            if config.equivariant_start:
-                self._start_equivariant()
         self.register_buffer("_lag_times_fs", torch.tensor(LAG_FEATURE_TIMES_FS), persistent=False)
 
-    @torch.no_grad()
-    def _start_equivariant(self) -> None:
-        """Let the lag enter the scalars, and let scalars alone mix the output heads."""
-        layout = channel_layout(self.config)
-        if self.lag_features is not None:
-            self.lag_features.weight.mul_((layout.component == SCALAR)[:, None])
-        if self.mix_heads is not None:
-            self.mix_heads.get_submodule("0").get_parameter("weight").copy_(
-                scalar_columns(self.config.width, layout)
-            )
-
-    def decode(
+    def forward(
         self,
         lifted: Tensor,
         phase: Tensor,
@@ -110,12 +84,11 @@ class Decoder(nn.Module):
         lifted, phase = lifted.to(dtype), phase.to(dtype)
         # State 0 is the start state itself, at lag 0.
         states_fs, states_valid = pad(lags_fs, (1, 0)), pad(valid, (1, 0), value=True)
-        turned = config.block_multiplicity if self.is_strict else config.width
         rotation = state_rotation(
             config,
             states_fs,
             states_valid,
-            turned // config.n_heads,
+            self.n_free // config.n_heads,
             torch.promote_types(dtype, torch.float32),
         )
         if config.attention == "gat":
@@ -149,7 +122,23 @@ class Decoder(nn.Module):
             return vectors
         weight = real.to(steps)[:, None, :, None]
         pooled = (steps * weight).sum(2) / weight.sum(2).clamp(min=1.0)
-        if self.is_strict:
-            pooled = pooled[..., : self.config.block_multiplicity]
-        mix = self.mix_heads(pooled).softmax(-1)
+        mix = self.mix_heads(pooled[..., : self.n_free]).softmax(-1)
         return torch.einsum("bpnkc,bpk->bpnc", vectors.unflatten(-1, (-1, 3)), mix)
+
+
+def make_block(config: ATOMConfig, is_first: bool) -> Block:
+    """Build a block; which variant it is, is decided here alone."""
+    if config.symmetry == "strict":
+        return strict_block(config, is_first)
+    if config.attention == "gat":
+        projections, mixing = LinearProjections(config, 1.0), GraphMessages(config)
+    else:
+        projections = LinearProjections(config, config.head_width**-0.5)
+        mixing = Softmaxes(config)
+    return Block(
+        Attention(config, projections, mixing, is_first),
+        SwiGLU(config.width, config.feedforward_width),
+        Gain(config.width),
+        Gain(config.width) if config.scales_lifted else None,
+        Gain(config.width),
+    )

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from atom.ase import predict
-from atom.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from atom.checkpoint import CheckpointError, read_checkpoint, stored_parameters, write_checkpoint
 from atom.config import ATOMConfig
 from atom.decoder import Decoder
 from atom.elements import (
@@ -20,11 +20,11 @@ from atom.elements import (
     U_ANGSTROM2_PER_FS2_IN_EV,
 )
 from atom.layers.lifting import make_lifting
-from atom.loss import LossKind, masked_loss
+from atom.loss import LossKind, add_label_noise, masked_loss
 from atom.walk import bonded_pairs, random_walk_encoding
 
 
-class ATOM(Decoder):
+class ATOM(nn.Module):
     """Atomistic Transformer Operator for Molecules.
 
     References:
@@ -37,8 +37,9 @@ class ATOM(Decoder):
 
     def __init__(self, config: ATOMConfig | None = None) -> None:
         """Build an untrained model; the weights come from torch's global generator."""
-        config = config or ATOMConfig()
-        super().__init__(config)
+        super().__init__()
+        self.config = config = config or ATOMConfig()
+        self.decoder = Decoder(config)
         self.lifting = make_lifting(config)
         masses = torch.tensor(ATOMIC_MASSES, dtype=torch.float64)
         thermal = BOLTZMANN_EV_PER_K * config.temperature_k / U_ANGSTROM2_PER_FS2_IN_EV
@@ -121,7 +122,7 @@ class ATOM(Decoder):
         )
         valid = ~lags_fs.isnan()
         lags_fs = lags_fs.where(valid, 0.0)
-        vectors = self.decode(lifted, phase, lags_fs, valid, real, positions, bonds)
+        vectors = self.decoder(lifted, phase, lags_fs, valid, real, positions, bonds)
 
         start = positions[:, None].to(dtype)
         if self.config.output == "absolute":
@@ -171,18 +172,15 @@ class ATOM(Decoder):
         clean = positions.where(real[..., None], 0.0)
         bonds = bonded_pairs(clean, atomic_numbers.long(), self.config.bond_factor)
         walk_encoding = self._walk_encoding(bonds)
-        sigma_x, sigma_v = self.config.sigma_positions, self.config.sigma_velocities
-
-        def drawn(which: int, like: Tensor) -> Tensor:
-            return _noise_like(like, generator) if noise is None else noise[which].to(like)
-
-        if sigma_x > 0 and self.config.input_noise:
-            clean = clean + sigma_x * drawn(0, clean)
-        if sigma_v > 0 and self.config.input_noise:
-            unit = self._thermal_speeds[atomic_numbers.long()][..., None].to(velocities.dtype)
-            velocities = velocities + sigma_v * unit * drawn(1, velocities)
-        if sigma_x > 0 and self.config.target_noise:
-            targets = targets + sigma_x * drawn(2, targets)
+        clean, velocities, targets = add_label_noise(
+            self.config,
+            clean,
+            velocities,
+            targets,
+            self._thermal_speeds[atomic_numbers.long()],
+            noise,
+            generator,
+        )
         predicted = self(clean, velocities, atomic_numbers, lags_fs, walk_encoding, bonds)
         scored = real if score_mask is None else real & score_mask.bool()
         return masked_loss(predicted, targets, scored, ~lags_fs.isnan(), lag_weights, kind)
@@ -193,7 +191,7 @@ class ATOM(Decoder):
 
     def save(self, path: str | Path) -> None:
         """Write settings and parameters to one safetensors file, atomically."""
-        write_checkpoint(path, self.config, dict(self.named_parameters()))
+        write_checkpoint(path, self.config, stored_parameters(self))
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str | torch.device = "cpu") -> ATOM:
@@ -204,7 +202,7 @@ class ATOM(Decoder):
         """
         config, tensors = read_checkpoint(path)
         model = cls(config)
-        parameters = dict(model.named_parameters())
+        parameters = stored_parameters(model)
         expected = {name: tuple(p.shape) for name, p in parameters.items()}
         found = {name: tuple(t.shape) for name, t in tensors.items()}
         if expected != found:
@@ -260,10 +258,3 @@ class ATOM(Decoder):
             raise ValueError(f"atomic_numbers must lie in 0..{MAX_ATOMIC_NUMBER} (0 = padding)")
         if bool((lags_fs < 0).any() | lags_fs.isinf().any()):
             raise ValueError("lags_fs must be finite and not negative (NaN = padded lag)")
-
-
-def _noise_like(tensor: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal noise of a tensor's shape, drawn where the generator lives."""
-    device = tensor.device if generator is None else generator.device
-    noise = torch.randn(tensor.shape, generator=generator, device=device, dtype=tensor.dtype)
-    return noise.to(tensor.device)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from atom.layers.channels import Layout, channel_layout, lifted_layout
+from atom.layers.channels import deal_channels
 from atom.model import ATOM
 
 Operator = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -122,7 +122,7 @@ def layer_equivariance(
     Returns:
         Errors by name, in the order of the layers.
     """
-    actions = {name: _turn_channels(layout, positions) for name, layout in _layouts(model).items()}
+    actions = {name: _turn_channels(x) for name, x in _vector_channels(model).items()}
 
     def evaluate(rotation: Tensor) -> dict[str, Tensor]:
         with _recorded(model) as features:
@@ -261,27 +261,25 @@ def _turn_vectors(positions: Tensor, matrix: Tensor) -> Tensor:
     return positions @ matrix.T
 
 
-def _turn_channels(layout: Layout, like: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """The action on features: scalar channels stay, the three channels of each vector turn."""
-    x, y, z = ((layout.component == axis).nonzero()[:, 0] for axis in range(3))
-    # Vectors stand in the same order under each axis, so that the k-th x, y, z make vector k.
-    triples = torch.stack(
-        [axis[layout.index[axis].argsort(stable=True)] for axis in (x, y, z)], dim=-1
-    ).to(like.device)
+def _turn_channels(vectors: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """The action on features: the channels (m, 3) of the vectors turn, scalars stay."""
 
     def act(features: Tensor, matrix: Tensor) -> Tensor:
         turned = features.clone()
-        turned[..., triples] = features[..., triples] @ matrix.T.to(features.dtype)
+        turned[..., vectors] = features[..., vectors] @ matrix.T.to(features.dtype)
         return turned
 
     return act
 
 
-def _layouts(model: ATOM) -> dict[str, Layout]:
-    """Layers whose features are measured, and what their channels are."""
-    lifted = lifted_layout(model.config.multiplicity, model.config.multiplicity)
-    inside = channel_layout(model.config)
-    behind = {f"block {i + 1}": inside for i in range(len(model.blocks))}
+def _vector_channels(model: ATOM) -> dict[str, Tensor]:
+    """Layers whose features are measured, and the channels (m, 3) of their vectors."""
+    config = model.config
+    lifted = config.multiplicity + torch.arange(3 * config.multiplicity).view(-1, 3)
+    inside = config.block_multiplicity + torch.arange(3 * config.block_multiplicity).view(-1, 3)
+    if config.symmetry == "quasi":
+        inside = deal_channels(torch.arange(config.width), config.n_heads).argsort()[lifted]
+    behind = {f"block {i + 1}": inside for i in range(config.n_blocks)}
     return {"X": lifted, "V": lifted, "Z": lifted, **behind}
 
 
@@ -303,7 +301,7 @@ def _recorded(model: ATOM) -> Iterator[dict[str, Tensor]]:
     handles = [model.lifting.register_forward_hook(keep_lifted)]
     handles += [
         block.register_forward_hook(keep_block(f"block {i + 1}"))
-        for i, block in enumerate(model.blocks)
+        for i, block in enumerate(model.decoder.blocks)
     ]
     try:
         yield features

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from atom.config import ATOMConfig
-from atom.layers.channels import channel_layout, equivariant_weight, scalar_columns
 from atom.layers.masks import Reach, attend
 from atom.layers.rope import Rotation, interleave_pairs, rotate
+
+Lifted = tuple[Tensor, Tensor]
+"""Keys and values of X and V, (B, 2, N, H, c) each."""
 
 
 class Values(NamedTuple):
@@ -25,6 +28,40 @@ class Values(NamedTuple):
     lifted: Tensor | None
 
 
+class Projections(Protocol):
+    """From features to heads and back."""
+
+    def tokens(
+        self, phase: Tensor, gain: Tensor, value_factor: Tensor | float
+    ) -> tuple[Tensor, ...]:
+        """Queries, scaled, keys, and values times a factor, (B, S, N, H, c) each."""
+        ...
+
+    def features(self, lifted: Tensor, gain: Tensor | None) -> tuple[Tensor, ...]:
+        """Keys and values of X and V, (B, 2, N, H, c) each."""
+        ...
+
+    def merge(self, heads: Tensor) -> Tensor:
+        """The heads (..., H, c) as features (..., d)."""
+        ...
+
+
+class Mixing(Protocol):
+    """Turns queries and keys by their times, and mixes the values by their logits."""
+
+    def __call__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        lifted: Lifted | None,
+        rotation: Rotation | None,
+        reach: Reach,
+    ) -> Tensor:
+        """Mixed values (B, S, N, H, c); all shapes as they are projected."""
+        ...
+
+
 class Attention(nn.Module):
     """sum over F of gamma_F softmax_F(Q(Z) K(F)^T / sqrt(d_head)) V(F), F in {X, V, Z} or {Z}.
 
@@ -32,65 +69,24 @@ class Attention(nn.Module):
     state, so their keys and values are computed once per atom.
     """
 
-    def __init__(self, config: ATOMConfig, is_first: bool) -> None:
-        """Build one block's attention; the first block's values are those others mix in."""
+    def __init__(
+        self, config: ATOMConfig, projections: Projections, mixing: Mixing, is_first: bool
+    ) -> None:
+        """Build one block's attention.
+
+        Args:
+            config: which features have a softmax, and whether values are mixed.
+            projections: makes queries, keys and values.
+            mixing: the softmaxes.
+            is_first: the first block's values are those that others mix in.
+        """
         super().__init__()
-        self.n_heads = config.n_heads
-        self.sees_all_steps = config.time_attention == "joint"
-        self.lifted_at_start = config.lifted_keys == "start"
-        self.has_lifted = config.attention != "standard"
-        self._build_projections(config)
+        self.projections, self.mixing = projections, mixing
+        self.has_lifted = config.has_lifted
         n_features = 3 if self.has_lifted else 1
         self.gamma = nn.Parameter(torch.full((n_features,), 1.0 / n_features))
         mixes = config.value_residual and not is_first
         self.value_mix = nn.Parameter(torch.tensor(0.5)) if mixes else None
-
-    def _build_projections(self, config: ATOMConfig) -> None:
-        """Queries, keys and values from Z; keys and values from X and V."""
-        width = config.width
-        self.logit_scale = config.head_width**-0.5
-        self.project_phase = nn.Linear(width, 3 * width, bias=False)
-        if self.has_lifted:
-            self.project_lifted = nn.Parameter(torch.empty(2, width, 2 * width))
-            nn.init.uniform_(self.project_lifted, -(width**-0.5), width**-0.5)
-        if config.equivariant_start:
-            self._start_equivariant(config)
-
-    @torch.no_grad()
-    def _start_equivariant(self, config: ATOMConfig) -> None:
-        """Logits from scalars, values that keep scalars and vectors apart."""
-        width, layout = config.width, channel_layout(config)
-        query, key, value = self.project_phase.weight.chunk(3)
-        query.copy_(scalar_columns(width, layout))
-        key.copy_(scalar_columns(width, layout))
-        value.copy_(equivariant_weight(layout, layout))
-        for weight in self.project_lifted if self.has_lifted else ():
-            weight[:, :width] = scalar_columns(width, layout).T
-            weight[:, width:] = equivariant_weight(layout, layout).T
-
-    def project_tokens(
-        self, phase: Tensor, gain: Tensor, value_factor: Tensor | float
-    ) -> tuple[Tensor, ...]:
-        """Queries, scaled, keys, and values times a factor, (B, S, N, H, c) each.
-
-        All factors go into the weights, of which there are far fewer than of tokens.
-        """
-        query, key, value = (self.project_phase.weight * gain).T.chunk(3, dim=-1)
-        query, key = (interleave_pairs(t, self.n_heads) for t in (query * self.logit_scale, key))
-        weight = torch.cat([query, key, value * value_factor], dim=-1)
-        return (phase @ weight).unflatten(-1, (3, self.n_heads, -1)).unbind(-3)
-
-    def project_features(self, lifted: Tensor, gain: Tensor | None) -> tuple[Tensor, ...]:
-        """Keys and values of X and V, (B, 2, N, H, c) each."""
-        weight = self.project_lifted if gain is None else self.project_lifted * gain[:, None]
-        key, value = weight.chunk(2, dim=-1)
-        weight = torch.cat([interleave_pairs(key, self.n_heads), value], dim=-1)
-        out = torch.einsum("bfnd,fde->bfne", lifted, weight)
-        return out.unflatten(-1, (2, self.n_heads, -1)).unbind(-3)
-
-    def turn(self, heads: Tensor, rotation: Rotation | None) -> Tensor:
-        """Turn queries or keys (B, S, ..., c) by their states' angles."""
-        return rotate(heads, rotation)
 
     def forward(
         self,
@@ -112,39 +108,90 @@ class Attention(nn.Module):
             first_values: values of the first block, None in the first block.
 
         Returns:
-            (B, S, N, H, c) update of Z, and the values of this block before mixing.
+            (B, S, N, d) update of Z, and the values of this block before mixing.
         """
         gamma = self.gamma
         mix = None if first_values is None else self.value_mix
         own = 1.0 if mix is None else 1.0 - mix
         # The first block's values are asked for as they are.
         factor = 1.0 if first_values is None else own * gamma[-1]
-        query, key, value = self.project_tokens(phase, gains[0], factor)
+        query, key, value = self.projections.tokens(phase, gains[0], factor)
         values = Values(value, None)
         if first_values is None:
             value = value * gamma[-1]
         elif mix is not None:
             value = torch.addcmul(value, first_values.phase, mix * gamma[-1])
-        if not self.has_lifted:
-            return self.mix(query, key, value, None, rotation, reach), values
+        keys_and_values = None
+        if self.has_lifted:
+            key_l, value_l = self.projections.features(lifted, gains[1])
+            values = Values(values.phase, value_l)
+            if mix is not None and first_values is not None and first_values.lifted is not None:
+                value_l = torch.lerp(value_l, first_values.lifted, mix)
+            keys_and_values = key_l, value_l * gamma[:2, None, None, None]
+        mixed = self.mixing(query, key, value, keys_and_values, rotation, reach)
+        return self.projections.merge(mixed), values
 
-        key_l, value_l = self.project_features(lifted, gains[1])
-        values = Values(values.phase, value_l)
-        if mix is not None and first_values is not None and first_values.lifted is not None:
-            value_l = torch.lerp(value_l, first_values.lifted, mix)
-        value_l = value_l * gamma[:2, None, None, None]
-        return self.mix(query, key, value, (key_l, value_l), rotation, reach), values
 
-    def mix(
+class LinearProjections(nn.Module):
+    """Queries, keys and values from Z, keys and values from X and V, by plain linear layers."""
+
+    def __init__(self, config: ATOMConfig, logit_scale: float) -> None:
+        """Build the layers; queries are multiplied by `logit_scale`."""
+        super().__init__()
+        width = config.width
+        self.n_heads, self.logit_scale = config.n_heads, logit_scale
+        self.project_phase = nn.Linear(width, 3 * width, bias=False)
+        if config.has_lifted:
+            self.project_lifted = nn.Parameter(torch.empty(2, width, 2 * width))
+            nn.init.uniform_(self.project_lifted, -(width**-0.5), width**-0.5)
+
+    def tokens(
+        self, phase: Tensor, gain: Tensor, value_factor: Tensor | float
+    ) -> tuple[Tensor, ...]:
+        """See :class:`Projections`.
+
+        All factors go into the weights, of which there are far fewer than of tokens.
+        """
+        query, key, value = (self.project_phase.weight * gain).T.chunk(3, dim=-1)
+        query, key = (interleave_pairs(t, self.n_heads) for t in (query * self.logit_scale, key))
+        weight = torch.cat([query, key, value * value_factor], dim=-1)
+        return (phase @ weight).unflatten(-1, (3, self.n_heads, -1)).unbind(-3)
+
+    def features(self, lifted: Tensor, gain: Tensor | None) -> tuple[Tensor, ...]:
+        """See :class:`Projections`."""
+        weight = self.project_lifted if gain is None else self.project_lifted * gain[:, None]
+        key, value = weight.chunk(2, dim=-1)
+        weight = torch.cat([interleave_pairs(key, self.n_heads), value], dim=-1)
+        out = torch.einsum("bfnd,fde->bfne", lifted, weight)
+        return out.unflatten(-1, (2, self.n_heads, -1)).unbind(-3)
+
+    def merge(self, heads: Tensor) -> Tensor:
+        """See :class:`Projections`."""
+        return heads.flatten(-2)
+
+
+class Softmaxes(nn.Module):
+    """One softmax for each feature, over the atoms of all states that a state attends to."""
+
+    def __init__(
+        self, config: ATOMConfig, turn: Callable[[Tensor, Rotation | None], Tensor] = rotate
+    ) -> None:
+        """Take what a state attends to from the config; `turn` turns queries and keys."""
+        super().__init__()
+        self.sees_all_steps = config.time_attention == "joint"
+        self.lifted_at_start = config.lifted_keys == "start"
+        self.turn = turn
+
+    def forward(
         self,
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        lifted: tuple[Tensor, Tensor] | None,
+        lifted: Lifted | None,
         rotation: Rotation | None,
         reach: Reach,
     ) -> Tensor:
-        """Turn queries and keys, and mix the values; shapes as they are projected."""
+        """See :class:`Mixing`."""
         query, key = self.turn(query, rotation), self.turn(key, rotation)
         out = self._attend_states(query, key[:, :, None], value[:, :, None], reach)
         if lifted is None:

@@ -37,9 +37,7 @@ class Lifting(nn.Module):
             self.lift_positions = o3.Linear("1x0e + 1x1o", irreps, biases=True)
             # With softmaxes over Z alone nothing would read V.
             self.lift_velocities = (
-                None
-                if config.attention == "standard"
-                else o3.Linear("1x0e + 1x1o", irreps, biases=True)
+                o3.Linear("1x0e + 1x1o", irreps, biases=True) if config.has_lifted else None
             )
             self.lift_context = o3.Linear(f"{n_scalars}x0e + 1x1o", irreps, biases=True)
             self.couple = o3.FullyConnectedTensorProduct(irreps, irreps, irreps)

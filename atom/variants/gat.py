@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
 from atom.config import ATOMConfig
-from atom.layers.attention import Attention
+from atom.layers.attention import Lifted
 from atom.layers.rope import Rotation, rotate
 
 NEGATIVE_SLOPE = 0.2
@@ -59,8 +59,8 @@ def graph_reach(
     return GraphReach(neighbours, exists.bool(), sends & valid_states[:, None, :])
 
 
-class GraphAttention(Attention):
-    """The heterogeneous block with the logits of GATv2, along the edges of a graph.
+class GraphMessages(nn.Module):
+    """Mixing by the logits of GATv2, along the edges of a graph.
 
     The logit of a message from state t_s to state t_p is
     w_F^T LeakyReLU(Q(Z) + R(t_s - t_p) K(F)), with T-RoPE's rotation R.
@@ -69,18 +69,19 @@ class GraphAttention(Attention):
         Brody, Alon, Yahav, How Attentive are Graph Attention Networks?, eq. 7, arXiv:2105.14491.
     """
 
-    def _build_projections(self, config: ATOMConfig) -> None:
-        super()._build_projections(config)
-        self.logit_scale = 1.0
+    def __init__(self, config: ATOMConfig) -> None:
+        """Build w_F of the three features."""
+        super().__init__()
+        self.n_heads, self.lifted_at_start = config.n_heads, config.lifted_keys == "start"
         bound = config.head_width**-0.5
         self.score = nn.Parameter(torch.empty(3 * config.width).uniform_(-bound, bound))
 
-    def mix(
+    def forward(
         self,
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        lifted: tuple[Tensor, Tensor] | None,
+        lifted: Lifted | None,
         rotation: Rotation | None,
         reach: GraphReach,
     ) -> Tensor:

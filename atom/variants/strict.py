@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from atom.config import ATOMConfig
-from atom.layers.attention import Attention, Values
+from atom.layers.attention import Attention, Softmaxes, Values
+from atom.layers.blocks import Block, Gain
 from atom.layers.channels import deal_channels, gather_channels
 from atom.layers.e3nn import nn as e3nn_nn
 from atom.layers.e3nn import o3, plain_layers
 from atom.layers.masks import Reach
-from atom.layers.norm import Gain, root_mean_square_norm
 from atom.layers.rope import Rotation, rotate
 
 
@@ -29,37 +29,41 @@ def _linear(n_in: int, scalars_out: int, vectors_out: int) -> o3.Linear:
         return o3.Linear(f"{n_in}x0e + {n_in}x1o", f"{scalars_out}x0e + {vectors_out}x1o")
 
 
-def irrep_gain(gain: Tensor) -> Tensor:
-    """Factors of m scalars and m vectors (2 m,) as factors of their channels (4 m,)."""
-    scalars, vectors = gain.chunk(2)
-    return torch.cat([scalars, vectors.repeat_interleave(3)])
+class IrrepGain(Gain):
+    """Factors of m scalars and m vectors, (2 m,), as factors of their channels, (4 m,)."""
+
+    def forward(self) -> Tensor:
+        """The factors, (4 m,)."""
+        scalars, vectors = self.weight.chunk(2)
+        return torch.cat([scalars, vectors.repeat_interleave(3)])
 
 
-class EquivariantAttention(Attention):
-    """Heterogeneous attention with invariant logits.
+class EquivariantProjections(nn.Module):
+    """Queries, keys and values whose heads hold scalars and whole vectors.
 
-    A head's query, key and value hold scalars and whole vectors; the inner product of two heads is
-    invariant, and sums of values are equivariant. T-RoPE turns the scalars of queries and keys.
+    The inner product of two heads is invariant, and sums of values are equivariant.
     """
 
-    def _build_projections(self, config: ATOMConfig) -> None:
+    def __init__(self, config: ATOMConfig) -> None:
+        """Build the layers."""
+        super().__init__()
         inside, lifted = config.block_multiplicity, config.multiplicity
-        self.head_scalars = inside // config.n_heads
-        self.logit_scale = (4 * self.head_scalars) ** -0.5
+        self.n_heads = config.n_heads
+        self.logit_scale = (4 * inside // config.n_heads) ** -0.5
         self.project_phase = _linear(inside, 3 * inside, 3 * inside)
-        n_lifted = 2 if self.has_lifted else 0
+        n_lifted = 2 if config.has_lifted else 0
         self.project_each = nn.ModuleList(
             _linear(lifted, 2 * inside, 2 * inside) for _ in range(n_lifted)
         )
 
-    def project_tokens(
+    def tokens(
         self, phase: Tensor, gain: Tensor, value_factor: Tensor | float
     ) -> tuple[Tensor, ...]:
         """Queries, scaled, keys, and values times a factor, (B, S, N, H, c) each."""
         query, key, value = self._heads(self.project_phase(phase * gain), 3)
         return query * self.logit_scale, key, value * value_factor
 
-    def project_features(self, lifted: Tensor, gain: Tensor | None) -> tuple[Tensor, ...]:
+    def features(self, lifted: Tensor, gain: Tensor | None) -> tuple[Tensor, ...]:
         """Keys and values of X and V, (B, 2, N, H, c) each."""
         lifted = lifted if gain is None else lifted * gain
         pairs = zip(self.project_each, lifted.unbind(1), strict=True)
@@ -71,10 +75,16 @@ class EquivariantAttention(Attention):
         dealt = deal_channels(features, n_parts * self.n_heads)
         return dealt.unflatten(-1, (n_parts, self.n_heads, -1)).unbind(-3)
 
-    def turn(self, heads: Tensor, rotation: Rotation | None) -> Tensor:
-        """Turn the scalars of queries or keys (B, S, ..., c) by their states' angles."""
-        scalars, vectors = heads.split([self.head_scalars, 3 * self.head_scalars], dim=-1)
-        return torch.cat([rotate(scalars, rotation), vectors], dim=-1)
+    def merge(self, heads: Tensor) -> Tensor:
+        """The heads (..., H, c) in e3nn's order (..., d)."""
+        return gather_channels(heads.flatten(-2), self.n_heads)
+
+
+def turn_scalars(heads: Tensor, rotation: Rotation | None) -> Tensor:
+    """Turn the scalars of queries or keys (B, S, ..., c) by their states' angles."""
+    n_scalars = heads.shape[-1] // 4
+    scalars, vectors = heads.split([n_scalars, 3 * n_scalars], dim=-1)
+    return torch.cat([rotate(scalars, rotation), vectors], dim=-1)
 
 
 class GatedProduct(nn.Module):
@@ -111,19 +121,8 @@ class GatedProduct(nn.Module):
         return self.outer(torch.cat([products, gated[..., h:]], dim=-1))
 
 
-class EquivariantBlock(nn.Module):
+class StrictBlock(Block):
     """The block, equivariant under O(3); Z in e3nn's order, scalars first."""
-
-    def __init__(self, config: ATOMConfig, is_first: bool) -> None:
-        """Build one block."""
-        super().__init__()
-        inside = config.block_multiplicity
-        self.attention = EquivariantAttention(config, is_first)
-        self.norm_phase = Gain(2 * inside)
-        scales_lifted = config.normalise_lifted and self.attention.has_lifted
-        self.norm_lifted = Gain(2 * config.multiplicity) if scales_lifted else None
-        self.norm_feedforward = Gain(2 * inside)
-        self.feedforward = GatedProduct(inside, config.feedforward_width // 2)
 
     def forward(
         self,
@@ -136,17 +135,17 @@ class EquivariantBlock(nn.Module):
         """Update Z (B, S, N, d); see :class:`Attention` for the arguments."""
         # e3nn's layers do not take part in autocast, and half precision would break the symmetry.
         with torch.autocast(phase.device.type, enabled=False):
-            lifted_gain = None if self.norm_lifted is None else irrep_gain(self.norm_lifted.weight)
-            update, values = self.attention(
-                root_mean_square_norm(phase),
-                lifted,
-                (irrep_gain(self.norm_phase.weight), lifted_gain),
-                rotation,
-                reach,
-                first_values,
-            )
-            phase = phase + gather_channels(update.flatten(-2), self.attention.n_heads)
-            normalised = root_mean_square_norm(phase)
-            return phase + self.feedforward(
-                normalised, irrep_gain(self.norm_feedforward.weight)
-            ), values
+            return super().forward(phase, lifted, rotation, reach, first_values)
+
+
+def strict_block(config: ATOMConfig, is_first: bool) -> StrictBlock:
+    """Build an equivariant block."""
+    inside = config.block_multiplicity
+    projections, mixing = EquivariantProjections(config), Softmaxes(config, turn_scalars)
+    return StrictBlock(
+        Attention(config, projections, mixing, is_first),
+        GatedProduct(inside, config.feedforward_width // 2),
+        IrrepGain(2 * inside),
+        IrrepGain(2 * config.multiplicity) if config.scales_lifted else None,
+        IrrepGain(2 * inside),
+    )

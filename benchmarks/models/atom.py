@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import nn
 
 from atom import ATOM, ATOMConfig
+from atom.checkpoint import stored_parameters
 from atom.loss import LossKind
 from benchmarks.models.learnt import Learnt
 from benchmarks.models.settings import parse_settings
@@ -100,7 +101,7 @@ class AtomJoint(Learnt[ATOM, ATOMConfig]):
         Args:
             module: the other, which stays as it is. settings: as in `AtomSettings`, less `model`.
         """
-        weights = {name: p.detach().cpu().clone() for name, p in module.named_parameters()}
+        weights = {n: p.detach().cpu().clone() for n, p in stored_parameters(module).items()}
         shape = {"model": module.config.model_dump(mode="json")}
         model = cls(**settings, **shape, pretrained=sha256_of(weights))
         model.begin = weights
@@ -125,7 +126,8 @@ class AtomJoint(Learnt[ATOM, ATOMConfig]):
         if self.given.pretrained is not None:
             if self.begin is None:
                 raise UserError(f"model {self.id} began with other weights, which are not at hand")
-            module.load_state_dict(self.begin, strict=False)  # Buffers follow from the settings.
+            for name, parameter in stored_parameters(module).items():
+                parameter.data = self.begin[name].clone()
         return module
 
     def loss(self, atoms: str) -> LossFunction:

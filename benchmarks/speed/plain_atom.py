@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from atom import ATOM
 from atom.config import ATOMConfig
-from atom.decoder import LAG_FEATURE_TIMES_FS
-from atom.layers.blocks import Block
+from atom.decoder import LAG_FEATURE_TIMES_FS, Decoder
+from atom.layers.attention import LinearProjections
+from atom.layers.blocks import EPSILON, Block, SwiGLU
 from atom.layers.channels import deal_channels
-from atom.layers.norm import EPSILON
 from atom.layers.rope import Rotation, state_rotation
 
 Angles = tuple[Tensor, Tensor] | None
@@ -75,8 +75,9 @@ class PlainATOM(ATOM):
 
     def __init__(self, config: ATOMConfig | None = None) -> None:
         super().__init__(config)
-        if self.is_strict or self.config.attention == "gat":
+        if self.config.symmetry == "strict" or self.config.attention == "gat":
             raise ValueError("the plain loop knows neither symmetry = strict nor attention = gat")
+        self.decoder = PlainDecoder(self.config)
 
     @classmethod
     def of(cls, model: ATOM) -> PlainATOM:
@@ -85,7 +86,11 @@ class PlainATOM(ATOM):
         plain.load_state_dict(model.state_dict())
         return plain.train(model.training)
 
-    def decode(
+
+class PlainDecoder(Decoder):
+    """The decoder in plain loops."""
+
+    def forward(
         self,
         lifted: Tensor,
         phase: Tensor,
@@ -95,7 +100,7 @@ class PlainATOM(ATOM):
         positions: Tensor,
         bonds: Tensor,
     ) -> Tensor:
-        """Run the blocks over the start state and all steps; see :meth:`Decoder.decode`."""
+        """Run the blocks over the start state and all steps; see :meth:`Decoder.forward`."""
         config = self.config
         states_fs = torch.cat([torch.zeros_like(lags_fs[:, :1]), lags_fs], dim=1)
         states_valid = torch.cat([torch.ones_like(valid[:, :1]), valid], dim=1)
@@ -158,8 +163,9 @@ def _of_head(weight: Tensor, head: int, width: int) -> Tensor:
 
 def _senders(batch: _Batch, block: Block, tokens: list[Tensor], lifted: list[Tensor]) -> Senders:
     """Keys and values of every feature at every state, head by head."""
-    config, attention = batch.config, block.attention
-    _, key, value = attention.project_phase.weight.chunk(3)
+    config, projections = batch.config, block.attention.projections
+    assert isinstance(projections, LinearProjections)
+    _, key, value = projections.project_phase.weight.chunk(3)
     found = []
     for state, token in enumerate(tokens):
         angles = batch.angles(state)
@@ -167,7 +173,7 @@ def _senders(batch: _Batch, block: Block, tokens: list[Tensor], lifted: list[Ten
         if config.attention == "heterogeneous":
             gain = 1.0 if block.norm_lifted is None else block.norm_lifted.weight
             at_home = angles if config.lifted_keys == "steps" else None
-            for feature, weight in zip(lifted, attention.project_lifted, strict=True):
+            for feature, weight in zip(lifted, projections.project_lifted, strict=True):
                 key_l, value_l = weight.T.chunk(2)
                 here.append(_heads(config, feature * gain, key_l, value_l, at_home))
         z = _normalised(token) * block.norm_phase.weight
@@ -200,7 +206,9 @@ def _updated(
     """Z of one state, (B, N, d), after a block."""
     width = batch.config.head_width
     z = _normalised(token) * block.norm_phase.weight
-    weight = block.attention.project_phase.weight.chunk(3)[0]
+    projections = block.attention.projections
+    assert isinstance(projections, LinearProjections)
+    weight = projections.project_phase.weight.chunk(3)[0]
     heads = []
     for head in range(batch.config.n_heads):
         query = _turned(z @ _of_head(weight, head, width), batch.angles(state))
@@ -223,6 +231,7 @@ def _updated(
             update = update + block.attention.gamma[feature] * (weights @ value)
         heads.append(update)
     token = token + torch.cat(heads, dim=-1)
+    assert isinstance(block.feedforward, SwiGLU)
     inner = block.feedforward.inner(_normalised(token) * block.norm_feedforward.weight)
     gate, content = inner.chunk(2, dim=-1)
     return token + block.feedforward.outer(nn.functional.silu(gate) * content)

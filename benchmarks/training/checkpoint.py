@@ -14,7 +14,7 @@ from tg80.errors import CorruptFile, UserError
 from tg80.files import make_folder, write_atomically
 
 CHECKPOINT = "checkpoint.pt"
-FORMAT = 2
+FORMAT = 3
 _MISSING = "not there"
 
 

@@ -31,7 +31,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"output": "absolute", "rope": "none"},
     {"neighbours": "bonded"},
     {"neighbours": "bonded", "lifted_keys": "start"},
-    {"equivariant_start": True, "normalise_lifted": False},
+    {"normalise_lifted": False},
     {"value_residual": False, "lag_embedding": False, "lag_gate_fs": None},
     {"lifting": "linear", "rope": "index"},
     {"attention": "standard", "walk_encoding": False},

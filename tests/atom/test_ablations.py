@@ -113,7 +113,7 @@ def test_flight_is_ballistic_at_first_and_ends():
         torch.manual_seed(0)
         model = ATOM(config(**EXTRAS | overrides)).double()
         with torch.no_grad():
-            for parameter in model.project_output.parameters():
+            for parameter in model.decoder.project_output.parameters():
                 parameter.zero_()
         return model(
             *(t.double() for t in (batch.positions, batch.velocities)),
@@ -236,7 +236,7 @@ def test_value_residual_brings_in_the_first_blocks_values(name):
     calls = []
     handles = [
         block.register_forward_hook(lambda _module, inputs, output: calls.append((inputs, output)))
-        for block in model.blocks
+        for block in model.decoder.blocks
     ]
     model(*start(), lags(100.0))
     for handle in handles:
@@ -244,7 +244,7 @@ def test_value_residual_brings_in_the_first_blocks_values(name):
     (*inputs, first), (update, _) = calls[1]
     assert first is calls[0][1][1]
     other = first._replace(phase=2 * first.phase, lifted=2 * first.lifted)
-    change = difference(model.blocks[1](*inputs, other)[0], update)
+    change = difference(model.decoder.blocks[1](*inputs, other)[0], update)
     assert change > VISIBLE_A if name is None else change == 0
 
 
@@ -270,7 +270,7 @@ def chain(n_atoms: int) -> Start:
 def test_messages_travel_one_edge_a_block(mode, overrides, reached):
     """The velocity of one end, which no centring spreads, is felt so many atoms away."""
     model, batch, times = randomised(time_attention=mode, **overrides), chain(8), lags(100.0)[:1]
-    assert len(model.blocks) == 3
+    assert len(model.decoder.blocks) == 3
     pushed = batch.velocities.clone()
     pushed[:, 0] += 0.01
     moved = model(batch.positions, pushed, batch.atomic_numbers, times) - model(*batch, times)

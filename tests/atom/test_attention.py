@@ -6,9 +6,9 @@ from torch.nn.functional import rms_norm
 
 from atom.config import ATOMConfig
 from atom.layers import masks
+from atom.layers.blocks import EPSILON, root_mean_square_norm
 from atom.layers.lifting import Lifting
 from atom.layers.masks import attend, attention_reach
-from atom.layers.norm import EPSILON, root_mean_square_norm
 from atom.layers.rope import Rotation, interleave_pairs, rotate, time_rotation
 from tests.atom.cases import EXACT, difference
 

@@ -175,17 +175,6 @@ def test_untrained_model_starts_near_persistence():
     assert 0 < float(moved.square().mean().sqrt()) < 0.1
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_untrained_model_is_equivariant_and_free_to_leave(mode):
-    batch, times = start(4, 6), lags(100.0, 900.0, n_samples=4)
-    torch.manual_seed(0)
-    symmetric = ATOM(config(time_attention=mode, output_heads=3, equivariant_start=True))
-    assert quasi_equivariance(symmetric, *batch, times, n_rotations=4).point < ROUNDING_A
-    assert difference(symmetric(*batch, times), batch.positions[:, None]) > VISIBLE_A
-    generic = ATOM(config(time_attention=mode))
-    assert quasi_equivariance(generic, *batch, times, n_rotations=4).point > VISIBLE_A
-
-
 def test_rotations_are_proper_and_uniform():
     rotations = random_rotations(4000, generator=torch.Generator().manual_seed(0))
     identity = rotations @ rotations.transpose(1, 2)

@@ -88,7 +88,6 @@ def test_it_has_about_the_default_models_parameters(preset):
     ("overrides", "message"),
     [
         ({"lifting": "linear"}, "lifting"),
-        ({"equivariant_start": True}, "equivariant_start"),
         ({"attention": "gat"}, "gat"),
     ],
 )

@@ -266,11 +266,11 @@ def test_checkpoint_round_trip_is_identical(tmp_path, variant):
 @pytest.mark.parametrize("variant", [{}, STRICT[0]], ids=str)
 def test_a_copy_is_a_model_of_its_own(variant):
     model = trainable(**variant).double().eval()
-    model.blocks[0].attention.gamma.requires_grad_(False)
+    model.decoder.blocks[0].attention.gamma.requires_grad_(False)
     state = torch.get_rng_state()
     twin = copy.deepcopy(model)
     assert torch.equal(torch.get_rng_state(), state)
-    assert not twin.training and not twin.blocks[0].attention.gamma.requires_grad
+    assert not twin.training and not twin.decoder.blocks[0].attention.gamma.requires_grad
     assert torch.equal(twin(*start(), lags(100.0)), model(*start(), lags(100.0)))
     with torch.no_grad():
         twin.lifting.embedding.weight.mul_(2.0)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from atom import ATOM
+from atom.checkpoint import stored_parameters
 from benchmarks.cli import main
 from benchmarks.models import Budget, make_model
 from benchmarks.models.atom import AtomJoint
@@ -92,7 +93,7 @@ def test_a_model_begins_with_the_pretrained_weights(begin, molecule, tmp_path):
     )
     report = model.fit(molecule.training, budget=Budget(epochs=1), seed=0, out=tmp_path)
     assert report.n_steps > 0
-    for name, weight in model.module.named_parameters():
+    for name, weight in stored_parameters(model.module).items():
         torch.testing.assert_close(weight.detach().cpu(), model.begin[name], atol=1e-9, rtol=1e-5)
     # Its settings alone are not enough to make it again.
     again = make_model("atom", **model.settings())
