@@ -28,6 +28,7 @@ class RunFailed(Tg80Error):
 
 
 _EXTRAS = {
+    "rdkit": "generate",
     "numba": "generate",
     "tblite": "generate",
     "pyscf": "generate",
