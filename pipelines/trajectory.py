@@ -20,13 +20,12 @@ from pipelines.conformers import start_geometry
 from pipelines.dynamics.checkpoint import read_arrays, write_arrays
 from pipelines.dynamics.integrators import Body, Stepper
 from pipelines.dynamics.mean_energy import mean_energy_start
-from pipelines.dynamics.parts import read_parts
+from pipelines.dynamics.parts import read_parts, work_folder
 from pipelines.dynamics.segments import Stretch, StretchPlan, read_progress
 from pipelines.dynamics.steppers import level_stepper, xtb_stepper
 from pipelines.dynamics.thermostats import make_thermostat, thermal_velocities
 from pipelines.engines.engine import Resources
 from pipelines.recipe import Recipe
-from pipelines.run.folder import work_folder
 from tg80.chemistry.mechanics import degrees_of_freedom, is_linear
 from tg80.chemistry.molecule import Molecule
 from tg80.errors import RunFailed

@@ -17,6 +17,12 @@ from tg80.shards.shard import expected_shape, to_disk, to_memory
 from tg80.untrusted.npz import pack_npz, read_npz
 
 PART_FIELDS: tuple[Field, ...] = (*FRAME_FIELDS, *AXIS_FIELDS)
+WORK = "work"
+
+
+def work_folder(folder: Path, name: str) -> Path:
+    """Where the unfinished work on one molecule lies."""
+    return folder / WORK / name
 
 
 def write_part(path: Path, arrays: Mapping[str, np.ndarray]) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pipelines.dynamics.parts import work_folder
 from pipelines.recipe import Recipe, load_recipe, recipe_to_toml
 from tg80.chemistry.lists import LeftOut, MoleculeList
 from tg80.chemistry.molecule import Molecule, molecule_from_smiles
@@ -35,7 +36,6 @@ MOLECULES = "molecules.csv"
 SESSION = "session.json"
 LEFT_OUT = "left-out.csv"
 LOCK = ".lock"
-WORK = "work"
 _COLUMNS = ("name", "smiles", "inchikey")
 _LEFT_OUT_COLUMNS = ("list", *LeftOut._fields)
 
@@ -109,11 +109,6 @@ def read_run(folder: Path) -> tuple[Recipe, list[Molecule]]:
         molecule_from_smiles(smiles, name) for name, (smiles, _) in read_molecules(folder).items()
     ]
     return load_recipe(folder / RECIPE), molecules
-
-
-def work_folder(folder: Path, name: str) -> Path:
-    """Where the unfinished work on one molecule lies."""
-    return folder / WORK / name
 
 
 def failure_path(folder: Path, name: str, replica: int) -> Path:

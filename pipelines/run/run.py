@@ -8,19 +8,11 @@ from typing import Any, Protocol
 from distributed import Client
 from rich.table import Table
 
+from pipelines.dynamics.parts import WORK, work_folder
 from pipelines.engines.engine import Resources
 from pipelines.recipe import Recipe
 from pipelines.run.cluster.workers import Order
-from pipelines.run.folder import (
-    LEFT_OUT,
-    WORK,
-    begin_session,
-    is_run,
-    locked,
-    open_run,
-    read_run,
-    work_folder,
-)
+from pipelines.run.folder import LEFT_OUT, begin_session, is_run, locked, open_run, read_run
 from pipelines.run.progress import RunProgress, n_frames
 from pipelines.run.schedule import Schedule
 from pipelines.run.task import Ticket, installed_versions

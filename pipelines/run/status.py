@@ -14,16 +14,9 @@ from typing import Any
 
 from pipelines.assembly import verified_metadata
 from pipelines.dynamics.checkpoint import read_arrays
-from pipelines.dynamics.parts import read_part
+from pipelines.dynamics.parts import read_part, work_folder
 from pipelines.recipe import Recipe
-from pipelines.run.folder import (
-    failure_path,
-    is_locked,
-    read_left_out,
-    read_run,
-    read_session,
-    work_folder,
-)
+from pipelines.run.folder import failure_path, is_locked, read_left_out, read_run, read_session
 from pipelines.trajectory import COMPLETE
 from tg80.chemistry.molecule import Molecule
 from tg80.errors import CorruptFile

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from pipelines.dynamics.parts import work_folder
 from pipelines.engines.engine import Resources
 from pipelines.recipe import Recipe
-from pipelines.run.folder import failure_path, read_session, work_folder
+from pipelines.run.folder import failure_path, read_session
 from pipelines.trajectory import Stage, Trajectory
 from tg80.chemistry.molecule import Molecule
 from tg80.errors import CorruptFile, RunFailed, Tg80Error

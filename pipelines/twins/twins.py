@@ -19,13 +19,12 @@ from pydantic import ValidationError
 
 from pipelines.assembly import verified_metadata
 from pipelines.dynamics.integrators import Body, Stepper
-from pipelines.dynamics.parts import read_parts
+from pipelines.dynamics.parts import read_parts, work_folder
 from pipelines.dynamics.segments import Progress, Stretch, StretchPlan, read_progress
 from pipelines.dynamics.steppers import level_stepper
 from pipelines.dynamics.thermostats import make_thermostat, thermal_velocities
 from pipelines.engines.engine import Resources
 from pipelines.recipe import Recipe
-from pipelines.run.folder import work_folder
 from tg80.chemistry.mechanics import is_linear, remove_rigid_motion
 from tg80.chemistry.molecule import Molecule, molecule_from_smiles
 from tg80.errors import CorruptFile, UserError

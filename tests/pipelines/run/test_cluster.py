@@ -12,20 +12,14 @@ from distributed import KilledWorker
 from distributed.scheduler import WorkerState
 
 from pipelines.cli import run
+from pipelines.dynamics.parts import work_folder
 from pipelines.engines.engine import Resources
 from pipelines.recipe import Recipe
 from pipelines.run import task
 from pipelines.run.cluster import running_scheduler
 from pipelines.run.cluster.running_scheduler import SchedulerProfile, connected, find_scheduler
 from pipelines.run.cluster.workers import Order, check_workers, refuse_threads
-from pipelines.run.folder import (
-    begin_session,
-    failure_path,
-    is_locked,
-    locked,
-    read_run,
-    work_folder,
-)
+from pipelines.run.folder import begin_session, failure_path, is_locked, locked, read_run
 from pipelines.run.places import choose_place
 from pipelines.run.schedule import MAX_RESUBMISSIONS, Schedule
 from pipelines.run.task import Ticket, differing_versions, do_piece, installed_versions

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import run
+from pipelines.dynamics.parts import work_folder
 from pipelines.run.cluster import batch_queue
 from pipelines.run.cluster.batch_queue import (
     JobProfile,
@@ -21,7 +22,6 @@ from pipelines.run.cluster.batch_queue import (
     walltime_seconds,
 )
 from pipelines.run.cluster.tls import job_security
-from pipelines.run.folder import work_folder
 from tg80.errors import UserError
 from tg80.shards.shard import Shard
 

@@ -10,8 +10,9 @@ import time
 import pytest
 
 from pipelines.cli import run
+from pipelines.dynamics.parts import work_folder
 from pipelines.recipe import Recipe
-from pipelines.run.folder import begin_session, failure_path, locked, open_run, work_folder
+from pipelines.run.folder import begin_session, failure_path, locked, open_run
 from pipelines.run.status import run_status
 from pipelines.trajectory import Trajectory
 from tg80.chemistry.lists import MoleculeList
