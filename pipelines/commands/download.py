@@ -20,9 +20,8 @@ from tg80.console import JsonOption, console, print_error
 from tg80.errors import UserError
 from tg80.release.download import DEFAULT_JOBS, Report
 from tg80.release.download import download as download_release
-from tg80.release.fetching import Watcher
 from tg80.release.selection import Selection
-from tg80.release.sources import Patience
+from tg80.release.sources import Patience, Watcher
 from tg80.untrusted.documents import print_json
 from tg80.untrusted.tables import Console
 
@@ -34,8 +33,7 @@ def download(
         str | None,
         typer.Option(
             metavar="URL|PATH",
-            help="Published data set, or one version of it. Default: TG80_SOURCE, else `source` in "
-            "the settings file.",
+            help="Published data set, or one version of it. Default: TG80_SOURCE.",
         ),
     ] = None,
     version: Annotated[str | None, typer.Option(help="Version. Default: the newest.")] = None,

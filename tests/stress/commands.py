@@ -89,7 +89,6 @@ SETTINGS = [
 ]  # fmt: skip
 JUNK_ENVIRONMENT = {
     "TG80_SOURCE": ["", "http://[", "\x1b[31m", "in/fifo", "x" * 5000],
-    "TG80_CONFIG": ["", "in", "in/fifo", "in/deep.json", "/dev/zero", "in/binary"],
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": ["junk", "-1", "nan"],
     "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": ["junk"],
     "DASK_TEMPORARY_DIRECTORY": ["/nowhere", "in/list.smi"],

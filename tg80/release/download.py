@@ -1,18 +1,23 @@
 """Downloading a published version, or a part of it, into a folder.
 
-What is right on disk stays, what is broken off goes on, what is wrong is fetched again, and only
-bytes with the manifest's checksum ever get a file's name. A process may be killed at any instant:
-the same call goes on from there.
+Correct files stay, interrupted ones are resumed, wrong ones are fetched again. A file is
+`NAME.part` until it has the size and SHA-256 of the manifest, then `NAME`. `NAME.part.json` keeps
+which server sent it, so that a later process can ask that server for the rest. A process may be
+killed at any instant: the same call resumes.
 """
 
 import errno
+import hashlib
+import json
 import os
 import queue
+import re
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,8 +25,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from tg80.errors import CorruptFile, Tg80Error, UserError
-from tg80.files import check_folder, write_atomically
-from tg80.release.fetching import SourceFails, Stopped, Watcher, fetch_file
+from tg80.files import check_folder, file_sha256, write_atomically
 from tg80.release.manifest import (
     MANIFEST_NAME,
     PublishedFile,
@@ -29,10 +33,22 @@ from tg80.release.manifest import (
     read_manifest,
     total_bytes,
 )
-from tg80.release.part_file import PART, is_right, place, set_aside, store
-from tg80.release.release import Release, find_release
+from tg80.release.release import NOTES, OWN_SUFFIXES, PART, WRONG, Release, find_release
 from tg80.release.selection import Selection, choose_files
-from tg80.release.sources import FolderSource, Patience, chosen_source, open_source
+from tg80.release.sources import (
+    CHUNK_BYTES,
+    Attempts,
+    FolderSource,
+    Interrupted,
+    Patience,
+    Source,
+    SourceFails,
+    Stopped,
+    Watcher,
+    WrongContent,
+    chosen_source,
+    open_source,
+)
 
 LOCK = ".download.lock"
 DEFAULT_JOBS = 4
@@ -95,7 +111,7 @@ def download(
 
     Args:
         source: URL or folder of a publication or of one of its versions; None for the one that
-            `TG80_SOURCE` or the settings file names.
+            `TG80_SOURCE` names.
         to: folder; None for `NAME-VERSION` here.
         version: None for the newest.
         selection: what to fetch of it.
@@ -227,7 +243,7 @@ class _Run:
             self.watcher.advance(len(content))
             return len(content)
         address = self.release.address(entry)
-        return fetch_file(
+        return _fetch_file(
             self.release.source, entry, address, target, stop=self.stop, watcher=self.watcher
         )
 
@@ -353,3 +369,230 @@ def _side_by_side(
         for thread in threads:
             thread.join(timeout=1.0)
         raise
+
+
+def place(folder: Path, path: str) -> Path:
+    """Where a file of the manifest goes.
+
+    Raises:
+        UserError: a link, or something that is no file, is in the way.
+    """
+    target = folder.joinpath(*path.split("/"))
+    root = os.path.realpath(folder)
+    for each in (target, *(Path(f"{target}{suffix}") for suffix in OWN_SUFFIXES)):
+        real = os.path.realpath(each)
+        if os.path.commonpath([root, real]) != root:
+            raise UserError(f"{each}: leads out of {folder} by a link; choose another --to")
+        if each.exists() and not each.is_file():
+            raise UserError(f"{each}: is not a file; move it away, or choose another --to")
+    for parent in target.relative_to(folder).parents:
+        if (folder / parent).exists() and not (folder / parent).is_dir():
+            raise UserError(
+                f"{folder / parent}: is not a folder; move it away, or choose another --to"
+            )
+    return target
+
+
+def is_right(path: Path, entry: PublishedFile) -> bool:
+    """Whether the file is there with the size and the checksum of the manifest."""
+    try:
+        return path.stat().st_size == entry.n_bytes and file_sha256(path) == entry.sha256
+    except FileNotFoundError:
+        return False
+
+
+def set_aside(target: Path, entry: PublishedFile) -> None:
+    """Take a wrong file from under its name: a short one to go on from, another as NAME.wrong."""
+    if not target.exists():
+        return
+    part, facts = Path(f"{target}{PART}"), target.lstat()
+    # What has another name as well is not ours to write on.
+    only_here = stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1
+    cut_short = only_here and facts.st_size < entry.n_bytes and not part.exists()
+    os.replace(target, part if cut_short else f"{target}{WRONG}")
+
+
+def store(target: Path, content: bytes) -> None:
+    """Write a small file whose content is known to be right."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, content)
+    for suffix in OWN_SUFFIXES:
+        Path(f"{target}{suffix}").unlink(missing_ok=True)
+
+
+class PartFile:
+    """The bytes of one file that are here so far; a context manager.
+
+    Args:
+        target: final name.
+        entry: what the manifest says of it.
+        on_bytes: told of every change of `n_bytes`.
+
+    Attributes:
+        n_bytes: stored so far.
+        n_received: of them and of those thrown away, how many `append` brought.
+    """
+
+    def __init__(self, target: Path, entry: PublishedFile, on_bytes: Callable[[int], None]) -> None:
+        self._target = target
+        self._entry = entry
+        self._on_bytes = on_bytes
+        self._path = Path(f"{target}{PART}")
+        self._notes = Path(f"{target}{NOTES}")
+        self.n_bytes = self.n_received = 0
+
+    def __enter__(self) -> "PartFile":
+        self._target.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT
+        for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY", "O_NONBLOCK"):
+            flags |= getattr(os, name, 0)
+        with suppress(FileNotFoundError):
+            if self._path.lstat().st_nlink > 1:  # what has another name as well is not ours
+                self._path.unlink()
+        self._stream = os.fdopen(os.open(self._path, flags, 0o666), "r+b", buffering=0)
+        if not stat.S_ISREG(os.fstat(self._stream.fileno()).st_mode):
+            self._stream.close()
+            raise UserError(f"{self._path}: is not a file; move it away")
+        self._hash = hashlib.sha256()
+        while chunk := self._stream.read(CHUNK_BYTES):
+            self._count(chunk)
+        if self.n_bytes > self._entry.n_bytes:
+            self.reset()
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self._stream.close()
+        if self.n_bytes == 0 and isinstance(error, Tg80Error):
+            self._remove()
+
+    def _count(self, chunk: bytes | memoryview) -> None:
+        self._hash.update(chunk)
+        self.n_bytes += len(chunk)
+        self._on_bytes(len(chunk))
+
+    def append(self, chunk: bytes) -> None:
+        """Store the next bytes.
+
+        Raises:
+            OSError: the disk is full or broken.
+        """
+        rest = memoryview(chunk)
+        while rest:
+            n_written = self._stream.write(rest) or 0
+            self._count(rest[:n_written])
+            self.n_received += n_written
+            rest = rest[n_written:]
+
+    def reset(self) -> None:
+        """Throws away what is there."""
+        self._stream.seek(0)
+        self._stream.truncate()
+        self._hash = hashlib.sha256()
+        self._on_bytes(-self.n_bytes)
+        self.n_bytes = 0
+        self._notes.unlink(missing_ok=True)
+
+    def sha256(self) -> str:
+        """Of what is there."""
+        return self._hash.hexdigest()
+
+    def note(self, source: str, tag: str | None) -> None:
+        """Keep what to hand the source to go on later."""
+        if tag is None or tag == self.tag(source):
+            return
+        # Half a note, or none, only means that the server is not asked whether the content changed.
+        with suppress(OSError, Tg80Error):
+            write_atomically(self._notes, json.dumps({"source": source, "tag": tag}).encode())
+
+    def tag(self, source: str) -> str | None:
+        """What `note` kept, if it was for this source and can stand in a header."""
+        with suppress(OSError, ValueError):
+            notes = json.loads(self._notes.read_bytes()[:4096])
+            if isinstance(notes, dict) and notes.get("source") == source:
+                tag = notes.get("tag")
+                if isinstance(tag, str) and re.fullmatch(r"[\x20-\x7e]+", tag):
+                    return tag
+        return None
+
+    def finish(self) -> None:
+        """Give the file its name; its bytes are on the disk before."""
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        os.replace(self._path, self._target)
+        self._remove()
+        Path(f"{self._target}{WRONG}").unlink(missing_ok=True)
+
+    def _remove(self) -> None:
+        self._path.unlink(missing_ok=True)
+        self._notes.unlink(missing_ok=True)
+
+
+def _fetch_file(
+    source: Source,
+    entry: PublishedFile,
+    address: str,
+    target: Path,
+    *,
+    stop: threading.Event,
+    watcher: Watcher,
+) -> int:
+    """Fetch one file of the manifest, resuming from what is already there of it.
+
+    Args:
+        source: where from.
+        entry: size and checksum that the file must have.
+        address: path of the file within the source.
+        target: final name; nothing is there before the content is right.
+        stop: ends it early.
+        watcher: told of all bytes, those already here included.
+
+    Returns:
+        How many bytes the source sent.
+
+    Raises:
+        Refused: the source does not give it.
+        CorruptFile: the source's copy is not what the manifest says, time and again.
+        SourceFails: the source kept failing.
+        Stopped: by `stop`.
+        OSError: the file cannot be written.
+    """
+    attempts = Attempts(source.label(address), source.patience, stop, watcher.say)
+    with PartFile(target, entry, watcher.advance) as part:
+        while True:
+            try:
+                _fetch_rest(source, entry, address, part, stop)
+            except (Interrupted, WrongContent) as error:
+                n_bytes = part.n_bytes
+                if isinstance(error, WrongContent) and error.spoilt:
+                    part.reset()
+                attempts.wait_after(error, n_bytes)
+            else:
+                part.finish()
+                return part.n_received
+
+
+def _fetch_rest(
+    source: Source, entry: PublishedFile, address: str, part: PartFile, stop: threading.Event
+) -> None:
+    """One attempt: asks for what is missing, stores it, and compares the whole."""
+    if part.n_bytes < entry.n_bytes:
+        with source.open(address, part.n_bytes, part.tag(source.name)) as body:
+            if body.n_total not in (None, entry.n_bytes):
+                # What is here need not be at fault: this may be some page in place of the file.
+                raise WrongContent(
+                    f"has {body.n_total} bytes there, {entry.n_bytes} in the manifest",
+                    spoilt=False,
+                )
+            if body.offset == 0 and part.n_bytes:
+                part.reset()
+            part.note(source.name, body.tag)
+            for chunk in body.chunks:
+                if stop.is_set():
+                    raise Stopped
+                if part.n_bytes + len(chunk) > entry.n_bytes:
+                    raise WrongContent(f"has more than the {entry.n_bytes} bytes of the manifest")
+                part.append(chunk)
+    if part.n_bytes < entry.n_bytes:
+        raise Interrupted(f"ended after {part.n_bytes} of {entry.n_bytes} bytes")
+    if part.sha256() != entry.sha256:
+        raise WrongContent("its SHA-256 is not that of the manifest")

@@ -1,10 +1,10 @@
 """One published version at a source: found, and its manifest checked, before a file is fetched."""
 
+import re
 import threading
 from dataclasses import dataclass, field
 
 from tg80.errors import CorruptFile, UserError
-from tg80.release.fetching import Watcher, fetch_bytes
 from tg80.release.manifest import (
     MANIFEST_NAME,
     VERSIONS_NAME,
@@ -15,10 +15,16 @@ from tg80.release.manifest import (
     read_manifest,
     read_versions,
 )
-from tg80.release.part_file import check_names
-from tg80.release.sources import Missing, Refused, Source
+from tg80.release.sources import Missing, Refused, Source, Watcher, fetch_bytes
 
 LARGEST_MANIFEST = 1 << 26
+# What a download in progress adds to a file's name.
+PART = ".part"
+NOTES = ".part.json"
+WRONG = ".wrong"
+OWN_SUFFIXES = (PART, NOTES, WRONG)
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -135,5 +141,27 @@ def _choose(entries: tuple[VersionEntry, ...], version: str | None, label: str) 
 
 def _checked(content: bytes, label: str) -> Manifest:
     manifest = read_manifest(content, label)
-    check_names(manifest, label)
+    _check_names(manifest, label)
     return manifest
+
+
+def _check_names(manifest: Manifest, source: str) -> None:
+    """Refuse names that are valid in a manifest but unsafe in a folder or a terminal.
+
+    Raises:
+        CorruptFile: a file's name is hidden, reserved on some system or by us, or too long; or the
+            name of the set, a molecule or a level is not printable.
+    """
+    texts = {manifest.name, *(text for s in manifest.shards for text in (s.molecule, s.level))}
+    for text in sorted(texts):
+        if not text.isprintable() or '"' in text:
+            raise CorruptFile(f"{source}: {text!r} contains non-printable characters or quotes")
+    for entry in (*manifest.shards, *manifest.files):
+        for name in entry.path.split("/"):
+            if (
+                name.startswith(".")
+                or name.endswith((".", *OWN_SUFFIXES))
+                or _DEVICE.fullmatch(name)
+                or len(name) > _LONGEST_NAME
+            ):
+                raise CorruptFile(f"{source}: {entry.path!r} cannot be a file name in every folder")

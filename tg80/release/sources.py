@@ -1,23 +1,40 @@
 """Where published data come from: a web server or a folder, opened at any byte of any file.
 
-A source only opens files and says what went wrong; trying again is `tg80.release.fetching`'s part.
-Nothing a server says is believed: sizes and checksums come from the manifest.
+Nothing a server says is believed: sizes and checksums come from the manifest. `requests` brings
+connections, proxies (`http_proxy`, `https_proxy`, `no_proxy`) and certificates; redirects are
+followed here, so that each of their addresses is looked at before it is asked.
 """
 
+import hashlib
+import http
 import os
+import random
 import re
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 from urllib.request import url2pathname
 
-from tg80.errors import Tg80Error, UserError
-from tg80.release.settings import read_settings, settings_path
+import requests
+import urllib3
+from urllib3.util.retry import Retry
+
+from tg80.errors import CorruptFile, Tg80Error, UserError
 
 CHUNK_BYTES = 1 << 16
+# A server that always breaks off after a few bytes is not to keep us for ever.
+PROGRESS_BYTES = 1 << 20
+MAX_REDIRECTS = 10
+_REDIRECTS = (301, 302, 303, 307, 308)
+_MISSING = (404, 410)
+_PASSING = (408, 425, 429)
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 @dataclass(frozen=True)
@@ -133,10 +150,10 @@ class FolderSource:
         with os.fdopen(descriptor, "rb") as stream:
             stream.seek(offset)
             n_total = os.fstat(descriptor).st_size
-            yield Body(offset, n_total, None, _chunks(stream, target))
+            yield Body(offset, n_total, None, _read_chunks(stream, target))
 
 
-def _chunks(stream: BinaryIO, target: Path) -> Iterator[bytes]:
+def _read_chunks(stream: BinaryIO, target: Path) -> Iterator[bytes]:
     with _named_read_errors(target):
         while chunk := stream.read(CHUNK_BYTES):
             yield chunk
@@ -150,21 +167,215 @@ def _named_read_errors(target: Path) -> Iterator[None]:
         raise Refused(f"{target}: cannot be read: {error.strerror}") from None
 
 
-def chosen_source(option: str | None) -> str:
-    """The address to download from: the option, else `TG80_SOURCE`, else the settings file.
+class WebSource:
+    """A folder of a web server.
+
+    Args:
+        address: http or https, without query; a user and password in it are used, never shown.
 
     Raises:
-        UserError: none of them is set.
+        UserError: the address is none.
     """
-    if option:
-        return option
-    if from_environment := os.environ.get("TG80_SOURCE"):
-        return from_environment
-    if from_file := read_settings().source:
-        return _beside_the_settings(from_file)
+
+    def __init__(self, address: str, patience: Patience) -> None:
+        self.name = _without_password(address)
+        if not _is_plain(address):
+            raise UserError(
+                f"source {self.name}: give the plain address of a folder, such as "
+                "https://example.org/tg80"
+            )
+        self.patience = patience
+        self._base = address.rstrip("/") + "/"
+        self._local = threading.local()
+
+    def label(self, path: str) -> str:
+        return f"{self.name.rstrip('/')}/{path}"
+
+    @contextmanager
+    def open(self, path: str, offset: int = 0, tag: str | None = None) -> Iterator[Body]:
+        # Compressed on the way, the bytes would not be those of the file, nor would ranges.
+        headers = {"Accept-Encoding": "identity"}
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+            if tag:
+                headers["If-Range"] = tag
+        with closing(self._get(path, headers)) as response:
+            yield self._body(response, path, offset)
+
+    def _get(self, path: str, headers: dict[str, str]) -> requests.Response:
+        """The answer after all redirects, its body not read yet."""
+        url = self._base + path
+        for _ in range(MAX_REDIRECTS + 1):
+            response = self._request(url, path, headers)
+            location = response.headers.get("Location")
+            if response.status_code not in _REDIRECTS or location is None:
+                return response
+            response.close()
+            target = _joined(url, location)
+            schemes = (urlsplit(url).scheme.lower(), urlsplit(target).scheme.lower())
+            if schemes not in (("http", "http"), ("http", "https"), ("https", "https")):
+                raise Refused(
+                    f"{self.label(path)}: redirects from {schemes[0]} to {schemes[1] or '?'}, "
+                    "which is not followed"
+                )
+            url = target
+        raise Refused(f"{self.label(path)}: redirects more than {MAX_REDIRECTS} times")
+
+    def _request(self, url: str, path: str, headers: dict[str, str]) -> requests.Response:
+        timeout = (self.patience.connect_s, self.patience.stall_s)
+        try:
+            return self._session.get(
+                url, headers=headers, timeout=timeout, stream=True, allow_redirects=False
+            )
+        except requests.exceptions.RequestException as error:
+            if _never_passes(error):
+                raise Refused(f"{self.label(path)}: {_reason(error)}") from None
+            raise Interrupted(_reason(error)) from None
+        except (urllib3.exceptions.HTTPError, UnicodeError, ValueError) as error:
+            # An address that no request can be made of, e.g. a redirect to http://[.
+            raise Refused(f"{self.label(path)}: {_reason(error)}") from None
+
+    @property
+    def _session(self) -> requests.Session:
+        """One session a thread: they are not safe to share."""
+        if not hasattr(self._local, "session"):
+            session = requests.Session()
+            session.headers["User-Agent"] = f"tg80/{version('tg80')}"
+            self._local.session = session
+        return self._local.session
+
+    def _body(self, response: requests.Response, path: str, offset: int) -> Body:
+        status = response.status_code
+        encoding = response.headers.get("Content-Encoding", "").strip().lower()
+        encoded = encoding not in ("", "identity")
+        tag = None if encoded else _tag(response)
+        if status == 200:
+            n_total = None if encoded else _number(response.headers.get("Content-Length"))
+            return Body(0, n_total, tag, _chunks(response, encoded))
+        if status == 206 and offset and not encoded:
+            n_total = _check_range(response, offset)
+            return Body(offset, n_total, tag, _chunks(response, False))
+        if status in (206, 416) and offset:
+            raise WrongContent(f"the source has nothing from byte {offset} on")
+        answer = f"HTTP {status}{_phrase(status)}"
+        if status in _MISSING:
+            raise Missing(f"{self.label(path)}: {answer}")
+        if status in _PASSING or status >= 500:
+            raise Interrupted(answer, _retry_after_s(response))
+        raise Refused(f"{self.label(path)}: {answer}")
+
+
+def _joined(url: str, location: str) -> str:
+    """Where a redirect leads; an address that is none stays as it is, to be refused as such."""
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        return "invalid:"
+
+
+def _check_range(response: requests.Response, offset: int) -> int | None:
+    """Size of the whole file after a 206; the part must be the one asked for."""
+    match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+    if match is None or int(match[1]) != offset:
+        raise WrongContent(f"the source does not send the bytes from {offset} on that it announces")
+    return None if match[3] == "*" else int(match[3])
+
+
+def _chunks(response: requests.Response, encoded: bool) -> Iterator[bytes]:
+    try:
+        # Not read(): it keeps back what has come until the chunk is full, and loses it on silence.
+        while chunk := response.raw.read1(CHUNK_BYTES, decode_content=encoded):
+            yield chunk
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise Interrupted(_reason(error)) from None
+
+
+def _tag(response: requests.Response) -> str | None:
+    """What If-Range takes: a strong ETag, else the date of the last change."""
+    etag = response.headers.get("ETag", "").strip()
+    if re.fullmatch(r'"[\x21\x23-\x7e]*"', etag):
+        return etag
+    return response.headers.get("Last-Modified")
+
+
+def _retry_after_s(response: requests.Response) -> float | None:
+    """Seconds of the Retry-After header, given as a number or as a date."""
+    value = response.headers.get("Retry-After")
+    if value is None:
+        return None
+    try:
+        # Of a number no more digits than a date has characters: enough for every wait.
+        return Retry().parse_retry_after(value.strip()[:29])
+    except (urllib3.exceptions.HTTPError, ValueError, OverflowError):
+        return None
+
+
+def _never_passes(error: requests.exceptions.RequestException) -> bool:
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
+        return True
+    # Among the ValueErrors are addresses that no request can be made of.
+    return isinstance(error, ValueError)
+
+
+def _reason(error: Exception) -> str:
+    """A few words for people, from the innermost cause that has some."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not accepted: {cause.verify_message}"
+    via = "the proxy: " if isinstance(error, requests.exceptions.ProxyError) else ""
+    for cause in reversed(causes):
+        if isinstance(cause, OSError) and cause.strerror:
+            return via + cause.strerror.lower()
+    timeouts = (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)
+    if any(isinstance(cause, timeouts) for cause in causes):
+        return via + "timed out"
+    if isinstance(error, ValueError):
+        return f"not an address that can be asked ({type(error).__name__})"
+    return via + "the connection broke off"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and re.fullmatch(r"[0-9]{1,18}", text) else None
+
+
+def _phrase(status: int) -> str:
+    """The standard's own words: those of the server could hold anything."""
+    try:
+        return f" {http.HTTPStatus(status).phrase}"
+    except ValueError:
+        return ""
+
+
+def _is_plain(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        _ = parts.port  # looked at when it is asked for
+    except ValueError:
+        return False
+    return bool(parts.hostname) and not parts.query and not parts.fragment
+
+
+def _without_password(address: str) -> str:
+    return re.sub(r"(?<=://)[^/]*@", "", address)
+
+
+def chosen_source(option: str | None) -> str:
+    """The address to download from: the option, else `TG80_SOURCE`.
+
+    Raises:
+        UserError: neither is set.
+    """
+    if chosen := option or os.environ.get("TG80_SOURCE"):
+        return chosen
     raise UserError(
-        "no source: no public mirror is configured; give --source URL_OR_FOLDER, set TG80_SOURCE, "
-        f'or write source = "URL_OR_FOLDER" into {settings_path()}'
+        "no source: no public mirror is configured; give --source URL_OR_FOLDER or set TG80_SOURCE"
     )
 
 
@@ -177,8 +388,6 @@ def open_source(address: str, patience: Patience) -> Source:
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", address)
     scheme = match[1].lower() if match else ""
     if scheme in ("http", "https"):
-        from tg80.release.web_source import WebSource  # takes a moment to import
-
         return WebSource(address, patience)
     if scheme not in ("", "file"):
         raise UserError(f"source {address}: {scheme} is not read; give http, https or a folder")
@@ -195,8 +404,107 @@ def _file_url(address: str) -> Path:
     return Path(url2pathname(parts.path))
 
 
-def _beside_the_settings(address: str) -> str:
-    """A relative folder in the settings file is relative to that file."""
-    if "://" in address:
-        return address
-    return str(settings_path().parent / Path(address).expanduser())
+class Stopped(Exception):
+    """Another thread asked to stop; what has arrived stays."""
+
+
+class SourceFails(Tg80Error):
+    """The source went on failing for longer than our patience."""
+
+
+class Watcher:
+    """What is told of a transfer while it goes on, by several threads; shows nothing itself."""
+
+    def begin(self, stage: str, n_bytes: int) -> None:
+        """A stage that handles `n_bytes` begins."""
+
+    def advance(self, n_bytes: int) -> None:
+        """So many bytes more; fewer than 0 if some had to be thrown away."""
+
+    def say(self, line: str) -> None:
+        """Something the user may want to know."""
+
+
+class Attempts:
+    """Decides after each failure whether and when to try again."""
+
+    def __init__(
+        self, label: str, patience: Patience, stop: threading.Event, say: Callable[[str], None]
+    ) -> None:
+        self._label, self._patience, self._stop, self._say = label, patience, stop, say
+        self._n_failed = self._n_wrong = self._farthest = 0
+
+    def wait_after(self, error: Interrupted | WrongContent, n_bytes: int = 0) -> None:
+        """Wait until the next attempt is due.
+
+        Args:
+            error: how the last one ended.
+            n_bytes: how far it got.
+
+        Raises:
+            CorruptFile, SourceFails: there should be no next one.
+            Stopped: another thread asked for it.
+        """
+        retry_after_s = None
+        if isinstance(error, WrongContent):
+            self._n_wrong += 1
+            n_tries, limit, failure = self._n_wrong, self._patience.copies, CorruptFile
+        else:
+            if n_bytes >= self._farthest + PROGRESS_BYTES:
+                self._n_failed = 0
+                self._farthest = n_bytes
+            self._n_failed += 1
+            n_tries, limit, failure = self._n_failed, self._patience.attempts, SourceFails
+            retry_after_s = error.retry_after_s
+        tried = f"tried {n_tries} times" if n_tries > 1 else "not tried again"
+        if n_tries >= limit:
+            raise failure(f"{self._label}: {error} ({tried})")
+        if (retry_after_s or 0) > self._patience.longest_wait_s:
+            raise failure(
+                f"{self._label}: {error}, to be asked again after {retry_after_s:.0f} s; run the "
+                "command again then"
+            )
+        self._pause(error, n_tries, limit, retry_after_s or 0.0)
+
+    def _pause(self, error: Exception, n_tries: int, limit: int, at_least_s: float) -> None:
+        delay_s = self._patience.backoff_s * 2 ** (n_tries - 1)
+        # Jitter: many clients of one server that fell over shall not come back all at once.
+        delay_s *= random.uniform(0.5, 1.5)
+        delay_s = max(min(delay_s, self._patience.longest_wait_s), at_least_s)
+        self._say(f"{self._label}: {error}; attempt {n_tries + 1} of {limit} in {delay_s:.1f} s")
+        if self._stop.wait(delay_s):
+            raise Stopped
+
+
+def fetch_bytes(
+    source: Source,
+    address: str,
+    *,
+    sha256: str | None = None,
+    limit: int,
+    stop: threading.Event,
+    watcher: Watcher,
+) -> bytes:
+    """A small file as bytes, of at most `limit` of them, with this checksum if one is known.
+
+    Raises:
+        Refused: the source does not give it, or it is larger.
+        CorruptFile: the source's copy has another checksum, time and again.
+        SourceFails: the source kept failing.
+        Stopped: by `stop`.
+    """
+    label = source.label(address)
+    attempts = Attempts(label, source.patience, stop, watcher.say)
+    while True:
+        try:
+            content = bytearray()
+            with source.open(address) as body:
+                for chunk in body.chunks:
+                    content += chunk
+                    if len(content) > limit:
+                        raise Refused(f"{label}: has more than {limit} bytes; that can't be right")
+            if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+                raise WrongContent("its SHA-256 is not the one stated for it")
+            return bytes(content)
+        except (Interrupted, WrongContent) as error:
+            attempts.wait_after(error)

@@ -1,4 +1,4 @@
-"""Where data come from: options and settings, redirects, proxies, certificates, addresses."""
+"""Where data come from: options, redirects, proxies, certificates, addresses."""
 
 import shutil
 import subprocess
@@ -11,7 +11,6 @@ from tests.tg80.release.published import shard_path, tree
 from tg80.errors import Tg80Error, UserError
 from tg80.release.download import download
 from tg80.release.selection import Selection
-from tg80.release.settings import read_settings, settings_path
 from tg80.release.sources import Patience, Refused, chosen_source
 
 FAST = Patience(connect_s=5, stall_s=5, backoff_s=0.01, attempts=2)
@@ -19,70 +18,23 @@ PATH = shard_path("ethanol")
 ONE = Selection(molecules=("ethanol",), level="pbe-def2svp")
 
 
-@pytest.fixture
-def config(tmp_path, no_outside_settings):
-    """The settings file of this test's user, not there yet."""
-    path = tmp_path / "config" / "tg80" / "config.toml"
-    path.parent.mkdir(parents=True)
-    return path
-
-
-def test_without_a_source_the_message_says_how_to_set_one(config, capsys):
+def test_without_a_source_the_message_says_how_to_set_one(no_outside_settings, capsys):
     assert run(["download"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    for words in ("no public mirror", "--source", "TG80_SOURCE", "source = ", str(config)):
+    for words in ("no public mirror", "--source", "TG80_SOURCE"):
         assert words in line
 
 
-def test_option_before_environment_before_settings(config, monkeypatch):
-    config.write_text('source = "https://example.org/from-file"\n')
-    assert chosen_source(None) == "https://example.org/from-file"
+def test_option_before_environment(site, tmp_path, no_outside_settings, monkeypatch):
     monkeypatch.setenv("TG80_SOURCE", "https://example.org/from-environment")
     assert chosen_source(None) == "https://example.org/from-environment"
     assert chosen_source("https://example.org/given") == "https://example.org/given"
     monkeypatch.setenv("TG80_SOURCE", "")  # as good as unset
-    assert chosen_source("") == "https://example.org/from-file"
-
-
-def test_all_three_are_downloaded_from(config, site, server, tmp_path, monkeypatch):
-    config.write_text(f'source = "{server.url}"\n')
-    download(to=tmp_path / "file", selection=ONE, patience=FAST)
-    # A folder in the settings file is relative to that file.
-    config.write_text('source = "../../site"\n')
-    download(to=tmp_path / "folder", selection=ONE, patience=FAST)
+    with pytest.raises(UserError, match="no source"):
+        chosen_source("")
     monkeypatch.setenv("TG80_SOURCE", str(site / "1.0"))
-    download(to=tmp_path / "environment", selection=ONE, patience=FAST)
-    for name in ("file", "folder", "environment"):
-        assert (tmp_path / name / PATH).read_bytes() == (site / "1.0" / PATH).read_bytes()
-
-
-def test_where_the_settings_file_is(monkeypatch, tmp_path, no_outside_settings):
-    assert settings_path() == tmp_path / "config" / "tg80" / "config.toml"
-    for unusable in ("", "relative/path"):
-        monkeypatch.setenv("XDG_CONFIG_HOME", unusable)
-        assert settings_path() == tmp_path / "home" / ".config" / "tg80" / "config.toml"
-    monkeypatch.delenv("XDG_CONFIG_HOME")
-    assert settings_path() == tmp_path / "home" / ".config" / "tg80" / "config.toml"
-    monkeypatch.setenv("TG80_CONFIG", str(tmp_path / "mine.toml"))
-    with pytest.raises(UserError, match=r"mine\.toml: no such file"):
-        read_settings()
-    (tmp_path / "mine.toml").write_text('source = "here"\n')
-    assert read_settings().source == "here"
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (b"source = ", "not a TOML file"),
-        (b"\xff\xfe", "not a text in UTF-8"),
-        (b"sauce = 'x'", "sauce.*keys are source"),
-        (b"source = 3", "source: .*string"),
-    ],
-)
-def test_settings_that_are_not_valid(config, text, words):
-    config.write_bytes(text)
-    with pytest.raises(UserError, match=words):
-        read_settings()
+    download(to=tmp_path / "out", selection=ONE, patience=FAST)
+    assert (tmp_path / "out" / PATH).read_bytes() == (site / "1.0" / PATH).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,8 @@ from pipelines.cli import run
 from tests.support.web_server import Fault, serving
 from tests.tg80.release.published import publish_tree, shard_path, tree
 from tg80.release.download import download
-from tg80.release.fetching import Watcher
 from tg80.release.selection import Selection
-from tg80.release.sources import Patience
+from tg80.release.sources import Patience, Watcher
 
 FAST = Patience(connect_s=5, stall_s=5, backoff_s=0.01)
 PATH = shard_path("ethanol")

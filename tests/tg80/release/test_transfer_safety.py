@@ -12,9 +12,8 @@ from pipelines.cli import run
 from tests.support.web_server import Fault
 from tests.tg80.release.published import publish_tree, put_manifest, sha256, shard_path, tree
 from tg80.errors import CorruptFile, Tg80Error, UserError
-from tg80.release.download import download
+from tg80.release.download import download, place
 from tg80.release.manifest import PublishedFile
-from tg80.release.part_file import place
 from tg80.release.selection import Selection
 from tg80.release.sources import Patience
 
@@ -53,7 +52,7 @@ def test_names_that_would_write_on_the_terminal(site, server, tmp_path, field):
     manifest = json.loads((site / "1.0" / "manifest.json").read_text())
     manifest["shards"][0][field] = "\x1b[2Jgone"
     put_manifest(site, "1.0", json.dumps(manifest).encode())
-    with pytest.raises(CorruptFile, match="no name to show") as refused:
+    with pytest.raises(CorruptFile, match="non-printable") as refused:
         download(server.url, tmp_path / "out", patience=FAST)
     assert "\x1b" not in str(refused.value)
 

@@ -12,8 +12,8 @@ from pipelines.cli import run
 from tests.support import factories
 from tg80.errors import UserError
 from tg80.files import check_folder, make_folder, write_atomically
+from tg80.release.download import PartFile
 from tg80.release.manifest import PublishedFile
-from tg80.release.part_file import PartFile
 
 VICTIM = b"mine"
 
