@@ -101,8 +101,9 @@ def read_public(
 
     Args:
         path: the file.
-        set_id, molecule: what it is, None to tell by its name.
-        frame_fs: for a file of this layout from elsewhere: time between its frames.
+        set_id: the set it belongs to; None to tell by its name.
+        molecule: the molecule it holds; None to tell by its name.
+        frame_fs: time between frames, for a file of this layout from elsewhere.
 
     Raises:
         UserError: it cannot be read (`read_public_npz`); it can't be told what it is, or its name

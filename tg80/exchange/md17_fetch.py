@@ -36,15 +36,17 @@ def fetch_public(
     patience: Patience | None = None,
     on_bytes: Callable[[int], None] = lambda n_bytes: None,
 ) -> Path:
-    """One file of a public set; fetched if it is not in the folder yet.
+    """Fetch one file of a public set, unless it is already in the folder.
 
     rMD17 comes as one archive of all molecules, which stays in the folder for the next one.
 
     Args:
-        set_id, molecule: names of `tg80.exchange.md17_sets`.
-        folder: where to put it; made if need be.
+        set_id: name of a set in `tg80.exchange.md17_sets`.
+        molecule: name of one of its molecules.
+        folder: where to put it; created if missing.
         address: a mirror: folder of the files, or the archive; None for the authors' own.
-        on_bytes: called with the number of bytes that came since.
+        patience: how long and how often to try; None for the default.
+        on_bytes: called with the number of bytes received since the last call.
 
     Returns:
         The path of the npz file; `FILE.sha256` lies beside it.

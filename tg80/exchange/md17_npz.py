@@ -204,10 +204,9 @@ def _refuse_periodic(path: Path, archive: np.lib.npyio.NpzFile) -> None:
 def _checked(
     path: Path, layout: Layout, arrays: dict[str, np.ndarray], angstrom: float, ev: float
 ) -> dict[str, Any]:
-    """The arrays in the units of the code, after every shape and value was looked at.
+    """The arrays in our units, after a check of every shape and value.
 
-    Args:
-        angstrom, ev: what units of length and energy of the file are.
+    `angstrom` and `ev` are the file's units of length and energy.
     """
     keys = KEYS[layout]
     positions, numbers = arrays["positions"], arrays["atomic_numbers"]
