@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from benchmarks.interface import Budget, FitReport, Model
-from benchmarks.models.atom import AtomGat, AtomJoint, AtomStart
-from benchmarks.models.egnn import Egnn
-from benchmarks.models.egnn_rollout import EgnnRollout
-from benchmarks.models.egno import Egno
 from benchmarks.models.force_field import RollsOut
-from benchmarks.models.harmonic import Harmonic
-from benchmarks.models.mace import Mace
-from benchmarks.models.trivial import (
-    Ballistic,
-    Blend,
-    Centroid,
-    MeanStructure,
-    Persistence,
-    RelaxedStructure,
-)
 from tg80.errors import UserError
 
-MODELS: dict[str, type[Model]] = {
-    model.id: model
-    for model in (
-        AtomJoint,
-        AtomStart,
-        AtomGat,
-        Egno,
-        Egnn,
-        EgnnRollout,
-        Mace,
-        Persistence,
-        Ballistic,
-        Centroid,
-        MeanStructure,
-        RelaxedStructure,
-        Harmonic,
-        Blend,
-    )
+_REGISTRY = {
+    "atom": "atom:AtomJoint",
+    "atom-start": "atom:AtomStart",
+    "atom-gat": "atom:AtomGat",
+    "egno": "egno:Egno",
+    "egnn": "egnn:Egnn",
+    "egnn-rollout": "egnn_rollout:EgnnRollout",
+    "mace": "mace:Mace",
+    "persistence": "trivial:Persistence",
+    "ballistic": "trivial:Ballistic",
+    "centroid": "trivial:Centroid",
+    "mean-structure": "trivial:MeanStructure",
+    "relaxed-structure": "trivial:RelaxedStructure",
+    "harmonic": "harmonic:Harmonic",
+    "blend": "trivial:Blend",
 }
+
+
+def _find(place: str) -> type[Model]:
+    module, _, name = place.partition(":")
+    return getattr(import_module(f"{__name__}.{module}"), name)
+
+
+MODELS = {model_id: _find(place) for model_id, place in _REGISTRY.items()}
 # Thousands of evaluations a prediction: studies of many predictions take these only if named.
 ROLLED_OUT = tuple(name for name, model in MODELS.items() if issubclass(model, RollsOut))
 TRIVIAL = tuple(name for name, model in MODELS.items() if not model.trains)
