@@ -62,7 +62,9 @@ class Recipe(BoundedModel):
     thermostat_time_fs: TimeFs = 1000.0
     """time constant of the production's thermostat (Langevin: inverse friction)"""
     equilibration_time_fs: TimeFs = 100.0
-    """time constant of the Bussi thermostat of both equilibrations"""
+    """time constant of the thermostat of both equilibrations (Langevin: inverse friction)"""
+    equilibration_thermostat: Literal["bussi", "langevin"] | None = None
+    """`bussi` by default; `langevin` where a part of the molecule turns almost freely"""
     integrator: Integrator = "mts"
     """`mts` or `verlet`; GFN2-xTB runs `verlet` only, which is its default"""
     outer_step_fs: float = Field(1.0, ge=LEAST_TIME_FS, le=5)

@@ -22,7 +22,7 @@ from pipelines.dynamics.integrators import Body, Stepper
 from pipelines.dynamics.mean_energy import mean_energy_start
 from pipelines.dynamics.parts import read_parts, work_folder
 from pipelines.dynamics.segments import Stretch, StretchPlan, read_progress
-from pipelines.dynamics.steppers import level_stepper, xtb_stepper
+from pipelines.dynamics.steppers import equilibration_thermostat, level_stepper, xtb_stepper
 from pipelines.dynamics.thermostats import make_thermostat, thermal_velocities
 from pipelines.engines.engine import Resources
 from pipelines.recipe import Recipe
@@ -207,9 +207,7 @@ class Trajectory:
         folder = self.work / (f"{name}-r{replica}" if replica else name)
         cheap = name == "pre-equilibration"
         stepper = self._xtb_stepper() if cheap else self._level_stepper()
-        thermostat = make_thermostat(
-            "bussi", self.body, recipe.temperature_k, recipe.equilibration_time_fs
-        )
+        thermostat = equilibration_thermostat(recipe, self.body)
         segment_fs = max(recipe.segment_fs, 1000.0) if cheap else recipe.segment_fs
         stride_fs = 10.0 if cheap else recipe.time_step_fs
         plan = StretchPlan(
@@ -308,7 +306,7 @@ class Trajectory:
             relaxed_guess=self.geometry["positions"],
             nvt=self._nvt_energies(before),
             temperature_k=self.recipe.temperature_k,
-            thermostat_time_fs=self.recipe.equilibration_time_fs,
+            thermostat=equilibration_thermostat(self.recipe, self.body),
             rng=self._generator("run"),
         )
         arrays = {"positions": positions, "velocities": velocities}

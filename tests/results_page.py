@@ -3,7 +3,6 @@
 from itertools import groupby
 from pathlib import Path
 
-from benchmarks.leaderboard import sheets
 from benchmarks.leaderboard.floor import part_floors
 from benchmarks.leaderboard.leaderboard import View, markdown
 from benchmarks.leaderboard.lines import entries
@@ -91,7 +90,7 @@ def _beaten(fold: int) -> str:
 
 def _tuning() -> str:
     trials = [t for path in sorted(RECORDS.rglob(TRIAL)) if (t := read_trial(path.parent))]
-    tables = [sheets.markdown(sheet(list(own))) for _, own in groupby(trials, lambda t: t.model)]
+    tables = [sheet(list(own)).markdown() for _, own in groupby(trials, lambda t: t.model)]
     return "\n".join(["## Tuning\n", *tables])
 
 

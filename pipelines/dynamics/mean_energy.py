@@ -8,7 +8,7 @@ import numpy as np
 
 from pipelines.conformers import relax
 from pipelines.dynamics.integrators import Body, Stepper
-from pipelines.dynamics.thermostats import make_thermostat
+from pipelines.dynamics.thermostats import Thermostat
 from pipelines.engines.engine import Engine
 from tg80.chemistry.mechanics import kinetic_energy
 from tg80.chemistry.molecule import Molecule
@@ -32,7 +32,7 @@ def mean_energy_start(
     relaxed_guess: np.ndarray,
     nvt: dict[str, np.ndarray],
     temperature_k: float,
-    thermostat_time_fs: float,
+    thermostat: Thermostat,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, dict]:
     """Positions and velocities at the total energy E*.
@@ -46,7 +46,7 @@ def mean_energy_start(
         nvt: `time` (fs), `potential_energy` and `kinetic_energy` (eV) of the NVT run at the level;
             empty without one.
         temperature_k: target temperature.
-        thermostat_time_fs: of the NVT that goes on where the last frame lies too high.
+        thermostat: of the NVT that goes on where the last frame lies too high.
         rng: noise of that NVT.
 
     Returns:
@@ -62,8 +62,6 @@ def mean_energy_start(
     else:
         relaxed = _relaxed_energy(molecule, stepper.engine, relaxed_guess)
         target, source = relaxed + body.n_degrees * kt, "equipartition"
-    thermostat = make_thermostat("bussi", body, temperature_k, thermostat_time_fs)
-    assert thermostat is not None
     state = stepper.begin(*last_frame)
     least = LEAST_KINETIC_SHARE * mean_kinetic
     # A small molecule's potential energy now and then exceeds E*: NVT goes on until it does not.

@@ -1,6 +1,7 @@
 """The integrator of a recipe with its engines: what moves one molecule from step to step."""
 
 from pipelines.dynamics.integrators import Body, Stepper
+from pipelines.dynamics.thermostats import Thermostat, make_thermostat
 from pipelines.engines.engine import Resources
 from pipelines.engines.registry import make_engine
 from pipelines.recipe import Recipe
@@ -36,3 +37,11 @@ def xtb_stepper(recipe: Recipe, molecule: Molecule, body: Body) -> Stepper:
     """The stepper of GFN2-xTB dynamics, with a fresh engine."""
     engine = make_engine("gfn2-xtb", molecule.atomic_numbers, molecule.charge)
     return Stepper(body, engine, recipe.verlet_step_fs)
+
+
+def equilibration_thermostat(recipe: Recipe, body: Body) -> Thermostat:
+    """The thermostat of both equilibrations."""
+    name = recipe.equilibration_thermostat or "bussi"
+    thermostat = make_thermostat(name, body, recipe.temperature_k, recipe.equilibration_time_fs)
+    assert thermostat is not None
+    return thermostat

@@ -20,8 +20,8 @@ import numpy as np
 
 from pipelines.conformers import start_geometry
 from pipelines.dynamics.integrators import Body, State, Stepper
-from pipelines.dynamics.steppers import level_stepper, xtb_stepper
-from pipelines.dynamics.thermostats import make_thermostat, thermal_velocities
+from pipelines.dynamics.steppers import equilibration_thermostat, level_stepper, xtb_stepper
+from pipelines.dynamics.thermostats import thermal_velocities
 from pipelines.engines.engine import Resources
 from pipelines.recipe import Recipe
 from tg80.chemistry.mechanics import degrees_of_freedom, is_linear
@@ -125,8 +125,7 @@ def _thermalised(
     body, kelvin = stepper.body, recipe.temperature_k
     # From a relaxed structure half of the kinetic energy goes into the potential energy.
     state = stepper.begin(positions, thermal_velocities(body, positions, 2.0 * kelvin, rng))
-    thermostat = make_thermostat("bussi", body, kelvin, recipe.equilibration_time_fs)
-    assert thermostat is not None
+    thermostat = equilibration_thermostat(recipe, body)
     begin = time.process_time()
     for _ in range(XTB_STEPS):
         stepper.step(state)

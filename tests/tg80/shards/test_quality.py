@@ -86,17 +86,20 @@ def test_temperature_is_judged_after_5_ps_where_it_was_set(clean):
     arrays = {name: np.tile(values, (3,) + (1,) * (values.ndim - 1)) for name, values in
               clean[1].items()}  # fmt: skip
     arrays["time"] = np.arange(6000.0)
-    warm = 0.5 * 21 * BOLTZMANN_EV_PER_K * (325.0 + np.random.default_rng(0).normal(size=6000))
-    hot = (clean[0], arrays | {"kinetic_energy": warm})
-    for length, start, ensemble, verdict in (
-        (6000, "mean-energy", "nve", "error"),
-        (6000, "canonical", "bussi", "error"),
-        (6000, "canonical", "nve", "ok"),
-        (4000, "mean-energy", "nve", "ok"),
+    noise = np.random.default_rng(0).normal(size=6000)
+    for kelvin, length, start, ensemble, verdict in (
+        (335.0, 6000, "mean-energy", "nve", "error"),
+        (335.0, 6000, "canonical", "bussi", "error"),
+        (335.0, 6000, "canonical", "nve", "ok"),
+        (335.0, 4000, "mean-energy", "nve", "ok"),
+        # A methyl group that turns freely may have kept its energy; more than that is a fault.
+        (325.0, 6000, "mean-energy", "nve", "warning"),
     ):
+        warm = 0.5 * 21 * BOLTZMANN_EV_PER_K * (kelvin + noise)
+        hot = (clean[0], arrays | {"kinetic_energy": warm})
         temperature = judged(hot, length, start=start, ensemble=ensemble)[0]["temperature"]
-        assert temperature["verdict"] == verdict, (length, start, ensemble)
-        assert temperature["value"] == pytest.approx(325.0, abs=0.1)
+        assert temperature["verdict"] == verdict, (kelvin, length, start, ensemble)
+        assert temperature["value"] == pytest.approx(kelvin, abs=0.1)
 
 
 def test_frames_are_flagged_one_by_one_and_none_is_left_out(clean):
