@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from benchmarks.commands.options import (
-    DEFAULT_CPU_MINUTES,
     BudgetOption,
     DataOption,
     DeviceOption,
@@ -23,8 +21,11 @@ from benchmarks.commands.options import (
     SplitOption,
     TaskOption,
     TrackOption,
+    parse_budget,
+    parse_model_settings,
     parse_seeds,
     progress_bars,
+    teller,
 )
 from tg80.console import JsonOption
 from tg80.files import make_folder
@@ -66,20 +67,14 @@ def ablate(
 
     Example: atom-bench ablate --fold 2 --change training.loss=mse --change model.n_blocks=3
     """
-    from benchmarks.interface import Budget
     from benchmarks.leaderboard.sheets import print_sheets
-    from benchmarks.models.settings import parse_overrides
-    from benchmarks.studies.ablate import run_all, variants
-    from benchmarks.studies.ablation_report import document, sheets
+    from benchmarks.studies.ablate import document, run_all, sheets, variants
     from benchmarks.tasks.data import load_benchmark
     from benchmarks.tasks.tasks import get_task
 
-    if epochs is None and budget_cpu_minutes is None:
-        budget_cpu_minutes = DEFAULT_CPU_MINUTES
-    budget = Budget(epochs=epochs, cpu_minutes=budget_cpu_minutes)
+    budget = parse_budget(epochs, budget_cpu_minutes)
     chosen_task, chosen_seeds = get_task(task, track), parse_seeds(seeds)
-    given: dict[str, Any] = parse_overrides(settings or [])
-    given |= {"device": device} | ({"preset": preset} if preset else {})
+    given = parse_model_settings(settings, device, preset)
     names = [name.strip() for name in (only or "").split(",") if name.strip()]
     chosen = variants(model, given, names, change or ())
     benchmark = load_benchmark(chosen_task, fold, data, split)
@@ -87,7 +82,7 @@ def ablate(
     with progress_bars() as progress:
         done = run_all(
             chosen, benchmark, seeds=chosen_seeds, budget=budget, out=out, progress=progress,
-            tell=partial(progress.console.print, soft_wrap=True, highlight=False, markup=False),
+            tell=teller(progress),
         )  # fmt: skip
     if as_json:
         about = {

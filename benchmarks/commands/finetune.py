@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from benchmarks.commands.options import (
-    DEFAULT_CPU_MINUTES,
     BudgetOption,
     DataOption,
     DeviceOption,
@@ -19,6 +18,9 @@ from benchmarks.commands.options import (
     SetOption,
     SplitOption,
     TrackOption,
+    parse_budget,
+    parse_model_settings,
+    parse_numbers,
     parse_seeds,
     progress_bars,
 )
@@ -67,29 +69,24 @@ def finetune(
 
     Example: atom-bench finetune ethanol --from runs --frames 32,128,512 --seeds 3
     """  # fmt: skip
-    from benchmarks.interface import Budget
     from benchmarks.leaderboard.sheets import print_sheets
-    from benchmarks.models.settings import parse_overrides
-    from benchmarks.studies.finetune import find_pretraining, study
-    from benchmarks.studies.finetune_report import document, figure, sheet
+    from benchmarks.studies.finetune import document, figure, find_pretraining, sheet, study
     from benchmarks.tasks.data import molecule_data
     from benchmarks.tasks.tasks import get_task
     from benchmarks.training import distributed
     from tg80.files import write_atomically
     from tg80.splits.split import load_split
 
-    if epochs is None and budget_cpu_minutes is None:
-        budget_cpu_minutes = DEFAULT_CPU_MINUTES
     with distributed.session(device):
         with distributed.together():
-            budget = Budget(epochs=epochs, cpu_minutes=budget_cpu_minutes)
+            budget = parse_budget(epochs, budget_cpu_minutes)
             chosen_task, chosen_seeds = get_task(f"{task}/{name}", track), parse_seeds(seeds)
-            given: dict[str, Any] = parse_overrides(settings or []) | {"device": device}
+            given = parse_model_settings(settings, device, None)
             if unknown := given.keys() - {"training", "device"}:
                 raise UserError(
                     f"--set {min(unknown)}: the pretrained model decides on all but training.*"
                 )
-            numbers = _parse_frames(frames)
+            numbers = sorted(map(int, parse_numbers(frames, "--frames", whole=True)))
             frozen = load_split(split or chosen_task.split)
             begin = find_pretraining(pretrained, chosen_task, frozen, allow_seen=allow_seen)
             molecule = molecule_data(chosen_task, begin.fold, frozen, data)
@@ -108,13 +105,3 @@ def finetune(
     else:
         print_sheets([sheet(found)], as_markdown=as_markdown)
         Console(stderr=True).print(f"figure: {drawing.resolve()}", soft_wrap=True)
-
-
-def _parse_frames(text: str) -> list[int]:
-    try:
-        numbers = sorted({int(part) for part in text.split(",") if part.strip()})
-    except ValueError:
-        numbers = []
-    if not numbers or numbers[0] < 1:
-        raise UserError(f"--frames wants numbers such as 32,128,512, not {text!r}")
-    return numbers

@@ -64,8 +64,15 @@ def horizons(
     from benchmarks.leaderboard.sheets import print_sheets
     from benchmarks.models import model_class
     from benchmarks.runs.saved import saved_runs
-    from benchmarks.studies.horizon_report import by_label, document, figure, sheets
-    from benchmarks.studies.horizons import HORIZON_FACTORS, questions, study
+    from benchmarks.studies.horizons import (
+        HORIZON_FACTORS,
+        by_label,
+        document,
+        figure,
+        questions,
+        sheets,
+        study,
+    )
     from benchmarks.tasks.data import load_benchmark
     from benchmarks.tasks.tasks import get_task
     from tg80.files import write_atomically

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -14,6 +16,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from tg80.errors import UserError
 from tg80.untrusted.limits import MOST_SEED
 from tg80.untrusted.tables import Console
+
+if TYPE_CHECKING:
+    from benchmarks.interface import Budget
 
 _MOST_SEEDS = 1000
 _LONGEST_NAME = 255
@@ -80,6 +85,30 @@ def parse_seeds(text: str) -> list[int]:
     if wrong or len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds wants a count such as 3 or a list such as 0,1,2, not {text!r}")
     return seeds
+
+
+def parse_budget(epochs: int | None, cpu_minutes: float | None) -> Budget:
+    """The budget asked for, or the matched one if neither is given."""
+    from benchmarks.interface import Budget
+
+    if epochs is None and cpu_minutes is None:
+        cpu_minutes = DEFAULT_CPU_MINUTES
+    return Budget(epochs=epochs, cpu_minutes=cpu_minutes)
+
+
+def parse_model_settings(
+    pairs: list[str] | None, device: str, preset: str | None
+) -> dict[str, Any]:
+    """Settings of a model that trains, from --set, --device and --preset."""
+    from benchmarks.models.settings import parse_overrides
+
+    given = parse_overrides(pairs or []) | {"device": device}
+    return given | ({"preset": preset} if preset else {})
+
+
+def teller(progress: Progress) -> Callable[[str], None]:
+    """A function that prints one line above the bars."""
+    return partial(progress.console.print, soft_wrap=True, highlight=False, markup=False)
 
 
 def progress_bars() -> Progress:

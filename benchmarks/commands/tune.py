@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from benchmarks.commands.options import (
-    DEFAULT_CPU_MINUTES,
     BudgetOption,
     DataOption,
     DeviceOption,
@@ -20,7 +18,10 @@ from benchmarks.commands.options import (
     SplitOption,
     TaskOption,
     TrackOption,
+    parse_budget,
+    parse_model_settings,
     progress_bars,
+    teller,
 )
 from tg80.console import JsonOption
 from tg80.files import make_folder
@@ -68,22 +69,14 @@ def tune(
     Example: atom-bench tune --model egno --change training.learning_rate=0.003 --change
     "model.width=96 model.n_layers=3"
     """
-    from benchmarks.interface import Budget
     from benchmarks.leaderboard.sheets import print_sheets
-    from benchmarks.models import model_class
-    from benchmarks.models.settings import parse_overrides
     from benchmarks.studies.tune import TUNING_FOLD, candidates, run_trials, sheet
     from benchmarks.tasks.data import load_benchmark
     from benchmarks.tasks.tasks import get_task
 
-    if epochs is None and budget_cpu_minutes is None:
-        budget_cpu_minutes = DEFAULT_CPU_MINUTES
-    budget = Budget(epochs=epochs, cpu_minutes=budget_cpu_minutes)
+    budget = parse_budget(epochs, budget_cpu_minutes)
     chosen_task = get_task(task, track)
-    given: dict[str, Any] = parse_overrides(settings or [])
-    if model_class(model).trains:
-        given |= {"device": device} | ({"preset": preset} if preset else {})
-    chosen = candidates(model, given, change or ())
+    chosen = candidates(model, parse_model_settings(settings, device, preset), change or ())
     if fold is None and chosen_task.has_folds:
         fold = TUNING_FOLD
     benchmark = load_benchmark(chosen_task, fold, data, split)
@@ -91,7 +84,7 @@ def tune(
     with progress_bars() as progress:
         trials = run_trials(
             chosen, benchmark, seed=seed, budget=budget, out=out, most=most, progress=progress,
-            tell=partial(progress.console.print, soft_wrap=True, highlight=False, markup=False),
+            tell=teller(progress),
         )  # fmt: skip
     if as_json:
         print_json([trial.model_dump(mode="json") for trial in trials])

@@ -77,8 +77,7 @@ class References(Mapping[str, Model]):
     def __init__(self, models: Mapping[str, Model], geometries: Geometries | None = None) -> None:
         self._models = dict(models)
         self.geometries = geometries
-        # The windows are kept beside their errors, so that no others get their address.
-        self._best: dict[tuple[str, int], tuple[Windows, Best]] = {}
+        self._best: dict[tuple[str, tuple[str, ...], bytes], Best] = {}
 
     def __getitem__(self, model_id: str) -> Model:
         return self._models[model_id]
@@ -91,10 +90,10 @@ class References(Mapping[str, Model]):
 
     def best(self, part: str, windows: Windows) -> Best:
         """Smallest error of any reference that is legal in a part, per molecule and lag."""
-        key = part, id(windows)
+        key = part, windows.states.start_id, windows.lags_fs.numpy().tobytes()
         if key not in self._best:
-            self._best[key] = windows, self._compute(part, windows)
-        return self._best[key][1]
+            self._best[key] = self._compute(part, windows)
+        return self._best[key]
 
     def _compute(self, part: str, windows: Windows) -> Best:
         names = windows.states.molecule

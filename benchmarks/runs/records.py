@@ -9,8 +9,9 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from benchmarks.tasks.tasks import TaskSpec
 from tg80.errors import UserError
 from tg80.files import make_folder, read_bytes, write_atomically
 from tg80.untrusted.documents import parse_model
-from tg80.untrusted.npz import pack_npz
+from tg80.untrusted.npz import pack_npz, read_npz
 
 RECORD, ERRORS = "record.json", "errors.npz"
 SUBMITTED = "submitted/"  # Names of models from outside begin so.
@@ -177,6 +178,46 @@ def write_record(folder: Path, record: Record, scores: Sequence[PartScore]) -> N
     make_folder(folder)
     write_atomically(folder / ERRORS, pack_npz(arrays, compressed=True))
     write_atomically(folder / RECORD, record.model_dump_json().encode())
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A record and the squared errors beside it, named as `write_record` does."""
+
+    folder: Path
+    record: Record
+    errors: dict[str, np.ndarray]
+
+    @classmethod
+    def read(cls, folder: Path, record: Record) -> Self:
+        """Read the errors of a run.
+
+        Raises:
+            UserError: They cannot be read.
+        """
+        path = folder / ERRORS
+        try:
+            errors = read_npz(path)
+            if any(
+                a.ndim != 2 for name, a in errors.items() if name.endswith(("/raw", "/aligned"))
+            ):
+                raise ValueError("errors are no table of windows and lags")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); run it again") from error
+        return cls(folder, record, errors)
+
+    def raw(self, part: str) -> np.ndarray:
+        """Squared errors of a part at the task's lags, (n_windows, P) A^2."""
+        return self._array(f"{part}/task/raw")
+
+    def names(self, part: str, of: Literal["start_id", "molecule"]) -> tuple[str, ...]:
+        """The start or the molecule of each window of a part."""
+        return tuple(map(str, self._array(f"{part}/{of}")))
+
+    def _array(self, name: str) -> np.ndarray:
+        if name not in self.errors:
+            raise UserError(f"{self.folder / ERRORS}: has no {name}; run it again")
+        return self.errors[name]
 
 
 def read_record(folder: Path) -> Record | None:

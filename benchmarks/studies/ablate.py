@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,17 @@ from rich.progress import Progress
 from atom.variants.ablations import ABLATIONS
 from benchmarks.interface import Budget
 from benchmarks.leaderboard.lines import PART_ORDER, skills_by_lag
+from benchmarks.leaderboard.sheets import Sheet
 from benchmarks.models import make_model
 from benchmarks.models.settings import parse_overrides
 from benchmarks.runs.evaluation import fit_references
-from benchmarks.runs.records import ERRORS, Record
+from benchmarks.runs.records import Record, ScoredRun
 from benchmarks.runs.runner import run_folder_of, run_once
 from benchmarks.scoring import metrics
 from benchmarks.scoring.metrics import PRINTED_SCALE, Metric
 from benchmarks.scoring.significance import paired_interval, two_sigma
 from benchmarks.tasks.data import BenchmarkData
 from tg80.errors import UserError
-from tg80.untrusted.npz import read_npz
 
 BASE = "base"
 # Models that can be taken apart, by their time attention.
@@ -107,15 +107,6 @@ def registry_id(fields: Mapping[str, Any]) -> str:
     return BASES[fields["time_attention"]]
 
 
-@dataclass(frozen=True)
-class Run:
-    """One finished run: its record and squared errors (part -> (n_starts, P) A^2)."""
-
-    record: Record
-    errors: dict[str, np.ndarray]
-    molecules: dict[str, tuple[str, ...]]
-
-
 def run_all(
     chosen: Sequence[Variant],
     data: BenchmarkData,
@@ -125,7 +116,7 @@ def run_all(
     out: Path,
     progress: Progress,
     tell: Callable[[str], None],
-) -> dict[str, list[Run]]:
+) -> dict[str, list[ScoredRun]]:
     """Train and score every variant with every seed; what is finished is reused.
 
     Seed after seed, so that all variants can be compared as early as possible.
@@ -134,7 +125,7 @@ def run_all(
         tell: called with one line a finished run.
     """
     references = fit_references(data)
-    done: dict[str, list[Run]] = {variant.name: [] for variant in chosen}
+    done: dict[str, list[ScoredRun]] = {variant.name: [] for variant in chosen}
     total = len(seeds) * len(chosen)
     bar = progress.add_task("ablations", total=total)
     for seed in seeds:
@@ -151,7 +142,7 @@ def run_all(
             for task in set(progress.task_ids) - before:
                 progress.remove_task(task)
             progress.advance(bar)
-            done[variant.name].append(_with_errors(record, folder))
+            done[variant.name].append(ScoredRun.read(folder, record))
             tell(f"[{number}/{total}] {variant.name}, seed {seed}: {_summary(record)}")
     return done
 
@@ -162,18 +153,6 @@ def _summary(record: Record) -> str:
         for part in _scored_parts([record])
     )
     return f"S2S x 1e-2 A^2: {', '.join(shown)}"
-
-
-def _with_errors(record: Record, folder: Path) -> Run:
-    try:
-        arrays = read_npz(folder / ERRORS)
-        return Run(
-            record,
-            {part: arrays[f"{part}/task/raw"] for part in record.parts},
-            {part: tuple(arrays[f"{part}/molecule"].tolist()) for part in record.parts},
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder / ERRORS}: cannot be read ({error}); run it again") from None
 
 
 def _scored_parts(records: Sequence[Record]) -> list[str]:
@@ -207,7 +186,7 @@ class Effect:
         return beyond and (self.interval is None or self.interval[0] * self.interval[1] > 0)
 
 
-def effects(done: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, dict[str, Effect]]]:
+def effects(done: Mapping[str, Sequence[ScoredRun]]) -> dict[str, dict[str, dict[str, Effect]]]:
     """Variant -> part -> "s2t", "s2s", "skill" at the longest lag and "skill_short" -> effect."""
     base = done[BASE]
     parts = _scored_parts([run.record for run in base])
@@ -225,20 +204,25 @@ def effects(done: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, dict[str, 
     }
 
 
-def _error_effect(runs: Sequence[Run], base: Sequence[Run], part: str, metric: Metric) -> Effect:
+def _error_effect(
+    runs: Sequence[ScoredRun], base: Sequence[ScoredRun], part: str, metric: Metric
+) -> Effect:
     reduce = metrics.s2t if metric is Metric.S2T else metrics.s2s
     mine, theirs = (
-        np.mean([reduce(run.errors[part]) for run in group], axis=0) for group in (runs, base)
+        np.mean([reduce(run.raw(part)) for run in group], axis=0) for group in (runs, base)
     )
     return _effect(
         [_known(run.record.value(part, metric)) for run in runs],
         [_known(run.record.value(part, metric)) for run in base],
-        paired_interval(mine - theirs, runs[0].molecules[part]),
+        paired_interval(mine - theirs, runs[0].names(part, "molecule")),
     )
 
 
 def _skill_effect(
-    runs: Sequence[Run], base: Sequence[Run], part: str, lag_of: Callable[[Iterable[float]], float]
+    runs: Sequence[ScoredRun],
+    base: Sequence[ScoredRun],
+    part: str,
+    lag_of: Callable[[Iterable[float]], float],
 ) -> Effect:
     mine, theirs = (
         [skills[lag_of(skills)] for run in group for skills in [skills_by_lag([run.record], part)]]
@@ -261,3 +245,106 @@ def _effect(
         error = 2 * float(np.sqrt(sum(variances)))
     difference = float(np.mean(mine) - np.mean(base))
     return Effect(tuple(mine), float(np.mean(mine)), spread, difference, error, interval)
+
+
+def document(
+    chosen: Sequence[Variant], done: Mapping[str, Sequence[ScoredRun]], **run: Any
+) -> dict[str, Any]:
+    """Everything as JSON-able figures; errors in A^2."""
+    found = effects(done)
+    return {
+        **run,
+        "unit": "A^2",
+        "variants": [
+            {
+                "name": v.name,
+                "description": v.description,
+                "model": v.model,
+                "overrides": v.overrides,
+                "is_base": v.is_base,
+                **_training(done[v.name]),
+                "keys": [one.record.key for one in done[v.name]],
+                "parts": {
+                    part: {key: asdict(e) | {"is_clear": e.is_clear} for key, e in both.items()}
+                    for part, both in found[v.name].items()
+                },
+            }
+            for v in chosen
+        ],
+    }
+
+
+def _training(runs: Sequence[ScoredRun]) -> dict[str, Any]:
+    fits = [run.record.fit for run in runs]
+    return {
+        "n_parameters": fits[0]["n_parameters"],
+        "n_steps": float(np.mean([fit["n_steps"] for fit in fits])),
+        "cpu_seconds": float(np.mean([fit["cpu_seconds"] for fit in fits])),
+    }
+
+
+def sheets(chosen: Sequence[Variant], done: Mapping[str, Sequence[ScoredRun]]) -> list[Sheet]:
+    """One table for each part, and one of what was trained."""
+    found = effects(done)
+    n_seeds = len(done[BASE])
+    result = [
+        Sheet(
+            f"{part}: errors x 1e-2 A^2, {n_seeds} seed{'s' if n_seeds > 1 else ''}",
+            ("variant", "S2T", "S2T - base", "S2S", "S2S - base", "95 % over molecules",
+             f"skill {lags[0]:g} fs", "- base", f"skill {lags[-1]:g} fs", "- base", "clear"),
+            [_row(v, found[v.name][part]) for v in chosen],
+        )
+        for part in found[BASE]
+        for lags in [list(skills_by_lag([done[BASE][0].record], part))]
+    ]  # fmt: skip
+    result.append(
+        Sheet(
+            "Trained",
+            ("variant", "parameters", "steps", "CPU s", "what differs"),
+            [
+                (
+                    v.name,
+                    f"{figures['n_parameters']:,}",
+                    f"{figures['n_steps']:.0f}",
+                    f"{figures['cpu_seconds']:.0f}",
+                    v.description,
+                )
+                for v in chosen
+                for figures in [_training(done[v.name])]
+            ],
+        )
+    )
+    return result
+
+
+def _row(variant: Variant, found: Mapping[str, Effect]) -> tuple[str, ...]:
+    s2t, s2s, short, skill = (found[key] for key in ("s2t", "s2s", "skill_short", "skill"))
+    name = variant.name if variant.name == BASE or not variant.is_base else f"{variant.name} = base"
+    if variant.is_base:
+        skills = _value(short, 1), "-", _value(skill, 1), "-"
+        return name, _value(s2t), "-", _value(s2s), "-", "-", *skills, "-"
+    low, high = s2s.interval or (0.0, 0.0)
+    return (
+        name,
+        _value(s2t),
+        _difference(s2t),
+        _value(s2s),
+        _difference(s2s),
+        f"{PRINTED_SCALE * low:+.3f} .. {PRINTED_SCALE * high:+.3f}",
+        _value(short, 1),
+        _difference(short, 1),
+        _value(skill, 1),
+        _difference(skill, 1),
+        "yes" if s2s.is_clear else "no",
+    )
+
+
+def _value(effect: Effect, scale: float = PRINTED_SCALE) -> str:
+    """Mean over seeds, and twice their standard deviation."""
+    spread = "" if effect.spread is None else f" ± {scale * effect.spread:.3f}"
+    return f"{scale * effect.mean:.3f}{spread}"
+
+
+def _difference(effect: Effect, scale: float = PRINTED_SCALE) -> str:
+    error = "" if effect.error is None else f" ± {scale * effect.error:.3f}"
+    return f"{scale * effect.difference:+.3f}{error}"

@@ -13,14 +13,13 @@ import numpy as np
 from benchmarks.leaderboard.lines import PART_ORDER
 from benchmarks.leaderboard.sheets import Sheet
 from benchmarks.runs import records
-from benchmarks.runs.records import ERRORS, Record, settings_key
+from benchmarks.runs.records import Record, ScoredRun, settings_key
 from benchmarks.scoring import metrics
 from benchmarks.scoring.significance import FEWEST_UNITS, RESAMPLES, paired_interval
 from benchmarks.tasks.data import NO_FOLD
 from benchmarks.tasks.tasks import Kind, TaskSpec
 from tg80.errors import UserError
 from tg80.exchange.md17_sets import PUBLIC_SETS
-from tg80.untrusted.npz import read_npz
 
 CONFIDENCE = 0.95
 _SCORES = {"s2t": metrics.s2t, "s2s": metrics.s2s}
@@ -68,23 +67,6 @@ class Comparison:
         if self.high < 0:
             return f"{self.a} beats {self.b}"
         return f"{self.b} beats {self.a}" if self.low > 0 else "not told apart"
-
-
-@dataclass(frozen=True)
-class _Run:
-    folder: Path
-    record: Record
-    errors: dict[str, np.ndarray]
-
-    def array(self, name: str) -> np.ndarray:
-        """One array of its errors.
-
-        Raises:
-            UserError: it is not there.
-        """
-        if name not in self.errors:
-            raise UserError(f"{self.folder / ERRORS}: has no {name}; run it again")
-        return self.errors[name]
 
 
 @dataclass(frozen=True)
@@ -179,7 +161,7 @@ def _compare_task(
         p for p in PART_ORDER if all(p in record.parts for _, record in [*sides[0], *sides[1]])
     ]
     parts = [p for p in shared if part in (None, p)]
-    loaded = [[_Run(path, record, _errors(path)) for path, record in runs] for runs in sides]
+    loaded = [[ScoredRun.read(path, record) for path, record in runs] for runs in sides]
     return [c for p in parts for c in _compare_part(names, loaded, p, folds, resamples)]
 
 
@@ -196,23 +178,9 @@ def _listed(folds: Iterable[int]) -> str:
     return ",".join(map(str, sorted(folds)))
 
 
-_SQUARES = ("/raw", "/aligned")
-
-
-def _errors(folder: Path) -> dict[str, np.ndarray]:
-    path = folder / ERRORS
-    try:
-        found = read_npz(path)
-        if any(values.ndim != 2 for name, values in found.items() if name.endswith(_SQUARES)):
-            raise ValueError("errors are no table of windows and lags")
-        return found
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); run it again") from error
-
-
 def _compare_part(
     names: tuple[str, str],
-    sides: Sequence[Sequence[_Run]],
+    sides: Sequence[Sequence[ScoredRun]],
     part: str,
     folds: Sequence[int],
     resamples: int,
@@ -279,18 +247,16 @@ def _weights(folds: Sequence[Sequence[str]]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _mean_of_seeds(runs: Sequence[_Run], part: str) -> _Windows:
-    starts, molecules = (
-        tuple(map(str, runs[0].array(f"{part}/{name}"))) for name in ("start_id", "molecule")
-    )
+def _mean_of_seeds(runs: Sequence[ScoredRun], part: str) -> _Windows:
+    starts = runs[0].names(part, "start_id")
     for run in runs:
-        if tuple(map(str, run.array(f"{part}/start_id"))) != starts:
+        if run.names(part, "start_id") != starts:
             raise UserError(f"runs of {run.record.model}: other windows in {part}")
     scores = {
-        name: np.mean([score(run.array(f"{part}/task/raw")) for run in runs], axis=0)
+        name: np.mean([score(run.raw(part)) for run in runs], axis=0)
         for name, score in _SCORES.items()
     }
-    return _Windows(starts, molecules, scores)
+    return _Windows(starts, runs[0].names(part, "molecule"), scores)
 
 
 def _mean_over_molecules(errors: np.ndarray, molecules: Sequence[str]) -> float:
@@ -314,17 +280,8 @@ def sheet(comparisons: Sequence[Comparison]) -> Sheet:
     """The comparisons as a table, errors and intervals x 1e-2 A^2."""
     scale = metrics.PRINTED_SCALE
     heading = (
-        "task",
-        "part",
-        "score",
-        "A",
-        "B",
-        "A - B, 95 %",
-        "folds",
-        "molecules",
-        "windows",
-        "verdict",
-    )
+        "task", "part", "score", "A", "B", "A - B, 95 %", "folds", "molecules", "windows", "verdict"
+    )  # fmt: skip
     rows = [
         (
             f"{c.task}, {c.track}", c.part, c.score.upper(),

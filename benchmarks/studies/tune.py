@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from benchmarks.interface import Budget, Model
 from benchmarks.leaderboard.sheets import Sheet
-from benchmarks.models import make_model
+from benchmarks.models import make_model, model_class
 from benchmarks.models.settings import parse_overrides
 from benchmarks.runs import records
 from benchmarks.runs.runner import run_folder_of
@@ -69,9 +69,9 @@ def candidates(model: str, given: Mapping[str, Any], changes: Sequence[str]) -> 
     Raises:
         UserError: a setting is unknown or out of range, or the model is not trained.
     """
-    found = {BASE: make_model(model, **given)}
-    if not found[BASE].trains:
+    if not model_class(model).trains:
         raise UserError(f"model {model} is not trained, so there is nothing to tune")
+    found = {BASE: make_model(model, **given)}
     for change in dict.fromkeys(changes):
         asked = parse_overrides(change.split(), option="--change")
         if not asked:

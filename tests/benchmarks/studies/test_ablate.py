@@ -11,8 +11,7 @@ from benchmarks.cli import main
 from benchmarks.models import Budget, make_model
 from benchmarks.runs.evaluation import MEAN, MEDIAN
 from benchmarks.scoring.significance import paired_interval
-from benchmarks.studies.ablate import BASE, effects, run_all, variants
-from benchmarks.studies.ablation_report import document, sheets
+from benchmarks.studies.ablate import BASE, document, effects, run_all, sheets, variants
 from tests.support import toys
 from tg80.errors import UserError
 

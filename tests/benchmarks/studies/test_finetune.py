@@ -14,8 +14,7 @@ from benchmarks.cli import main
 from benchmarks.models import Budget, make_model
 from benchmarks.models.atom import AtomJoint
 from benchmarks.runs.records import read_records
-from benchmarks.studies.finetune import find_pretraining, study
-from benchmarks.studies.finetune_report import document, figure, sheet
+from benchmarks.studies.finetune import document, figure, find_pretraining, sheet, study
 from benchmarks.tasks.data import molecule_data
 from benchmarks.tasks.tasks import FINE_TUNING, get_task
 from tests.support.factories import make_dataset
@@ -199,7 +198,7 @@ def test_the_command(runs, shards, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--frames", "a"], "--frames wants numbers"),
+        (["--frames", "a"], "--frames wants whole numbers"),
         (["--frames", "1,8"], "--frames must lie between 2 and 301"),
         (["--frames", "8,302"], "--frames must lie between 2 and 301"),
         (["--task", "mini-xtb-v1"], "unknown task"),

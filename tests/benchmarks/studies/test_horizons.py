@@ -11,8 +11,16 @@ import torch
 from benchmarks.cli import main
 from benchmarks.runs.evaluation import MEAN
 from benchmarks.runs.saved import saved_runs
-from benchmarks.studies.horizon_report import document, figure, sheets
-from benchmarks.studies.horizons import TrainedRange, dependence, questions, study, trained_range
+from benchmarks.studies.horizons import (
+    TrainedRange,
+    dependence,
+    document,
+    figure,
+    questions,
+    sheets,
+    study,
+    trained_range,
+)
 
 HORIZON = 960.0
 
