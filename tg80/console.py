@@ -80,12 +80,12 @@ def run_app(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
     130, SIGTERM 143, a reader that closed the pipe 141. Only `--debug` shows tracebacks.
     """
     _fill_closed_streams()
-    with _safe_imports(), _sigterm_as_ctrl_c() as came:
-        code = _run(app, argv, prog)
-    return 128 + signal.SIGTERM if came and code == 128 + signal.SIGINT else code
+    with _safe_imports(), _interrupts() as came:
+        code = _run(app, argv, prog, came)
+    return 128 + came[0] if came and code == 128 + signal.SIGINT else code
 
 
-def _run(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
+def _run(app: typer.Typer, argv: list[str] | None, prog: str, came: list[int]) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -100,17 +100,24 @@ def _run(app: typer.Typer, argv: list[str] | None, prog: str) -> int:
         # `| head` closed the pipe: not a failure, which 1 would say.
         return 128 + signal.SIGPIPE
     except Exception as error:
+        # A library whose import is interrupted may say that it can't be imported.
+        if came and isinstance(error, ImportError | SystemError):
+            return _stopped()
         if debug:
             raise
         return _report(error, prog)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return _stopped()
     except SystemExit as exit_:
         # Typer's way to end when the pipe is closed.
         if isinstance(exit_.__context__, BrokenPipeError):
             return 128 + signal.SIGPIPE
         raise
+
+
+def _stopped() -> int:
+    print("stopped", file=sys.stderr)
+    return 128 + signal.SIGINT
 
 
 def _invoke(command: Any, arguments: list[str], prog: str) -> int:
@@ -138,8 +145,8 @@ def _safe_imports() -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[list[int]]:
-    """Within, SIGTERM ends what runs as Ctrl-C does; the list says whether it came."""
+def _interrupts() -> Iterator[list[int]]:
+    """Within, SIGTERM ends what runs as Ctrl-C does; the list says which of them came."""
     came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield came
@@ -149,11 +156,16 @@ def _sigterm_as_ctrl_c() -> Iterator[list[int]]:
         came.append(number)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    # A Ctrl-C that the caller ignores, or hears itself, stays so.
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        numbers.append(signal.SIGINT)
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield came
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _fill_closed_streams() -> None:

@@ -67,10 +67,10 @@ def ablate(
 
     Example: atom-bench ablate --fold 2 --change training.loss=mse --change model.n_blocks=3
     """
-    from benchmarks.leaderboard.sheets import print_sheets
     from benchmarks.studies.ablate import document, run_all, sheets, variants
     from benchmarks.tasks.data import load_benchmark
     from benchmarks.tasks.tasks import get_task
+    from tg80.console import print_tables
 
     budget = parse_budget(epochs, budget_cpu_minutes)
     chosen_task, chosen_seeds = get_task(task, track), parse_seeds(seeds)
@@ -94,4 +94,4 @@ def ablate(
         }
         print_json(document(chosen, done, **about))
     else:
-        print_sheets(sheets(chosen, done), as_markdown=as_markdown)
+        print_tables(sheets(chosen, done), as_markdown=as_markdown)

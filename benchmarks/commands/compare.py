@@ -37,15 +37,15 @@ def compare(
 
     Example: atom-bench compare runs atom persistence --part test_time
     """
-    from benchmarks.leaderboard.sheets import print_sheets
     from benchmarks.studies.compare import compare as compare_models
     from benchmarks.studies.compare import document, sheet
+    from tg80.console import print_tables
 
     bad: list[str] = []
     found = compare_models(folder, a, b, part=part, fold=fold, resamples=resamples, bad=bad)
     if as_json:
         print_json(document(found))
     else:
-        print_sheets([sheet(found)], as_markdown=as_markdown)
+        print_tables([sheet(found)], as_markdown=as_markdown)
     if bad:
         raise Tg80Error(*bad)

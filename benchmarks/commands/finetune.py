@@ -69,11 +69,11 @@ def finetune(
 
     Example: atom-bench finetune ethanol --from runs --frames 32,128,512 --seeds 3
     """  # fmt: skip
-    from benchmarks.leaderboard.sheets import print_sheets
     from benchmarks.studies.finetune import document, figure, find_pretraining, sheet, study
     from benchmarks.tasks.data import molecule_data
     from benchmarks.tasks.tasks import get_task
     from benchmarks.training import distributed
+    from tg80.console import print_tables
     from tg80.files import write_atomically
     from tg80.splits.split import load_split
 
@@ -103,5 +103,5 @@ def finetune(
     if as_json:
         print_json(document(found) | {"figure": str(drawing)})
     else:
-        print_sheets([sheet(found)], as_markdown=as_markdown)
+        print_tables([sheet(found)], as_markdown=as_markdown)
         Console(stderr=True).print(f"figure: {drawing.resolve()}", soft_wrap=True)

@@ -61,7 +61,6 @@ def horizons(
 
     Example: atom-bench horizons --fold 2 --from runs --model atom --out figures
     """
-    from benchmarks.leaderboard.sheets import print_sheets
     from benchmarks.models import model_class
     from benchmarks.runs.saved import saved_runs
     from benchmarks.studies.horizons import (
@@ -75,6 +74,7 @@ def horizons(
     )
     from benchmarks.tasks.data import load_benchmark
     from benchmarks.tasks.tasks import get_task
+    from tg80.console import print_tables
     from tg80.files import write_atomically
 
     chosen_task = get_task(task, track)
@@ -110,7 +110,7 @@ def horizons(
     if as_json:
         print_json(report)
     else:
-        print_sheets(sheets(found), as_markdown=as_markdown)
+        print_tables(sheets(found), as_markdown=as_markdown)
     console = Console(stderr=True)
     for line in refused:
         console.print(f"refused: {line}", soft_wrap=True, highlight=False)

@@ -151,7 +151,7 @@ def _write_page(folder: Path, site: Path, twins: Path | None, *, as_json: bool) 
 
 def _print_published(style: str) -> None:
     from benchmarks.leaderboard import published
-    from benchmarks.leaderboard.sheets import print_sheets
+    from tg80.console import print_tables
 
     tables = published.read_published()
     if style == "json":
@@ -159,7 +159,7 @@ def _print_published(style: str) -> None:
     elif style == "csv":
         print(published.as_csv(tables), end="")
     else:
-        print_sheets(published.sheets(tables), as_markdown=style == "markdown")
+        print_tables(published.sheets(tables), as_markdown=style == "markdown")
 
 
 def _print_records(

@@ -50,12 +50,12 @@ def symmetry(
 
     Example: atom-bench symmetry --fold 2 --from runs --model atom
     """
-    from benchmarks.leaderboard.sheets import print_sheets
     from benchmarks.models import model_class
     from benchmarks.runs.saved import cases
     from benchmarks.studies.symmetry import SymmetrySettings, figures, measure, sheets
     from benchmarks.tasks.data import load_benchmark
     from benchmarks.tasks.tasks import get_task
+    from tg80.console import print_tables
 
     chosen_task = get_task(task, track)
     chosen_seeds = None if seeds is None else parse_seeds(seeds)
@@ -86,7 +86,7 @@ def symmetry(
         }
         print_json(document)
     else:
-        print_sheets(sheets(found, settings), as_markdown=as_markdown)
+        print_tables(sheets(found, settings), as_markdown=as_markdown)
     wrong = sorted({one.label for one in found if not one.is_exact})
     if wrong:
         raise RunFailed(f"shifts or orders of atoms change the prediction of {', '.join(wrong)}")

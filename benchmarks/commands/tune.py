@@ -69,10 +69,10 @@ def tune(
     Example: atom-bench tune --model egno --change training.learning_rate=0.003 --change
     "model.width=96 model.n_layers=3"
     """
-    from benchmarks.leaderboard.sheets import print_sheets
     from benchmarks.studies.tune import TUNING_FOLD, candidates, run_trials, sheet
     from benchmarks.tasks.data import load_benchmark
     from benchmarks.tasks.tasks import get_task
+    from tg80.console import print_tables
 
     budget = parse_budget(epochs, budget_cpu_minutes)
     chosen_task = get_task(task, track)
@@ -89,4 +89,4 @@ def tune(
     if as_json:
         print_json([trial.model_dump(mode="json") for trial in trials])
     else:
-        print_sheets([sheet(trials)], as_markdown=as_markdown)
+        print_tables([sheet(trials)], as_markdown=as_markdown)

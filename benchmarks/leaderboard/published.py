@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from benchmarks.leaderboard.sheets import Sheet
+from tg80.console import Table
 from tg80.errors import UserError
 from tg80.untrusted.documents import read_toml
 from tg80.untrusted.tables import csv_table
@@ -78,10 +78,10 @@ def cell(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.2f}"
 
 
-def sheets(tables: Sequence[PublishedTable]) -> list[Sheet]:
+def sheets(tables: Sequence[PublishedTable]) -> list[Table]:
     """The tables as text; source, protocol and caveat stand in the title."""
     return [
-        Sheet(
+        Table(
             f"PUBLISHED, not measured here: {table.title} ({table.unit})\n"
             f"Source: {table.source}.\nProtocol: {table.protocol}.\nCaveat: {table.caveat}",
             ["as printed", *table.columns],

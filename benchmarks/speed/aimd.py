@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from benchmarks.leaderboard.sheets import Sheet
 from benchmarks.speed.starts import Start, thermal_start
 from benchmarks.speed.stock import Integrals, StockPySCF, StockResult
 from benchmarks.speed.timing import summary, timed
 from pipelines.dynamics.integrators import State, Stepper
 from pipelines.engines.engine import Engine, Resources
 from tg80.chemistry.molecule import Molecule
+from tg80.console import Table
 from tg80.constants import EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR, EV_PER_HARTREE
 from tg80.theory import get_level
 from tg80.untrusted.limits import BoundedModel
@@ -309,12 +309,12 @@ def _as_hartree(state: State) -> StockResult:
     return _result(state.evaluation)
 
 
-def aimd_sheets(document: dict[str, Any]) -> list[Sheet]:
+def aimd_sheets(document: dict[str, Any]) -> list[Table]:
     """The tables of `atom-bench speed aimd`."""
     settings, molecules = document["settings"], list(document["results"].values())
     threads = f"{settings['threads']} thread{'s' if settings['threads'] > 1 else ''}"
     sheets = [
-        Sheet(
+        Table(
             f"Seconds per energy + forces, {settings['level']}, {threads}, "
             f"{settings['step_fs']:g} fs steps (medians; stock's integrals: "
             f"{settings['stock_integrals']})",
@@ -322,14 +322,14 @@ def aimd_sheets(document: dict[str, Any]) -> list[Sheet]:
              "by repeat", "by CPU time"),
             [_speed_row(one) for one in molecules],
         ),
-        Sheet(
+        Table(
             f"Seconds per simulated fs, {threads}: stock, Verlet {settings['step_fs']:g} fs, over "
             "ours with multiple time steps",
             ("molecule", "outer / inner fs", "stock s/fs", "ours s/fs", "builds per call",
              "stock / ours", "by CPU time"),
             [_per_fs_row(one["molecule"], row) for one in molecules for row in one["per_fs"]],
         ),
-        Sheet(
+        Table(
             "Differences, hartree and hartree/bohr (largest; RMS)",
             ("molecule", "of", "from", "energy", "force max", "force RMS", "geometries"),
             [row for one in molecules for row in _accuracy_rows(one)],
@@ -377,7 +377,7 @@ def _difference_row(name: str, of: str, better: str, figures: dict, n: int) -> l
     return [name, of, better, *(f"{figures[key]:.1e}" for key in names), str(n)]
 
 
-def _parts_sheet(molecules: list[dict[str, Any]]) -> Sheet:
+def _parts_sheet(molecules: list[dict[str, Any]]) -> Table:
     names = list(dict.fromkeys(name for one in molecules for name in one["ours_parts_s"]))
     rows = []
     for one in molecules:
@@ -385,4 +385,4 @@ def _parts_sheet(molecules: list[dict[str, Any]]) -> Sheet:
         rest = one["ours_s_per_step"]["mean"] - sum(parts.values())
         figures = [f"{parts.get(name, 0.0):.3f}" for name in names]
         rows.append([one["molecule"], *figures, f"{rest:.3f}"])
-    return Sheet("Where ours goes, seconds per step (means)", ("molecule", *names, "rest"), rows)
+    return Table("Where ours goes, seconds per step (means)", ("molecule", *names, "rest"), rows)

@@ -378,14 +378,14 @@ def finish(
     as_markdown: bool,
 ) -> None:
     """Print a result as JSON, as Markdown or for a terminal."""
-    from benchmarks.leaderboard.sheets import print_sheets
     from benchmarks.speed.timing import machine_line
+    from tg80.console import print_tables
 
     if as_json:
         print_json(document)
         return
     console = Console(width=None if sys.stdout.isatty() else 160)
-    print_sheets(sheets(document), as_markdown=as_markdown, console=console)
+    print_tables(sheets(document), as_markdown=as_markdown, console=console)
     console.print(machine_line(document["machine"]), soft_wrap=True, highlight=False)
 
 

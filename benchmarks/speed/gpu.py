@@ -15,7 +15,6 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from benchmarks.leaderboard.sheets import Sheet
 from benchmarks.speed.processes import children
 from benchmarks.speed.starts import Start, thermal_start
 from benchmarks.speed.timing import timed
@@ -23,6 +22,7 @@ from pipelines.dynamics.integrators import Stepper
 from pipelines.engines.engine import Resources
 from pipelines.run.gpu_check import prepare_run
 from tg80.chemistry.molecule import Molecule
+from tg80.console import Table
 from tg80.errors import UserError
 from tg80.untrusted.limits import BoundedModel
 
@@ -169,13 +169,13 @@ def _gpu_name() -> str:
     return answer.splitlines()[0] if answer else "unknown"
 
 
-def gpu_sheets(document: dict[str, Any]) -> list[Sheet]:
+def gpu_sheets(document: dict[str, Any]) -> list[Table]:
     """The table of `atom-bench speed gpu`: each row beside the best that the CPU cores did."""
     settings, molecules = document["settings"], list(document["results"].values())
     names = sorted({one["gpu"] for one in molecules if one["gpu"]})
     on = f" on {', '.join(names)}" if names else ""
     return [
-        Sheet(
+        Table(
             f"Steps per second of all trajectories together, {settings['level']}, "
             f"{settings['step_fs']:g} fs steps{on}",
             ("molecule", "device", "side by side", "steps/s", "slowest", "builds", "over best CPU"),

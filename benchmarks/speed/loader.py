@@ -16,10 +16,10 @@ from pydantic import Field
 
 import tg80
 from atom import ATOM, ATOMConfig
-from benchmarks.leaderboard.sheets import Sheet
 from benchmarks.speed.timing import SameThreads, summary, timed
 from benchmarks.tasks.states import score_mask_of
 from benchmarks.tasks.tasks import uniform_lags
+from tg80.console import Table
 from tg80.untrusted.limits import BoundedModel
 from tg80.windows.lags import LagSampling
 from tg80.windows.windows import TrainingWindows, WindowBatch, window_loader
@@ -123,7 +123,7 @@ def _training(
     return take
 
 
-def loader_sheets(document: dict[str, Any]) -> list[Sheet]:
+def loader_sheets(document: dict[str, Any]) -> list[Table]:
     """The table of `atom-bench speed loader`."""
     settings, results = document["settings"], document["results"]["loader"]
     trainings = [name for name in results if name.startswith("ATOM ")]
@@ -142,7 +142,7 @@ def loader_sheets(document: dict[str, Any]) -> list[Sheet]:
                 row.append(f"{rates[clock]['median'] / taken:.0f}" if known else "")
         rows.append(row)
     return [
-        Sheet(
+        Table(
             f"Samples per second on {settings['data']}, batches of {settings['batch_size']}, "
             f"P = {settings['n_lags']}, medians of {settings['repeats']} turns; ratios to training "
             f"on {settings['cores']} cores ({scaling:g} times that with "

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from benchmarks.leaderboard.sheets import Sheet
 from benchmarks.speed.processes import children
 from benchmarks.speed.starts import Start, thermal_start
 from benchmarks.speed.timing import peak_memory_bytes, timed
 from pipelines.dynamics.integrators import Stepper
 from pipelines.engines.engine import Resources
 from tg80.chemistry.molecule import Molecule
+from tg80.console import Table
 from tg80.constants import EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR, EV_PER_HARTREE
 from tg80.untrusted.limits import BoundedModel
 
@@ -78,7 +78,7 @@ class _Worker:
         }
 
 
-def memory_sheets(document: dict[str, Any]) -> list[Sheet]:
+def memory_sheets(document: dict[str, Any]) -> list[Table]:
     """The table of `atom-bench speed memory`."""
     rows = []
     for one in document["results"].values():
@@ -95,4 +95,4 @@ def memory_sheets(document: dict[str, Any]) -> list[Sheet]:
         "energy apart", "force apart",
     )  # fmt: skip
     title = "Peak resident memory of a worker, 1e9 bytes; differences in hartree (per bohr)"
-    return [Sheet(title, heading, rows)]
+    return [Table(title, heading, rows)]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.leaderboard.sheets import Sheet
 from benchmarks.speed.model import PUBLISHED, PUBLISHED_PARAMETERS, PUBLISHED_SOURCE, Reference
 from benchmarks.speed.model_scaling import LETTERS, growth_exponent
+from tg80.console import Table
 
 _CLOCKS = {"wall": "wall time", "cpu": "CPU time"}
 
 
-def model_sheets(document: dict[str, Any]) -> list[Sheet]:
+def model_sheets(document: dict[str, Any]) -> list[Table]:
     """All tables: times side by side, and growth if it was measured."""
     settings, results = document["settings"], document["results"]
     points = {key: point for key, point in results.items() if "axis" not in point}
@@ -23,11 +23,11 @@ def clock_of(settings: dict[str, Any]) -> str:
     return "wall" if settings["device"] == "cuda" else "cpu"
 
 
-def _times_sheet(settings: dict[str, Any], points: dict[str, dict[str, Any]]) -> Sheet:
+def _times_sheet(settings: dict[str, Any], points: dict[str, dict[str, Any]]) -> Table:
     threads = f"{settings['threads']} thread{'s' * (settings['threads'] > 1)}"
     on = "the GPU" if settings["device"] == "cuda" else threads
     rows = [row for point in points.values() for row in _point_rows(settings, point)]
-    return Sheet(
+    return Table(
         f"ATOM {settings['preset']}, B = {settings['batch_size']}, P = {settings['lags']}, "
         f"float32 unless said, {on}; medians of {settings['repeats']} turns; rates by "
         f"{_CLOCKS[clock_of(settings)]}; last two columns: how many times faster the model is, "
@@ -87,7 +87,7 @@ def published(settings: dict[str, Any], point: dict[str, Any]) -> Reference | No
     return PUBLISHED.get(sizes, {}).get(point["atoms"]) if alike else None
 
 
-def _growth_sheets(settings: dict[str, Any], results: dict[str, dict[str, Any]]) -> list[Sheet]:
+def _growth_sheets(settings: dict[str, Any], results: dict[str, dict[str, Any]]) -> list[Table]:
     grown = [point for point in results.values() if "axis" in point]
     sheets = []
     for mode in settings["modes"]:
@@ -98,7 +98,7 @@ def _growth_sheets(settings: dict[str, Any], results: dict[str, dict[str, Any]])
             exponent = growth_exponent(rows, axis)
             told = "" if exponent is None else f"; a step's time grows as {letter}^{exponent:.2f}"
             sheets.append(
-                Sheet(
+                Table(
                     f"ATOM {settings['preset']}, {mode}: growth with {letter}{told}",
                     (
                         "B, N, P", "forward s", "step s", "step CPU s", "trajectories/s",

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from benchmarks.leaderboard.sheets import Sheet
 from benchmarks.speed.results_file import ResultsFile
 from benchmarks.speed.starts import Start, thermal_start
 from benchmarks.speed.timing import timed
@@ -23,6 +22,7 @@ from pipelines.dynamics.integrators import State, Stepper
 from pipelines.engines.engine import Resources
 from tg80.chemistry.mechanics import kinetic_energy
 from tg80.chemistry.molecule import Molecule
+from tg80.console import Table
 from tg80.errors import UserError
 from tg80.shards.quality import drift_with_error
 from tg80.untrusted.limits import BoundedModel
@@ -316,7 +316,7 @@ def _speed_up(aimd: dict[str, Any] | None, name: str) -> float | None:
     return None if measured is None else measured["ratio"]
 
 
-def mts_sheets(document: dict[str, Any]) -> list[Sheet]:
+def mts_sheets(document: dict[str, Any]) -> list[Table]:
     """The table of `atom-bench speed mts`."""
     marks = sorted({d["mark_fs"] for row in document["rows"] for d in row["distances"]})
     times = " / ".join(f"{mark:g}" for mark in marks)
@@ -329,7 +329,7 @@ def mts_sheets(document: dict[str, Any]) -> list[Sheet]:
         f"{document['settings']['level']}, NVE; stock / ours: per simulated fs, stock with Verlet "
         "0.5 fs"
     )
-    return [Sheet(title, heading, [_mts_row(row) for row in document["rows"]])]
+    return [Table(title, heading, [_mts_row(row) for row in document["rows"]])]
 
 
 def _mts_row(row: dict[str, Any]) -> list[str]:

@@ -14,7 +14,6 @@ from typing import Any
 
 from pydantic import Field
 
-from benchmarks.leaderboard.sheets import Sheet
 from benchmarks.speed.processes import children
 from benchmarks.speed.starts import Start, thermal_start
 from benchmarks.speed.timing import summary
@@ -22,6 +21,7 @@ from pipelines.dynamics.integrators import Stepper
 from pipelines.dynamics.segments import Stretch, StretchPlan
 from pipelines.run.cluster.workers import local_client
 from tg80.chemistry.molecule import Molecule
+from tg80.console import Table
 from tg80.untrusted.limits import BoundedModel
 
 Run = Callable[[list[int]], float]
@@ -142,7 +142,7 @@ def _segment(folder: str, start: Start, settings: ThroughputSettings) -> int:
     return stretch.advance().step
 
 
-def throughput_sheets(document: dict[str, Any]) -> list[Sheet]:
+def throughput_sheets(document: dict[str, Any]) -> list[Table]:
     """The table of `atom-bench speed throughput`."""
     rows = []
     for one in document["results"].values():
@@ -157,4 +157,4 @@ def throughput_sheets(document: dict[str, Any]) -> list[Sheet]:
                 ]
             )  # fmt: skip
     heading = ("molecule", "workers", "one, steps/s", "two, steps/s", "two / one", "range")
-    return [Sheet("Throughput of two single-thread workers over that of one", heading, rows)]
+    return [Table("Throughput of two single-thread workers over that of one", heading, rows)]

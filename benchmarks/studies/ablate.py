@@ -13,7 +13,6 @@ from rich.progress import Progress
 from atom.variants.ablations import ABLATIONS
 from benchmarks.interface import Budget
 from benchmarks.leaderboard.lines import PART_ORDER, skills_by_lag
-from benchmarks.leaderboard.sheets import Sheet
 from benchmarks.models import make_model
 from benchmarks.models.settings import parse_overrides
 from benchmarks.runs.evaluation import fit_references
@@ -23,6 +22,7 @@ from benchmarks.scoring import metrics
 from benchmarks.scoring.metrics import PRINTED_SCALE, Metric
 from benchmarks.scoring.significance import paired_interval, two_sigma
 from benchmarks.tasks.data import BenchmarkData
+from tg80.console import Table
 from tg80.errors import UserError
 
 BASE = "base"
@@ -283,12 +283,12 @@ def _training(runs: Sequence[ScoredRun]) -> dict[str, Any]:
     }
 
 
-def sheets(chosen: Sequence[Variant], done: Mapping[str, Sequence[ScoredRun]]) -> list[Sheet]:
+def sheets(chosen: Sequence[Variant], done: Mapping[str, Sequence[ScoredRun]]) -> list[Table]:
     """One table for each part, and one of what was trained."""
     found = effects(done)
     n_seeds = len(done[BASE])
     result = [
-        Sheet(
+        Table(
             f"{part}: errors x 1e-2 A^2, {n_seeds} seed{'s' if n_seeds > 1 else ''}",
             ("variant", "S2T", "S2T - base", "S2S", "S2S - base", "95 % over molecules",
              f"skill {lags[0]:g} fs", "- base", f"skill {lags[-1]:g} fs", "- base", "clear"),
@@ -298,7 +298,7 @@ def sheets(chosen: Sequence[Variant], done: Mapping[str, Sequence[ScoredRun]]) -
         for lags in [list(skills_by_lag([done[BASE][0].record], part))]
     ]  # fmt: skip
     result.append(
-        Sheet(
+        Table(
             "Trained",
             ("variant", "parameters", "steps", "CPU s", "what differs"),
             [

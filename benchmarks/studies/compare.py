@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.leaderboard.lines import PART_ORDER
-from benchmarks.leaderboard.sheets import Sheet
 from benchmarks.runs import records
 from benchmarks.runs.records import Record, ScoredRun, settings_key
 from benchmarks.scoring import metrics
 from benchmarks.scoring.significance import FEWEST_UNITS, RESAMPLES, paired_interval
 from benchmarks.tasks.data import NO_FOLD
 from benchmarks.tasks.tasks import Kind, TaskSpec
+from tg80.console import Table
 from tg80.errors import UserError
 from tg80.exchange.md17_sets import PUBLIC_SETS
 
@@ -276,7 +276,7 @@ def _time_blocks(record: Record, start_ids: Sequence[str]) -> list[str]:
     return [str(int(start.rsplit("@", 1)[1]) // horizon) for start in start_ids]
 
 
-def sheet(comparisons: Sequence[Comparison]) -> Sheet:
+def sheet(comparisons: Sequence[Comparison]) -> Table:
     """The comparisons as a table, errors and intervals x 1e-2 A^2."""
     scale = metrics.PRINTED_SCALE
     heading = (
@@ -293,7 +293,7 @@ def sheet(comparisons: Sequence[Comparison]) -> Sheet:
         for c in comparisons
     ]  # fmt: skip
     a, b = comparisons[0].a, comparisons[0].b
-    return Sheet(f"A = {a}, B = {b}: MSE x 1e-2 A^2, mean of seeds", heading, rows)
+    return Table(f"A = {a}, B = {b}: MSE x 1e-2 A^2, mean of seeds", heading, rows)
 
 
 def document(comparisons: Sequence[Comparison]) -> list[Mapping[str, Any]]:

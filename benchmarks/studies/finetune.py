@@ -18,7 +18,6 @@ from rich.progress import Progress
 
 from atom import ATOM, CheckpointError
 from benchmarks.interface import Budget
-from benchmarks.leaderboard.sheets import Sheet
 from benchmarks.models import MODELS, TRIVIAL, make_model
 from benchmarks.models.atom import WEIGHTS, AtomJoint
 from benchmarks.runs import records
@@ -30,6 +29,7 @@ from benchmarks.scoring.significance import two_sigma
 from benchmarks.tasks.data import NO_FOLD, BenchmarkData
 from benchmarks.tasks.tasks import TaskSpec
 from benchmarks.training import distributed
+from tg80.console import Table
 from tg80.errors import UserError
 from tg80.splits.split import Split
 
@@ -311,7 +311,7 @@ def document(study: Study) -> dict[str, Any]:
     }
 
 
-def sheet(study: Study) -> Sheet:
+def sheet(study: Study) -> Table:
     """Errors against frames, both starts side by side; then what needs no frames."""
     rows = []
     by_key = {(row.start, row.n_frames): row for row in study.rows}
@@ -334,7 +334,7 @@ def sheet(study: Study) -> Sheet:
     for name in TRIVIAL:
         row = by_key[name, None]
         rows.append((name, "", "", _number(row.s2t), "", "", _number(row.s2s), _skill(row)))
-    return Sheet(_title(study), HEADING, rows)
+    return Table(_title(study), HEADING, rows)
 
 
 HEADING = (

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from benchmarks.interface import Model
-from benchmarks.leaderboard.sheets import Sheet
 from benchmarks.runs.evaluation import fit_references
 from benchmarks.runs.records import Record
 from benchmarks.runs.saved import SavedRun
@@ -27,6 +26,7 @@ from benchmarks.scoring.significance import with_spread
 from benchmarks.tasks.data import BenchmarkData, Windows, windows_at
 from benchmarks.tasks.tasks import uniform_lags
 from benchmarks.training.settings import DEFAULT_FIXED_LAG_FRACTION
+from tg80.console import Table
 from tg80.errors import UserError
 
 if TYPE_CHECKING:
@@ -305,7 +305,7 @@ def document(study: Study) -> dict[str, Any]:
     return {"unit": "A^2", "models": models, "rows": rows, "refused": list(study.refused)}
 
 
-def sheets(study: Study) -> list[Sheet]:
+def sheets(study: Study) -> list[Table]:
     """Tables: by horizon, by number of steps, at irregular lags, and the dependence on others."""
     groups = by_label(study)
     names = [*groups, *study.references]
@@ -322,7 +322,7 @@ def sheets(study: Study) -> list[Sheet]:
             rows = [_row(study, groups, i, question) for i, question in asked]
             heading = (first, "windows", *names, *(f"skill {name}" for name in groups))
             if rows:
-                result.append(Sheet(f"{part}: {title}, MSE x 1e-2 A^2", heading, rows))
+                result.append(Table(f"{part}: {title}, MSE x 1e-2 A^2", heading, rows))
     result.append(_dependence_sheet(groups))
     return result
 
@@ -359,9 +359,9 @@ def _row(
     return first, str(len(question.windows.states)), *errors, *skills
 
 
-def _dependence_sheet(groups: dict[str, list[Curves]]) -> Sheet:
+def _dependence_sheet(groups: dict[str, list[Curves]]) -> Table:
     keys = ("alone_8", "alone_32", "eight_32", "largest", "displacement")
-    return Sheet(
+    return Table(
         "Difference of predictions at the same lags, A: root mean squares, and the largest",
         ("model", "alone / among 8", "alone / among 32", "8 / 32", "largest", "displacement"),
         [

@@ -19,13 +19,13 @@ from atom import (
 )
 from atom.symmetry import Operator
 from benchmarks.interface import Model
-from benchmarks.leaderboard.sheets import Sheet
 from benchmarks.models import make_model
 from benchmarks.scoring import metrics
 from benchmarks.scoring.errors import predict_errors
 from benchmarks.scoring.significance import with_spread
 from benchmarks.tasks.data import SEEN_PARTS, BenchmarkData, TrainingData
 from benchmarks.tasks.states import StartStates, score_mask_of
+from tg80.console import Table
 from tg80.errors import UserError
 from tg80.windows.trajectories import reordered_hessian
 
@@ -266,14 +266,14 @@ def figures(found: Symmetry) -> dict[str, Any]:
     return document
 
 
-def sheets(found: Sequence[Symmetry], settings: SymmetrySettings) -> list[Sheet]:
+def sheets(found: Sequence[Symmetry], settings: SymmetrySettings) -> list[Table]:
     """The tables: positions, then robustness, then the layers; means over seeds."""
     groups: dict[tuple[str, str], list[Symmetry]] = {}
     for one in found:
         groups.setdefault((one.label, one.state), []).append(one)
     where = f"{settings.rotations} rotations, {settings.part}"
     result = [
-        Sheet(
+        Table(
             f"Errors of predicted positions, A ({where}); shifts and orders of atoms must be exact "
             f"to rounding (< {EXACT_A:g} A)",
             ("model", "state", "seeds", "eps paper", "eps point", "eps reflected", "displacement",
@@ -283,7 +283,7 @@ def sheets(found: Sequence[Symmetry], settings: SymmetrySettings) -> list[Sheet]
     ]  # fmt: skip
     parts = list(dict.fromkeys(part for one in found for part in one.robustness))
     result.append(
-        Sheet(
+        Table(
             "Rotation robustness: MSE turned at random / MSE in the stored frame, S2T (S2S)",
             ("model", "state", *parts),
             [(*key, *(_ratio(members, p) for p in parts)) for key, members in groups.items()],
@@ -318,13 +318,13 @@ def _ratio(members: Sequence[Symmetry], part: str) -> str:
     return f"{np.mean(s2t):.3f} ({np.mean(s2s):.3f})"
 
 
-def _layer_sheet(key: tuple[str, str], members: Sequence[Symmetry]) -> Sheet:
+def _layer_sheet(key: tuple[str, str], members: Sequence[Symmetry]) -> Table:
     label, state = key
 
     def cell(layer: str, kind: str, figure: str) -> str:
         return with_spread([getattr(one.layers[layer][kind], figure) for one in members])
 
-    return Sheet(
+    return Table(
         f"{label}, {state}: features behind each layer, scalars fixed and vectors turned",
         ("layer", "eps paper", "eps point", "eps point / size", "reflected / size"),
         [

@@ -11,12 +11,12 @@ from pydantic import BaseModel, ConfigDict
 from rich.progress import Progress
 
 from benchmarks.interface import Budget, Model
-from benchmarks.leaderboard.sheets import Sheet
 from benchmarks.models import make_model, model_class
 from benchmarks.models.settings import parse_overrides
 from benchmarks.runs import records
 from benchmarks.runs.runner import run_folder_of
 from benchmarks.tasks.data import BenchmarkData
+from tg80.console import Table
 from tg80.errors import UserError
 from tg80.files import make_folder, read_bytes, write_atomically
 from tg80.untrusted.documents import parse_model
@@ -170,12 +170,12 @@ def read_trial(folder: Path) -> Trial | None:
         raise UserError(f"{error}; not a trial of this version, remove its folder") from None
 
 
-def sheet(trials: Sequence[Trial]) -> Sheet:
+def sheet(trials: Sequence[Trial]) -> Table:
     """The trials, best first."""
     first = trials[0]
     budget = first.budget["cpu_minutes"]
     told = f"{budget:g} CPU minutes" if budget else f"{first.budget['epochs']} epochs"
-    return Sheet(
+    return Table(
         f"{first.task}, {first.track}, fold {first.fold}: {first.model}, seed {first.seed}, "
         f"{told}; error in validation, best weights",
         ("settings", "validation", "parameters", "steps", "best at step", "CPU s"),

@@ -182,8 +182,8 @@ def test_stated_frames_are_compared_with_stored_ones(copy):
 
 @pytest.mark.parametrize(("start", "expected"), [("mean-energy", True), ("canonical", False)])
 def test_temperature_is_judged_only_where_it_was_set(start, expected, tmp_path):
-    """Springs at 300 K, stated as 350 K, over more than 5 ps."""
+    """Springs at 300 K, stated as 900 K, over more than 5 ps."""
     path = factories.make_shard(
-        tmp_path, WATER, n_frames=5200, temperature_k=350.0, start=start, time_step_fs=0.5
+        tmp_path, WATER, n_frames=5200, temperature_k=900.0, start=start, time_step_fs=0.5
     )
     assert (("error", "temperature") in checks_of(path)) is expected
