@@ -4,7 +4,7 @@ from itertools import groupby
 from pathlib import Path
 
 from benchmarks.leaderboard.floor import part_floors
-from benchmarks.leaderboard.leaderboard import View, markdown
+from benchmarks.leaderboard.leaderboard import View, boards
 from benchmarks.leaderboard.lines import entries
 from benchmarks.models import MODELS
 from benchmarks.runs.records import Record, read_records
@@ -33,7 +33,12 @@ def records_of(folds: tuple[int, ...] | None = None) -> list[Record]:
 def summary(fold: int) -> str:
     """The table of `atom-bench leaderboard --fold FOLD --summary --format markdown`."""
     records = records_of((fold,))
-    return markdown(entries(records), View.SUMMARY, part_floors(records))
+    return _markdown(records, View.SUMMARY)
+
+
+def _markdown(records: list[Record], view: View) -> str:
+    floors = part_floors(records)
+    return "\n".join(table.markdown() for table in boards(entries(records), view, floors))
 
 
 def page() -> str:
@@ -42,11 +47,10 @@ def page() -> str:
     sections = [_INTRODUCTION, _how_far(records)]
     for fold in sorted({record.fold for record in records}):
         mine = records_of((fold,))
-        lines, floors = entries(mine), part_floors(mine)
         sections.append(f"## Fold {fold}\n")
         for view in (View.SUMMARY, View.SKILL, View.QUALITY, View.COSTS):
             command = f"atom-bench leaderboard benchmarks/results --fold {fold} --{view}"
-            sections.append(f"`{command} --format markdown`\n\n{markdown(lines, view, floors)}")
+            sections.append(f"`{command} --format markdown`\n\n{_markdown(mine, view)}")
         sections.append(_beaten(fold))
     sections.append(_tuning())
     return "\n".join(sections)

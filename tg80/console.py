@@ -32,15 +32,18 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 @dataclass(frozen=True)
 class Table:
-    """One table of a report: a title, column heads, and rows; the first column names the row."""
+    """One table of a report; the first column names the row, notes stand below."""
 
     title: str
     heading: Sequence[str]
     rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
 
     def markdown(self) -> str:
-        """As Markdown, its title above it."""
-        return f"{markdown_text(self.title)}\n\n{markdown_table(self.heading, self.rows)}\n"
+        """As a section of Markdown under its title."""
+        notes = "".join(f"\n{markdown_text(note)}\n" for note in self.notes)
+        body = markdown_table(self.heading, self.rows)
+        return f"### {markdown_text(self.title)}\n\n{body}\n{notes}"
 
     def csv(self) -> str:
         """As CSV, without its title."""
@@ -52,9 +55,12 @@ class Table:
 
     def print(self, console: Console) -> None:
         """On a terminal."""
-        table = rich.table.Table(title=self.title, title_justify="left")
+        caption = "\n".join(self.notes) or None
+        table = rich.table.Table(
+            title=self.title, title_justify="left", caption=caption, caption_justify="left"
+        )
         for i, head in enumerate(self.heading):
-            table.add_column(head, justify="left" if i == 0 else "right")
+            table.add_column(head, justify="left" if i == 0 else "right", no_wrap=i == 0)
         for row in self.rows:
             table.add_row(*row)
         console.print(table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchmarks.commands.options import check_output_file
-from tg80.console import JsonOption
+from tg80.console import JsonOption, print_tables
 from tg80.errors import Tg80Error, UserError
 from tg80.files import write_atomically
 from tg80.untrusted.documents import print_json
-from tg80.untrusted.tables import Console
 
 if TYPE_CHECKING:
     from benchmarks.leaderboard.floor import PartFloor
@@ -151,7 +149,6 @@ def _write_page(folder: Path, site: Path, twins: Path | None, *, as_json: bool) 
 
 def _print_published(style: str) -> None:
     from benchmarks.leaderboard import published
-    from tg80.console import print_tables
 
     tables = published.read_published()
     if style == "json":
@@ -173,30 +170,26 @@ def _print_records(
     if style == "csv":
         print(as_csv(records), end="")
     else:
-        print_tables(records, style, views, part_floors(records, twins))
+        print_records(records, style, views, part_floors(records, twins))
     if bad:
         raise Tg80Error(*bad)
 
 
-def print_tables(
+def print_records(
     records: list[Record],
     style: str,
     views: Sequence[View] = (),
     floors: Sequence[PartFloor] = (),
 ) -> None:
     """Tables of records for the terminal, as Markdown or as JSON."""
-    from benchmarks.leaderboard import leaderboard as tables
+    from benchmarks.leaderboard.leaderboard import View, as_json, boards, boards_beside
     from benchmarks.leaderboard.lines import entries
 
     lines = entries(records)
     if style == "json":
-        print_json(tables.as_json(lines, floors))
+        print_json(as_json(lines, floors))
         return
-    # A pipe has no width of its own, and a table squeezed to 80 columns is unreadable.
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    for view in views or [tables.View.ERRORS]:
-        beside = tables.boards_beside(records, floors) if view == tables.View.ERRORS else ()
-        if style == "markdown":
-            print(tables.markdown(lines, view, floors, beside), end="")
-        else:
-            tables.print_tables(lines, console, view, floors, beside)
+    for view in views or [View.ERRORS]:
+        beside = boards_beside(records, floors) if view == View.ERRORS else []
+        tables = [*boards(lines, view, floors), *beside]
+        print_tables(tables, as_markdown=style == "markdown")

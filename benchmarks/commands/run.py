@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.commands.leaderboard import print_tables
+from benchmarks.commands.leaderboard import print_records
 from benchmarks.commands.options import (
     BudgetOption,
     DataOption,
@@ -88,5 +88,5 @@ def run(
     if as_json:
         print_json([record.model_dump(mode="json") for record in records])
     else:
-        print_tables(records, "terminal")
+        print_records(records, "terminal")
         Console(stderr=True).print(f"records: {out.resolve()}", soft_wrap=True)

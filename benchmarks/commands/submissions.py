@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.commands.leaderboard import print_records
 from benchmarks.commands.options import (
     DataOption,
     FoldOption,
@@ -88,8 +89,6 @@ def score(
 
     Example: atom-bench score template.h5 --out runs
     """
-    from benchmarks.leaderboard.leaderboard import print_tables
-    from benchmarks.leaderboard.lines import entries
     from benchmarks.submissions.packing import opened
     from benchmarks.submissions.scoring import TRUE_TO, load_data_of, score_submission
 
@@ -106,7 +105,7 @@ def score(
     if as_json:
         print_json(record.model_dump(mode="json"))
     else:
-        print_tables(entries([record]), Console(width=160))
+        print_records([record], "terminal")
         Console(stderr=True).print(f"records: {out.resolve()}", soft_wrap=True)
 
 

@@ -1,13 +1,11 @@
-"""Tables over records: for the terminal, as Markdown, as JSON, as CSV."""
+"""Tables over records, and their numbers as JSON and CSV."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from enum import StrEnum
 from itertools import groupby
-
-from rich.table import Table
 
 from benchmarks.leaderboard.board import COST_HEADING, QUALITY_HEADING, cost_cells, quality_cells
 from benchmarks.leaderboard.floor import PartFloor, on_molecules
@@ -17,7 +15,8 @@ from benchmarks.runs.records import SUBMITTED, Record, settings_key
 from benchmarks.scoring.metrics import PRINTED_SCALE
 from benchmarks.tasks.data import NO_FOLD
 from benchmarks.tasks.tasks import AS_PUBLISHED
-from tg80.untrusted.tables import Console, csv_table, markdown_table, markdown_text
+from tg80.console import Table
+from tg80.untrusted.tables import csv_table
 
 
 class View(StrEnum):
@@ -104,20 +103,10 @@ def _scaled(value: float | None) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Board:
-    """One table: its lines, best first, then floors that are not ranked, and notes below it."""
-
-    title: str
-    heading: list[str]
-    rows: list[list[str]]
-    notes: list[str]
-
-
 def boards(
     lines: Sequence[Entry], view: View = View.ERRORS, floors: Sequence[PartFloor] = ()
-) -> list[Board]:
-    """A table for every task, track, part and set of folds.
+) -> list[Table]:
+    """A table for every task, track, part and set of folds: lines, best first, then floors.
 
     A summary has one table for all parts. A model that stands there with several settings gets
     their hash after its name.
@@ -145,11 +134,11 @@ def boards(
         rows += [floor_cells(f) for f in mine] if view == View.ERRORS else []
         on = f", folds {_folds(folds)}" if (task, track) in several else ""
         title = f"{_marked(task)}, {track}, {part}{on}: {view.title}"
-        result.append(Board(title, columns(members[0], view), rows, notes))
+        result.append(Table(title, columns(members[0], view), rows, notes))
     return result
 
 
-def _summaries(lines: Sequence[Entry], floors: Sequence[PartFloor]) -> list[Board]:
+def _summaries(lines: Sequence[Entry], floors: Sequence[PartFloor]) -> list[Table]:
     """S2T, S2S and skill of all test parts side by side, ordered by S2S in the first."""
     tables: dict[tuple[str, str, tuple[int, ...]], list[Entry]] = {}
     for line in lines:
@@ -163,7 +152,7 @@ def _summaries(lines: Sequence[Entry], floors: Sequence[PartFloor]) -> list[Boar
 
 def _summary(
     key: tuple[str, str, tuple[int, ...]], lines: Sequence[Entry], floors: Sequence[PartFloor]
-) -> Board:
+) -> Table:
     task, track, folds = key
     models: dict[tuple[str, str], dict[str, Entry]] = {}
     for line in lines:
@@ -181,7 +170,7 @@ def _summary(
         scores = [cell for part in parts for cell in _floor_scores(whole.get((label, part)))]
         rows.append([label, *scores, "-", "-"])
     on = "" if folds == (NO_FOLD,) else f", fold {_folds(folds)}"
-    return Board(
+    return Table(
         f"{_marked(task)}, {track}{on}: {View.SUMMARY.title}",
         ["model", *heading, "seeds", "failed"], rows, _notes_on_submissions(firsts, View.SUMMARY),
     )  # fmt: skip
@@ -236,7 +225,7 @@ def _with_several_fold_sets(lines: Iterable[Entry]) -> set[tuple[str, str]]:
     return {key for key, found in sets.items() if len(found) > 1}
 
 
-def boards_beside(records: Sequence[Record], floors: Sequence[PartFloor]) -> list[Board]:
+def boards_beside(records: Sequence[Record], floors: Sequence[PartFloor]) -> list[Table]:
     """Errors on the molecules that a floor is known of, where these are not all."""
     result = []
     for floor in floors:
@@ -251,41 +240,6 @@ def boards_beside(records: Sequence[Record], floors: Sequence[PartFloor]) -> lis
             title = f"{board.title}, molecules with twins only"
             result.append(replace(board, title=title))
     return result
-
-
-def print_tables(
-    lines: Sequence[Entry],
-    console: Console,
-    view: View = View.ERRORS,
-    floors: Sequence[PartFloor] = (),
-    beside: Sequence[Board] = (),
-) -> None:
-    """Tables for the terminal, others that stand beside them at the end."""
-    for board in [*boards(lines, view, floors), *beside]:
-        caption = "\n".join(board.notes) or None
-        table = Table(
-            title=board.title, title_justify="left", caption=caption, caption_justify="left"
-        )
-        for i, heading in enumerate(board.heading):
-            table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=i == 0)
-        for row in board.rows:
-            table.add_row(*row)
-        console.print(table)
-
-
-def markdown(
-    lines: Sequence[Entry],
-    view: View = View.ERRORS,
-    floors: Sequence[PartFloor] = (),
-    beside: Sequence[Board] = (),
-) -> str:
-    """The same tables as Markdown."""
-    blocks = []
-    for board in [*boards(lines, view, floors), *beside]:
-        notes = "".join(f"\n{markdown_text(note)}\n" for note in board.notes)
-        body = markdown_table(board.heading, board.rows)
-        blocks.append(f"### {markdown_text(board.title)}\n\n{body}\n{notes}")
-    return "\n".join(blocks)
 
 
 def as_json(lines: Sequence[Entry], floors: Sequence[PartFloor] = ()) -> list[Mapping]:

@@ -11,7 +11,6 @@ from benchmarks.speed.starts import find_molecules, thermal_start
 from benchmarks.speed.stock import StockPySCF
 from benchmarks.speed.timing import peak_memory_bytes, summary, timed
 from tg80.chemistry.mechanics import angular_momentum, linear_momentum
-from tg80.console import Table
 from tg80.errors import UserError
 from tg80.theory import get_level
 
@@ -143,8 +142,3 @@ def test_clocks_and_summaries():
     assert clock.wall_s > 0 and clock.cpu_s >= 0
     assert summary([3.0, 1.0, 2.0])["median"] == 2.0
     assert 1e7 < peak_memory_bytes() < 1e11
-
-
-def test_a_sheet_as_markdown():
-    text = Table("Title", ("a", "b"), [("x", "1")]).markdown()
-    assert text == "Title\n\n| a | b |\n| --- | --: |\n| x | 1 |\n"
