@@ -1,4 +1,4 @@
-"""One molecule from its SMILES to finished shards: which stretch of dynamics comes next.
+"""One molecule from its SMILES to finished shards: which stage of dynamics comes next.
 
     start geometry -> NVT at GFN2-xTB -> NVT at the level -> production of replica 0
                                               |-> 1 ps more NVT -> production of replica 1 ...
@@ -21,7 +21,7 @@ from pipelines.dynamics.checkpoint import read_arrays, write_arrays
 from pipelines.dynamics.integrators import Body, Stepper
 from pipelines.dynamics.mean_energy import mean_energy_start
 from pipelines.dynamics.parts import read_parts, work_folder
-from pipelines.dynamics.segments import Stretch, StretchPlan, read_progress
+from pipelines.dynamics.segments import Stage, StagePlan, read_progress
 from pipelines.dynamics.steppers import equilibration_thermostat, level_stepper, xtb_stepper
 from pipelines.dynamics.thermostats import make_thermostat, thermal_velocities
 from pipelines.engines.engine import Resources
@@ -37,14 +37,14 @@ _STREAMS = {"conformer": 0, "velocities": 1, "pre-equilibration": 2, "equilibrat
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageReport:
     """Where a piece of work led.
 
     Attributes:
         name: `geometry`, `pre-equilibration`, `equilibration`, `prepared` (nothing left before
             production), `production` or `done`.
         replica: which trajectory it belongs to.
-        time_fs, length_fs: how far its stretch is, and the whole length of it.
+        time_fs, length_fs: how far its stage is, and the whole length of it.
         worked_fs: what this piece added.
         failure: why a trajectory that is `done` ended early.
         warnings: lines about damaged files that were set aside.
@@ -99,7 +99,7 @@ class Trajectory:
         """Whether the shard is there and nothing of its making is left."""
         return self.shard_path.exists() and not self.production_folder.exists()
 
-    def prepare(self) -> Stage:
+    def prepare(self) -> StageReport:
         """Do the next piece of what comes before production: the geometry, or an NVT segment.
 
         Raises:
@@ -108,13 +108,15 @@ class Trajectory:
         """
         if not self._geometry_path.exists():
             self._make_geometry()
-            return Stage("geometry", self.replica, 0.0, 0.0)
-        for name, stretch in self._preparations():
-            if not _finished(stretch):
-                return self._advance(name, stretch)
-        return Stage("prepared", self.replica, 0.0, self.recipe.of_replica(self.replica).length_fs)
+            return StageReport("geometry", self.replica, 0.0, 0.0)
+        for name, stage in self._preparations():
+            if not _finished(stage):
+                return self._advance(name, stage)
+        return StageReport(
+            "prepared", self.replica, 0.0, self.recipe.of_replica(self.replica).length_fs
+        )
 
-    def produce(self) -> Stage:
+    def produce(self) -> StageReport:
         """Do the next segment of production; after the last one the shard is assembled.
 
         A computation that fails ends the trajectory there, with the reason in its shard.
@@ -125,20 +127,20 @@ class Trajectory:
         """
         if self.is_done():
             return self.finished_stage()
-        stretch = self.production()
+        stage = self.production()
         try:
-            stage = self._advance("production", stretch)
+            report = self._advance("production", stage)
         except RunFailed as error:
-            if read_progress(stretch.folder, stretch.plan.identity) is None:
+            if read_progress(stage.folder, stage.plan.identity) is None:
                 raise
             self.assemble(end=f"failed: {error}")
             return self.finished_stage()
-        if stage.time_fs < stage.length_fs:
-            return stage
+        if report.time_fs < report.length_fs:
+            return report
         self.assemble(end=COMPLETE)
-        return replace(self.finished_stage(), worked_fs=stage.worked_fs, warnings=stage.warnings)
+        return replace(self.finished_stage(), worked_fs=report.worked_fs, warnings=report.warnings)
 
-    def finished_stage(self) -> Stage:
+    def finished_stage(self) -> StageReport:
         """The stage of a trajectory whose shard is there.
 
         Raises:
@@ -148,7 +150,7 @@ class Trajectory:
         metadata = assembly.verified_metadata(self.shard_path)
         failure = None if metadata.end == COMPLETE else metadata.end
         length = self.recipe.of_replica(self.replica).length_fs
-        return Stage("done", self.replica, metadata.length_fs, length, failure=failure)
+        return StageReport("done", self.replica, metadata.length_fs, length, failure=failure)
 
     # --- stages -------------------------------------------------------------------------------
 
@@ -186,23 +188,23 @@ class Trajectory:
         masses, positions = self.molecule.masses, self.geometry["positions"]
         return Body(masses, degrees_of_freedom(masses, positions), is_linear(masses, positions))
 
-    def _preparations(self) -> list[tuple[str, Stretch]]:
-        """The NVT stretches before this replica's production, in order; empty ones left out."""
+    def _preparations(self) -> list[tuple[str, Stage]]:
+        """The NVT stages before this replica's production, in order; empty ones left out."""
         recipe = self.recipe
-        stretches = []
+        stages = []
         pre = None
         if recipe.pre_equilibration_fs > 0:
             pre = self._nvt("pre-equilibration", recipe.pre_equilibration_fs, None, 0)
-            stretches.append(("pre-equilibration", pre))
+            stages.append(("pre-equilibration", pre))
         before = pre
         for replica in range(self.replica + 1):
             length = recipe.replica_spacing_fs if replica else recipe.equilibration_fs
             if length > 0:
                 before = self._nvt("equilibration", length, before, replica)
-                stretches.append(("equilibration", before))
-        return stretches
+                stages.append(("equilibration", before))
+        return stages
 
-    def _nvt(self, name: str, length_fs: float, before: Stretch | None, replica: int) -> Stretch:
+    def _nvt(self, name: str, length_fs: float, before: Stage | None, replica: int) -> Stage:
         recipe = self.recipe
         folder = self.work / (f"{name}-r{replica}" if replica else name)
         cheap = name == "pre-equilibration"
@@ -210,19 +212,17 @@ class Trajectory:
         thermostat = equilibration_thermostat(recipe, self.body)
         segment_fs = max(recipe.segment_fs, 1000.0) if cheap else recipe.segment_fs
         stride_fs = 10.0 if cheap else recipe.time_step_fs
-        plan = StretchPlan(
+        plan = StagePlan(
             identity=self._identity(f"{name}-r{replica}"),
             n_steps=round(length_fs / stepper.step_fs),
             steps_per_segment=round(segment_fs / stepper.step_fs),
             store_stride=round(stride_fs / stepper.step_fs),
             seed=self._seed(name, replica),
         )
-        return Stretch(
-            folder, plan, self.body, stepper, thermostat, lambda: self._hand_over(before)
-        )
+        return Stage(folder, plan, self.body, stepper, thermostat, lambda: self._hand_over(before))
 
-    def _hand_over(self, before: Stretch | None) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and velocities a stretch starts from: the last ones of the stretch before."""
+    def _hand_over(self, before: Stage | None) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and velocities a stage starts from: the last ones of the stage before."""
         if before is not None:
             progress = read_progress(before.folder, before.plan.identity)
             assert progress is not None
@@ -233,14 +233,14 @@ class Trajectory:
 
     # --- production ---------------------------------------------------------------------------
 
-    def production(self) -> Stretch:
-        """The stretch whose frames are the dataset."""
+    def production(self) -> Stage:
+        """The stage whose frames are the dataset."""
         recipe = self.recipe.of_replica(self.replica)
         stepper = self._level_stepper()
         thermostat = make_thermostat(
             recipe.thermostat, self.body, recipe.temperature_k, recipe.thermostat_time_fs
         )
-        plan = StretchPlan(
+        plan = StagePlan(
             identity=self._identity(f"r{self.replica}"),
             n_steps=round(recipe.length_fs / stepper.step_fs),
             steps_per_segment=round(recipe.segment_fs / stepper.step_fs),
@@ -248,7 +248,7 @@ class Trajectory:
             seed=self._seed("run", self.replica),
         )
         folder = self.production_folder
-        return Stretch(folder, plan, self.body, stepper, thermostat, self._production_start)
+        return Stage(folder, plan, self.body, stepper, thermostat, self._production_start)
 
     def assemble(self, end: str) -> None:
         """Write the shard from the committed parts, then remove them.
@@ -271,8 +271,8 @@ class Trajectory:
 
     def write_shard(self, path: Path, end: str) -> bool:
         """Write what is committed of the production as a shard; False if that is nothing yet."""
-        stretch = self.production()
-        progress = read_progress(stretch.folder, stretch.plan.identity)
+        stage = self.production()
+        progress = read_progress(stage.folder, stage.plan.identity)
         if progress is None:
             return False
         start = {}
@@ -280,7 +280,7 @@ class Trajectory:
             _, start = read_arrays(self._start_path)
         assembly.assemble(
             path,
-            stretch.part_paths(progress),
+            stage.part_paths(progress),
             molecule=self.molecule,
             recipe=self.recipe,
             replica=self.replica,
@@ -322,7 +322,7 @@ class Trajectory:
     def _start_path(self) -> Path:
         return self.work / f"start-r{self.replica}.npz"
 
-    def _nvt_energies(self, nvt: Stretch | None) -> dict[str, np.ndarray]:
+    def _nvt_energies(self, nvt: Stage | None) -> dict[str, np.ndarray]:
         """Times (fs), potential and kinetic energies (eV) of the NVT run at the level."""
         if nvt is None or self.recipe.equilibration_fs == 0:
             return {}
@@ -351,23 +351,23 @@ class Trajectory:
         seed = self._seed(stream, self.replica if stream == "run" else 0)
         return np.random.default_rng(np.random.SeedSequence((*seed, 1)))
 
-    def _advance(self, name: str, stretch: Stretch) -> Stage:
-        """Do one segment of a stretch."""
-        before = read_progress(stretch.folder, stretch.plan.identity)
-        after = stretch.advance()
-        step_fs = stretch.stepper.step_fs
+    def _advance(self, name: str, stage: Stage) -> StageReport:
+        """Do one segment of a stage."""
+        before = read_progress(stage.folder, stage.plan.identity)
+        after = stage.advance()
+        step_fs = stage.stepper.step_fs
         worked = after.step - (before.step if before else 0)
         warnings = (*(before.warnings if before else ()), *after.warnings)
-        return Stage(
+        return StageReport(
             name,
             self.replica,
             time_fs=after.step * step_fs,
-            length_fs=stretch.plan.n_steps * step_fs,
+            length_fs=stage.plan.n_steps * step_fs,
             worked_fs=worked * step_fs,
             warnings=tuple(dict.fromkeys(warnings)),
         )
 
 
-def _finished(stretch: Stretch) -> bool:
-    progress = read_progress(stretch.folder, stretch.plan.identity)
-    return progress is not None and progress.step >= stretch.plan.n_steps
+def _finished(stage: Stage) -> bool:
+    progress = read_progress(stage.folder, stage.plan.identity)
+    return progress is not None and progress.step >= stage.plan.n_steps

@@ -18,7 +18,7 @@ from benchmarks.speed.processes import children
 from benchmarks.speed.starts import Start, thermal_start
 from benchmarks.speed.timing import summary
 from pipelines.dynamics.integrators import Stepper
-from pipelines.dynamics.segments import Stretch, StretchPlan
+from pipelines.dynamics.segments import Stage, StagePlan
 from pipelines.run.cluster.workers import local_client
 from tg80.chemistry.molecule import Molecule
 from tg80.console import Table
@@ -131,15 +131,15 @@ def _run_dask(client, folder: str, starts, settings: ThroughputSettings, indices
 def _segment(folder: str, start: Start, settings: ThroughputSettings) -> int:
     """The task: the next segment of a trajectory, found on disk and committed there."""
     name = Path(folder).name
-    plan = StretchPlan(
+    plan = StagePlan(
         identity=f"{start.molecule.name} {name}", n_steps=10**6,
         steps_per_segment=settings.steps, store_stride=1, seed=(settings.seed,),
     )  # fmt: skip
-    stretch = Stretch(
+    stage = Stage(
         Path(folder), plan, start.body, _stepper(start, settings), None,
         lambda: (start.positions, start.velocities),
     )  # fmt: skip
-    return stretch.advance().step
+    return stage.advance().step
 
 
 def throughput_sheets(document: dict[str, Any]) -> list[Table]:

@@ -1,8 +1,8 @@
-"""One stretch of dynamics, done in segments that are committed to disk one by one.
+"""One stage of dynamics, done in segments that are committed to disk one by one.
 
-A stretch lives in a folder of part files (the frames) and checkpoints. A segment's part file is
+A stage lives in a folder of part files (the frames) and checkpoints. A segment's part file is
 written first and its checkpoint commits it, so a process killed at any instant loses at most the
-segment it was in, and a resumed stretch holds the same bits as an uninterrupted one.
+segment it was in, and a resumed stage holds the same bits as an uninterrupted one.
 """
 
 from collections.abc import Callable
@@ -25,11 +25,11 @@ _STATE_ARRAYS = ("positions", "velocities", "forces", "inner_forces")
 
 
 @dataclass(frozen=True)
-class StretchPlan:
-    """What a stretch is: fixed before its first step.
+class StagePlan:
+    """What a stage is: fixed before its first step.
 
     Attributes:
-        identity: text that a checkpoint must carry to belong to this stretch.
+        identity: text that a checkpoint must carry to belong to this stage.
         n_steps: (outer) time steps.
         steps_per_segment: steps committed at once.
         store_stride: steps between stored frames; frame 0 is stored.
@@ -45,7 +45,7 @@ class StretchPlan:
 
 @dataclass
 class Progress:
-    """Where a stretch stands on disk.
+    """Where a stage stands on disk.
 
     Attributes:
         step: steps done and committed.
@@ -85,10 +85,10 @@ class Progress:
 
 
 def read_progress(folder: Path, identity: str) -> Progress | None:
-    """Where the stretch in this folder stands; None if nothing is committed yet.
+    """Where the stage in this folder stands; None if nothing is committed yet.
 
     Raises:
-        CorruptFile: no whole checkpoint is left, or it belongs to another stretch.
+        CorruptFile: no whole checkpoint is left, or it belongs to another stage.
     """
     if not folder.is_dir():
         return None
@@ -104,8 +104,8 @@ def read_progress(folder: Path, identity: str) -> Progress | None:
     return Progress(header["step"], header["segment"], parts, arrays, header, warnings)
 
 
-class Stretch:
-    """Does segments of one stretch of dynamics.
+class Stage:
+    """Does segments of one stage of dynamics.
 
     Args:
         folder: where part files and checkpoints lie.
@@ -119,7 +119,7 @@ class Stretch:
     def __init__(
         self,
         folder: Path,
-        plan: StretchPlan,
+        plan: StagePlan,
         body: Body,
         stepper: Stepper,
         thermostat: Thermostat | None,
@@ -133,9 +133,9 @@ class Stretch:
         self.start = start
 
     def advance(self) -> Progress:
-        """Do the next segment, commit it and return where the stretch stands then.
+        """Do the next segment, commit it and return where the stage stands then.
 
-        A stretch that is done already is left as it is.
+        A stage that is done already is left as it is.
 
         Raises:
             RunFailed: the engine failed, or the dynamics left the numbers' range.
@@ -235,9 +235,9 @@ class Stretch:
 class _Frames:
     """Frames of the segment in hand, collected in memory units."""
 
-    def __init__(self, stretch: Stretch):
-        self._masses = stretch.body.masses
-        self._step_fs = stretch.stepper.step_fs
+    def __init__(self, stage: Stage):
+        self._masses = stage.body.masses
+        self._step_fs = stage.stepper.step_fs
         self.steps: list[int] = []
         self._columns: dict[str, list[Any]] = {}
 

@@ -25,7 +25,7 @@ from pipelines.run.cluster.workers import (
 )
 from pipelines.run.folder import failure_path
 from pipelines.run.task import Report, Ticket, do_piece
-from pipelines.trajectory import Stage, Trajectory
+from pipelines.trajectory import StageReport, Trajectory
 from tg80.chemistry.molecule import Molecule
 from tg80.errors import CorruptFile, RunFailed, Tg80Error
 from tg80.files import write_atomically
@@ -55,7 +55,7 @@ class Lane:
     molecule: Molecule
     replica: int
     order: int
-    stage: Stage
+    stage: StageReport
     done_fs: dict[str, float] = field(default_factory=dict)
     busy_s: dict[str, float] = field(default_factory=dict)
     failure: str | None = None
@@ -302,5 +302,5 @@ class Schedule:
             signal.signal(signal.SIGINT, previous)
 
 
-def _waiting(replica: int, recipe: Recipe) -> Stage:
-    return Stage("waiting", replica, 0.0, recipe.of_replica(replica).length_fs)
+def _waiting(replica: int, recipe: Recipe) -> StageReport:
+    return StageReport("waiting", replica, 0.0, recipe.of_replica(replica).length_fs)

@@ -196,7 +196,7 @@ def _trajectory_status(
         step_fs = recipe.time_step_fs
         if stage == "pre-equilibration":
             step_fs = recipe.verlet_step_fs
-        _stretch(lane, stage, work / subfolder, length_fs, step_fs, verify)
+        _stage(lane, stage, work / subfolder, length_fs, step_fs, verify)
     if lane.stage == "production":
         lane.done_fs = lane.stage_fs
         lane.n_frames = int(lane.done_fs / recipe.store_every_fs + 1e-9) + 1
@@ -232,10 +232,10 @@ def _metadata(shard: Path) -> ShardMetadata:
         return opened.metadata
 
 
-def _stretch(
+def _stage(
     lane: TrajectoryStatus, stage: str, folder: Path, length_fs: float, step_fs: float, verify: bool
 ) -> None:
-    """Add what lies in the folder of one stretch; nothing if it has not begun."""
+    """Add what lies in the folder of one stage; nothing if it has not begun."""
     if length_fs <= 0 or not folder.is_dir():
         return
     lane.damaged += [f"{path}: was set aside" for path in sorted(folder.glob("*.corrupt"))]

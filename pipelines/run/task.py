@@ -18,7 +18,7 @@ from pipelines.dynamics.parts import work_folder
 from pipelines.engines.engine import Resources
 from pipelines.recipe import Recipe
 from pipelines.run.folder import failure_path, read_session
-from pipelines.trajectory import Stage, Trajectory
+from pipelines.trajectory import StageReport, Trajectory
 from tg80.chemistry.molecule import Molecule
 from tg80.errors import CorruptFile, RunFailed, Tg80Error
 from tg80.files import check_folder, make_folder, write_atomically
@@ -34,7 +34,7 @@ _PATIENCE_S = 5.0
 class Report:
     """What one task did: the stage it led to, worker seconds, simulated fs."""
 
-    stage: Stage
+    stage: StageReport
     seconds: float
     worked_fs: float
 

@@ -1,7 +1,7 @@
 """Twins of one shard: reruns from its stored frames, made exactly as the shard was made.
 
 Level of theory, integrator, time step, projections and thermostat are read from the shard's own
-recipe. Only the start differs, by what the settings say. Each twin is a stretch of dynamics with
+recipe. Only the start differs, by what the settings say. Each twin is a stage of dynamics with
 parts and checkpoints like any other, so it can be killed at any moment and goes on where it was.
 """
 
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from pipelines.assembly import verified_metadata
 from pipelines.dynamics.integrators import Body, Stepper
 from pipelines.dynamics.parts import read_parts, work_folder
-from pipelines.dynamics.segments import Progress, Stretch, StretchPlan, read_progress
+from pipelines.dynamics.segments import Progress, Stage, StagePlan, read_progress
 from pipelines.dynamics.steppers import level_stepper
 from pipelines.dynamics.thermostats import make_thermostat, thermal_velocities
 from pipelines.engines.engine import Resources
@@ -259,9 +259,9 @@ def _identity(source: TwinSource, task: TwinTask) -> str:
     return f"{source.stem} twin {task.start}.{task.twin} {task.key}"
 
 
-def twin_stretch(
+def twin_stage(
     source: TwinSource, task: TwinTask, resources: Resources | None = None, stepper=None
-) -> Stretch:
+) -> Stage:
     """The dynamics of one twin, with checkpoints in the output folder.
 
     Args:
@@ -278,14 +278,14 @@ def twin_stretch(
     stride = round(settings.store_every_fs / stepper.step_fs)
     segment = max(1, round(recipe.segment_fs / settings.store_every_fs)) * stride
     noise_twin = task.twin if settings.noise else 0
-    plan = StretchPlan(
+    plan = StagePlan(
         identity=_identity(source, task),
         n_steps=round(settings.length_fs / stepper.step_fs),
         steps_per_segment=segment,
         store_stride=stride,
         seed=_seed(source, task, "noise", noise_twin),
     )
-    return Stretch(
+    return Stage(
         _folder(source, task),
         plan,
         body,
@@ -305,12 +305,12 @@ def do_segment(task: TwinTask, resources: Resources) -> tuple[float, float]:
         RunFailed: a computation failed.
         CorruptFile: a committed file is damaged; nothing is overwritten.
     """
-    stretch = twin_stretch(TwinSource(Path(task.shard)), task, resources)
-    make_folder(stretch.folder)
-    with FileLock(stretch.folder / ".lock"):
-        before = read_progress(stretch.folder, stretch.plan.identity)
-        after = stretch.advance()
-    step_fs = stretch.stepper.step_fs
+    stage = twin_stage(TwinSource(Path(task.shard)), task, resources)
+    make_folder(stage.folder)
+    with FileLock(stage.folder / ".lock"):
+        before = read_progress(stage.folder, stage.plan.identity)
+        after = stage.advance()
+    step_fs = stage.stepper.step_fs
     return after.step * step_fs, (after.step - (before.step if before else 0)) * step_fs
 
 

@@ -18,7 +18,7 @@ from pipelines.twins.twins import (
     do_segment,
     perturbed_start,
     resampled_hydrogens,
-    twin_stretch,
+    twin_stage,
 )
 from tests.pipelines.dynamics.analytic import SpringEngine
 from tg80.chemistry.mechanics import (
@@ -243,7 +243,7 @@ def test_a_run_taken_up_again_gives_the_same_bytes(source, tmp_path):
     assert not run.work.exists()
 
 
-def test_a_stretch_of_several_segments_goes_on_where_it_was(source, tmp_path):
+def test_a_stage_of_several_segments_goes_on_where_it_was(source, tmp_path):
     """Killed between segments: the parts join to what one process makes."""
     recipe = source.recipe.model_copy(update={"segment_fs": 10.0})
 
@@ -252,10 +252,10 @@ def test_a_stretch_of_several_segments_goes_on_where_it_was(source, tmp_path):
         again = TwinSource(FORMALDEHYDE)
         again.recipe = recipe
         task = TwinRun(out, again, settings).tasks()[0]
-        stretch = twin_stretch(again, task)
+        stage = twin_stage(again, task)
         for segment in range(4):
-            stretch = twin_stretch(again, task) if segment < processes else stretch
-            progress = stretch.advance()
+            stage = twin_stage(again, task) if segment < processes else stage
+            progress = stage.advance()
         assert progress.step == 80
         return progress.positions
 
@@ -317,15 +317,15 @@ def test_a_shard_without_its_recipe_is_refused(shard_factory):
 
 def test_a_failing_twin_names_its_start(source, tmp_path):
     task = TwinRun(tmp_path, source, TwinSettings(length_fs=20.0)).tasks()[0]
-    stretch = twin_stretch(source, task)
+    stage = twin_stage(source, task)
 
     def fails(positions):
         raise RunFailed("no self-consistency")
 
-    stretch.stepper.engine.evaluate = fails
+    stage.stepper.engine.evaluate = fails
     with pytest.raises(RunFailed, match="no self-consistency"):
-        stretch.advance()
-    assert not list(stretch.folder.glob("part-*"))
+        stage.advance()
+    assert not list(stage.folder.glob("part-*"))
 
 
 @pytest.mark.slow
