@@ -3,7 +3,7 @@
 # make test    the default tests;  make test-slow: those that take minutes as well
 # make lint    ruff, pyright and the import contracts
 # make help    this list
-# make docs    the site in site/, the leaderboard of the committed records in site/board/
+# make docs    the generated tables of docs/ (docs/generate.py), the site in site/, the leaderboard in site/board/
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -63,6 +63,7 @@ lint: setup
 
 docs: setup
 	$(PIP) -e '.[docs]'
+	$(BIN)/python docs/generate.py
 	$(BIN)/mkdocs build --strict
 	$(BIN)/atom-bench leaderboard benchmarks/results --html site/board
 

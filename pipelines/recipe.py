@@ -249,14 +249,3 @@ def recipe_to_toml(recipe: Recipe) -> str:
         elif value is not None:
             plain.append(f"{key} = {json.dumps(value)}")
     return "\n".join(plain) + "\n" + "".join(f"\n{group}\n" for group in groups)
-
-
-def settings_table() -> str:
-    """All settings with default and meaning, as the Markdown table of docs/pipeline/physics.md."""
-    rows = ["| setting | default | |", "|---|---|---|"]
-    for name, info in Recipe.model_fields.items():
-        if name != "quality":
-            rows.append(f"| `{name}` | `{json.dumps(info.default)}` | {info.description} |")
-    for name, info in QualityThresholds.model_fields.items():
-        rows.append(f"| `quality.{name}` | `{json.dumps(info.default)}` | see `tg80 validate` |")
-    return "\n".join(rows) + "\n"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +13,6 @@ from torch.nn.functional import silu
 
 from benchmarks.models.edges import Edges
 from benchmarks.models.egnn import Egnn, EGNNConfig, EGNNModule, centred
-from benchmarks.training.trainer import TrainingSettings
 
 
 class EGNOConfig(EGNNConfig):
@@ -164,22 +161,3 @@ class Egno(Egnn):
     presets: ClassVar[dict[str, dict[str, dict[str, Any]]]] = Egnn.presets | {
         "mini": {"model": {}, "training": {"learning_rate": 3e-3}}
     }
-
-
-def settings_table() -> str:
-    """All settings with their presets and meaning, as a Markdown table."""
-    presets = {name: Egno(preset=name) for name in Egno.presets}
-    rows = [f"| setting | {' | '.join(presets)} | |", f"|---|{'---|' * len(presets)}---|"]
-    for name, info in EGNOConfig.model_fields.items():
-        values = [json.dumps(getattr(model.config, name)) for model in presets.values()]
-        rows.append(f"| `model.{name}` | {_cells(values)} | {info.description} |")
-    changed = dict.fromkeys(key for preset in Egno.presets.values() for key in preset["training"])
-    for name in changed:
-        values = [json.dumps(getattr(model.training, name)) for model in presets.values()]
-        description = TrainingSettings.model_fields[name].description
-        rows.append(f"| `training.{name}` | {_cells(values)} | {description} |")
-    return "\n".join(rows) + "\n"
-
-
-def _cells(values: Iterable[str]) -> str:
-    return " | ".join(f"`{value}`" for value in values)

@@ -102,13 +102,36 @@ def compare(
     found = records.find_records(folder, bad=bad)
     if not found:
         records.read_records(folder)  # Says what is wrong with the folder.
-    found = [(p, r) for p, r in found if fold in (None, r.fold)]
+    found = [(path, record) for path, record in found if fold in (None, record.fold)]
+    where = str(folder) if fold is None else f"{folder}, fold {fold}"
+    return compare_records(found, a, b, part=part, resamples=resamples, where=where)
+
+
+def compare_records(
+    found: Sequence[tuple[Path, Record]],
+    a: str,
+    b: str,
+    *,
+    part: str | None = None,
+    resamples: int = RESAMPLES,
+    where: str = "these records",
+) -> list[Comparison]:
+    """Compare two models on every task, track and part that both have among some records.
+
+    Args:
+        found: the folder of each record and the record.
+        a, b: as for `compare`.
+        part: only this one.
+        where: what error messages call the records.
+
+    Raises:
+        UserError: as for `compare`.
+    """
     chosen = [[(p, r) for p, r in found if _is(r, name)] for name in (a, b)]
     for name, runs in zip((a, b), chosen, strict=True):
         if not runs:
             known = ", ".join(sorted({r.model for _, r in found})) or "none"
-            where = "" if fold is None else f" on fold {fold}"
-            raise UserError(f"{folder}: no record of {name}{where}; there are {known}")
+            raise UserError(f"{where}: no record of {name}; there are {known}")
     if settings_only(a) == settings_only(b) and {p for p, _ in chosen[0]} == {
         p for p, _ in chosen[1]
     }:
@@ -120,7 +143,7 @@ def compare(
         comparisons += _compare_task((a, b), sides, part, resamples)
     if not comparisons:
         what = f"part {part}" if part else "task and part"
-        raise UserError(f"{folder}: {a} and {b} have no {what} in common")
+        raise UserError(f"{where}: {a} and {b} have no {what} in common")
     return comparisons
 
 

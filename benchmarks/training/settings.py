@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -15,7 +14,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class TrainingSettings(BoundedModel):
-    """How a model is trained; `docs/benchmark/training.md` holds the same table."""
+    """How a model is trained; docs/benchmark/training.md explains it."""
 
     optimizer: Literal["adamw", "muon"] = Field(
         default="adamw",
@@ -123,11 +122,3 @@ class TrainingSettings(BoundedModel):
     def windows_per_step(self) -> int:
         """Windows of one step of the optimiser, over all processes."""
         return self.batch_size * self.accumulate * (self.processes or 1)
-
-
-def settings_table() -> str:
-    """All settings with default and meaning, as a Markdown table."""
-    rows = ["| setting | default | |", "|---|---|---|"]
-    for name, info in TrainingSettings.model_fields.items():
-        rows.append(f"| `training.{name}` | `{json.dumps(info.default)}` | {info.description} |")
-    return "\n".join(rows) + "\n"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.recipe import Recipe, load_recipe, recipe_to_toml, settings_table
+from pipelines.recipe import Recipe, load_recipe, recipe_to_toml
 from tg80.errors import UserError
 
 
@@ -95,8 +95,3 @@ def test_bad_recipe_files_are_named(tmp_path, content):
 def test_differences_name_each_setting():
     lines = Recipe(seed=1).differences(Recipe(seed=2, length_fs=100))
     assert lines == ["length_fs: 32000.0 here, 100.0 there", "seed: 1 here, 2 there"]
-
-
-def test_the_settings_table_of_the_docs_is_the_code_s():
-    page = Path(__file__).parents[2] / "docs" / "pipeline" / "physics.md"
-    assert page.read_text().endswith(settings_table())

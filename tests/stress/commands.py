@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from tests.command_reference import command_names, programs
+from docs.generate import command_names, programs
 
 # A cheap command line of each command that is in order; paths lie in the sandbox (`inputs.py`).
 GOOD: dict[str, str] = {

@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.command_reference import programs
+from docs.generate import programs
 from tests.stress.commands import Case
 
 MODULES = {"tg80": "pipelines.cli", "atom-bench": "benchmarks.cli"}

@@ -157,7 +157,3 @@ def flags_table() -> str:
     """The table of quality flags in docs/dataset/data-format.md, in Markdown."""
     rows = [f"| {bit} | `{name}` |" for name, bit in QUALITY_FLAGS.items()]
     return "\n".join(["| Bit | Flag |", "|---|---|", *rows])
-
-
-if __name__ == "__main__":
-    print(fields_table(), flags_table(), sep="\n\n")

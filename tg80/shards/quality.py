@@ -26,30 +26,38 @@ Frames = Mapping[str, np.ndarray]
 
 
 class QualityThresholds(BoundedModel):
-    """Limits of the quality checks.
+    """Limits of the quality checks."""
 
-    Attributes:
-        drift_mev_per_atom_ps: largest drift of the conserved quantity.
-        drift_error_mev_per_atom_ps: a drift known no better than this is inconclusive.
-        drift_total_mev_per_atom: largest change of the conserved quantity over a shard.
-        temperature_tolerance_k: largest distance of the mean temperature from the target.
-        temperature_length_fs: shorter trajectories are not judged by their temperature.
-        bond_stretch: share of the sum of covalent radii beyond which a bond is broken.
-        bond_minimum_fs: time a change of the bond graph must last to count.
-        gap_ev: smallest HOMO-LUMO gap.
-        net_force_ev_per_a, net_torque_ev: largest net force and torque before projection.
-    """
-
-    drift_mev_per_atom_ps: float = Field(0.05, gt=0)
-    drift_error_mev_per_atom_ps: float = Field(0.025, gt=0)
-    drift_total_mev_per_atom: float = Field(2.0, gt=0)
-    temperature_tolerance_k: float = Field(10.0, gt=0)
-    temperature_length_fs: float = Field(5000.0, ge=0)
-    bond_stretch: float = Field(STRETCH, gt=1)
-    bond_minimum_fs: float = Field(MINIMUM_FS, ge=0)
-    gap_ev: float = Field(0.5, ge=0)
-    net_force_ev_per_a: float = Field(0.05, gt=0)
-    net_torque_ev: float = Field(0.15, gt=0)
+    drift_mev_per_atom_ps: float = Field(
+        default=0.05, gt=0, description="largest drift of the conserved quantity"
+    )
+    drift_error_mev_per_atom_ps: float = Field(
+        default=0.025, gt=0, description="a drift with a larger error bar is inconclusive"
+    )
+    drift_total_mev_per_atom: float = Field(
+        default=2.0, gt=0, description="largest change of the conserved quantity over a trajectory"
+    )
+    temperature_tolerance_k: float = Field(
+        default=10.0, gt=0, description="largest distance of the mean temperature from the target"
+    )
+    temperature_length_fs: float = Field(
+        default=5000.0, ge=0, description="the temperature of shorter trajectories is not judged"
+    )
+    bond_stretch: float = Field(
+        default=STRETCH,
+        gt=1,
+        description="a longer bond, over the sum of covalent radii, is broken",
+    )
+    bond_minimum_fs: float = Field(
+        default=MINIMUM_FS, ge=0, description="shorter changes of the bond graph do not count"
+    )
+    gap_ev: float = Field(default=0.5, ge=0, description="smallest HOMO-LUMO gap")
+    net_force_ev_per_a: float = Field(
+        default=0.05, gt=0, description="largest net force before projection"
+    )
+    net_torque_ev: float = Field(
+        default=0.15, gt=0, description="largest net torque before projection"
+    )
 
 
 def thresholds_of(recipe: Mapping[str, Any]) -> QualityThresholds:

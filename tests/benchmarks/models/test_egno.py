@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +17,6 @@ from benchmarks.models.egno import (
     EGNOConfig,
     EGNOModule,
     TemporalConvolution,
-    settings_table,
     waves_of,
 )
 from tests.support import toys
@@ -305,12 +303,6 @@ def test_coupled_oscillators_are_learnt_and_the_lags_are_what_is_learnt_from(kin
     wrong = error_after_training(kind, shuffled=True)
     assert right < 0.3
     assert right < 0.5 * wrong
-
-
-def test_the_settings_table_of_the_docs_is_the_code_s():
-    page = Path(__file__).parents[3] / "docs" / "benchmark" / "baselines.md"
-    assert settings_table() in page.read_text()
-    assert all(info.description for info in EGNOConfig.model_fields.values())
 
 
 def test_presets_are_defaults_that_settings_override():

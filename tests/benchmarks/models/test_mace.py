@@ -4,7 +4,6 @@ import json
 import os
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -209,20 +208,3 @@ def test_settings_are_checked_and_written_down():
     assert settings["model"]["n_channels"] == 128
     assert settings["rollout"] == RolloutSettings().model_dump()
     json.dumps(settings)
-
-
-def test_the_table_in_the_docs_is_the_code_s():
-    from benchmarks.models.mace import PRESETS, MaceConfig
-
-    page = (Path(__file__).parents[3] / "docs" / "benchmark" / "baselines.md").read_text()
-    mini, published = (MaceConfig(**PRESETS[p]["model"]) for p in ("mini", "published"))
-    rows = [
-        (f"model.{name}", getattr(mini, name), getattr(published, name), info.description)
-        for name, info in MaceConfig.model_fields.items()
-    ]
-    rows += [
-        (f"rollout.{name}", info.default, info.default, info.description)
-        for name, info in RolloutSettings.model_fields.items()
-    ]
-    for name, ours, theirs, text in rows:
-        assert f"| `{name}` | `{json.dumps(ours)}` | `{json.dumps(theirs)}` | {text} |" in page

@@ -105,7 +105,7 @@ def test_records_that_do_not_pair_are_refused(runs, tmp_path):
     refused(other, "errors.npz: cannot be read")
     np.savez(path, **{name: kept[name] for name in kept if name != "test_id/task/raw"})
     refused(other, "errors.npz: has no test_id/task/raw; run it again", part="test_id")
-    refused(runs, "no record of persistence on fold 1", fold=1)
+    refused(runs, "fold 1: no record of persistence", fold=1)
 
 
 @pytest.mark.parametrize(

@@ -287,12 +287,6 @@ def test_targets_that_were_looked_up_are_asked_about(shards, tmp_path, capsys):
     assert json.loads(out)["equal_to_truth"] == 0 and "note" not in err
 
 
-def test_the_example_in_the_docs_is_the_one_that_runs():
-    script = (ROOT / "examples/join.py").read_text()
-    assert script in (ROOT / "docs/benchmark/joining.md").read_text()
-    assert len(script.splitlines()) <= 40
-
-
 def test_the_docs_name_every_dataset_and_attribute(good):
     text = (ROOT / "docs/benchmark/joining.md").read_text()
     with h5py.File(good) as file:

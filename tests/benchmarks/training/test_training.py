@@ -1,6 +1,5 @@
 import math
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +7,6 @@ import torch
 from benchmarks.models import Budget, make_model
 from benchmarks.models.atom import TRAINING
 from benchmarks.training import checkpoint
-from benchmarks.training.settings import settings_table
 from benchmarks.training.trainer import CHECKPOINT, Trainer, TrainingSettings, pick_device
 from tests.support import toys
 from tg80.errors import CorruptFile, RunFailed, UserError
@@ -225,12 +223,6 @@ def test_compiling_without_a_compiler_is_a_mistake(data, tmp_path, monkeypatch):
 def test_more_processes_than_there_are_is_a_mistake(data, tmp_path):
     with pytest.raises(UserError, match=r"processes is 2, but 1 take part; .*--nproc-per-node 2"):
         trained_atom(data, tmp_path, processes=2)
-
-
-def test_the_settings_table_of_the_docs_is_the_code_s():
-    page = Path(__file__).parents[3] / "docs" / "benchmark" / "training.md"
-    assert page.read_text().endswith(settings_table())
-    assert all(info.description for info in TrainingSettings.model_fields.values())
 
 
 def test_devices_by_name():

@@ -5,18 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tg80.shards.fields import fields_table, flags_table
 from tg80.shards.metadata import CHECKSUM_ATTRIBUTE, ShardMetadata
 
 DOC = Path(__file__).parents[3] / "docs" / "dataset" / "data-format.md"
-
-
-@pytest.mark.parametrize(("name", "table"), [("fields", fields_table()), ("flags", flags_table())])
-def test_the_tables_are_those_of_the_code(name, table):
-    pattern = rf"<!-- {name}: begin [^>]*-->\n(.*?)\n?<!-- {name}: end -->"
-    found = re.search(pattern, DOC.read_text(), re.DOTALL)
-    assert found is not None
-    assert found[1] == table
 
 
 def test_every_metadata_field_is_explained():

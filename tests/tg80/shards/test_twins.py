@@ -13,7 +13,6 @@ from tg80.errors import CorruptFile, UserError
 from tg80.files import checksum_path, file_sha256
 from tg80.shards.shard import Shard, find_shards
 from tg80.shards.twins import (
-    TWIN_FIELDS,
     TwinMetadata,
     Twins,
     TwinSettings,
@@ -139,14 +138,6 @@ def test_a_folder_of_twins_holds_no_shard(twins, tmp_path):
     write_twins(tmp_path / "formaldehyde-r0-twins.h5", twins)
     with pytest.raises(UserError, match=r"no \.h5md file"):
         find_shards(tmp_path)
-
-
-def test_the_page_names_every_dataset():
-    page = (Path(tg80.__file__).parents[1] / "docs" / "pipeline" / "twins.md").read_text()
-    for field in TWIN_FIELDS:
-        shape = ", ".join(str(size) for size in field.shape)
-        row = f"| `{field.path.removeprefix('twins/')}` | {shape} | {field.dtype} |"
-        assert f"{row} {field.disk_unit + ' ' if field.disk_unit else ''}|" in page
 
 
 # --- what ships -------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""The documentation; `generate.py` writes what its pages take from the code."""

@@ -1,0 +1,342 @@
+"""Write into the pages of the documentation what comes from the code: python docs/generate.py
+
+With `--check` nothing is written: the exit code is 1 if a page says something else than the code.
+"""
+
+import contextlib
+import difflib
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
+from itertools import groupby
+from pathlib import Path
+from unittest.mock import patch
+
+import typer
+from pydantic import BaseModel
+
+from atom import ATOM, PRESETS, ATOMConfig
+from atom.variants.ablations import ABLATIONS
+from benchmarks.cli import app as bench
+from benchmarks.leaderboard.floor import part_floors
+from benchmarks.leaderboard.leaderboard import View, boards
+from benchmarks.leaderboard.lines import entries
+from benchmarks.models import MODELS, mace
+from benchmarks.models.egno import Egno, EGNOConfig
+from benchmarks.models.force_field import RolloutSettings
+from benchmarks.runs.records import Record, find_records
+from benchmarks.studies.compare import compare_records
+from benchmarks.studies.tune import TRIAL, read_trial, sheet
+from benchmarks.training.settings import TrainingSettings
+from pipelines.cli import app as data
+from pipelines.recipe import Recipe
+from tg80.console import run_app
+from tg80.shards.fields import fields_table, flags_table
+from tg80.shards.quality import QualityThresholds
+from tg80.shards.twins import TWIN_FIELDS
+from tg80.splits.certificate import check_split
+from tg80.splits.split import load_split
+from tg80.untrusted.tables import markdown_table
+
+ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "benchmarks" / "results"
+
+
+def table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table of cells that are Markdown themselves."""
+    lines = ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+# Settings
+
+
+def setting_rows(
+    prefix: str,
+    models: Sequence[BaseModel],
+    names: Iterable[str] | None = None,
+    show: Callable[[object], str] = json.dumps,
+) -> list[list[str]]:
+    """Name, value in each of the models, and meaning of their settings."""
+    fields = type(models[0]).model_fields
+    rows = []
+    for name in fields if names is None else names:
+        if not fields[name].description:
+            raise ValueError(f"{type(models[0]).__name__}.{name} has no description")
+        values = [f"`{show(getattr(model, name))}`" for model in models]
+        rows.append([f"`{prefix}{name}`", *values, fields[name].description])
+    return rows
+
+
+def recipe_settings() -> str:
+    """Everything that `tg80 generate --set` takes."""
+    names = [name for name in Recipe.model_fields if name != "quality"]
+    rows = setting_rows("", [Recipe.model_validate({})], names)
+    rows += setting_rows("quality.", [QualityThresholds()])
+    return table(("setting", "default", "meaning"), rows)
+
+
+def training_settings() -> str:
+    """Everything that `--set training.NAME` takes."""
+    return table(("setting", "default", "meaning"), setting_rows("training.", [TrainingSettings()]))
+
+
+def preset_settings(
+    presets: dict[str, dict], config: type[BaseModel], *others: tuple[str, BaseModel]
+) -> str:
+    """Settings of a model in its presets, and those of the training that a preset names."""
+    rows = setting_rows("model.", [config(**preset["model"]) for preset in presets.values()])
+    named = dict.fromkeys(name for preset in presets.values() for name in preset["training"])
+    trainings = [TrainingSettings(**preset["training"]) for preset in presets.values()]
+    rows += setting_rows("training.", trainings, named)
+    for prefix, settings in others:
+        rows += setting_rows(prefix, [settings] * len(presets))
+    return table(("setting", *presets, "meaning"), rows)
+
+
+def atom_settings() -> str:
+    """Everything that `ATOMConfig` takes."""
+    return table(("setting", "default", "meaning"), setting_rows("", [ATOMConfig()], show=repr))
+
+
+def atom_presets() -> str:
+    """Presets of ATOM with their sizes."""
+    heading = (
+        "preset", "blocks", "width", "heads", "feed-forward", "pair layers", "output", "parameters",
+    )  # fmt: skip
+    rows = []
+    for name in PRESETS:
+        c = ATOMConfig.preset(name)
+        sizes = (c.n_blocks, c.width, c.n_heads, c.feedforward_width, c.pair_layers)
+        rows.append((f"`{name}`", *sizes, f"`{c.output}`", f"{ATOM(c).n_parameters:,}"))
+    return table(heading, rows)
+
+
+def atom_ablations() -> str:
+    """The named ablations of ATOM."""
+    rows = []
+    for name, ablation in ABLATIONS.items():
+        changes = ", ".join(f"`{field}={value}`" for field, value in ablation.overrides.items())
+        rows.append((f"`{name}`", changes, ablation.description))
+    return table(("word", "settings", "why the forward differs"), rows)
+
+
+# Files and splits
+
+
+def twin_fields() -> str:
+    """Datasets of a file of twins."""
+    rows = [
+        (f"`{f.path.removeprefix('twins/')}`", ", ".join(map(str, f.shape)), f.dtype,
+         f.disk_unit or "", f.description)
+        for f in TWIN_FIELDS
+    ]  # fmt: skip
+    return table(("dataset", "shape", "type", "unit", "meaning"), rows)
+
+
+@cache
+def _certificate():
+    return check_split(load_split("tg80-v1"), recompute=False)
+
+
+def folds() -> str:
+    """Sizes of the folds of tg80-v1, and how near their test compounds are to training ones."""
+    parts = ("train", "val", "test_id", "test_ood")
+    rows = []
+    for fold in _certificate().folds:
+        sizes = [fold.n[part] for part in parts]
+        near = [f"{fold.nearest_train_tanimoto[part].mean:.2f}" for part in parts[2:]]
+        rows.append((fold.fold, ", ".join(map(str, fold.ood_clusters)), *sizes, *near))
+    return table(("fold", "clusters held out", *parts, "test_id ~", "test_ood ~"), rows)
+
+
+def split_similarity() -> str:
+    """Similarity of test compounds to training ones, against random splits."""
+    certificate = _certificate()
+    ood, seen = (certificate.mean_similarity(part) for part in ("test_ood", "test_id"))
+    random = certificate.random_similarity
+    assert random is not None
+    spread = f"{random.mean:.3f}, standard deviation {random.sd:.3f} over {random.n_splits} splits"
+    rows = [
+        ("`test_ood` (clusters)", f"{ood:.3f}"),
+        ("random molecule splits of the same sizes", spread),
+        ("`test_id`", f"{seen:.3f}"),
+    ]
+    return table(("test part", "similarity"), rows)
+
+
+# Commands
+
+
+def programs() -> list[tuple[str, typer.Typer, Callable[[list[str]], int]]]:
+    """Name, typer app and runner of both programs."""
+    apps = {"tg80": data, "atom-bench": bench}
+    return [(name, app, partial(run_app, app, prog=name)) for name, app in apps.items()]
+
+
+def command_names(app: typer.Typer) -> list[str]:
+    """All commands of an app in the order of its help; one of a group as `group command`."""
+    names = []
+    for name, command in getattr(typer.main.get_command(app), "commands", {}).items():
+        inner = getattr(command, "commands", None)
+        names += [name] if inner is None else [f"{name} {each}" for each in inner]
+    return names
+
+
+def help_text(run: Callable[[list[str]], int], arguments: list[str]) -> str:
+    """What a command prints for --help, 88 columns wide."""
+    width = {"COLUMNS": "88", "TERMINAL_WIDTH": "88"}
+    with patch.dict(os.environ, width), contextlib.redirect_stdout(io.StringIO()) as printed:
+        code = run([*arguments, "--help"])
+    if code != 0:
+        raise RuntimeError(f"{arguments} --help gave exit code {code}")
+    return "\n".join(line.rstrip() for line in printed.getvalue().splitlines()).strip()
+
+
+def commands() -> str:
+    """The help of every command."""
+    return "\n\n".join(
+        f"## {name} {command}\n\n```text\n{help_text(run, command.split())}\n```"
+        for name, app, run in programs()
+        for command in command_names(app)
+    )
+
+
+def join_example() -> str:
+    """The script of `examples/join.py`."""
+    return f"```python\n{(ROOT / 'examples' / 'join.py').read_text()}```"
+
+
+# Results
+
+_RUN = "atom-bench run --fold {fold} --model {model} --seeds 3 --out benchmarks/results"
+_AGAINST = ("egno", "egnn", "egnn-rollout", "mace", "persistence", "blend")
+
+
+@cache
+def _found() -> list[tuple[Path, Record]]:
+    return [(path, r) for path, r in find_records(RECORDS) if r.model in MODELS]
+
+
+def runs() -> str:
+    """Which models have been trained on which folds, and by which command."""
+    order = list(MODELS)
+    learnt = sorted(
+        (r for _, r in _found() if MODELS[r.model].trains),
+        key=lambda r: (r.fold, order.index(r.model)),
+    )
+    rows = []
+    for (fold, model), group in groupby(learnt, key=lambda r: (r.fold, r.model)):
+        own = list(group)
+        minutes = ", ".join(f"{m:g}" for m in sorted({r.budget["cpu_minutes"] for r in own}))
+        command = _RUN.format(fold=fold, model=model)
+        rows.append((fold, f"`{model}`", len(own), minutes, f"`{command}`"))
+    return table(("fold", "model", "seeds", "CPU minutes", "command"), rows)
+
+
+def results() -> str:
+    """Tables of every fold, and what can be told apart."""
+    sections = []
+    for fold in sorted({record.fold for _, record in _found()}):
+        found = [(path, record) for path, record in _found() if record.fold == fold]
+        records = [record for _, record in found]
+        scored, floors = entries(records), part_floors(records)
+        sections.append(f"## Fold {fold}")
+        for view in (View.SUMMARY, View.SKILL, View.QUALITY, View.COSTS):
+            command = f"atom-bench leaderboard benchmarks/results --fold {fold} --{view}"
+            sections.append(f"`{command} --format markdown`")
+            sections += [each.markdown().strip() for each in boards(scored, view, floors)]
+        sections += _told_apart(fold, found)
+    return "\n\n".join(sections)
+
+
+def _told_apart(fold: int, found: list[tuple[Path, Record]]) -> list[str]:
+    run = {record.model for _, record in found}
+    if "atom" not in run:
+        return []
+    rows = [
+        (other, c.part, c.score.upper(), c.interval, c.verdict)
+        for other in _AGAINST
+        if other in run
+        for c in compare_records(found, "atom", other)
+        if c.part.startswith("test")
+    ]
+    title = (
+        f"`atom-bench compare benchmarks/results atom B --fold {fold}`: difference of the errors, "
+        "ATOM's less B's, x 1e-2 A^2, 95 % interval over molecules and blocks of time"
+    )
+    return [title, markdown_table(("B", "part", "score", "ATOM - B", "verdict"), rows)]
+
+
+def tuning() -> str:
+    """The trials by which settings were chosen."""
+    trials = [t for path in sorted(RECORDS.rglob(TRIAL)) if (t := read_trial(path.parent))]
+    grouped = groupby(trials, lambda trial: trial.model)
+    return "\n\n".join(sheet(list(own)).markdown().strip() for _, own in grouped)
+
+
+# Pages
+
+# What stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->` of each page.
+BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
+    "dataset/data-format.md": {"fields": fields_table, "flags": flags_table},
+    "dataset/splits.md": {"folds": folds, "similarity": split_similarity},
+    "pipeline/physics.md": {"settings": recipe_settings},
+    "pipeline/twins.md": {"fields": twin_fields},
+    "model/atom.md": {
+        "settings": atom_settings,
+        "presets": atom_presets,
+        "ablations": atom_ablations,
+    },
+    "benchmark/training.md": {"settings": training_settings},
+    "benchmark/baselines.md": {
+        "egno": partial(preset_settings, Egno.presets, EGNOConfig),
+        "mace": partial(
+            preset_settings, mace.PRESETS, mace.MaceConfig, ("rollout.", RolloutSettings())
+        ),
+    },
+    "benchmark/joining.md": {"example": join_example},
+    "benchmark/results.md": {"runs": runs, "results": results, "tuning": tuning},
+    "reference/commands.md": {"commands": commands},
+}
+
+
+def filled(page: Path, blocks: dict[str, Callable[[], str]]) -> str:
+    """A page with its blocks made anew."""
+    text = page.read_text()
+    for name, make in blocks.items():
+        marks = [f"<!-- {name}: {end} -->" for end in ("begin", "end")]
+        pattern = "(?<={})\n.*?(?={})".format(*map(re.escape, marks))
+        block = f"\n\n{make()}\n\n"
+        text, n = re.subn(pattern, lambda _, block=block: block, text, flags=re.DOTALL)
+        if n != 1:
+            raise ValueError(f"{page}: {n} blocks between {' and '.join(marks)}, not one")
+    return text
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the pages, or compare them; the exit code."""
+    stale = False
+    for name, blocks in BLOCKS.items():
+        page = ROOT / "docs" / name
+        before, after = page.read_text(), filled(page, blocks)
+        if before == after:
+            continue
+        if "--check" in arguments:
+            stale = True
+            print(f"docs/{name} is not what the code says; run: python docs/generate.py")
+            lines = before.splitlines(), after.splitlines()
+            print(*list(difflib.unified_diff(*lines, lineterm="", n=0))[2:12], sep="\n")
+        else:
+            page.write_text(after)
+            print(f"docs/{name} written")
+    return int(stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
