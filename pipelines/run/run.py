@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from distributed import Client
 from rich.table import Table
@@ -13,7 +13,8 @@ from pipelines.engines.engine import Resources
 from pipelines.recipe import Recipe
 from pipelines.run.cluster.workers import Order
 from pipelines.run.folder import LEFT_OUT, begin_session, is_run, locked, open_run, read_run
-from pipelines.run.progress import RunProgress, n_frames
+from pipelines.run.progress import RunProgress
+from pipelines.run.resume import Resumption
 from pipelines.run.schedule import Schedule
 from pipelines.run.task import Ticket, installed_versions
 from pipelines.trajectory import Trajectory
@@ -38,20 +39,31 @@ class Place(Protocol):
     def tend(self, n_tasks: int) -> None: ...
 
 
+class TrajectoryEnd(NamedTuple):
+    """How one trajectory ended, or where it stands."""
+
+    name: str
+    replica: int
+    stage: str
+    frames: int
+    length_fs: float
+    failure: str | None
+
+
 @dataclass(frozen=True)
 class Summary:
     """How a run ended.
 
     Attributes:
         folder: output folder.
-        rows: one dictionary a trajectory: name, replica, stage, frames, length_fs, failure.
+        rows: one a trajectory.
         stopped: whether it was interrupted.
-        warnings: lines about what was mended on the way.
+        warnings: lines about damaged files that were set aside.
         left_out: rows of the list that were not used: line, text, reason.
     """
 
     folder: Path
-    rows: list[dict[str, Any]]
+    rows: list[TrajectoryEnd]
     stopped: bool
     warnings: list[str]
     left_out: list[dict[str, Any]]
@@ -59,7 +71,7 @@ class Summary:
     @property
     def exit_code(self) -> int:
         """0 if every trajectory is whole, 1 if one failed, 130 if the run was interrupted."""
-        if any(row["failure"] for row in self.rows):
+        if any(row.failure for row in self.rows):
             return 1
         return STOPPED if self.stopped else 0
 
@@ -68,7 +80,7 @@ class Summary:
         return {
             "folder": str(self.folder),
             "stopped": self.stopped,
-            "trajectories": self.rows,
+            "trajectories": [row._asdict() for row in self.rows],
             "warnings": self.warnings,
             "left_out": self.left_out,
         }
@@ -77,12 +89,8 @@ class Summary:
         """Print the summary for people."""
         table = Table("trajectory", "end", "frames", "fs")
         for row in self.rows:
-            table.add_row(
-                f"{row['name']}-r{row['replica']}",
-                row["failure"] or row["stage"],
-                str(row["frames"]),
-                f"{row['length_fs']:g}",
-            )
+            name = f"{row.name}-r{row.replica}"
+            table.add_row(name, row.failure or row.stage, str(row.frames), f"{row.length_fs:g}")
         console.print(table)
         if self.left_out:
             n = len(self.left_out)
@@ -91,10 +99,10 @@ class Summary:
         for warning in self.warnings:
             console.print(f"warning: {warning}", highlight=False)
         for row in self.rows:
-            if row["failure"]:
-                console.print(f"failed: {row['failure']}", highlight=False, soft_wrap=True)
+            if row.failure:
+                console.print(f"failed: {row.failure}", highlight=False, soft_wrap=True)
         if self.stopped:
-            console.print("stopped; the same command goes on from here")
+            console.print("stopped; run the same command again to resume")
 
 
 def run_generation(
@@ -138,26 +146,30 @@ def run_generation(
         for line in open_run(folder, recipe, listed):
             progress.say(line)
         ticket = Ticket(begin_session(folder, n_replicas, listed), installed_versions())
+        resumption = Resumption(folder, recipe, molecules, n_replicas, resources, ticket)
+        lanes = resumption.lanes
         schedule = Schedule(
-            folder, recipe, molecules, n_replicas, resources, ticket, progress.update, progress.say
+            resumption.tasks(),
+            lambda schedule: progress.update(lanes, schedule.n_slots, schedule.stopping),
+            progress.say,
         )
-        if schedule.enter():
-            n_tasks = len(schedule.lanes)
+        if schedule.n_unfinished:
+            n_tasks = len(lanes)
             order = Order(folder, ticket, n_tasks, level, molecules, resources.device, progress.say)
             with place.open(order) as client:
                 schedule.run(client, place.tend)
     rows = [
-        {
-            "name": lane.molecule.name,
-            "replica": lane.replica,
-            "stage": lane.stage.name,
-            "frames": n_frames(schedule, lane),
-            "length_fs": lane.stage.time_fs if n_frames(schedule, lane) else 0.0,
-            "failure": lane.failure,
-        }
-        for lane in schedule.lanes
+        TrajectoryEnd(
+            lane.molecule.name,
+            lane.replica,
+            lane.stage.name,
+            lane.n_frames,
+            lane.stage.time_fs if lane.n_frames else 0.0,
+            lane.failure,
+        )
+        for lane in lanes
     ]
-    warnings = [warning for lane in schedule.lanes for warning in lane.warnings]
+    warnings = [warning for lane in lanes for warning in lane.warnings]
     return Summary(folder, rows, schedule.stopping, warnings, listed.left_out_records())
 
 

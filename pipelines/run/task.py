@@ -1,16 +1,18 @@
-"""The task that workers do: one piece of one trajectory, found on disk, and what came of it.
+"""What a worker is handed: one piece of one trajectory, which it finds on disk.
 
-A task carries a ticket: the run it belongs to and the versions that run goes by. A worker that does
-not see the run's folder, or would compute with other packages, refuses it by name.
+Each piece carries a ticket: the run it belongs to and the versions that run goes by. A worker that
+does not see the run's folder, or would compute with other packages, refuses it by name.
 """
 
 import importlib.metadata
 import platform
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -28,6 +30,28 @@ from tg80.shards.versions import PACKAGES as RECORDED
 PACKAGES = (*RECORDED, "dask", "distributed")
 # A network file system may show a new file to another machine only after a while.
 _PATIENCE_S = 5.0
+
+
+@dataclass(eq=False)
+class Task:
+    """What a schedule hands to a worker.
+
+    Attributes:
+        name: trajectory it belongs to, for messages; if one task fails, the others of this name
+            are dropped.
+        order: tasks with smaller ones go first.
+        call: function and its arguments.
+        on_report: given what the function returned; returns the tasks that follow.
+        on_failure: given the reason why this trajectory can't go on.
+        deaths: how often in a row the scheduler gave it up because its workers died.
+    """
+
+    name: str
+    order: tuple[int, ...]
+    call: tuple[Any, ...]
+    on_report: Callable[[Any], list["Task"]]
+    on_failure: Callable[[str], None]
+    deaths: int = 0
 
 
 @dataclass(frozen=True)

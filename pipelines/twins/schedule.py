@@ -1,24 +1,22 @@
 """A whole run of `tg80 twin`: all twins of all shards, side by side, resumable."""
 
-import signal
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from distributed import Client, Future, as_completed
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipelines.engines.engine import Resources
 from pipelines.run.cluster.workers import local_client
 from pipelines.run.folder import locked
 from pipelines.run.run import STOPPED
+from pipelines.run.schedule import Schedule
+from pipelines.run.task import Task
 from pipelines.twins.twins import TwinRun, TwinTask, do_segment, remove_empty_work, twin_progress
-from tg80.errors import CorruptFile, RunFailed, Tg80Error
 from tg80.files import make_folder, remove_temporary_files
 from tg80.shards.twins import floor, persistence, read_twins
 from tg80.untrusted.tables import Console
@@ -26,135 +24,69 @@ from tg80.untrusted.tables import Console
 LINE_EVERY_S = 30.0
 
 
-@dataclass
-class Lane:
-    """The twins of one shard on their way.
-
-    Attributes:
-        run: what is made. tasks: its twins, empty if the file was there already.
-        left: twins that are not finished. failure: why it was given up, or None.
-    """
-
-    run: TwinRun
-    tasks: list[TwinTask] = field(default_factory=list)
-    left: int = 0
-    failure: str | None = None
-
-
-class TwinSchedule:
-    """Hands one segment after another to the workers until every twin is done.
+class TwinWork:
+    """The twins of all shards, and which segment of each comes next.
 
     Args:
         runs: the shards' twins, in the order they are to be done.
         resources: what each task may use.
-        on_change: called with fs added whenever something was finished.
+        on_progress: called with the fs that a segment has added.
     """
 
     def __init__(
-        self,
-        runs: list[TwinRun],
-        resources: Resources,
-        on_change: Callable[[float], None] = lambda added_fs: None,
+        self, runs: list[TwinRun], resources: Resources, on_progress: Callable[[float], None]
     ):
+        self.runs = runs
         self.resources = resources
-        self.on_change = on_change
-        self.stopping = False
-        self.fatal: Tg80Error | None = None
-        self.lanes = [Lane(run) for run in runs]
+        self.on_progress = on_progress
+        self.failures: dict[str, str] = {}
         self.total_fs = self.present_fs = 0.0
-        self._ready: deque[tuple[Lane, TwinTask]] = deque()
-        self._flights: dict[Future, tuple[Lane, TwinTask]] = {}
+        self._left: Counter[str] = Counter()
 
-    def enter(self) -> bool:
-        """Tells from the disk what is done already; whether anything is left to do.
+    def tasks(self) -> list[Task]:
+        """Tell from the disk what is done already; the tasks to begin with.
 
         Raises:
             UserError: other twins are in the output folder, or a shard is too short.
             CorruptFile: what is there is damaged.
         """
-        for lane in self.lanes:
-            if lane.run.is_done():
+        tasks = []
+        for order, run in enumerate(self.runs):
+            if run.is_done():
                 continue
-            lane.tasks = lane.run.tasks()
-            length = lane.run.settings.length_fs
-            step_fs = lane.run.source.recipe.time_step_fs
-            for task in lane.tasks:
-                progress = twin_progress(lane.run.source, task)
-                present = progress.step * step_fs if progress else 0.0
-                self.total_fs += length
-                self.present_fs += present
-                if present < length - 1e-6:
-                    self._ready.append((lane, task))
-                    lane.left += 1
-            if lane.left == 0:
-                lane.run.assemble(lane.tasks)
-        return bool(self._ready)
+            twins = run.tasks()
+            step_fs, length_fs = run.source.recipe.time_step_fs, run.settings.length_fs
+            for number, twin in enumerate(twins):
+                progress = twin_progress(run.source, twin)
+                present_fs = progress.step * step_fs if progress else 0.0
+                self.total_fs += length_fs
+                self.present_fs += present_fs
+                if present_fs < length_fs - 1e-6:
+                    tasks.append(self._task(run, twins, number, (order, number)))
+                    self._left[run.source.stem] += 1
+            if not self._left[run.source.stem]:
+                run.assemble(twins)
+        return tasks
 
-    def run(self, client: Client) -> None:
-        """Works until every twin is done, has failed, or a stop was asked for.
+    def _task(
+        self, run: TwinRun, twins: list[TwinTask], number: int, order: tuple[int, ...]
+    ) -> Task:
+        stem = run.source.stem
 
-        Raises:
-            Tg80Error: something that meets every molecule alike, such as a full disk.
-        """
-        with _first_interrupt(self):
-            queue = as_completed(loop=client.loop)
-            self._fill(client, queue)
-            for future in queue:
-                self._landed(future)
-                self._fill(client, queue)
-        if self.fatal is not None:
-            raise self.fatal
+        def advanced(report: tuple[float, float]) -> list[Task]:
+            time_fs, added_fs = report
+            self.on_progress(added_fs)
+            if stem in self.failures:
+                return []
+            if time_fs < run.settings.length_fs - 1e-6:
+                return [self._task(run, twins, number, order)]
+            self._left[stem] -= 1
+            if not self._left[stem]:
+                run.assemble(twins)
+            return []
 
-    def _fill(self, client: Client, queue) -> None:
-        threads: Any = client.nthreads()  # a dictionary, as the client is synchronous
-        slots = max(1, sum(threads.values()))
-        while self._ready and len(self._flights) < slots and not self.stopping:
-            lane, task = self._ready.popleft()
-            if lane.failure is not None:
-                continue
-            future = client.submit(do_segment, task, self.resources, pure=False)
-            self._flights[future] = (lane, task)
-            queue.add(future)
-
-    def _landed(self, future: Future) -> None:
-        lane, task = self._flights.pop(future)
-        error: Any = future.exception()
-        if error is not None:
-            self._failed(lane, error)
-            return
-        time_fs, added_fs = future.result()
-        self.on_change(added_fs)
-        if time_fs < task.settings.length_fs - 1e-6:
-            self._ready.appendleft((lane, task))
-            return
-        lane.left -= 1
-        if lane.left == 0:
-            lane.run.assemble(lane.tasks)
-
-    def _failed(self, lane: Lane, error: BaseException) -> None:
-        lane.failure = str(error) or type(error).__name__
-        if isinstance(error, RunFailed | CorruptFile):
-            return
-        self.stopping = True
-        if self.fatal is None:
-            kind = "" if isinstance(error, Tg80Error) else f"{type(error).__name__}: "
-            self.fatal = Tg80Error(f"{lane.run.source.stem}: {kind}{lane.failure}")
-
-
-@contextmanager
-def _first_interrupt(schedule: TwinSchedule) -> Iterator[None]:
-    """The first Ctrl-C lets the segments in flight end and commit; the second stops at once."""
-
-    def stop(number, frame):
-        if schedule.stopping:
-            raise KeyboardInterrupt
-        schedule.stopping = True
-
-    previous = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
+        call = (do_segment, twins[number], self.resources)
+        return Task(stem, order, call, advanced, partial(self.failures.__setitem__, stem))
 
 
 class _TwinProgress:
@@ -213,32 +145,32 @@ def run_twins(
     progress = _TwinProgress(console)
     with locked(out):
         remove_temporary_files(out)
-        schedule = TwinSchedule(runs, resources or Resources(), progress.add)
-        if schedule.enter():
-            progress.begin(schedule.total_fs, schedule.present_fs)
-            n_tasks = sum(lane.left for lane in schedule.lanes)
+        work = TwinWork(runs, resources or Resources(), progress.add)
+        schedule = Schedule(work.tasks())
+        if schedule.n_unfinished:
+            progress.begin(work.total_fs, work.present_fs)
             try:
-                with local_client(min(n_workers, n_tasks), out) as client:
+                with local_client(min(n_workers, schedule.n_unfinished), out) as client:
                     schedule.run(client)
             finally:
                 progress.end()
         remove_empty_work(out)
-    rows = [describe(lane) for lane in schedule.lanes]
+    rows = [describe(run, work.failures.get(run.source.stem)) for run in runs]
     if any(row["failure"] for row in rows):
         return rows, 1
     return rows, STOPPED if any(row["path"] is None for row in rows) else 0
 
 
-def describe(lane: Lane) -> dict[str, Any]:
+def describe(run: TwinRun, failure: str | None) -> dict[str, Any]:
     """One row of the summary: shard, file, starts, twins, and the curve of the floor."""
-    row: dict[str, Any] = {"shard": lane.run.source.stem, "path": None, "failure": lane.failure}
-    if not lane.run.path.exists() or lane.failure:
+    row: dict[str, Any] = {"shard": run.source.stem, "path": None, "failure": failure}
+    if not run.path.exists() or failure:
         return row
-    twins = read_twins(lane.run.path)
+    twins = read_twins(run.path)
     score = "heavy" if (twins.atomic_numbers > 1).any() else "all"
     lags = _summary_lags(twins.times_fs)
     return row | {
-        "path": str(lane.run.path),
+        "path": str(run.path),
         "start_ids": list(twins.start_ids),
         "n_twins": twins.n_twins,
         "score": score,

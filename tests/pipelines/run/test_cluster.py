@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 from distributed import KilledWorker
@@ -20,15 +21,16 @@ from pipelines.run.cluster import running_scheduler
 from pipelines.run.cluster.running_scheduler import SchedulerProfile, connected, find_scheduler
 from pipelines.run.cluster.workers import Order, check_workers, refuse_threads
 from pipelines.run.folder import begin_session, failure_path, is_locked, locked, read_run
+from pipelines.run.lost_workers import MAX_RESUBMISSIONS, WorkerLost, result_of
 from pipelines.run.places import choose_place
-from pipelines.run.schedule import MAX_RESUBMISSIONS, Schedule
+from pipelines.run.resume import Resumption
 from pipelines.run.task import Ticket, differing_versions, do_piece, installed_versions
 from pipelines.trajectory import Trajectory
 from tests.stress.hand_cluster import HandCluster
 from tests.stress.kill_run import differences
 from tg80.chemistry.lists import MoleculeList
 from tg80.chemistry.molecule import molecule_from_smiles
-from tg80.errors import Tg80Error, UserError
+from tg80.errors import RunFailed, Tg80Error, UserError
 from tg80.shards.validate import validate
 from tg80.theory import get_level
 
@@ -168,22 +170,24 @@ def test_memory_and_device_reach_the_evaluations():
 def test_a_segment_that_always_kills_its_worker_fails_its_molecule_only(tmp_path):
     recipe = Recipe.model_validate({"level": "gfn2-xtb"})
     ticket = Ticket("session", installed_versions())
-    schedule = Schedule(tmp_path, recipe, [METHANOL], 1, Resources(), ticket)
+    resumption = Resumption(tmp_path, recipe, [METHANOL], 2, Resources(), ticket)
     work_folder(tmp_path, "methanol").mkdir(parents=True)
-    assert schedule.enter()
-    lane, prepare = schedule._ready.pop()
+    (task,) = resumption.tasks()
     state = WorkerState(
         address="tcp://a:1", status="running", pid=1, name="a", nthreads=1, memory_limit=0,
         local_directory="", nanny="", server_id="a",
     )  # fmt: skip
-    for deaths in range(MAX_RESUBMISSIONS):
-        schedule._workers_died(lane, prepare, KilledWorker("task", state, 3))
-        assert len(schedule._ready) == 1 and lane.deaths == deaths + 1
-        schedule._ready.clear()
-    schedule._workers_died(lane, prepare, KilledWorker("task", state, 3))
-    assert schedule._ready == [] and schedule.fatal is None
-    assert lane.failure and "24 workers in a row died" in lane.failure
-    assert failure_path(tmp_path, "methanol", 0).read_text().strip() == lane.failure
+    future = Mock(exception=lambda timeout: KilledWorker("task", state, 3))
+    for _ in range(MAX_RESUBMISSIONS):
+        with pytest.raises(WorkerLost):
+            result_of(task, future)
+    with pytest.raises(RunFailed, match="24 workers in a row died") as raised:
+        result_of(task, future)
+    task.on_failure(str(raised.value))
+    # The replica that would start from what could not be prepared has failed, too.
+    for replica, lane in enumerate(resumption.lanes):
+        assert lane.failure == str(raised.value)
+        assert failure_path(tmp_path, "methanol", replica).read_text().strip() == lane.failure
 
 
 def test_kill_leaves_no_lock_and_asking_does_not_wait(tmp_path):
