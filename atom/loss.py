@@ -1,4 +1,4 @@
-"""Label noise, and errors that count each molecule once and ignore padding."""
+"""Errors that count each molecule once and ignore padding."""
 
 from __future__ import annotations
 
@@ -7,50 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from atom.config import ATOMConfig
-
 LossKind = Literal["mse", "rmse"]
 # Errors below this, A, count as zero: the root keeps a finite gradient.
 ROOT_SOFTENING_ANGSTROM = 0.003
-
-
-def add_label_noise(
-    config: ATOMConfig,
-    positions: Tensor,
-    velocities: Tensor,
-    targets: Tensor,
-    thermal_speeds: Tensor,
-    noise: tuple[Tensor, Tensor, Tensor] | None,
-    generator: torch.Generator | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Positions, velocities and targets with the noise that the config asks for.
-
-    Args:
-        config: the widths ``sigma_*``, and ``input_noise`` and ``target_noise``.
-        positions: (B, N, 3), A.
-        velocities: (B, N, 3), A/fs.
-        targets: (B, P, N, 3), A.
-        thermal_speeds: (B, N), unit of ``sigma_velocities``, A/fs.
-        noise: standard normal numbers for the three in place of drawn ones.
-        generator: of drawn ones; torch's global one for None.
-    """
-
-    def drawn(which: int, like: Tensor) -> Tensor:
-        if noise is not None:
-            return noise[which].to(like)
-        device = like.device if generator is None else generator.device
-        return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype).to(
-            like.device
-        )
-
-    if config.sigma_positions > 0 and config.input_noise:
-        positions = positions + config.sigma_positions * drawn(0, positions)
-    if config.sigma_velocities > 0 and config.input_noise:
-        sigma = config.sigma_velocities * thermal_speeds[..., None].to(velocities.dtype)
-        velocities = velocities + sigma * drawn(1, velocities)
-    if config.sigma_positions > 0 and config.target_noise:
-        targets = targets + config.sigma_positions * drawn(2, targets)
-    return positions, velocities, targets
 
 
 def masked_loss(

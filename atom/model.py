@@ -19,8 +19,9 @@ from atom.elements import (
     MAX_ATOMIC_NUMBER,
     U_ANGSTROM2_PER_FS2_IN_EV,
 )
+from atom.label_noise import LabelNoise, add_label_noise
 from atom.layers.lifting import make_lifting
-from atom.loss import LossKind, add_label_noise, masked_loss
+from atom.loss import LossKind, masked_loss
 from atom.walk import bonded_pairs, random_walk_encoding
 
 
@@ -143,7 +144,7 @@ class ATOM(nn.Module):
         score_mask: Tensor | None = None,
         generator: torch.Generator | None = None,
         lag_weights: Tensor | None = None,
-        noise: tuple[Tensor, Tensor, Tensor] | None = None,
+        noise: LabelNoise | None = None,
         kind: LossKind = "mse",
     ) -> Tensor:
         """Loss of one batch with label noise; the only place where noise is added.
@@ -159,9 +160,8 @@ class ATOM(nn.Module):
             score_mask: (B, N) bool, atoms that count; all real atoms by default.
             generator: of the noise; torch's global one by default.
             lag_weights: (P,) or (B, P) weights of the lags; equal by default.
-            noise: standard normal numbers of the shapes of ``positions``, ``velocities`` and
-                ``targets`` in place of drawn ones: a sample's noise can then be its own,
-                whatever batch it is in.
+            noise: standard normal numbers in place of drawn ones: a sample's noise can then be
+                its own, whatever batch it is in.
             kind: ``mse``, or ``rmse``; see :func:`atom.loss.masked_loss`.
 
         Returns:
@@ -172,18 +172,15 @@ class ATOM(nn.Module):
         clean = positions.where(real[..., None], 0.0)
         bonds = bonded_pairs(clean, atomic_numbers.long(), self.config.bond_factor)
         walk_encoding = self._walk_encoding(bonds)
-        clean, velocities, targets = add_label_noise(
-            self.config,
-            clean,
-            velocities,
-            targets,
-            self._thermal_speeds[atomic_numbers.long()],
-            noise,
-            generator,
+        thermal_speeds = self._thermal_speeds[atomic_numbers.long()]
+        noisy = add_label_noise(
+            self.config, LabelNoise(clean, velocities, targets), thermal_speeds, noise, generator
         )
-        predicted = self(clean, velocities, atomic_numbers, lags_fs, walk_encoding, bonds)
+        predicted = self(
+            noisy.positions, noisy.velocities, atomic_numbers, lags_fs, walk_encoding, bonds
+        )
         scored = real if score_mask is None else real & score_mask.bool()
-        return masked_loss(predicted, targets, scored, ~lags_fs.isnan(), lag_weights, kind)
+        return masked_loss(predicted, noisy.targets, scored, ~lags_fs.isnan(), lag_weights, kind)
 
     def predict(self, atoms: Any, lags_fs: Sequence[float]) -> list[Any]:
         """Structures of ASE at each lag (fs); see :func:`atom.ase.predict`."""

@@ -18,7 +18,7 @@ from atom.loss import LossKind
 from benchmarks.models.learnt import Learnt
 from benchmarks.models.settings import parse_settings
 from benchmarks.tasks.states import score_mask_of
-from benchmarks.training.batches import Turn
+from benchmarks.training.batches import MicroBatch
 from benchmarks.training.trainer import LossFunction
 from tg80.errors import UserError
 from tg80.untrusted.limits import BoundedModel
@@ -48,19 +48,20 @@ def sha256_of(weights: Mapping[str, torch.Tensor]) -> str:
 
 @dataclass(frozen=True)
 class _LossFunction:
-    """Sum of the errors of a turn's windows, and how many count."""
+    """Sum of the errors of a micro-batch's windows, and how many count."""
 
     atoms: str
     kind: LossKind
 
-    def __call__(self, module: nn.Module, turn: Turn) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(
+        self, module: nn.Module, micro_batch: MicroBatch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         assert isinstance(module, ATOM)
-        batch, noise = turn.windows, turn.noise
+        batch = micro_batch.windows
         scored = score_mask_of(batch.atomic_numbers, self.atoms)
         mean = module.training_loss(
             batch.positions, batch.velocities, batch.atomic_numbers, batch.lags_fs, batch.targets,
-            score_mask=scored, noise=(noise.positions, noise.velocities, noise.targets),
-            kind=self.kind,
+            score_mask=scored, noise=micro_batch.noise, kind=self.kind,
         )  # fmt: skip
         # `training_loss` leaves windows without a scored atom or a lag out of its mean.
         count = (scored.any(1) & ~batch.lags_fs.isnan().all(1)).sum()

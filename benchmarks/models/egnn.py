@@ -17,7 +17,7 @@ from benchmarks.models.edges import N_KINDS, Edges, find_edges
 from benchmarks.models.learnt import Learnt
 from benchmarks.models.settings import parse_settings
 from benchmarks.tasks.states import score_mask_of
-from benchmarks.training.batches import Turn
+from benchmarks.training.batches import MicroBatch
 from benchmarks.training.trainer import LossFunction
 from tg80.untrusted.limits import BoundedModel
 
@@ -184,13 +184,13 @@ def centred(x: Tensor, real: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PlainLoss:
-    """Sum of the errors of a turn's windows, and how many count."""
+    """Sum of the errors of a micro-batch's windows, and how many count."""
 
     atoms: str
     kind: LossKind
 
-    def __call__(self, module: nn.Module, turn: Turn) -> tuple[Tensor, Tensor]:
-        batch = turn.windows
+    def __call__(self, module: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        batch = micro_batch.windows
         valid = ~batch.lags_fs.isnan()
         scored = score_mask_of(batch.atomic_numbers, self.atoms)
         predicted = module(batch.positions, batch.velocities, batch.atomic_numbers, batch.lags_fs)

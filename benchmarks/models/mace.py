@@ -32,7 +32,7 @@ from benchmarks.models.mace_frames import (
 )
 from benchmarks.models.settings import parse_settings
 from benchmarks.tasks.data import TrainingData
-from benchmarks.training.batches import Turn, first_frames
+from benchmarks.training.batches import MicroBatch, first_frames
 from benchmarks.training.trainer import LossFunction
 from tg80.errors import UserError
 from tg80.files import write_atomically
@@ -167,8 +167,8 @@ class Mace(RollsOut, Learnt[nn.Module, MaceConfig]):
             energy_weight=c.energy_weight, forces_weight=c.forces_weight
         )
 
-        def loss(module: nn.Module, turn: Turn) -> tuple[Tensor, Tensor]:
-            frames = turn.windows
+        def loss(module: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
+            frames = micro_batch.windows
             assert isinstance(frames, FrameBatch)
             graph = self._graph(frames.positions, frames.atomic_numbers)
             found = module(graph, training=True)

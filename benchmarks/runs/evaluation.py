@@ -26,7 +26,8 @@ from benchmarks.scoring import metrics
 from benchmarks.scoring.errors import Answer, Errors, ask, predict_errors
 from benchmarks.scoring.metrics import Metric
 from benchmarks.scoring.validity import Geometries, Validity, validity_of
-from benchmarks.tasks.data import SEEN_PARTS, BenchmarkData, Part, Windows
+from benchmarks.tasks.data import SEEN_PARTS, BenchmarkData
+from benchmarks.tasks.scored_windows import Part, Windows
 
 # "Skill" in docs/benchmark/tasks.md. Only seen molecules have a train block.
 _ANYWHERE = (Persistence, Ballistic, Centroid, Blend)

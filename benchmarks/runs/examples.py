@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks.interface import Model
 from benchmarks.scoring import metrics
-from benchmarks.tasks.data import SEEN_PARTS, BenchmarkData, Part, Windows
+from benchmarks.scoring.failures import persistence_where_failed
+from benchmarks.tasks.data import SEEN_PARTS, BenchmarkData
+from benchmarks.tasks.scored_windows import Part, Windows
 from tg80.errors import UserError
 from tg80.files import write_atomically
 from tg80.untrusted.npz import pack_npz, read_npz
@@ -105,9 +106,8 @@ def _example(model: Model, part: Part, index: int) -> Example:
 def _predicted(model: Model, windows: Windows, index: int) -> tuple[np.ndarray, bool]:
     states, lags = windows.states.select([index]), windows.lags_fs[[index]]
     positions, failed = model.predict(states, lags)
-    scored = states.score_mask[:, None, :, None] & ~torch.isnan(lags)[:, :, None, None]
-    broken = bool(failed[0]) or bool((scored & ~torch.isfinite(positions)).any())
-    return positions[0].detach().numpy(), broken
+    accepted = persistence_where_failed(positions, failed, states, lags)
+    return positions[0].detach().numpy(), bool(accepted.failed[0])
 
 
 def write_examples(folder: Path, examples: list[Example]) -> None:

@@ -1,4 +1,4 @@
-"""Squared errors of a model on one set of windows; a failure is scored as persistence."""
+"""Squared errors of a model on one set of windows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from benchmarks.scoring import metrics
-from benchmarks.tasks.data import Part, Windows
+from benchmarks.scoring.failures import persistence_where_failed
+from benchmarks.tasks.scored_windows import Part, Windows
 
 if TYPE_CHECKING:
     from benchmarks.interface import Model
@@ -75,10 +76,7 @@ class _Predicted:
 
 
 def _predict(model: Model, windows: Windows, batch_size: int) -> Iterator[_Predicted]:
-    """Predict batch by batch.
-
-    A prediction failed if the model says so, or if a scored coordinate is not finite.
-    """
+    """Predict batch by batch."""
     states, lags = windows.states, windows.lags_fs
     for first in range(0, len(states), batch_size):
         rows = range(first, min(first + batch_size, len(states)))
@@ -86,10 +84,8 @@ def _predict(model: Model, windows: Windows, batch_size: int) -> Iterator[_Predi
         begin = _now(model)
         own, failed = model.predict(batch, batch_lags)
         seconds = _now(model) - begin
-        scored = batch.score_mask[:, None, :, None] & ~torch.isnan(batch_lags)[:, :, None, None]
-        failed = failed | (scored & ~torch.isfinite(own)).flatten(1).any(1)
+        positions, failed = persistence_where_failed(own, failed, batch, batch_lags)
         still = batch.positions[:, None].expand_as(own)
-        positions = torch.where(scored & ~failed[:, None, None, None], own, still)
         target = windows.targets[list(rows)]
         yield _Predicted(
             own, seconds, positions, still, target, batch.score_mask, batch_lags, failed

@@ -23,7 +23,8 @@ from benchmarks.scoring import metrics
 from benchmarks.scoring.errors import predict_errors
 from benchmarks.scoring.metrics import PRINTED_SCALE
 from benchmarks.scoring.significance import with_spread
-from benchmarks.tasks.data import BenchmarkData, Windows, windows_at
+from benchmarks.tasks.data import BenchmarkData, windows_at
+from benchmarks.tasks.scored_windows import Windows
 from benchmarks.tasks.tasks import uniform_lags
 from benchmarks.training.settings import DEFAULT_FIXED_LAG_FRACTION
 from tg80.console import Table

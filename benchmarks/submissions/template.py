@@ -21,7 +21,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from benchmarks.submissions.layout import Header, Template
-from benchmarks.tasks.data import BenchmarkData, Windows
+from benchmarks.tasks.data import BenchmarkData
+from benchmarks.tasks.scored_windows import Windows
 from benchmarks.tasks.tasks import TaskSpec, get_task, is_fine_tuning
 from tg80.constants import masses_of
 from tg80.errors import UserError

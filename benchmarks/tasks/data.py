@@ -1,4 +1,4 @@
-"""A task's data in memory: training blocks, and the scored windows of every part.
+"""A task's data in memory: training blocks, and the windows of every part.
 
 What a model may learn from is cut out before the model sees it: `TrainingData` holds the train
 blocks only, so that no test frame can leak however a model is written.
@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks.tasks.public import read_public_task
-from benchmarks.tasks.states import StartStates, start_states
+from benchmarks.tasks.scored_windows import (
+    Part,
+    Windows,
+    scored_part,
+    scored_windows,
+    starts_of,
+    validation_at_later_times,
+)
 from benchmarks.tasks.tasks import Kind, TaskSpec
 from tg80.dataset import Dataset, load, shipped_folder
 from tg80.errors import CorruptFile, UserError
 from tg80.shards.shard import Shard
 from tg80.splits.split import ALL_PARTS, TIME_PARTS, Fold, Split, load_split
-from tg80.windows.rotations import window_rotation
-from tg80.windows.starts import scored_starts
 from tg80.windows.trajectories import Trajectory
-from tg80.windows.windows import collate, cut_window
 
 N_FOLDS = 5
 # Number in records of tasks without folds.
@@ -35,38 +38,6 @@ NO_FOLD = 0
 # Parts of molecules that the training set holds: their own train block may be used as a reference.
 SEEN_PARTS = TIME_PARTS
 SCORED_PARTS = ("val", "test_time", "test_id", "test_ood")
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Start states and the truth later.
-
-    Attributes:
-        lags_fs: (B, P) fs, NaN = padding.
-        targets: (B, P, N, 3) A.
-    """
-
-    states: StartStates
-    lags_fs: torch.Tensor
-    targets: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Part:
-    """The scored windows of one part, the same starts throughout.
-
-    Attributes:
-        name: of the part.
-        windows: at the task's lags, turned.
-        curve: at its further lags, None without such.
-        stored_frame: `windows` before they were turned, the diagnostic of orientation; None where
-            nothing is turned or scored.
-    """
-
-    name: str
-    windows: Windows
-    curve: Windows | None = None
-    stored_frame: Windows | None = None
 
 
 @dataclass(frozen=True)
@@ -281,14 +252,14 @@ def cut(
         blocks["test_ood"] = tuple(t for t in blocks["test_ood"] if t.name == task.molecule)
         if not blocks["test_ood"]:
             raise UserError(f"{task.id}: no trajectory of {task.molecule} in the data")
-    parts = {name: _part(name, blocks[name], task) for name in SCORED_PARTS if blocks[name]}
+    parts = {name: scored_part(name, blocks[name], task) for name in SCORED_PARTS if blocks[name]}
     given = tuple(t.heavy_atoms() for t in whole) if task.inputs == "heavy" else whole
     training = TrainingData(
         task=task,
         trajectories=blocks["train"],
         validation=(
             *(part for name, part in parts.items() if name == "val"),
-            *_later_times(blocks["val_time"], task),
+            *validation_at_later_times(blocks["val_time"], task),
         ),
         relaxed_positions={
             t.name: t.relaxed_positions for t in given if t.relaxed_positions is not None
@@ -313,16 +284,20 @@ def cut(
 
 def _public_data(task: TaskSpec, folder: Path | None) -> BenchmarkData:
     found = read_public_task(task, folder)
-    lags_fs, turn = task.lags_fs, not task.as_published
-
-    def windows(part: str, turned: bool) -> Windows:
-        starts = [(found.trajectory, int(start)) for start in found.starts[part]]
-        return _windows(starts, lags_fs, task, turned)
-
+    starts = {
+        part: [(found.trajectory, int(start)) for start in found.starts[part]]
+        for part in ("val_time", "test_time")
+    }
+    turn = not task.as_published
     test = Part(
-        "test_time", windows("test_time", turn), None, windows("test_time", False) if turn else None
+        "test_time",
+        windows=scored_windows(starts["test_time"], task.lags_fs, task, turn),
+        stored_frame=scored_windows(starts["test_time"], task.lags_fs, task, False)
+        if turn
+        else None,
     )
-    training = TrainingData(task, found.blocks, (Part("val_time", windows("val_time", turn)),), {})
+    validation = Part("val_time", scored_windows(starts["val_time"], task.lags_fs, task, turn))
+    training = TrainingData(task, found.blocks, (validation,), {})
     return BenchmarkData(
         task, NO_FOLD, training, {"test_time": test}, {"test_time": (found.test_block,)},
         manifest_sha256([found.path]), found.sha256, (found.trajectory,),
@@ -339,49 +314,8 @@ def windows_at(data: BenchmarkData, part: str, lags_fs: Sequence[float]) -> Wind
         UserError: the longest lag is longer than a block.
     """
     horizon_fs = max(*lags_fs, data.task.horizon_fs)
-    starts = _starts(data.blocks[part], horizon_fs, part, data.task)
-    return _windows(starts, lags_fs, data.task, not data.task.as_published)
-
-
-def _later_times(blocks: Iterable[Trajectory], task: TaskSpec) -> list[Part]:
-    """`val_time` at the lags of early stopping, left out where they are longer than a block."""
-    lags_fs = task.validation_lags_fs or task.lags_fs
-    members = [block for block in blocks if block.length_fs > lags_fs[-1]]
-    if not members:
-        return []
-    starts = _starts(members, lags_fs[-1], "val_time", task)
-    return [Part("val_time", _windows(starts, lags_fs, task, True))]
-
-
-def _part(name: str, blocks: Sequence[Trajectory], task: TaskSpec) -> Part:
-    starts = _starts(blocks, task.horizon_fs, name, task)
-    curve = _windows(starts, task.curve_lags_fs, task, True) if task.curve_lags_fs else None
-    return Part(
-        name=name,
-        windows=_windows(starts, task.lags_fs, task, True),
-        curve=curve,
-        stored_frame=_windows(starts, task.lags_fs, task, False),
-    )
-
-
-def _starts(
-    blocks: Sequence[Trajectory], horizon_fs: float, part: str, task: TaskSpec
-) -> list[tuple[Trajectory, int]]:
-    return [
-        (t, int(start)) for t in blocks for start in scored_starts(t, horizon_fs, part, task.starts)
-    ]
-
-
-def _windows(
-    starts: Sequence[tuple[Trajectory, int]], lags_fs: Sequence[float], task: TaskSpec, turn: bool
-) -> Windows:
-    batch = collate(
-        [
-            cut_window(t, s, lags_fs, window_rotation(task.id, t.start_id(s)) if turn else None)
-            for t, s in starts
-        ]
-    )
-    return Windows(start_states(batch, task.score), batch.lags_fs, batch.targets)
+    starts = starts_of(data.blocks[part], horizon_fs, part, data.task)
+    return scored_windows(starts, lags_fs, data.task, not data.task.as_published)
 
 
 def manifest_sha256(paths: Sequence[Path]) -> str:

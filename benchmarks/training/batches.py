@@ -1,9 +1,9 @@
 """Batches for training: which windows a process takes at which step, and their label noise.
 
 A step of the optimiser learns from one global batch. Each of W processes takes every W-th window
-of it, in turns of at most `batch_size`; all that is random about a window, its noise included,
-hangs on (seed, epoch, index). So neither the number of processes nor that of turns changes what is
-learnt.
+of it, in micro-batches of at most `batch_size`; all that is random about a window, its noise
+included, depends on (seed, epoch, index). So neither the number of processes nor that of
+micro-batches changes what is learnt.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from atom.label_noise import LabelNoise
 from benchmarks.tasks.tasks import TaskSpec
 from benchmarks.training.settings import DEFAULT_FIXED_LAG_FRACTION, TrainingSettings
 from tg80.errors import UserError
@@ -106,19 +107,12 @@ def longest_trained_lag_fs(windows: TrainingWindows) -> float:
 
 
 @dataclass(frozen=True)
-class LabelNoise:
-    """Standard normal numbers for positions, velocities (B, N, 3) and targets (B, P, N, 3)."""
-
-    positions: torch.Tensor
-    velocities: torch.Tensor
-    targets: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What a process takes at once.
+class MicroBatch:
+    """The windows that a process takes at once.
 
     Attributes:
+        windows: a start state and targets each.
+        noise: standard normal numbers for ATOM's label noise.
         counts: False where the process has no window left in this step: it goes through the
             motions with one that does not count, since the others wait for it.
     """
@@ -127,23 +121,22 @@ class Turn:
     noise: LabelNoise
     counts: bool = True
 
-    def to(self, device: torch.device) -> Turn:
-        """The turn with its tensors on a device."""
+    def to(self, device: torch.device) -> MicroBatch:
+        """Move its tensors to a device."""
         names = ("positions", "velocities", "atomic_numbers", "lags_fs", "targets")
-        windows, noise = self.windows, self.noise
-        return replace(
-            self,
-            windows=replace(windows, **{n: getattr(windows, n).to(device) for n in names}),
-            noise=LabelNoise(*(getattr(noise, n).to(device) for n in vars(noise))),
-        )
+        on_device = {name: getattr(self.windows, name).to(device) for name in names}
+        noise = LabelNoise(*(numbers.to(device) for numbers in self.noise))
+        return replace(self, windows=replace(self.windows, **on_device), noise=noise)
 
 
 class StepLoader:
-    """The turns of this process, step after step, without end.
+    """The micro-batches of this process, step after step, without end.
 
     Args:
-        windows: what is learnt from. settings: with the number of processes filled in.
-        rank: number of this process. first_step: where a resumed run goes on.
+        windows: what is learnt from.
+        settings: with the number of processes filled in.
+        rank: number of this process.
+        first_step: where a resumed run continues.
     """
 
     def __init__(
@@ -157,19 +150,14 @@ class StepLoader:
         self.windows, self.settings, self.rank = windows, settings, rank
         self.first_step = first_step
 
-    def __iter__(self) -> Iterator[list[Turn]]:
-        turns = iter(
-            whole_batches(
-                _NoisyWindows(self.windows, self.settings.lags_per_window),
-                _Turns(self),
-                workers=self.settings.workers,
-            )
-        )
+    def __iter__(self) -> Iterator[list[MicroBatch]]:
+        noisy = _NoisyWindows(self.windows, self.settings.lags_per_window)
+        loaded = iter(whole_batches(noisy, _Numbers(self), workers=self.settings.workers))
         for shares in self.steps():
-            yield [replace(next(turns), counts=bool(share)) for share in shares]
+            yield [replace(next(loaded), counts=bool(share)) for share in shares]
 
     def steps(self) -> Iterator[list[list[int]]]:
-        """Numbers of the windows of each turn of each step; empty where none is left."""
+        """Numbers of the windows of each micro-batch of each step; empty where none is left."""
         s = self.settings
         epoch, skip = divmod(self.first_step, steps_per_epoch(self.windows, s))
         for batch in EpochBatches(self.windows, s.windows_per_step, None, epoch, skip):
@@ -182,7 +170,7 @@ def steps_per_epoch(windows: TrainingWindows, settings: TrainingSettings) -> int
     return -(-len(windows) // settings.windows_per_step)
 
 
-class _Turns(Sampler[list[int]]):
+class _Numbers(Sampler[list[int]]):
     def __init__(self, loader: StepLoader) -> None:
         self.loader = loader
 
@@ -196,8 +184,8 @@ class _NoisyWindows(Dataset):
     def __init__(self, windows: TrainingWindows, lags_per_window: int | None) -> None:
         self.windows, self.lags_per_window = windows, lags_per_window
 
-    def __getitems__(self, numbers: Sequence[int]) -> Turn:
-        """The turn of these windows; torch's loader asks for it under this name."""
+    def __getitems__(self, numbers: Sequence[int]) -> MicroBatch:
+        """Cut these windows and draw their noise; torch's loader calls it by this name."""
         batch = self.windows.__getitems__(numbers)
         if self.lags_per_window is not None:
             batch = self._with_fewer_lags(batch, numbers, self.lags_per_window)
@@ -212,7 +200,7 @@ class _NoisyWindows(Dataset):
                 (2 + n_lags[i], n_atoms[i], 3), dtype=np.float32
             )
         tensor = torch.from_numpy(noise)
-        return Turn(batch, LabelNoise(tensor[:, 0], tensor[:, 1], tensor[:, 2:]))
+        return MicroBatch(batch, LabelNoise(tensor[:, 0], tensor[:, 1], tensor[:, 2:]))
 
     def _with_fewer_lags(
         self, batch: WindowBatch, numbers: Sequence[int], most: int

@@ -23,8 +23,14 @@ from torch import nn
 
 from benchmarks.interface import Budget, FitReport
 from benchmarks.training import distributed
-from benchmarks.training.batches import StepLoader, Turn, longest_trained_lag_fs, steps_per_epoch
+from benchmarks.training.batches import (
+    MicroBatch,
+    StepLoader,
+    longest_trained_lag_fs,
+    steps_per_epoch,
+)
 from benchmarks.training.checkpoint import CHECKPOINT, read_checkpoint, write_checkpoint
+from benchmarks.training.early_stopping import EarlyStopping
 from benchmarks.training.optimisers import make_optimizers, schedule
 from benchmarks.training.settings import TrainingSettings
 from tg80.errors import UserError
@@ -35,13 +41,8 @@ __all__ = ["CHECKPOINT", "LossFunction", "Trainer", "TrainingSettings", "pick_de
 # Settings that change neither the weights nor what they mean.
 _HARMLESS = {"checkpoint_every_seconds", "threads", "workers"}
 
-LossFunction = Callable[[nn.Module, Turn], tuple[torch.Tensor, torch.Tensor]]
-"""(module, turn on the device) -> sum of the losses of its windows, and number of those that count.
-"""
-
-
-class EarlyStop(Exception):
-    """Validation has not become better for `patience` times."""
+LossFunction = Callable[[nn.Module, MicroBatch], tuple[torch.Tensor, torch.Tensor]]
+"""(module, micro-batch on its device) -> sum of the losses of its windows, and how many count."""
 
 
 class Trainer:
@@ -49,7 +50,7 @@ class Trainer:
 
     Args:
         module: what is trained, on `device` already.
-        loss: what is made small, per window; anything random in it belongs to the turn's noise.
+        loss: what is made small, per window; its randomness is the micro-batch's noise.
         windows: the training windows.
         validate: error of a module, persistence's being 1; None where there is nothing to validate
             on: then the last averaged weights are kept.
@@ -78,14 +79,13 @@ class Trainer:
         self.identity = {**(identity or {}), **self._identity()}
         self.averaged = copy.deepcopy(module).requires_grad_(False)
         self.optimizers = make_optimizers(module, settings)
-        self.best = copy.deepcopy(self.averaged.state_dict())
+        self.stopping = EarlyStopping(self.averaged.state_dict(), settings.patience)
         if settings.compile:
             compile_module(module)
         self.learner = self._parallel(_Learner(module, loss))
         self.step = 0
         self.seconds = 0.0
-        self.best_validation: float | None = None
-        self.strikes = self.next_validation = 0
+        self.next_validation = 0
         self.loss_sum, self.loss_count = 0.0, 0
         self.history: list[dict[str, float]] = []
         self._unshared = 0.0  # seconds of this process that are not in `seconds` yet
@@ -95,8 +95,8 @@ class Trainer:
         """The learner for several processes, which must know of parameters that get no gradient."""
         if distributed.world_size() == 1:
             return learner
-        turns = next(iter(StepLoader(self.windows, self.settings)))
-        learner(turns[0].to(self.device))[0].backward()
+        first, *_ = next(iter(StepLoader(self.windows, self.settings)))
+        learner(first.to(self.device))[0].backward()
         unused = any(p.grad is None for p in learner.parameters() if p.requires_grad)
         learner.zero_grad(set_to_none=True)
         return distributed.parallel(learner, unused=unused)
@@ -130,42 +130,33 @@ class Trainer:
         else:
             torch.manual_seed(self.seed)
         self._clock = self._saved = self._now()
-        stopped_early = self._out_of_patience()
-        bar = (
-            None if progress is None else progress.add_task(f"training, seed {self.seed}", total=1)
-        )
-        try:
-            for turns in () if stopped_early else self._steps():
-                self._train_on(turns)
-                self._after_step()
-                if progress is not None and bar is not None:
-                    progress.update(bar, completed=self.fraction(), description=self._status())
-        except EarlyStop:
-            stopped_early = True
+        bar = progress and progress.add_task(f"training, seed {self.seed}", total=1)
+        for step in self._steps():
+            self._train_on(step)
+            self._after_step()
+            if progress is not None and bar is not None:
+                progress.update(bar, completed=self.fraction(), description=self._status())
         self.save()
         if self.validate is None:
-            self.best = self.averaged.state_dict()
-        return self.best, self._report(stopped_early)
+            self.stopping.best = self.averaged.state_dict()
+        return self.stopping.best, self._report()
 
-    def _steps(self) -> Iterator[list[Turn]]:
-        """The turns of this process, from where the run stands to the end of the budget."""
-        steps = StepLoader(
-            self.windows, self.settings, rank=distributed.rank(), first_step=self.step
+    def _steps(self) -> Iterator[list[MicroBatch]]:
+        """The micro-batches of this process, from where the run stands to its end."""
+        steps = iter(
+            StepLoader(self.windows, self.settings, rank=distributed.rank(), first_step=self.step)
         )
-        if self.fraction() < 1:
-            for turns in steps:
-                yield turns
-                if self.fraction() >= 1:
-                    return
+        while self.fraction() < 1 and not self.stopping.has_stopped:
+            yield next(steps)
 
-    def _train_on(self, turns: list[Turn]) -> None:
+    def _train_on(self, step: list[MicroBatch]) -> None:
         scale = schedule(self.fraction(), self.settings)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_rate"] * scale
         self.module.zero_grad(set_to_none=True)
         self.module.train()
-        mean = self._gradients(turns)
+        mean = self._gradients(step)
         if not math.isfinite(mean):
             # The mean is that of all processes: all of them stop here.
             raise distributed.SharedFailure(
@@ -178,18 +169,18 @@ class Trainer:
         self.loss_sum, self.loss_count = self.loss_sum + mean, self.loss_count + 1
         self.step += 1
 
-    def _gradients(self, turns: list[Turn]) -> float:
+    def _gradients(self, step: list[MicroBatch]) -> float:
         """Set the gradients of the mean over the global batch, and return that mean.
 
         Sums are differentiated and divided at the end: a mean of means would weigh windows by the
-        size of the turn and the share they happen to be in.
+        size of their micro-batch and of their process's share.
         """
         totals, counts = [], []
-        for i, turn in enumerate(turns):
-            with distributed.averaging(self.learner, i == len(turns) - 1):
+        for i, micro_batch in enumerate(step):
+            with distributed.averaging(self.learner, i == len(step) - 1):
                 with self._autocast():
-                    total, count = self.learner(turn.to(self.device))
-                weight = float(turn.counts)
+                    total, count = self.learner(micro_batch.to(self.device))
+                weight = float(micro_batch.counts)
                 (weight * total).backward()
             totals.append(weight * total.detach())
             counts.append(weight * count)
@@ -223,13 +214,8 @@ class Trainer:
             self._validate()
             self.next_validation = int(self.fraction() * self.settings.validations)
             self.save()
-            if self._out_of_patience():
-                raise EarlyStop
         elif self._now() - self._saved >= self.settings.checkpoint_every_seconds:
             self.save()
-
-    def _out_of_patience(self) -> bool:
-        return self.settings.patience is not None and self.strikes >= self.settings.patience
 
     def _validate(self) -> None:
         entry = {
@@ -243,11 +229,7 @@ class Trainer:
             value = distributed.from_main(value)
             self._clock = self._now()  # The budget is one of training, evaluation apart.
             entry["validation_error"] = value
-            if self.best_validation is None or value < self.best_validation:
-                self.best_validation, self.strikes = value, 0
-                self.best = copy.deepcopy(self.averaged.state_dict())
-            else:
-                self.strikes += 1
+            self.stopping.judge(value, self.averaged.state_dict())
         self.history.append(entry)
 
     def save(self) -> None:
@@ -256,12 +238,12 @@ class Trainer:
         self._saved = self._now()
         if not distributed.is_main():
             return
-        counters = {key: getattr(self, key) for key in _COUNTERS}
+        counters = {name: getattr(self._owner(name), name) for name in _COUNTERS}
         counters["seconds"] += self._unshared
         state = {
             "module": self.module.state_dict(),
             "averaged": self.averaged.state_dict(),
-            "best": self.best,
+            "best": self.stopping.best,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
@@ -270,7 +252,7 @@ class Trainer:
         write_checkpoint(self.path, state, self.identity)
 
     def resume(self) -> None:
-        """Go on from the checkpoint in `out`.
+        """Resume from the checkpoint in `out`.
 
         Raises:
             CorruptFile: it cannot be read.
@@ -279,14 +261,17 @@ class Trainer:
         state = read_checkpoint(self.path, self.identity, self.device)
         self.module.load_state_dict(state["module"])
         self.averaged.load_state_dict(state["averaged"])
-        self.best = state["best"]
+        self.stopping.best = state["best"]
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         torch.set_rng_state(state["torch_rng"].cpu())
         if state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu())
-        for key in _COUNTERS:
-            setattr(self, key, state["counters"][key])
+        for name in _COUNTERS:
+            setattr(self._owner(name), name, state["counters"][name])
+
+    def _owner(self, counter: str) -> Trainer | EarlyStopping:
+        return self.stopping if hasattr(self.stopping, counter) else self
 
     def _identity(self) -> dict[str, Any]:
         sizes = self.windows.sizes()
@@ -311,7 +296,8 @@ class Trainer:
         self._clock = now
 
     def _status(self) -> str:
-        shown = "-" if self.best_validation is None else f"{self.best_validation:.3f}"
+        best = self.stopping.best_validation
+        shown = "-" if best is None else f"{best:.3f}"
         return f"seed {self.seed}, step {self.step}, val {shown} of persistence"
 
     def _n_samples(self) -> int:
@@ -319,15 +305,15 @@ class Trainer:
         epochs, steps = divmod(self.step, self.steps_per_epoch)
         return epochs * len(self.windows) + steps * self.settings.windows_per_step
 
-    def _report(self, stopped_early: bool) -> FitReport:
+    def _report(self) -> FitReport:
         return FitReport(
             n_parameters=sum(p.numel() for p in self.module.parameters()),
             n_steps=self.step,
             n_epochs=self.step // self.steps_per_epoch,
             n_samples=self._n_samples(),
             cpu_seconds=self.seconds + distributed.summed([self._unshared])[0],
-            best_validation=self.best_validation,
-            stopped_early=stopped_early,
+            best_validation=self.stopping.best_validation,
+            stopped_early=self.stopping.has_stopped,
             longest_lag_fs=longest_trained_lag_fs(self.windows),
             history=self.history,
         )
@@ -340,8 +326,8 @@ class _Learner(nn.Module):
         super().__init__()
         self.module, self.loss = module, loss
 
-    def forward(self, turn: Turn) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.loss(self.module, turn)
+    def forward(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.loss(self.module, micro_batch)
 
 
 _COUNTERS = (

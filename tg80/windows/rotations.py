@@ -1,4 +1,4 @@
-"""Uniform random rotations: that of a scored window, and those of training windows.
+"""Uniform random rotations.
 
 The matrices are computed here and not by scipy, which rounds some entries differently: published
 windows stay what they are to the last bit.
@@ -6,16 +6,7 @@ windows stay what they are to the last bit.
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
-
-
-def window_rotation(task_id: str, start_id: str) -> np.ndarray:
-    """Return the rotation (3, 3) of one scored window: uniform, and fixed by the two names."""
-    digest = hashlib.sha256(f"{task_id}\n{start_id}".encode()).digest()
-    seed = np.frombuffer(digest[:16], dtype="<u4").tolist()
-    return uniform_rotations(np.random.default_rng(seed), 1)[0]
 
 
 def uniform_rotations(rng: np.random.Generator, count: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from benchmarks.models.force_field import (
     roll_out,
 )
 from benchmarks.scoring.errors import predict_errors
-from benchmarks.tasks.data import Windows
+from benchmarks.tasks.scored_windows import Windows
 from benchmarks.tasks.states import StartStates
 
 LAGS = (4.0, 10.25, 30.0)

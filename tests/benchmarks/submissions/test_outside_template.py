@@ -11,10 +11,10 @@ from benchmarks.cli import main
 from benchmarks.submissions.layout import write_template
 from benchmarks.submissions.template import issue
 from benchmarks.tasks.data import windows_at
+from benchmarks.tasks.scored_windows import window_rotation
 from tests.benchmarks.submissions import outside
 from tests.support import toys
 from tg80.errors import UserError
-from tg80.windows.rotations import window_rotation
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 
 from benchmarks.tasks.data import load_benchmark
+from benchmarks.tasks.scored_windows import window_rotation
 from benchmarks.tasks.states import score_mask_of
 from benchmarks.tasks.tasks import TASKS, Track, get_task
 from tests.support import toys
 from tg80.errors import UserError
 from tg80.windows.lags import lag_frames
-from tg80.windows.rotations import window_rotation
 
 
 def test_the_frozen_tasks_are_what_was_published():

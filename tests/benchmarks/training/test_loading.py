@@ -1,4 +1,4 @@
-"""What a training is given: lags, windows of each process and turn, noise."""
+"""What a training is given: lags, windows of each process and micro-batch, noise."""
 
 from dataclasses import replace
 from itertools import islice
@@ -107,18 +107,18 @@ def test_the_number_of_lags_is_fixed_or_drawn(n_lags, low, high):
 def test_windows_have_as_many_lags_as_were_drawn():
     given = settings(n_lags=(1, 9), fixed_lag_fraction=0.0, batch_size=64)
     lags = training_lags(toys.TASK, given, BLOCKS)
-    (turn,) = next(iter(StepLoader(windows(lags, 100), given)))
-    n_lags = (~turn.windows.lags_fs.isnan()).sum(1)
+    (micro_batch,) = next(iter(StepLoader(windows(lags, 100), given)))
+    n_lags = (~micro_batch.windows.lags_fs.isnan()).sum(1)
     assert n_lags.min() == 1 and n_lags.max() > 5
-    assert turn.windows.targets.shape[1] == n_lags.max()
+    assert micro_batch.windows.targets.shape[1] == n_lags.max()
 
 
 def test_a_window_keeps_some_of_its_lags_in_order_each_as_often():
     whole, few = (
         [
-            turn
-            for turns in islice(StepLoader(windows(), settings(lags_per_window=n)), 40)
-            for turn in turns
+            micro_batch
+            for micro_batches in islice(StepLoader(windows(), settings(lags_per_window=n)), 40)
+            for micro_batch in micro_batches
         ]
         for n in (None, 3)
     )
@@ -159,7 +159,7 @@ def numbers_of(loader, n_steps):
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(12, 1), (5, 1), (3, 4)])
-def test_processes_and_turns_share_every_global_batch(world, batch_size, accumulate):
+def test_processes_and_micro_batches_share_every_global_batch(world, batch_size, accumulate):
     data = windows()  # 28 windows
     given = settings(batch_size=batch_size, accumulate=accumulate, processes=world)
     whole = settings(batch_size=batch_size * accumulate * world)
@@ -167,9 +167,11 @@ def test_processes_and_turns_share_every_global_batch(world, batch_size, accumul
     expected = numbers_of(StepLoader(data, whole), n_steps)
     shares = [numbers_of(StepLoader(data, given, rank=r), n_steps) for r in range(world)]
     for step, (batch,) in enumerate(expected):
-        turns = [turn for share in shares for turn in share[step]]
-        assert sorted(number for turn in turns for number in turn) == sorted(batch)
-        assert max(map(len, turns)) <= batch_size
+        micro_batches = [micro_batch for share in shares for micro_batch in share[step]]
+        assert sorted(number for micro_batch in micro_batches for number in micro_batch) == sorted(
+            batch
+        )
+        assert max(map(len, micro_batches)) <= batch_size
         assert all(len(share[step]) <= accumulate for share in shares)
         sizes = [sum(map(len, share[step])) for share in shares]
         assert max(sizes) - min(sizes) <= 1
@@ -187,12 +189,12 @@ def test_a_loader_goes_on_where_it_is_told_to(workers):
         assert torch.equal(mine.noise.targets, theirs.noise.targets)
 
 
-def samples(turns):
+def samples(micro_batches):
     """Targets and noise, without padding, of each window that counts."""
     found = {}
-    for turn in turns:
-        batch, noise = turn.windows, turn.noise
-        for i, name in enumerate(batch.start_id if turn.counts else ()):
+    for micro_batch in micro_batches:
+        batch, noise = micro_batch.windows, micro_batch.noise
+        for i, name in enumerate(batch.start_id if micro_batch.counts else ()):
             n, p = int((batch.atomic_numbers[i] > 0).sum()), int((~batch.lags_fs[i].isnan()).sum())
             # Two windows may start at one frame, but they are turned differently.
             found[name, float(batch.positions[i, 0, 0])] = torch.cat(
@@ -223,10 +225,10 @@ def test_noise_is_normal_and_new_in_every_epoch_and_for_every_seed():
     def noise(step, seed=3):
         given = settings(batch_size=28)
         data = windows(LagSampling(toys.TASK.lags_fs, fixed_fraction=1.0), seed=seed)
-        ((turn,),) = islice(StepLoader(data, given, first_step=step), 1)
-        n_atoms = (turn.windows.atomic_numbers > 0).sum(1)
+        ((micro_batch,),) = islice(StepLoader(data, given, first_step=step), 1)
+        n_atoms = (micro_batch.windows.atomic_numbers > 0).sum(1)
         n = int(n_atoms.min())
-        return turn.noise.targets[:, :, :n]
+        return micro_batch.noise.targets[:, :, :n]
 
     first = noise(0)
     assert abs(first.mean()) < 0.06 and abs(first.std() - 1) < 0.06
@@ -237,5 +239,5 @@ def test_noise_is_normal_and_new_in_every_epoch_and_for_every_seed():
 def test_a_process_without_windows_goes_through_the_motions():
     given = settings(batch_size=9, processes=3)  # 28 windows: 27, then one
     for rank, count in ((0, True), (1, False), (2, False)):
-        _, (turn,) = islice(StepLoader(windows(), given, rank=rank), 2)
-        assert turn.counts is count and len(turn.windows.start_id) == 1
+        _, (micro_batch,) = islice(StepLoader(windows(), given, rank=rank), 2)
+        assert micro_batch.counts is count and len(micro_batch.windows.start_id) == 1
