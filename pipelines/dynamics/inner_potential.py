@@ -1,0 +1,258 @@
+"""The inner potential of r-RESPA: GFN2-xTB with a kernel correction learned from the level.
+
+The correction is an energy: a Gaussian kernel on the inverse distances of all pairs of atoms, whose
+coefficients follow in closed form from difference forces, level minus GFN2-xTB. It decides only how
+the level's force is divided between inner and outer steps; the energy conserved stays the level's.
+
+References:
+    Chmiela et al., Sci. Adv. 3, e1603015 (2017), doi:10.1126/sciadv.1603015.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import scipy.linalg
+from numba import njit
+
+from pipelines.engines.engine import Engine, Evaluation
+from pipelines.engines.threads import ThreadLimit
+
+WIDTH = 2.0  # of the kernel, 1/A, in the space of all inverse distances
+RIDGE = 1e-8  # beside the mean diagonal of the kernel matrix
+LEAST_FRAMES = 10
+MOST_UNKNOWNS = 7000  # of the linear equations: 0.4 GB, and some 10 s on one core
+STRETCH_A = 0.12  # how far a hydrogen is moved along its bond, at most
+
+
+class FitFailed(Exception):
+    """No correction could be fitted; the message says why."""
+
+
+@dataclass(frozen=True)
+class KernelCorrection:
+    """A fitted correction: sum over frames k of w_k . grad k(q, q_k), q all inverse distances.
+
+    Attributes:
+        centres: (n_frames, n_pairs) inverse distances of the frames fitted, 1/A.
+        weights: (n_frames, n_pairs) coefficients, eV/A.
+    """
+
+    centres: np.ndarray
+    weights: np.ndarray
+
+    @cached_property
+    def _offsets(self) -> np.ndarray:
+        return np.einsum("kd,kd->k", self.centres, self.weights)
+
+    def energy_and_forces(self, positions: np.ndarray) -> tuple[float, np.ndarray]:
+        """Energy (eV) and forces (n_atoms, 3) eV/A at positions (n_atoms, 3) A."""
+        forces = np.zeros_like(positions)
+        energy = _evaluate(positions, self.centres, self.weights, self._offsets, forces)
+        return energy, forces
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all that decides its forces."""
+        return hashlib.sha256(self.centres.tobytes() + self.weights.tobytes()).hexdigest()
+
+
+class CorrectedEngine:
+    """An engine with a correction added to its energy and forces; without one, the bare engine."""
+
+    def __init__(self, engine: Engine, correction: KernelCorrection | None = None):
+        self.engine = engine
+        self.correction = correction
+        self.level = engine.level
+
+    def evaluate(self, positions: np.ndarray) -> Evaluation:
+        """Energy and forces at positions (n_atoms, 3) A.
+
+        Raises:
+            RunFailed: the engine failed.
+        """
+        found = self.engine.evaluate(positions)
+        if self.correction is None:
+            return found
+        energy, forces = self.correction.energy_and_forces(positions)
+        return replace(found, energy=found.energy + energy, forces=found.forces + forces)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return self.engine.state()
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        self.engine.load_state(state)
+
+    def reset(self) -> None:
+        self.engine.reset()
+
+
+def most_frames(n_atoms: int) -> int:
+    """Frames that one fit takes at most."""
+    return max(LEAST_FRAMES, MOST_UNKNOWNS // _n_internal(n_atoms))
+
+
+def fit_correction(positions: np.ndarray, forces: np.ndarray) -> KernelCorrection:
+    """The correction whose forces are the ones given, on one thread.
+
+    Args:
+        positions: (n_frames, n_atoms, 3) A.
+        forces: (n_frames, n_atoms, 3) eV/A, without net force and net torque.
+
+    Raises:
+        FitFailed: there are too few frames, or the equations have no stable solution.
+    """
+    n_frames = len(positions)
+    if n_frames < LEAST_FRAMES:
+        raise FitFailed(f"{n_frames} frames are too few for a fit")
+    if not (np.isfinite(positions).all() and np.isfinite(forces).all()):
+        raise FitFailed("positions or forces are not finite")
+    with ThreadLimit(1):
+        frames = [_internal_motion(frame) for frame in positions]
+        centres = np.array([frame[0] for frame in frames])
+        slopes = np.array([frame[1] for frame in frames])  # (n_frames, n_pairs, n_internal)
+        target = np.array(
+            [-motion @ force.ravel() for (_, _, motion), force in zip(frames, forces, strict=True)]
+        )
+        matrix = _kernel_matrix(centres, slopes)
+        diagonal = matrix.diagonal().mean()
+        matrix[np.diag_indices(len(matrix))] += RIDGE * diagonal
+        try:
+            factor = scipy.linalg.cho_factor(
+                matrix, lower=True, overwrite_a=True, check_finite=False
+            )
+        except scipy.linalg.LinAlgError as error:
+            raise FitFailed(f"the equations of {n_frames} frames are singular: {error}") from None
+        solution = scipy.linalg.cho_solve(factor, target.ravel(), check_finite=False)
+        weights = np.einsum("kdm,km->kd", slopes, solution.reshape(n_frames, -1))
+    if not np.isfinite(weights).all():
+        raise FitFailed(f"the equations of {n_frames} frames have no finite solution")
+    return KernelCorrection(centres, weights)
+
+
+def choose_frames(positions: np.ndarray, n: int) -> np.ndarray:
+    """Indices, in order, of at most `n` frames that lie far apart: farthest-point sampling.
+
+    Args:
+        positions: (n_frames, n_atoms, 3) A; the first frame is always chosen.
+        n: how many.
+    """
+    if len(positions) <= n:
+        return np.arange(len(positions))
+    points = np.array([_inverse_distances(frame)[0] for frame in positions])
+    chosen = [0]
+    distance = np.full(len(points), np.inf)
+    while len(chosen) < n:
+        distance = np.minimum(distance, ((points - points[chosen[-1]]) ** 2).sum(axis=1))
+        chosen.append(int(distance.argmax()))
+    return np.sort(chosen)
+
+
+def stretch_hydrogens(
+    positions: np.ndarray, atomic_numbers: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """The frame (n_atoms, 3) A with each bond to hydrogen longer or shorter at random.
+
+    The forces along these bonds oscillate fastest: what the fit misses of them resonates first.
+    """
+    moved = positions.copy()
+    hydrogens = np.flatnonzero(np.asarray(atomic_numbers) == 1)
+    others = np.flatnonzero(np.asarray(atomic_numbers) != 1)
+    for hydrogen in hydrogens if len(others) else ():
+        bonds = positions[hydrogen] - positions[others]
+        lengths = np.linalg.norm(bonds, axis=1)
+        bond = bonds[lengths.argmin()] / lengths.min()
+        moved[hydrogen] += rng.uniform(-STRETCH_A, STRETCH_A) * bond
+    return moved
+
+
+def _n_internal(n_atoms: int) -> int:
+    return max(1, 3 * n_atoms - 6)
+
+
+def _inverse_distances(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Inverse distances (n_pairs,) 1/A, and their gradients (n_pairs, 3) in the first atoms."""
+    i, j = np.triu_indices(len(positions), 1)
+    apart = positions[i] - positions[j]
+    inverse = 1.0 / np.linalg.norm(apart, axis=1)
+    return inverse, -(inverse**3)[:, None] * apart
+
+
+def _internal_motion(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Inverse distances, their slopes along unit vectors of internal motion, and these vectors.
+
+    These are six unknowns a frame fewer than in Cartesian coordinates, with the same solution.
+
+    Returns:
+        (n_pairs,) 1/A, (n_pairs, n_internal) 1/A^2 and (n_internal, 3 n_atoms).
+    """
+    inverse, gradient = _inverse_distances(positions)
+    n_atoms = len(positions)
+    i, j = np.triu_indices(n_atoms, 1)
+    jacobian = np.zeros((len(inverse), n_atoms, 3))
+    pair = np.arange(len(inverse))
+    jacobian[pair, i] = gradient
+    jacobian[pair, j] = -gradient
+    left, sizes, right = scipy.linalg.svd(jacobian.reshape(len(inverse), -1), full_matrices=False)
+    n = _n_internal(n_atoms)
+    return inverse, left[:, :n] * sizes[:n], right[:n]
+
+
+def _kernel_matrix(centres: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+    """Lower half of the second derivatives of the kernel between all frames, for LAPACK."""
+    n_frames, _, n = slopes.shape
+    matrix = np.zeros((n_frames * n, n_frames * n), order="F")
+    for frame in range(n_frames):
+        apart = centres[frame] - centres[: frame + 1]
+        before = slopes[: frame + 1]
+        scale = np.exp(-(apart**2).sum(axis=1) / (2.0 * WIDTH**2)) / WIDTH**2
+        here = apart @ slopes[frame] / WIDTH
+        there = np.einsum("kd,kdm->km", apart, before) / WIDTH
+        block = slopes[frame].T @ before - here[:, :, None] * there[:, None, :]
+        block *= scale[:, None, None]
+        rows = slice(frame * n, (frame + 1) * n)
+        matrix[rows, : (frame + 1) * n] = block.transpose(1, 0, 2).reshape(n, -1)
+    return matrix
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _evaluate(positions, centres, weights, offsets, forces):
+    """Energy (eV); the forces (n_atoms, 3) eV/A are added to `forces`."""
+    n_atoms = len(positions)
+    n_frames, n_pairs = centres.shape
+    inverse = np.empty(n_pairs)
+    pair = 0
+    for i in range(n_atoms):
+        for j in range(i + 1, n_atoms):
+            square = 0.0
+            for axis in range(3):
+                square += (positions[i, axis] - positions[j, axis]) ** 2
+            inverse[pair] = 1.0 / np.sqrt(square)
+            pair += 1
+    slope = np.zeros(n_pairs)
+    energy = 0.0
+    for frame in range(n_frames):
+        square = 0.0
+        along = -offsets[frame]
+        for pair in range(n_pairs):
+            apart = inverse[pair] - centres[frame, pair]
+            square += apart * apart
+            along += weights[frame, pair] * inverse[pair]
+        scale = np.exp(-square / (2.0 * WIDTH**2)) / WIDTH**2
+        energy += scale * along
+        pull = scale * along / WIDTH**2
+        for pair in range(n_pairs):
+            apart = inverse[pair] - centres[frame, pair]
+            slope[pair] += scale * weights[frame, pair] - pull * apart
+    pair = 0
+    for i in range(n_atoms):
+        for j in range(i + 1, n_atoms):
+            # d(1/r)/dx_i = -(x_i - x_j)/r^3, and the force is minus the gradient.
+            strength = slope[pair] * inverse[pair] ** 3
+            for axis in range(3):
+                push = strength * (positions[i, axis] - positions[j, axis])
+                forces[i, axis] += push
+                forces[j, axis] -= push
+            pair += 1
+    return energy
