@@ -12,7 +12,7 @@ from tg80.untrusted.documents import print_json
 
 def publish(
     folder: Annotated[Path, typer.Argument(help="Shards (.h5md), or a folder with shards.")],
-    out: Annotated[Path, typer.Option("--out", help="The site's folder; made if need be.")],
+    out: Annotated[Path, typer.Option("--out", help="The site's folder; created if missing.")],
     version: Annotated[
         str, typer.Option(help="Version of the data, best as MAJOR.MINOR.PATCH.")
     ] = "1.0.0",
@@ -37,7 +37,7 @@ def publish(
     ] = False,
     json_output: JsonOption = False,
 ) -> None:
-    """Publish shards: a static tree that any web server, S3 bucket or Zenodo record can serve.
+    """Publish shards as a static tree that any web server, S3 bucket or Zenodo record can serve.
 
     Writes OUT/VERSION with the shards by level of theory, a manifest with sizes and checksums, the
     folds, a data card, croissant.json and plots; and OUT/versions.json. Every shard is validated
@@ -60,14 +60,15 @@ def publish(
         tell=lambda line: console.print(line, style="dim", highlight=False, markup=False),
     )
     manifest = done.manifest
+    n_bytes = sum(entry.n_bytes for entry in manifest.entries)
     if json_output:
         report = {
             "folder": str(done.folder),
             "name": manifest.name,
             "version": manifest.version,
             "n_shards": len(manifest.shards),
-            "n_files": len(manifest.shards) + len(manifest.files),
-            "n_bytes": done.n_bytes,
+            "n_files": len(manifest.entries),
+            "n_bytes": n_bytes,
             "n_warnings": done.warnings,
             "outside_the_folds": list(done.outside),
             "finished": done.finished,
@@ -77,7 +78,7 @@ def publish(
     what = "announced what an interrupted run had written" if done.finished else "published"
     print(
         f"{what}: {manifest.name} {manifest.version} in {done.folder}: "
-        f"{len(manifest.shards)} shards, {done.n_bytes / 1e6:.1f} MB, "
+        f"{len(manifest.shards)} shards, {n_bytes / 1e6:.1f} MB, "
         f"{done.warnings} warnings (in its README.md)"
     )
     if done.outside:

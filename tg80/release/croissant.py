@@ -1,30 +1,30 @@
 """The description of a publication in Croissant 1.0, which data set search engines read.
 
 Croissant has no words for the inside of an HDF5 file, so trajectories, fields and folds are record
-sets whose records stand in the description itself; files carry size and SHA-256.
+sets whose records stand in the description itself; files carry size and SHA-256. Written by hand:
+`mlcroissant`, which the tests read it with, would bring pandas and rdflib to every installation.
 
 References:
     https://docs.mlcommons.org/croissant/docs/croissant-spec.html
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from tg80.release.citation import data_bibtex
-from tg80.release.manifest import PublishedFile
-from tg80.release.publication import Publication
+from tg80.release.card import data_bibtex
+from tg80.release.manifest import PublishedFile, PublishedShard
+from tg80.release.survey import Publication
 from tg80.shards.fields import AXIS_FIELDS, FRAME_FIELDS, STATIC_FIELDS
 from tg80.splits.split import PARTS
 
 CROISSANT_NAME = "croissant.json"
-CONFORMS_TO = "http://mlcommons.org/croissant/1.0"
 _MEDIA_TYPES = {
-    ".h5md": "application/x-hdf5",
-    ".json": "application/json",
-    ".md": "text/markdown",
-    ".png": "image/png",
-    ".sha256": "text/plain",
+    "h5md": "application/x-hdf5",
+    "json": "application/json",
+    "md": "text/markdown",
+    "png": "image/png",
+    "sha256": "text/plain",
 }
 _SPLIT_URLS = {
     "train": "cr:TrainingSplit",
@@ -38,7 +38,7 @@ _CR = (
     "includes isLiveDataset jsonPath key md5 parentField path recordSet references regex repeated "
     "replace samplingRate separator source subField transform"
 )
-CONTEXT: dict[str, Any] = {
+_CONTEXT: dict[str, Any] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
     **{word: f"cr:{word}" for word in _CR.split()},
@@ -51,40 +51,64 @@ CONTEXT: dict[str, Any] = {
     "rai": "http://mlcommons.org/croissant/RAI/",
     "sc": "https://schema.org/",
 }
+# Name, type and description of the columns of each record set.
+_Columns = Sequence[tuple[str, str, str]]
+_TRAJECTORIES = (
+    ("file", "sc:Text", "path of the file, its @id in the distribution"),
+    ("molecule", "sc:Text", "name of the compound"),
+    ("replica", "sc:Integer", "number of the trajectory of that compound"),
+    ("smiles", "sc:Text", "SMILES"),
+    ("inchikey", "sc:Text", "InChIKey"),
+    ("level", "sc:Text", "level of theory"),
+    ("ensemble", "sc:Text", "nve, bussi or langevin"),
+    ("n_atoms", "sc:Integer", "number of atoms"),
+    ("n_frames", "sc:Integer", "number of stored frames"),
+    ("frame_fs", "sc:Float", "time between stored frames, fs"),
+    ("length_fs", "sc:Float", "time from the first to the last frame, fs"),
+)
+_FIELDS = (
+    ("name", "sc:Text", "name of the field"),
+    ("path", "sc:Text", "HDF5 path in every file"),
+    ("shape", "sc:Text", "sizes, comma-separated"),
+    ("dtype", "sc:Text", "NumPy type, without byte order"),
+    ("unit", "sc:Text", "unit on disk; empty if it has none"),
+    ("description", "sc:Text", "meaning"),
+)
+_SPLITS = (("name", "sc:Text", "part of a fold"), ("url", "sc:URL", "what it is for"))
+_FOLDS = (
+    ("fold", "sc:Integer", "number of the fold"),
+    ("part", "sc:Text", "part of the fold"),
+    ("file", "sc:Text", "trajectory"),
+)
 
 
-def croissant(publication: Publication, files: Iterable[PublishedFile]) -> str:
+def croissant(
+    publication: Publication, shards: Sequence[PublishedShard], files: Sequence[PublishedFile]
+) -> str:
     """The text of croissant.json.
 
     Args:
-        publication: what is published.
-        files: every file of it but this one and the manifest.
+        publication: What is published.
+        shards: The trajectories, in the order of `publication.facts`.
+        files: Every other file but croissant.json and the manifest.
     """
-    record_sets = [_trajectories(publication), _fields()]
-    if publication.folds:
-        record_sets += [_splits(), _folds(publication)]
     description = {
-        "@context": CONTEXT,
+        "@context": _CONTEXT,
         "@type": "sc:Dataset",
-        "conformsTo": CONFORMS_TO,
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": publication.name,
         "description": _summary(publication),
         "license": f"https://spdx.org/licenses/{publication.licence}.html",
         "url": publication.address("README.md"),
         "version": publication.version,
         "datePublished": publication.created,
-        "creator": [
-            {"@type": "sc:Organization", "name": author} for author in publication.authors
-        ],
+        "creator": [{"@type": "sc:Organization", "name": author} for author in publication.authors],
         "keywords": ["molecular dynamics", "density functional theory", "machine learning"],
         "isLiveDataset": False,
-        "citeAs": data_bibtex(
-            publication.name, publication.version, publication.authors, publication.created,
-            publication.url,
-        ),
-        "distribution": [_file_object(publication, entry) for entry in files],
-        "recordSet": record_sets,
-    }  # fmt: skip
+        "citeAs": data_bibtex(publication),
+        "distribution": [_file_object(publication, entry) for entry in (*shards, *files)],
+        "recordSet": _record_sets(publication, shards),
+    }
     return json.dumps(description, indent=1) + "\n"
 
 
@@ -99,57 +123,25 @@ def _summary(publication: Publication) -> str:
 
 
 def _file_object(publication: Publication, entry: PublishedFile) -> dict[str, Any]:
-    suffix = "." + entry.path.rsplit(".", 1)[-1]
     return {
         "@type": "cr:FileObject",
         "@id": entry.path,
         "name": entry.path,
         "contentUrl": publication.address(entry.path),
         "contentSize": f"{entry.n_bytes} B",
-        "encodingFormat": _MEDIA_TYPES[suffix],
+        "encodingFormat": _MEDIA_TYPES[entry.path.rsplit(".", 1)[-1]],
         "sha256": entry.sha256,
     }
 
 
-def _trajectories(publication: Publication) -> dict[str, Any]:
-    columns = {
-        "file": ("sc:Text", "path of the file, its @id in the distribution"),
-        "molecule": ("sc:Text", "name of the compound"),
-        "replica": ("sc:Integer", "number of the trajectory of that compound"),
-        "smiles": ("sc:Text", "SMILES"),
-        "inchikey": ("sc:Text", "InChIKey"),
-        "level": ("sc:Text", "level of theory"),
-        "ensemble": ("sc:Text", "nve, bussi or langevin"),
-        "n_atoms": ("sc:Integer", "number of atoms"),
-        "n_frames": ("sc:Integer", "number of stored frames"),
-        "frame_fs": ("sc:Float", "time between stored frames, fs"),
-        "length_fs": ("sc:Float", "time from the first to the last frame, fs"),
-    }
-    records = []
-    for fact in publication.facts:
-        known = fact.metadata
-        records.append(
-            {
-                "file": publication.shard_path(fact), "molecule": known.name,
-                "replica": known.replica, "smiles": known.smiles, "inchikey": known.inchikey,
-                "level": known.level, "ensemble": known.ensemble, "n_atoms": fact.n_atoms,
-                "n_frames": known.n_frames, "frame_fs": known.store_every_fs,
-                "length_fs": known.length_fs,
-            }
-        )  # fmt: skip
-    return _record_set("trajectories", "The trajectories.", columns, records, ["file"])
-
-
-def _fields() -> dict[str, Any]:
-    columns = {
-        "name": ("sc:Text", "name of the field"),
-        "path": ("sc:Text", "HDF5 path in every file"),
-        "shape": ("sc:Text", "sizes, comma-separated"),
-        "dtype": ("sc:Text", "NumPy type, without byte order"),
-        "unit": ("sc:Text", "unit on disk; empty if it has none"),
-        "description": ("sc:Text", "meaning"),
-    }
-    records = [
+def _record_sets(
+    publication: Publication, shards: Sequence[PublishedShard]
+) -> list[dict[str, Any]]:
+    trajectories = [
+        dict(shard) | {"file": shard.path, "n_atoms": fact.n_atoms}
+        for shard, fact in zip(shards, publication.facts, strict=True)
+    ]
+    fields = [
         {
             "name": field.name,
             "path": f"{field.path}/value" if field in FRAME_FIELDS else field.path,
@@ -160,45 +152,30 @@ def _fields() -> dict[str, Any]:
         }
         for field in (*FRAME_FIELDS, *AXIS_FIELDS, *STATIC_FIELDS)
     ]
-    return _record_set("fields", "What each file holds.", columns, records, ["name"])
-
-
-def _splits() -> dict[str, Any]:
-    columns = {"name": ("sc:Text", "part of a fold"), "url": ("sc:URL", "what it is for")}
-    records = [{"name": part, "url": _SPLIT_URLS[part]} for part in PARTS]
-    made = _record_set("splits", "Parts of every fold.", columns, records, ["name"])
-    return made | {"dataType": "cr:Split"}
-
-
-def _folds(publication: Publication) -> dict[str, Any]:
-    columns = {
-        "fold": ("sc:Integer", "number of the fold"),
-        "part": ("sc:Text", "part of the fold"),
-        "file": ("sc:Text", "trajectory"),
-    }
-    records = [
+    made = [
+        _record_set("trajectories", "The trajectories.", _TRAJECTORIES, trajectories, ["file"]),
+        _record_set("fields", "What each file holds.", _FIELDS, fields, ["name"]),
+    ]
+    if not publication.folds:
+        return made
+    parts = [{"name": part, "url": _SPLIT_URLS[part]} for part in PARTS]
+    splits = _record_set("splits", "Parts of every fold.", _SPLITS, parts, ["name"])
+    members = [
         {"fold": fold, "part": part, "file": path}
         for fold, parts in publication.folds.items()
         for part, paths in parts.items()
         for path in paths
     ]
-    made = _record_set("folds", "Who is where.", columns, records, ["fold", "file"])
-    for field, target in ((made["field"][1], "splits/name"), (made["field"][2], _FILE)):
+    folds = _record_set("folds", "Who is where.", _FOLDS, members, ["fold", "file"])
+    for field, target in zip(folds["field"][1:], ("splits/name", "trajectories/file"), strict=True):
         field["references"] = {"field": {"@id": target}}
-    return made
-
-
-_FILE = "trajectories/file"
+    return [*made, splits | {"dataType": "cr:Split"}, folds]
 
 
 def _record_set(
-    name: str,
-    description: str,
-    columns: Mapping[str, tuple[str, str]],
-    records: Sequence[Mapping[str, Any]],
-    key: Sequence[str],
+    name: str, description: str, columns: _Columns, records: Sequence[dict], key: Sequence[str]
 ) -> dict[str, Any]:
-    """A record set with its records in it; `columns`: type and description by name."""
+    """A record set with its records in it; of each record what the columns name is taken."""
     return {
         "@type": "cr:RecordSet",
         "@id": name,
@@ -213,7 +190,9 @@ def _record_set(
                 "description": text,
                 "dataType": kind,
             }
-            for column, (kind, text) in columns.items()
+            for column, kind, text in columns
         ],
-        "data": [{f"{name}/{k}": value for k, value in record.items()} for record in records],
+        "data": [
+            {f"{name}/{column}": record[column] for column, _, _ in columns} for record in records
+        ],
     }

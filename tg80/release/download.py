@@ -28,12 +28,15 @@ from tg80.errors import CorruptFile, Tg80Error, UserError
 from tg80.files import check_folder, file_sha256, write_atomically
 from tg80.release.manifest import (
     MANIFEST_NAME,
+    NOTES,
+    OWN_SUFFIXES,
+    PART,
+    WRONG,
+    Manifest,
     PublishedFile,
     PublishedShard,
-    read_manifest,
-    total_bytes,
 )
-from tg80.release.release import NOTES, OWN_SUFFIXES, PART, WRONG, Release, find_release
+from tg80.release.release import Release, find_release
 from tg80.release.selection import Selection, choose_files
 from tg80.release.sources import (
     CHUNK_BYTES,
@@ -179,7 +182,7 @@ class _Run:
         """
         resumed = _holds_this(self.folder, self.release)
         targets = {entry.path: place(self.folder, entry.path) for entry in entries}
-        self.watcher.begin("checking", total_bytes(entries))
+        self.watcher.begin("checking", _total_bytes(entries))
 
         def check(entry: PublishedFile) -> bool:
             right = is_right(targets[entry.path], entry)
@@ -211,7 +214,7 @@ class _Run:
         self.report.fetched.clear()
         if not entries:
             return
-        self.watcher.begin("downloading", total_bytes(entries))
+        self.watcher.begin("downloading", _total_bytes(entries))
         with closing(_side_by_side(entries, self._fetch_one, self.jobs, self.stop)) as ended:
             self._record(ended)
 
@@ -237,11 +240,6 @@ class _Run:
 
     def _fetch_one(self, entry: PublishedFile) -> int:
         target = place(self.folder, entry.path)
-        content = self.release.already_read(entry)
-        if content is not None:
-            store(target, content)
-            self.watcher.advance(len(content))
-            return len(content)
         address = self.release.address(entry)
         return _fetch_file(
             self.release.source, entry, address, target, stop=self.stop, watcher=self.watcher
@@ -249,13 +247,17 @@ class _Run:
 
     def _check_space(self, entries: Sequence[PublishedFile]) -> None:
         here = [Path(f"{place(self.folder, entry.path)}{PART}") for entry in entries]
-        n_bytes = total_bytes(entries) - sum(p.stat().st_size for p in here if p.exists())
+        n_bytes = _total_bytes(entries) - sum(p.stat().st_size for p in here if p.exists())
         usage = shutil.disk_usage(self.folder)
         if usage.total and n_bytes > usage.free:
             raise Tg80Error(
                 f"{self.folder}: {n_bytes / 1e6:.1f} MB are to be fetched and "
                 f"{usage.free / 1e6:.1f} MB are free; free space, or select less"
             )
+
+
+def _total_bytes(entries: Iterable[PublishedFile]) -> int:
+    return sum(entry.n_bytes for entry in entries)
 
 
 def _check_folder(release: Release, folder: Path) -> None:
@@ -279,7 +281,7 @@ def _holds_this(folder: Path, release: Release) -> bool:
     if content == release.manifest_bytes:
         return True
     try:
-        there = read_manifest(content, str(path))
+        there = Manifest.parse(content, str(path))
     except CorruptFile as error:
         raise UserError(f"{error}; remove it, or choose another --to") from None
     if (there.name, there.version) != (wanted.name, wanted.version):
@@ -410,14 +412,6 @@ def set_aside(target: Path, entry: PublishedFile) -> None:
     only_here = stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1
     cut_short = only_here and facts.st_size < entry.n_bytes and not part.exists()
     os.replace(target, part if cut_short else f"{target}{WRONG}")
-
-
-def store(target: Path, content: bytes) -> None:
-    """Write a small file whose content is known to be right."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(target, content)
-    for suffix in OWN_SUFFIXES:
-        Path(f"{target}{suffix}").unlink(missing_ok=True)
 
 
 class PartFile:

@@ -1,8 +1,8 @@
-"""Publishing: a folder of shards as a static tree that any web server, bucket or archive can serve.
+"""Publishes a folder of shards as a static tree that any web server, bucket or archive can serve.
 
-A version is built in a hidden folder and gets its name when it is whole; then `versions.json`, the
-only file that ever changes, tells of it. Killed at any instant, a publication leaves either nothing
-that looks like a version, or a whole one that the same command then announces.
+A version is built in a hidden folder and renamed when it is complete; then it is listed in
+`versions.json`, the only file that ever changes. Killed at any instant, a publication leaves either
+nothing that looks like a version, or a complete one that the same command then announces.
 """
 
 import hashlib
@@ -33,14 +33,10 @@ from tg80.release.manifest import (
     VersionEntry,
     Versions,
     check_version,
-    read_manifest,
-    read_versions,
-    total_bytes,
 )
 from tg80.release.plots import plots
-from tg80.release.publication import Publication
-from tg80.release.survey import ShardFacts, by_level, survey
-from tg80.splits.split import load_split
+from tg80.release.survey import Publication, ShardFacts, by_level, survey
+from tg80.splits.split import Split, load_split
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _UNFINISHED = ".publishing-"
@@ -54,15 +50,15 @@ class Published:
     """What `publish` did.
 
     Attributes:
-        folder: the version's folder. manifest: what it holds.
-        n_bytes: size of all files. warnings: number of warnings listed in the card.
-        outside: compounds that are in no fold.
-        finished: whether an earlier, killed publication of the very same shards was only announced.
+        folder: The version's folder.
+        manifest: What it holds.
+        warnings: Number of warnings listed in the card.
+        outside: Compounds that are in no fold.
+        finished: Whether an earlier, killed publication of the very same shards was only announced.
     """
 
     folder: Path
     manifest: Manifest
-    n_bytes: int
     warnings: int
     outside: tuple[str, ...]
     finished: bool
@@ -85,22 +81,22 @@ def publish(
     """Publish the shards of a folder or tree as a new version.
 
     Args:
-        folder: the shards; copied, so that a publication never changes with its source.
-        site: where the tree lies or is to lie.
-        version: of the data; a published one is never changed.
-        name: of the data set; None: that of the site, else that of the folder.
-        split: frozen split by version or file whose folds are listed; None for none.
-        authors: who made the data; empty: those that the shards name.
+        folder: The shards; they are copied, so that a publication never changes with its source.
+        site: Where the tree is or is to be.
+        version: Of the data; a published one is never changed.
+        name: Of the data set; None for that of the site, else that of the folder.
+        split: Version or file of the split whose folds are listed; None for none.
+        authors: Who made the data; empty for those that the shards name.
         about: Markdown for the top of the card.
-        url: address at which the version's folder will be served.
-        flat: put all files in one folder.
+        url: Address at which the version's folder will be served.
+        flat: Put all files in one folder.
         created: ISO date; None for today.
-        tell: is told what is being done.
+        tell: Called with what is being done.
 
     Raises:
-        UserError: the version is published already, or something about the data, the folder or the
-            options is not fit to be published; nothing was written.
-        Tg80Error: the site cannot be written, or a shard changed meanwhile.
+        UserError: The version is published already, or the data, the folder or an option cannot be
+            published; nothing was written.
+        Tg80Error: The site cannot be written, or a shard changed meanwhile.
     """
     folder, site = Path(folder), Path(site)
     _check_options(folder, site, version, name, url)
@@ -109,6 +105,7 @@ def publish(
         chosen = name or (versions.name if versions else _slug(folder))
         _check_new(site, versions, chosen, version)
         facts = survey(folder, lambda each: tell(f"checking {each}"))
+        dealt = None if split is None else load_split(split)
         publication = Publication(
             name=chosen,
             version=version,
@@ -116,12 +113,12 @@ def publish(
             licence=_one_licence(facts),
             authors=tuple(authors) or tuple(sorted({fact.metadata.author for fact in facts})),
             facts=tuple(facts),
-            split=None if split is None else load_split(split),
+            split=dealt,
+            outside=_compounds_outside(dealt, facts) if dealt else {},
             about=about,
             url=url.rstrip("/"),
             flat=flat,
         )
-        outside = tuple(publication.outside)
         target = site / version
         finished = target.exists()
         manifest = _finish(target, publication) if finished else _build(site, publication, tell)
@@ -129,9 +126,8 @@ def publish(
     return Published(
         folder=target,
         manifest=manifest,
-        n_bytes=total_bytes((*manifest.shards, *manifest.files)),
         warnings=sum(len(fact.warnings) for fact in facts),
-        outside=outside,
+        outside=tuple(publication.outside),
         finished=finished,
     )
 
@@ -146,16 +142,15 @@ def _check_options(folder: Path, site: Path, version: str, name: str | None, url
     if name is not None and not _NAME.fullmatch(name):
         raise UserError(f"name {name!r}: use letters, digits, '.', '-' and '_'")
     if url and not _is_address(url):
-        raise UserError(f"--url {url!r}: is no address; give one such as https://HOST/FOLDER")
+        raise UserError(f"--url {url!r}: not an address; give one such as https://HOST/FOLDER")
     check_folder(site, "--out")
     if folder.is_dir() and site.resolve().is_relative_to(folder.resolve()):
         raise UserError(
-            f"{site} lies in {folder}, whose shards are published; choose another --out"
+            f"{site}: is inside {folder}, whose shards are published; choose another --out"
         )
 
 
 def _is_address(url: str) -> bool:
-    """Whether a reader of the card could fetch from there."""
     try:
         parts = urlsplit(url)
         host = parts.hostname
@@ -167,7 +162,6 @@ def _is_address(url: str) -> bool:
 
 
 def _slug(folder: Path) -> str:
-    """The name of a folder (of a file without its ending) as the name of a data set."""
     name = folder.resolve().stem if folder.is_file() else folder.resolve().name
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:64] or "data"
 
@@ -198,7 +192,7 @@ def _locked(site: Path) -> Iterator[None]:
 
 def _read_versions(site: Path) -> Versions | None:
     path = site / VERSIONS_NAME
-    return read_versions(path.read_bytes(), str(path)) if path.exists() else None
+    return Versions.parse(path.read_bytes(), str(path)) if path.exists() else None
 
 
 def _check_new(site: Path, versions: Versions | None, name: str, version: str) -> None:
@@ -221,8 +215,40 @@ def _one_licence(facts: Sequence[ShardFacts]) -> str:
     return licences[0]
 
 
+def _compounds_outside(split: Split, facts: Sequence[ShardFacts]) -> dict[str, str]:
+    """Compounds in no fold -> the compound of the split with the same connectivity, or "".
+
+    Raises:
+        UserError: A name means another compound in the split, or a compound has another name
+            there: readers would put it in the wrong part.
+    """
+    name_of = {compound.inchikey: name for name, compound in split.molecules.items()}
+    same_connectivity = {key[:14]: name for key, name in name_of.items()}
+    outside: dict[str, str] = {}
+    for fact in facts:
+        name, key = fact.metadata.name, fact.metadata.inchikey
+        if name in split.molecules:
+            if split.molecules[name].inchikey != key:
+                raise UserError(
+                    f"{fact.path}: {name} is another compound in split {split.version}; rename it "
+                    "or publish with another --split"
+                )
+        elif key in name_of:
+            raise UserError(
+                f"{fact.path}: this compound is called {name_of[key]} in split {split.version}, "
+                "by which readers know it; make it under that name"
+            )
+        else:
+            outside[name] = same_connectivity.get(key[:14], "")
+    if len(outside) == len({fact.metadata.name for fact in facts}):
+        raise UserError(
+            f"none of the compounds is in split {split.version}; make a split of them with "
+            "`tg80 split --data DIR --out FILE`, or publish with --split none"
+        )
+    return outside
+
+
 def _build(site: Path, publication: Publication, tell: Tell) -> Manifest:
-    """Write the version into a hidden folder, then give it its name."""
     temporary = site / f"{_UNFINISHED}{publication.version}"
     temporary.mkdir()
     try:
@@ -251,21 +277,20 @@ def _write(folder: Path, publication: Publication, tell: Tell) -> Manifest:
         files.append(_put(folder, split, publication.split.to_json().encode()))
     for fold, parts in publication.folds.items():
         path = publication.place(f"folds/fold-{fold}.json")
-        files.append(_put(folder, path, _json(parts)))
+        files.append(_put(folder, path, (json.dumps(parts, indent=1) + "\n").encode()))
     for level, facts in by_level(publication.facts).items():
         for plot, content in plots(facts).items():
             files.append(_put(folder, plot_path(publication, level, plot), content))
     files.append(_put(folder, CARD_NAME, site_card(publication).encode()))
-    description = croissant(publication, [*shards, *files])
+    description = croissant(publication, shards, files)
     files.append(_put(folder, CROISSANT_NAME, description.encode()))
-    split_facts = publication.split and (publication.split.version, publication.split.sha256)
     manifest = Manifest(
         name=publication.name,
         version=publication.version,
         created=publication.created,
         licence=publication.licence,
-        split=split_facts[0] if split_facts else None,
-        split_sha256=split_facts[1] if split_facts else None,
+        split=publication.split.version if publication.split else None,
+        split_sha256=publication.split.sha256 if publication.split else None,
         shards=tuple(shards),
         files=tuple(sorted(files, key=lambda entry: entry.path)),
     )
@@ -296,7 +321,7 @@ def _published_shard(path: str, fact: ShardFacts) -> PublishedShard:
 
 
 def _copy(fact: ShardFacts, target: Path) -> None:
-    """Copy a shard, which must still be what was checked."""
+    """Copy a shard, which must still be as it was checked."""
     target.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     with open(fact.path, "rb") as source, open(target, "xb") as copy:
@@ -317,21 +342,17 @@ def _put(folder: Path, path: str, content: bytes) -> PublishedFile:
     return PublishedFile(path=path, n_bytes=len(content), sha256=digest)
 
 
-def _json(content: object) -> bytes:
-    return (json.dumps(content, indent=1) + "\n").encode()
-
-
 def _finish(target: Path, publication: Publication) -> Manifest:
     """The manifest of a version that was killed before it was announced, if it is this one."""
-    taken = f"{target}: is there, and {VERSIONS_NAME} does not list it"
+    taken = f"{target}: exists, but {VERSIONS_NAME} does not list it"
     try:
-        manifest = read_manifest((target / MANIFEST_NAME).read_bytes(), str(target))
+        manifest = Manifest.parse((target / MANIFEST_NAME).read_bytes(), str(target))
     except (OSError, CorruptFile):
         raise UserError(f"{taken}; move it away or give another --version") from None
     wanted = tuple(_published_shard(publication.shard_path(f), f) for f in publication.facts)
     if (manifest.name, manifest.shards) != (publication.name, wanted):
         raise UserError(f"{taken}; it holds other shards: give another --version")
-    for entry in (*manifest.shards, *manifest.files):
+    for entry in manifest.entries:
         path = target / entry.path
         if not path.is_file() or file_sha256(path) != entry.sha256:
             raise CorruptFile(f"{path}: missing or altered; remove {target} and publish again")

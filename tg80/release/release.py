@@ -1,8 +1,7 @@
 """One published version at a source: found, and its manifest checked, before a file is fetched."""
 
-import re
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tg80.errors import CorruptFile, UserError
 from tg80.release.manifest import (
@@ -11,20 +10,12 @@ from tg80.release.manifest import (
     Manifest,
     PublishedFile,
     VersionEntry,
+    Versions,
     check_version,
-    read_manifest,
-    read_versions,
 )
 from tg80.release.sources import Missing, Refused, Source, Watcher, fetch_bytes
 
 LARGEST_MANIFEST = 1 << 26
-# What a download in progress adds to a file's name.
-PART = ".part"
-NOTES = ".part.json"
-WRONG = ".wrong"
-OWN_SUFFIXES = (PART, NOTES, WRONG)
-_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
-_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -42,7 +33,6 @@ class Release:
     prefix: str
     manifest: Manifest
     manifest_bytes: bytes
-    _contents: dict[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def folder_name(self) -> str:
@@ -61,21 +51,15 @@ class Release:
         return self.prefix + entry.path
 
     def read(self, entry: PublishedFile, stop: threading.Event, watcher: Watcher) -> bytes:
-        """A small file, asked for once.
+        """The content of a small file.
 
         Raises:
-            Tg80Error: it can't be had, or is not what the manifest says.
+            Tg80Error: It cannot be fetched, or is not what the manifest says.
         """
-        if entry.path not in self._contents:
-            self._contents[entry.path] = fetch_bytes(
-                self.source, self.address(entry), sha256=entry.sha256, limit=entry.n_bytes,
-                stop=stop, watcher=watcher,
-            )  # fmt: skip
-        return self._contents[entry.path]
-
-    def already_read(self, entry: PublishedFile) -> bytes | None:
-        """What `read` brought, if it did."""
-        return self._contents.get(entry.path)
+        return fetch_bytes(
+            self.source, self.address(entry), sha256=entry.sha256, limit=entry.n_bytes,
+            stop=stop, watcher=watcher,
+        )  # fmt: skip
 
 
 def find_release(
@@ -97,11 +81,11 @@ def find_release(
         listed = get(VERSIONS_NAME)
     except Refused as error:  # not only Missing: object stores may forbid what is not there
         return _only_version(source, version, get, error)
-    versions = read_versions(listed, source.label(VERSIONS_NAME))
+    versions = Versions.parse(listed, source.label(VERSIONS_NAME))
     entry = _choose(versions.versions, version, source.label(VERSIONS_NAME))
     address = f"{entry.version}/{MANIFEST_NAME}"
     content = get(address, entry.manifest_sha256)
-    manifest = _checked(content, source.label(address))
+    manifest = Manifest.parse(content, source.label(address))
     if (manifest.name, manifest.version) != (versions.name, entry.version):
         raise CorruptFile(
             f"{source.label(address)}: is of {manifest.name!r} {manifest.version}, not of "
@@ -120,7 +104,7 @@ def _only_version(source: Source, version: str | None, get, first: Refused) -> R
             f"{source.name}: neither {VERSIONS_NAME} nor {MANIFEST_NAME} is there; give the "
             "address of a published data set, or of one of its versions"
         ) from None
-    manifest = _checked(content, source.label(MANIFEST_NAME))
+    manifest = Manifest.parse(content, source.label(MANIFEST_NAME))
     if version not in (None, manifest.version):
         raise UserError(f"{source.name}: is version {manifest.version}, not {version}")
     return Release(source, "", manifest, content)
@@ -137,31 +121,3 @@ def _choose(entries: tuple[VersionEntry, ...], version: str | None, label: str) 
     if version not in by_name:
         raise UserError(f"no version {version} is published; there are {', '.join(by_name)}")
     return by_name[version]
-
-
-def _checked(content: bytes, label: str) -> Manifest:
-    manifest = read_manifest(content, label)
-    _check_names(manifest, label)
-    return manifest
-
-
-def _check_names(manifest: Manifest, source: str) -> None:
-    """Refuse names that are valid in a manifest but unsafe in a folder or a terminal.
-
-    Raises:
-        CorruptFile: a file's name is hidden, reserved on some system or by us, or too long; or the
-            name of the set, a molecule or a level is not printable.
-    """
-    texts = {manifest.name, *(text for s in manifest.shards for text in (s.molecule, s.level))}
-    for text in sorted(texts):
-        if not text.isprintable() or '"' in text:
-            raise CorruptFile(f"{source}: {text!r} contains non-printable characters or quotes")
-    for entry in (*manifest.shards, *manifest.files):
-        for name in entry.path.split("/"):
-            if (
-                name.startswith(".")
-                or name.endswith((".", *OWN_SUFFIXES))
-                or _DEVICE.fullmatch(name)
-                or len(name) > _LONGEST_NAME
-            ):
-                raise CorruptFile(f"{source}: {entry.path!r} cannot be a file name in every folder")

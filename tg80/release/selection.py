@@ -59,7 +59,7 @@ def choose_files(
         CorruptFile: the list of the fold is not valid.
     """
     if selection.everything:
-        return _largest_first((*manifest.shards, *manifest.files))
+        return _largest_first(manifest.entries)
     shards = _by_fold(manifest, selection, read)
     if selection.molecules:
         _check_known("molecule", selection.molecules, (s.molecule for s in manifest.shards))

@@ -1,11 +1,11 @@
-"""What a folder of shards holds, found out once: facts for the catalogue, the data card, the plots.
+"""What a publication is made of: the facts of every shard, the split, and where each file goes.
 
-Every figure is computed from the frames; every shard is validated on the way, and one with errors
-stops the survey.
+Every figure is computed from the frames, and every shard is read and judged once.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,14 @@ from ase.data import chemical_symbols
 
 from tg80.errors import UserError
 from tg80.files import file_sha256
-from tg80.shards.checks.content import judge_shard
-from tg80.shards.fields import AXIS_FIELDS, FRAME_FIELDS
+from tg80.release.manifest import flat_path
+from tg80.shards.checks.evidence import Evidence
 from tg80.shards.metadata import ShardMetadata
 from tg80.shards.problems import Problem
-from tg80.shards.quality import Check, Frames, count_flags
-from tg80.shards.shard import Shard, find_shards
-from tg80.shards.validate import validate
+from tg80.shards.quality import Check, count_flags
+from tg80.shards.shard import SUFFIX, find_shards
+from tg80.shards.validate import examine
+from tg80.splits.split import PARTS, Split
 
 BOND_EDGES = np.linspace(0.6, 2.8, 441)
 """Edges of the bins of bond lengths, A."""
@@ -31,14 +32,16 @@ class ShardFacts:
     """One shard, without its frames.
 
     Attributes:
-        path, n_bytes, sha256: the file as it was when it was looked at.
-        metadata: what it says of itself.
-        n_atoms: number of atoms.
-        checks: figures with error, threshold and verdict, by name.
-        n_flagged: frames with each quality flag.
-        scf_cycles: mean over the stored frames; None where the method does not tell.
-        warnings: "check: message" of everything `tg80 validate` warns of.
-        bond_lengths: kind of bond ("C-H", "C=O", ":" for aromatic) -> counts in `BOND_EDGES`.
+        path: The file.
+        n_bytes: Its size.
+        sha256: Its checksum when it was read.
+        metadata: What it says of itself.
+        n_atoms: Number of atoms.
+        checks: Figures with error, threshold and verdict, by name.
+        n_flagged: Frames with each quality flag.
+        scf_cycles: Mean over the stored frames; None where the method reports none.
+        warnings: "check: message" of every warning of `tg80 validate`.
+        bond_lengths: Kind of bond ("C-H", "C=O", ":" for aromatic) -> counts in `BOND_EDGES`.
     """
 
     path: Path
@@ -58,38 +61,99 @@ class ShardFacts:
         return f"{self.metadata.name}-r{self.metadata.replica}"
 
 
+@dataclass(frozen=True)
+class Publication:
+    """One version of a data set as it is to be published.
+
+    Paths are those of the manifest: below the version's folder, with `/`. Hosts without folders
+    (Zenodo) get flat names, `--` in place of each `/`; names of compounds have no double hyphens.
+
+    Attributes:
+        name: Of the data set.
+        version: Of the data.
+        created: ISO date.
+        licence: SPDX id of all shards.
+        authors: Who made the data.
+        facts: The shards, sorted.
+        split: The split whose folds are listed; None without one.
+        outside: Compounds in no fold -> the compound of the split with the same connectivity, "" if
+            there is none.
+        about: Markdown for the top of the card.
+        url: Where the version's folder will be served, without a slash at the end; "" if unknown.
+        flat: Whether all files lie in one folder.
+    """
+
+    name: str
+    version: str
+    created: str
+    licence: str
+    authors: tuple[str, ...]
+    facts: tuple[ShardFacts, ...]
+    split: Split | None = None
+    outside: dict[str, str] = field(default_factory=dict)
+    about: str = ""
+    url: str = ""
+    flat: bool = False
+
+    def place(self, path: str) -> str:
+        """Path of a file below the version's folder."""
+        return flat_path(path) if self.flat else path
+
+    def shard_path(self, fact: ShardFacts) -> str:
+        """Path of a shard: LEVEL/NAME-rK.h5md."""
+        return self.place(f"{fact.metadata.level}/{fact.id}{SUFFIX}")
+
+    def address(self, path: str) -> str:
+        """URL of a file; relative to the version's folder while that has no address."""
+        return f"{self.url}/{path}" if self.url else path
+
+    @cached_property
+    def folds(self) -> dict[int, dict[str, list[str]]]:
+        """Paths of the shards in each part of each fold."""
+        paths: dict[str, list[str]] = {}
+        for fact in self.facts:
+            paths.setdefault(fact.metadata.name, []).append(self.shard_path(fact))
+        return {
+            fold.index: {
+                part: sorted(path for name in fold.part(part) for path in paths.get(name, []))
+                for part in PARTS
+            }
+            for fold in (self.split.folds if self.split else ())
+        }
+
+
 def survey(folder: Path | str, tell: Callable[[str], None] = lambda _: None) -> list[ShardFacts]:
     """Validate and describe every shard of a folder or tree.
 
     Args:
-        folder: as for `find_shards`.
-        tell: is called with the name of each shard before it is looked at.
+        folder: As for `find_shards`.
+        tell: Called with the name of each shard before it is read.
 
     Returns:
         Facts sorted by level, name and replica.
 
     Raises:
-        UserError: nothing there; a shard with errors; two shards of one trajectory at one level;
-            one name for two compounds.
+        UserError: There is no shard, one has errors, two are of one trajectory at one level, or
+            two compounds have one name.
     """
     facts: list[ShardFacts] = []
-    errors: dict[str, Problem] = {}
+    errors: list[Problem] = []
     for path in find_shards(folder):
         tell(path.name)
         try:
             digest = file_sha256(path)
         except OSError as error:
             reason = error.strerror or str(error)
-            errors[str(path)] = Problem("error", str(path), "readable", reason)
+            errors.append(Problem("error", str(path), "readable", reason))
             continue
-        problems = validate(path)
+        problems, evidence = examine(path)
         if problem := next((p for p in problems if p.level == "error"), None):
-            errors[str(path)] = problem
-        else:
-            facts.append(_describe(path, digest, problems))
+            errors.append(problem)
+        elif evidence is not None:
+            facts.append(_describe(path, digest, problems, evidence))
     if errors:
-        named = "; ".join(f"{path}: {e.check}: {e.message}" for path, e in errors.items())
-        raise UserError(f"{len(errors)} shards have errors, remove or mend them: {named}")
+        named = "; ".join(f"{e.file}: {e.check}: {e.message}" for e in errors)
+        raise UserError(f"{len(errors)} shards have errors, remove or repair them: {named}")
     facts.sort(key=lambda f: (f.metadata.level, f.metadata.name, f.metadata.replica))
     _check_unique(facts)
     return facts
@@ -118,38 +182,33 @@ def _check_unique(facts: Sequence[ShardFacts]) -> None:
             )
 
 
-def _describe(path: Path, digest: str, problems: Sequence[Problem]) -> ShardFacts:
-    with Shard(path) as shard:
-        frames = {f.name: shard.read(f.name) for f in (*FRAME_FIELDS, *AXIS_FIELDS)}
-        cycles = frames["scf_cycles"]
-        return ShardFacts(
-            path=path,
-            n_bytes=path.stat().st_size,
-            sha256=digest,
-            metadata=shard.metadata,
-            n_atoms=shard.n_atoms,
-            checks=judge_shard(shard, frames).checks,
-            n_flagged=count_flags(frames["quality_flags"]),
-            scf_cycles=float(cycles.mean()) if np.all(cycles >= 0) else None,
-            warnings=tuple(f"{p.check}: {p.message}" for p in problems),
-            bond_lengths=_bond_lengths(frames, shard.atomic_numbers, shard.metadata),
-        )
+def _describe(
+    path: Path, digest: str, problems: Sequence[Problem], evidence: Evidence
+) -> ShardFacts:
+    cycles = evidence.frames["scf_cycles"]
+    return ShardFacts(
+        path=path,
+        n_bytes=path.stat().st_size,
+        sha256=digest,
+        metadata=evidence.metadata,
+        n_atoms=evidence.n_atoms,
+        checks=evidence.quality.checks,
+        n_flagged=count_flags(evidence.frames["quality_flags"]),
+        scf_cycles=float(cycles.mean()) if np.all(cycles >= 0) else None,
+        warnings=tuple(f"{p.check}: {p.message}" for p in problems),
+        bond_lengths=_bond_lengths(evidence),
+    )
 
 
-def _bond_lengths(
-    frames: Frames, atomic_numbers: np.ndarray, metadata: ShardMetadata
-) -> dict[str, np.ndarray]:
+def _bond_lengths(evidence: Evidence) -> dict[str, np.ndarray]:
     counts: dict[str, np.ndarray] = {}
-    for i, j, order in metadata.bonds:
+    positions = evidence.frames["positions"]
+    for i, j, order in evidence.bonds:
         # Hydrogen last, as bonds are written: C-H, O-H.
-        ends = sorted((chemical_symbols[atomic_numbers[k]] for k in (i, j)), key=_hydrogen_last)
+        symbols = (chemical_symbols[evidence.numbers[k]] for k in (i, j))
+        ends = sorted(symbols, key=lambda symbol: (symbol == "H", symbol))
         kind = _BOND_SIGNS.get(order, "~").join(ends)
-        lengths = np.linalg.norm(frames["positions"][:, i] - frames["positions"][:, j], axis=1)
+        lengths = np.linalg.norm(positions[:, i] - positions[:, j], axis=1)
         inside = np.clip(lengths, BOND_EDGES[0], BOND_EDGES[-1])
-        found = np.histogram(inside, BOND_EDGES)[0]
-        counts[kind] = counts.get(kind, 0) + found
+        counts[kind] = counts.get(kind, 0) + np.histogram(inside, BOND_EDGES)[0]
     return dict(sorted(counts.items()))
-
-
-def _hydrogen_last(symbol: str) -> tuple[bool, str]:
-    return symbol == "H", symbol

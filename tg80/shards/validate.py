@@ -15,6 +15,7 @@ import numpy as np
 from tg80.errors import CorruptFile, Tg80Error
 from tg80.files import checksum_path, data_folders, find_files, verify
 from tg80.shards.checks.content import check_content
+from tg80.shards.checks.evidence import Evidence
 from tg80.shards.fields import (
     AXIS_FIELDS,
     FRAME_FIELDS,
@@ -59,19 +60,25 @@ def validate(path: Path | str) -> list[Problem]:
         for folder in data_folders(path) if is_tree else [path]:
             problems += _leftovers(folder)
     for file in files:
-        problems += _validate_one(file)
+        problems += examine(file)[0]
     return problems
 
 
-def _validate_one(path: Path) -> list[Problem]:
-    """The problems of one file; that it cannot be read is one, and no reason to stop."""
-    found = Findings(path)
-    check = _check_twins if path.name.endswith(TWINS_SUFFIX) else _check_shard
+def examine(path: Path) -> tuple[list[Problem], Evidence | None]:
+    """Check one file; that it cannot be read is a problem too, and never raised.
+
+    Returns:
+        The problems, and what was read of a shard; None for twins or an unreadable file.
+    """
+    found, evidence = Findings(path), None
     try:
         _check_checksum(found)
         # A file that is not what its checksum says is not opened: damaged HDF5 can do anything.
         if not found.has_errors:
-            check(found)
+            if path.name.endswith(TWINS_SUFFIX):
+                _check_twins(found)
+            else:
+                evidence = _check_shard(found)
     except Tg80Error as error:
         found.error("readable", str(error).removeprefix(f"{path}: "))
     except OSError as error:
@@ -80,7 +87,7 @@ def _validate_one(path: Path) -> list[Problem]:
         # Whatever a damaged file leads to, the others are still to be checked.
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         found.error("readable", f"holds what cannot be judged ({what}); get it again")
-    return found.problems
+    return found.problems, evidence
 
 
 def _leftovers(folder: Path) -> list[Problem]:
@@ -118,15 +125,14 @@ def _check_twins(found: Findings) -> None:
         found.error("times", "the times of the frames do not grow")
 
 
-def _check_shard(found: Findings) -> None:
+def _check_shard(found: Findings) -> Evidence | None:
     with Shard(found.path) as shard:
         with named_errors(found.path):
             _visit_everything(shard.file)
             _check_structure(shard.file, found)
             _check_schema(shard, found)
         metadata = shard.metadata
-        if not found.has_errors:
-            check_content(shard, metadata, found)
+        return None if found.has_errors else check_content(shard, metadata, found)
 
 
 def _check_checksum(found: Findings) -> None:

@@ -20,16 +20,19 @@ def one(tmp_path):
 
 REFUSALS: dict[str, tuple[dict[str, str], str]] = {
     "version": ({"version": "../1"}, "version '../1': use up to 64 letters"),
-    "versions.json": ({"version": "versions.json"}, "version 'versions.json': ends like no folder"),
-    "device": ({"version": "con.1"}, "version 'con.1': is no folder name on Windows"),
+    "versions.json": (
+        {"version": "versions.json"},
+        "version 'versions.json': a folder's name",
+    ),
+    "device": ({"version": "con.1"}, "version 'con.1': no folder on Windows"),
     "name": ({"name": "a b"}, "name 'a b'"),
     "split": ({"split": "tg80-v0"}, "no split tg80-v0"),
-    "no url": ({"url": "not a url"}, "--url 'not a url': is no address"),
-    "no host": ({"url": "https:///data"}, "is no address"),
-    "port": ({"url": "https://example.org:port/data"}, "is no address"),
-    "bracket": ({"url": "https://[example.org"}, "is no address"),
-    "line": ({"url": "https://example.org/a\nb"}, "is no address"),
-    "scheme": ({"url": "javascript://example.org"}, "is no address"),
+    "no url": ({"url": "not a url"}, "--url 'not a url': not an address"),
+    "no host": ({"url": "https:///data"}, "not an address"),
+    "port": ({"url": "https://example.org:port/data"}, "not an address"),
+    "bracket": ({"url": "https://[example.org"}, "not an address"),
+    "line": ({"url": "https://example.org/a\nb"}, "not an address"),
+    "scheme": ({"url": "javascript://example.org"}, "not an address"),
 }
 
 
@@ -46,7 +49,7 @@ def test_bad_options_are_refused(case, one, tmp_path):
 
 
 def test_a_site_inside_the_data_is_refused(one):
-    with pytest.raises(UserError, match="lies in"):
+    with pytest.raises(UserError, match="is inside"):
         publish(one, one / "site", version="1.0.0")
 
 

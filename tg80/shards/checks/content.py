@@ -23,7 +23,7 @@ from tg80.shards.checks.relaxed import check_hessian, check_relaxed, check_stere
 from tg80.shards.fields import QUALITY_FLAGS
 from tg80.shards.metadata import ShardMetadata
 from tg80.shards.problems import Findings
-from tg80.shards.quality import Frames, Quality, judge, thresholds_of
+from tg80.shards.quality import Quality
 from tg80.shards.shard import Shard
 from tg80.theory import LEVELS
 
@@ -33,10 +33,16 @@ START_TOLERANCE_EV = 1e-3
 STATISTICS_TOLERANCE = 0.01  # what is stated may come from values before they were rounded
 
 
-def check_content(shard: Shard, metadata: ShardMetadata, found: Findings) -> None:
-    """Add to `found` what is wrong with the metadata and the frames of an open shard."""
+def check_content(shard: Shard, metadata: ShardMetadata, found: Findings) -> Evidence:
+    """Add to `found` what is wrong with the metadata and the frames of an open shard.
+
+    Returns:
+        What was read of it.
+    """
     _check_name(metadata, found)
-    check_evidence(Evidence.of_shard(shard), found)
+    evidence = Evidence.of_shard(shard)
+    check_evidence(evidence, found)
+    return evidence
 
 
 def check_evidence(evidence: Evidence, found: Findings) -> None:
@@ -166,38 +172,9 @@ def _check_start(evidence: Evidence, found: Findings) -> None:
         found.error("start", message)
 
 
-def judge_shard(shard: Shard, frames: Frames) -> Quality:
-    """Judge a shard by its frames and the limits in its recipe.
-
-    Args:
-        shard: an open shard.
-        frames: every per-frame field and `time`, as read from it.
-
-    Raises:
-        ValidationError: the recipe's limits are none.
-    """
-    static = {name: shard.static(name) for name in ("atomic_numbers", "relaxed_positions")}
-    return _judge(Evidence(frames, static, shard.metadata))
-
-
-def _judge(evidence: Evidence) -> Quality:
-    metadata = evidence.metadata
-    return judge(
-        evidence.frames,
-        atomic_numbers=evidence.numbers,
-        bonds=metadata.bonds,
-        reference_positions=evidence.static["relaxed_positions"],
-        degrees_of_freedom=metadata.degrees_of_freedom,
-        temperature_k=metadata.temperature_k,
-        ensemble=metadata.ensemble,
-        start=metadata.start,
-        thresholds=thresholds_of(metadata.recipe),
-    )
-
-
 def _check_quality(evidence: Evidence, found: Findings) -> None:
     try:
-        quality = _judge(evidence)
+        quality = evidence.quality
     except ValidationError:
         found.error("recipe", "its quality thresholds cannot be read")
         return

@@ -17,7 +17,7 @@ from tg80.chemistry.bonds import Bonds
 from tg80.constants import ACCELERATION
 from tg80.shards.fields import AXIS_FIELDS, FRAME_FIELDS, STATIC_FIELDS
 from tg80.shards.metadata import ShardMetadata
-from tg80.shards.quality import Frames
+from tg80.shards.quality import Frames, Quality, judge, thresholds_of
 from tg80.shards.shard import Shard
 
 CENTRE_TOLERANCE_A = 1e-4
@@ -97,6 +97,26 @@ class Evidence:
     @property
     def spacing_fs(self) -> float:
         return self.metadata.store_every_fs
+
+    @cached_property
+    def quality(self) -> Quality:
+        """The frames judged by the limits in the shard's recipe.
+
+        Raises:
+            ValidationError: The recipe has no valid limits.
+        """
+        metadata = self.metadata
+        return judge(
+            self.frames,
+            atomic_numbers=self.numbers,
+            bonds=metadata.bonds,
+            reference_positions=self.static["relaxed_positions"],
+            degrees_of_freedom=metadata.degrees_of_freedom,
+            temperature_k=metadata.temperature_k,
+            ensemble=metadata.ensemble,
+            start=metadata.start,
+            thresholds=thresholds_of(metadata.recipe),
+        )
 
     @cached_property
     def positions(self) -> np.ndarray:
