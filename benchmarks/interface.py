@@ -1,4 +1,4 @@
-"""What every model is to the harness."""
+"""The interface of all models."""
 
 from __future__ import annotations
 
@@ -45,12 +45,15 @@ class FitReport:
     """What fitting did.
 
     Attributes:
-        n_parameters: numbers learnt. n_steps, n_epochs: of the optimiser. n_samples: windows (or
-            frames with labels) learnt from, repetitions counted. cpu_seconds: CPU time
-            (wall time on a GPU) of all processes over all sittings, validation apart.
-        best_validation: error in validation, persistence's being 1, of the model that was kept.
-        stopped_early: the budget was not used up. longest_lag_fs: that was learnt from; longer ones
-            are extrapolation. history: one entry a validation.
+        n_parameters: number of trained parameters.
+        n_steps: steps of the optimiser.
+        n_epochs: epochs of the optimiser.
+        cpu_seconds: CPU time (wall time on a GPU) of all processes and sessions, but validation.
+        best_validation: validation error of the weights that were kept, in units of persistence's.
+        stopped_early: whether some of the budget was left.
+        longest_lag_fs: longest lag trained on; longer ones are extrapolation.
+        n_samples: windows (or frames with labels) trained on, repetitions counted.
+        history: one entry for each validation.
     """
 
     n_parameters: int = 0
@@ -68,10 +71,12 @@ class Model(Protocol):
     """A predictor of positions at given lags.
 
     Attributes:
-        id: key of the registry. trains: whether `fit` uses seed and budget.
-        oracle: it uses test trajectories or a Hessian of the reference level; never a reference.
-            That may hang on the data, and is known once it is fitted.
-        seen_only: it needs the molecule's own train block, and so cannot predict other molecules.
+        id: key of the registry.
+        trains: whether `fit` uses seed and budget.
+        oracle: whether it uses test trajectories or a Hessian of the reference level. An oracle is
+            never a reference. This may depend on the data, and is known once it is fitted.
+        seen_only: whether it needs the molecule's own train block, so that it cannot predict other
+            molecules.
         equivariance: which motions of the start the prediction follows exactly.
     """
 
@@ -98,25 +103,34 @@ class Model(Protocol):
         out: Path,
         progress: Progress | None = None,
     ) -> FitReport:
-        """Learn from the training data. What is in `out` from a killed run is gone on with."""
+        """Train on the training data. Resumes from a checkpoint in `out`.
+
+        Args:
+            data: trajectories of the train and validation parts.
+            budget: when to stop.
+            seed: of weights, batches and noise.
+            out: folder for checkpoints.
+            progress: where to show how far it is.
+        """
         ...
 
     def predict(
         self, states: StartStates, lags_fs: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Positions at the lags.
+        """Predict the positions at the lags.
 
         Args:
+            states: B start states.
             lags_fs: (B, P) fs, NaN = padding.
 
         Returns:
-            positions: (B, P, N, 3) A, anything where padded. failed: (B,) bool, True where the
-            model gave up; those are scored as persistence.
+            Positions (B, P, N, 3) in A, with any values at padding; and (B,) bool, True where the
+                model gave up: these are scored as persistence.
         """
         ...
 
     def save(self, folder: Path) -> None:
-        """Write all that `load` needs."""
+        """Write everything that `load` needs."""
         ...
 
     @classmethod
@@ -125,5 +139,5 @@ class Model(Protocol):
         ...
 
     def settings(self) -> dict[str, Any]:
-        """The resolved settings, JSON-able: they identify a run."""
+        """The resolved settings, which identify a run; JSON can hold them."""
         ...

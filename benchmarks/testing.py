@@ -1,12 +1,14 @@
-"""A suite that every model of the benchmark passes, for models of others too.
+"""The suite that every model of the benchmark passes, also for models of your own.
 
-    from benchmarks.testing import check_model
+```python
+from benchmarks.testing import check_model
 
-    check_model(MyModel())
+check_model(MyModel())
+```
 
-It fits the model for a moment to a few made-up molecules that vibrate harmonically, and asks of its
-predictions what any model must keep to: shapes, a batch as its samples, padding, shifts, turns, the
-order of atoms and of lags, and saving.
+The suite trains the model briefly on a few invented molecules that vibrate harmonically, and checks
+its predictions: shapes, batches against single samples, padding, translations, rotations, the order
+of atoms and lags, saving and loading.
 """
 
 from __future__ import annotations
@@ -53,14 +55,14 @@ TOLERANCE_A = 2e-4
 
 
 def check_model(model: Model, data: BenchmarkData | None = None) -> None:
-    """Hold a model to what every model of the benchmark keeps.
+    """Check what every model of the benchmark must satisfy.
 
     Args:
-        model: not fitted yet.
-        data: to fit and ask it on; a few made-up molecules if None.
+        model: an untrained model.
+        data: for training and predictions; a few invented molecules if None.
 
     Raises:
-        AssertionError: it does not keep to it; the message says to what.
+        AssertionError: a check fails; the message says which and by how much.
     """
     data = data or toy_data()
     with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +82,7 @@ def check_shapes(model: Model, data: BenchmarkData) -> None:
 
 
 def check_batches(model: Model, data: BenchmarkData) -> None:
-    """A batch gives what its samples give one by one, and padding changes nothing."""
+    """Predictions of a batch are those of its samples one by one; padding changes nothing."""
     states = starts(data, model)
     together = ask(model, states)
     for row in range(len(states)):
@@ -102,7 +104,7 @@ def check_shifts(model: Model, data: BenchmarkData) -> None:
 
 
 def check_turns(model: Model, data: BenchmarkData) -> None:
-    """Rotations and reflections do what the model states as its equivariance, and no more."""
+    """The model is exactly as equivariant as it states."""
     for reflect in (False, True):
         off = turn_error(model, data, reflect=reflect)
         exact = model.equivariance == "E(3)" or (model.equivariance == "SE(3)" and not reflect)
@@ -115,7 +117,7 @@ def check_turns(model: Model, data: BenchmarkData) -> None:
 
 
 def check_order_of_atoms(model: Model, data: BenchmarkData) -> None:
-    """Atoms in another order are predicted in that order, by models that train."""
+    """If atoms are permuted, so is the prediction of a model that trains."""
     if not model.trains:
         return
     states = starts(data, model)
@@ -136,7 +138,7 @@ def check_order_of_atoms(model: Model, data: BenchmarkData) -> None:
 
 
 def check_lags(model: Model, data: BenchmarkData) -> None:
-    """Any lags in any order and number can be asked for, padded ones too."""
+    """Lags may come in any order and number, with padding."""
     states = starts(data, model)
     plain = ask(model, states)
     _same(ask(model, states, (90.0, 30.0, 60.0)), plain[:, [2, 0, 1]], "another order of lags")
@@ -147,7 +149,7 @@ def check_lags(model: Model, data: BenchmarkData) -> None:
 
 
 def check_saving(model: Model, data: BenchmarkData) -> None:
-    """A saved model predicts the same to the bit, and has the same settings."""
+    """A loaded model predicts bit for bit the same as the saved one, with the same settings."""
     states = starts(data, model)
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model")

@@ -32,17 +32,17 @@ def load(
     level: str | None = None,
     cache: str | Path | None = None,
 ) -> Dataset:
-    """Open a data set; of its frames nothing is read.
+    """Open a data set without reading any frames.
 
     Args:
-        source: a set that ships with the package ("mini-xtb"), a folder that `tg80 generate` or
-            `tg80 download` made, or shards one by one. A folder that is called like a shipped set
-            is "./mini-xtb".
-        split: a frozen split, or its name or file. None: the one in the folder, else `tg80-v1`,
-            if it has all molecules.
-        level: level of theory, needed where a folder holds several.
-        cache: folder for uncompressed copies, made when a trajectory is first asked for. With it
-            trajectories are mapped instead of read into memory: for sets larger than memory.
+        source: the name of a shipped set ("mini-xtb"), a folder written by `tg80 generate` or
+            `tg80 download`, or paths of shards. For a folder with the name of a shipped set, write
+            "./mini-xtb".
+        split: a split, its name or its file. None: the one in the folder, else `tg80-v1` if it has
+            all molecules.
+        level: level of theory; needed if a folder holds several.
+        cache: folder for uncompressed copies, each made when its trajectory is first read. With a
+            cache, trajectories are memory-mapped: for data sets larger than memory.
 
     Raises:
         UserError: no such source, split or level; several levels; a trajectory or compound under
@@ -54,22 +54,28 @@ def load(
 
 
 class Dataset:
-    """What `load` gives.
+    """A data set, as `load` opens it.
 
     `data["methanol"]` is the first trajectory of a molecule, `data["methanol", 1]` its replica 1,
     as a `tg80.shards.shard.Shard`: `data["methanol"].read("forces")` reads that field and nothing
     else.
 
     Attributes:
-        trajectories: all of them by (name, replica), in order.
-        split: the frozen split, restricted to these molecules; None if none has them all.
-        level: level of theory.
+        trajectories (dict[tuple[str, int], Shard]): by name and replica, in order.
+        split (Split | None): the split, restricted to these molecules; None if none has them all.
+        level (str): level of theory.
+        cache (Path | None): folder for uncompressed copies.
     """
 
     def __init__(
         self, shards: Sequence[Shard], split: Split | None = None, cache: Path | None = None
     ) -> None:
-        """`load` is the usual way.
+        """Open a data set from its shards; `load` is the usual way.
+
+        Args:
+            shards: readers of all trajectories.
+            split: the split, if there is one.
+            cache: folder for uncompressed copies, as for `load`.
 
         Raises:
             UserError: two shards are the same replica of a molecule, or of different levels.

@@ -1,4 +1,4 @@
-"""What a model is given to predict from."""
+"""Start states: the input of a prediction."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ class StartStates:
     """A batch of start states.
 
     Attributes:
-        positions: (B, N, 3) float32 A. velocities: (B, N, 3) float32 A/fs.
+        positions: (B, N, 3) float32, A.
+        velocities: (B, N, 3) float32, A/fs.
         atomic_numbers: (B, N) int64, 0 = padding.
         score_mask: (B, N) bool, the atoms that are scored.
-        molecule: B molecule ids. start_id: B names of the windows.
+        molecule: B names of molecules.
+        start_id: B names of windows.
     """
 
     positions: torch.Tensor
