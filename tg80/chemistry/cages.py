@@ -174,18 +174,18 @@ def _equal(
     """
     if one == other:
         return True
-    place = {index: number for number, index in enumerate(centres)}
-    around = [_neighbours(bare, index) for index in centres]
-    for image in bare.GetSubstructMatches(
+    wanted = dict(zip(centres, other, strict=True))
+    around = {index: _neighbours(bare, index) for index in centres}
+    images = bare.GetSubstructMatches(
         bare, uniquify=False, useChirality=True, maxMatches=_MAX_RENUMBERINGS
-    ):
-        if all(
-            image[index] in place
-            and other[place[image[index]]] == one[k] * _parity([image[i] for i in around[k]])
-            for k, index in enumerate(centres)
-        ):
-            return True
-    return False
+    )
+    return any(
+        all(
+            wanted.get(image[index]) == sign * _parity([image[i] for i in around[index]])
+            for index, sign in zip(centres, one, strict=True)
+        )
+        for image in images
+    )
 
 
 def _parity(numbers: list[int]) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
@@ -92,18 +92,6 @@ def default_name(molecule: Molecule) -> str:
     return known.name if known and known.smiles == molecule.smiles else molecule.name
 
 
-def read_molecule_list(source: str | Path) -> list[Molecule]:
-    """Molecules of a list whose rows must all be good.
-
-    Args:
-        source: path, `-` for standard input, or `tg80`.
-
-    Raises:
-        UserError: one line for each bad row of the list: `FILE:LINE: reason; what to do`.
-    """
-    return read_list(source).molecules
-
-
 def read_list(
     source: str | Path,
     *,
@@ -111,7 +99,7 @@ def read_list(
     skip_bad: bool = False,
     check: Callable[[Molecule], None] = lambda molecule: None,
 ) -> MoleculeList:
-    """The molecules of a list, in its order.
+    """Read the molecules of a list, in its order.
 
     Args:
         source: path, `-` for standard input, or `tg80`.
@@ -124,30 +112,44 @@ def read_list(
             `skip_bad` if none is good.
     """
     if str(source) == "tg80":
-        lines = tg80_table_text().splitlines()
-        return parse_list(lines, "tg80", stereo=stereo, skip_bad=skip_bad, check=check)
-    label = "<stdin>" if str(source) == "-" else str(source)
-    is_csv = Path(label).suffix.lower() == ".csv"
-    return parse_list(_lines(source), label, is_csv, stereo=stereo, skip_bad=skip_bad, check=check)
+        label, lines = "tg80", tg80_table_text().splitlines()
+    else:
+        label = "<stdin>" if str(source) == "-" else str(source)
+        lines = _lines(source)
+    return parse_list(lines, label, stereo=stereo, skip_bad=skip_bad, check=check)
 
 
 def parse_list(
     lines: Sequence[str],
     label: str,
-    must_be_table: bool = False,
     *,
     stereo: Stereo = "given",
     skip_bad: bool = False,
     check: Callable[[Molecule], None] = lambda molecule: None,
 ) -> MoleculeList:
-    """The molecules of the lines of a list; `label` stands for the file in messages.
+    """Read the molecules of the lines of a list.
+
+    Args:
+        lines: of the file.
+        label: stands for the file in messages; if it ends in `.csv`, a header is needed.
+        stereo: as for `read_list`.
+        skip_bad: as for `read_list`.
+        check: as for `read_list`.
 
     Raises:
         UserError: as in `read_list`.
     """
+    filled = [
+        (number, line)
+        for number, line in enumerate(lines, 1)
+        if line.strip().strip("\t ,;|") and not line.lstrip().startswith("#")
+    ]
+    header = _header(filled[0][1], f"{label}:{filled[0][0]}") if filled else None
+    if header is None and filled and label.lower().endswith(".csv"):
+        raise UserError(f"{label}: its first line names no `smiles` column; add a header")
     reading = _Reading(stereo, check)
-    for row in _rows_of(lines, label, must_be_table):
-        reading.take(row)
+    for number, line in filled[header is not None :]:
+        reading.take(number, line, header)
     problems = reading.left_out
     if problems and not (skip_bad and reading.molecules):
         raise UserError(*(f"{label}:{row.line}: {row.reason}" for row in problems))
@@ -167,50 +169,46 @@ class _Reading:
     compounds: dict[str, list[tuple[Molecule, int]]] = field(default_factory=dict)
     line_of_name: dict[str, int] = field(default_factory=dict)
 
-    def take(self, row: Row) -> None:
-        """Add the molecules of a row, or the row to those left out."""
+    def take(self, number: int, line: str, header: _Header | None) -> None:
+        """Add the molecules of a line, or the line to those left out."""
         try:
-            if row.problem:
-                raise UserError(row.problem)
-            molecules = self._molecules(row)
+            found = self._molecules(*_compound_of(line, header))
         except UserError as error:
-            self._leave_out(row, error)
+            self._leave_out(number, line, error)
             return
-        for molecule in molecules:
+        for molecule in found:
             try:
                 self.check(molecule)
-                self._add(molecule, row)
+                self._add(molecule, number)
             except UserError as error:
-                self._leave_out(row, error)
+                self._leave_out(number, line, error)
 
-    def _leave_out(self, row: Row, error: UserError) -> None:
-        text = row.text if len(row.text) <= _LONGEST_TEXT else row.text[:_LONGEST_TEXT] + "..."
-        self.left_out.append(LeftOut(row.line, text, str(error)))
+    def _leave_out(self, number: int, line: str, error: UserError) -> None:
+        text = line if len(line) <= _LONGEST_TEXT else line[:_LONGEST_TEXT] + "..."
+        self.left_out.append(LeftOut(number, text, str(error)))
 
-    def _molecules(self, row: Row) -> list[Molecule]:
+    def _molecules(self, smiles: str, name: str | None) -> list[Molecule]:
         if self.stereo == "given":
-            found = [molecule_from_smiles(row.smiles, row.name)]
+            found = [molecule_from_smiles(smiles, name)]
         else:
-            only_first = self.stereo == "first"
-            found = stereoisomers_of_smiles(row.smiles, row.name, only_first)
-        if row.name is None:
+            found = stereoisomers_of_smiles(smiles, name, self.stereo == "first")
+        if name is None:
             found = [replace(molecule, name=default_name(molecule)) for molecule in found]
         return found
 
-    def _add(self, molecule: Molecule, row: Row) -> None:
+    def _add(self, molecule: Molecule, number: int) -> None:
         for other, line in self.compounds.get(molecule.inchikey, []):
             if molecule.is_same_compound(other):
-                shown = row.smiles if self.stereo == "given" else molecule.smiles
                 raise UserError(
-                    f"{shown} is the compound of line {line} again "
+                    f"{molecule.smiles} is the compound of line {line} again "
                     f"(InChIKey {molecule.inchikey}); remove one of the two lines"
                 )
-        first = self.line_of_name.setdefault(molecule.name, row.line)
-        if first != row.line:
+        first = self.line_of_name.setdefault(molecule.name, number)
+        if first != number:
             raise UserError(
                 f"the name {molecule.name} is taken by line {first}; rename one of the two"
             )
-        self.compounds.setdefault(molecule.inchikey, []).append((molecule, row.line))
+        self.compounds.setdefault(molecule.inchikey, []).append((molecule, number))
         self.molecules.append(molecule)
 
 
@@ -225,31 +223,13 @@ def _lines(source: str | Path) -> list[str]:
     return lines_of(content, "<stdin>", wanted)
 
 
-# --- rows of a list -----------------------------------------------------------------
+# --- lines of a list ----------------------------------------------------------------
 
 _SMILES = ("smiles", "isomericsmiles")  # these before other columns of SMILES
 _NAMES = (
     "name", "compoundname", "moleculename", "iupacname", "iupac", "title", "compoundid",
     "moleculeid", "compound", "molecule", "id",
 )  # fmt: skip
-
-
-class Row(NamedTuple):
-    """One line that is to hold a compound.
-
-    Attributes:
-        line: its number, from 1 on.
-        text: the line.
-        smiles: SMILES or CXSMILES.
-        name: None if it has none.
-        problem: why the line can't be read; then the rest does not count.
-    """
-
-    line: int
-    text: str
-    smiles: str = ""
-    name: str | None = None
-    problem: str | None = None
 
 
 class _Header(NamedTuple):
@@ -260,70 +240,33 @@ class _Header(NamedTuple):
     rest_is_name: bool  # all behind the SMILES, spaces and all
 
 
-def _rows_of(lines: Sequence[str], label: str, must_be_table: bool = False) -> Iterator[Row]:
-    """The rows of a list.
-
-    Args:
-        lines: of the file.
-        label: stands for the file in messages.
-        must_be_table: whether a first line that is no header is a mistake.
+def _compound_of(line: str, header: _Header | None) -> tuple[str, str | None]:
+    """SMILES (or CXSMILES) and name of a line, which is one row, so that line numbers stay true.
 
     Raises:
-        UserError: no column of SMILES, or several.
+        UserError: the line is no row of the table.
     """
-    filled = [(number, line) for number, line in enumerate(lines, 1) if _has_content(line)]
-    if not filled:
-        return
-    number, first = filled[0]
-    header = _header(first, f"{label}:{number}")
-    if header is None:
-        if must_be_table:
-            raise UserError(f"{label}: its first line names no `smiles` column; add a header")
-        yield from (_smi_row(number, line) for number, line in filled)
-        return
-    for number, line in filled[1:]:
-        row = _table_row(number, line, header)
-        if row is not None:
-            yield row
-
-
-def _has_content(line: str) -> bool:
-    return bool(line.strip()) and not line.lstrip().startswith("#")
-
-
-def _smi_row(number: int, line: str) -> Row:
-    smiles, rest = (*line.split(maxsplit=1), "")[:2]
-    if rest.startswith("|"):
-        block, bar, rest = rest[1:].partition("|")
-        smiles = f"{smiles} |{block}{bar}"
-    # '#' is a triple bond within a SMILES: a comment behind one begins after white space.
-    name = f" {rest}".replace("\t", " ").split(" #")[0].strip()
-    return Row(number, line, smiles, name or None)
-
-
-def _table_row(number: int, line: str, header: _Header) -> Row | None:
-    """The row of a line, which is one row, so that line numbers stay true; None if it is empty."""
-    if header.rest_is_name:
-        return _smi_row(number, line)
+    if header is None or header.rest_is_name:
+        smiles, rest = (*line.split(maxsplit=1), "")[:2]
+        if rest.startswith("|"):
+            block, bar, rest = rest[1:].partition("|")
+            smiles = f"{smiles} |{block}{bar}"
+        # '#' is a triple bond within a SMILES: a comment behind one begins after white space.
+        return smiles, f" {rest}".replace("\t", " ").split(" #")[0].strip() or None
     try:
         values = _fields(line, header.delimiter)
     except csv.Error:
-        problem = "a quote that is not closed, or a field without end; write one row a line"
-        return Row(number, line, problem=problem)
-    if not any(values):
-        return None
-    if header.delimiter is None and len(values) != header.n_columns:
-        problem = (
-            f"{len(values)} fields under a header of {header.n_columns}; put commas or tabs between"
+        raise UserError(
+            "a quote that is not closed, or a field without end; write one row a line"
+        ) from None
+    shifted = header.delimiter is None and len(values) != header.n_columns
+    if shifted or len(values) <= header.smiles:
+        raise UserError(
+            f"{len(values)} fields under a header of {header.n_columns}; complete the row, and put "
+            "commas or tabs between fields"
         )
-        return Row(number, line, problem=problem)
-    if len(values) <= header.smiles:
-        problem = f"{len(values)} fields, but SMILES are field {header.smiles + 1}; complete it"
-        return Row(number, line, problem=problem)
-    name = None
-    if header.name is not None and header.name < len(values):
-        name = values[header.name]
-    return Row(number, line, values[header.smiles], name or None)
+    name = values[header.name] if header.name is not None and header.name < len(values) else None
+    return values[header.smiles], name or None
 
 
 def _fields(line: str, delimiter: str | None) -> list[str]:

@@ -81,7 +81,27 @@ class Molecule:
 
     def to_rdkit(self) -> Chem.Mol:
         """RDKit molecule with explicit hydrogens, atoms in the order of `atomic_numbers`."""
-        return _from_mapped_smiles(self.mapped_smiles)
+        graph = graph_of_mapped_smiles(self.mapped_smiles)
+        assert graph is not None  # it was written by RDKit
+        return graph
+
+
+def graph_of_mapped_smiles(mapped_smiles: str) -> Chem.Mol | None:
+    """RDKit molecule with explicit hydrogens, atoms in the order of their map numbers.
+
+    Returns:
+        None if the SMILES is invalid.
+    """
+    parameters = Chem.SmilesParserParams()
+    parameters.removeHs = False
+    full = Chem.MolFromSmiles(mapped_smiles, parameters)
+    if full is None:
+        return None
+    numbers = [atom.GetAtomMapNum() for atom in full.GetAtoms()]
+    full = Chem.RenumberAtoms(full, np.argsort(numbers, kind="stable").tolist())
+    for atom in full.GetAtoms():
+        atom.SetAtomMapNum(0)
+    return full
 
 
 def molecule_from_smiles(smiles: str, name: str | None = None) -> Molecule:
@@ -144,22 +164,17 @@ def slug(name: str) -> str:
         raise UserError(f"name {shown} is longer than {MAX_NAME_LENGTH} letters; shorten it")
     if any(mark in name for mark in "/\\") or name.lstrip().startswith("."):
         raise UserError(f"name {shown} looks like a path; use letters, digits and hyphens")
-    if any(unicodedata.category(letter) in ("Cc", "Cf") and letter != "\t" for letter in name):
-        raise UserError(f"name {shown} has a control character; use letters, digits and hyphens")
     text = "".join(_spelled(letter) for letter in unicodedata.normalize("NFKD", name))
-    foreign = sorted({letter for letter in text if not letter.isascii() and letter.isalnum()})
-    if foreign:
-        raise UserError(
-            f"name {shown} has letters that have no ASCII form ({' '.join(foreign)}); "
-            "use letters a-z, digits and hyphens"
-        )
+    hidden = any(unicodedata.category(letter) in ("Cc", "Cf") and letter != "\t" for letter in name)
+    foreign = any(not letter.isascii() and letter.isalnum() for letter in text)
     result = "-".join(re.findall(r"[a-z0-9]+", text.lower()))
-    if not result:
-        raise UserError(f"name {shown} has no letter or digit; leave it out or give another")
+    if hidden or foreign or not result or result in _RESERVED:
+        raise UserError(
+            f"name {shown} is empty, is reserved by Windows, or has letters that have no ASCII "
+            "form; use letters a-z, digits and hyphens"
+        )
     if len(result) > MAX_NAME_LENGTH:
         raise UserError(f"name {shown} is longer than {MAX_NAME_LENGTH} letters; shorten it")
-    if result in _RESERVED:
-        raise UserError(f"name {shown} is reserved by Windows; give another")
     return result
 
 
@@ -185,24 +200,18 @@ def _spelled(letter: str) -> str:
 def _with_hydrogens(graph: Chem.Mol) -> Molecule:
     full = Chem.AddHs(graph)
     # An explicit hydrogen that carries stereo (an imine's) may stand among the heavy atoms.
-    order = sorted(
-        range(full.GetNumAtoms()), key=lambda i: full.GetAtomWithIdx(i).GetAtomicNum() == 1
-    )
-    full = Chem.RenumberAtoms(full, order)
+    hydrogen = [atom.GetAtomicNum() == 1 for atom in full.GetAtoms()]
+    full = Chem.RenumberAtoms(full, np.argsort(hydrogen, kind="stable").tolist())
     mapped = Chem.Mol(full)
     for atom in mapped.GetAtoms():
         atom.SetAtomMapNum(atom.GetIdx() + 1)
     inchikey = Chem.MolToInchiKey(graph)
     if not inchikey:
         raise UserError("no InChIKey can be made of this SMILES; write it in another way")
-    bonds = sorted(
-        (
-            min(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()),
-            max(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()),
-            bond.GetBondTypeAsDouble(),
-        )
-        for bond in full.GetBonds()
-    )
+    bonds = []
+    for bond in full.GetBonds():
+        i, j = sorted((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()))
+        bonds.append((i, j, bond.GetBondTypeAsDouble()))
     return Molecule(
         name="",
         smiles=Chem.MolToSmiles(graph),
@@ -211,16 +220,5 @@ def _with_hydrogens(graph: Chem.Mol) -> Molecule:
         formula=CalcMolFormula(full),
         charge=Chem.GetFormalCharge(full),
         atomic_numbers=tuple(atom.GetAtomicNum() for atom in full.GetAtoms()),
-        bonds=tuple(bonds),
+        bonds=tuple(sorted(bonds)),
     )
-
-
-def _from_mapped_smiles(mapped_smiles: str) -> Chem.Mol:
-    parameters = Chem.SmilesParserParams()
-    parameters.removeHs = False
-    full = Chem.MolFromSmiles(mapped_smiles, parameters)
-    order = sorted(range(full.GetNumAtoms()), key=lambda i: full.GetAtomWithIdx(i).GetAtomMapNum())
-    full = Chem.RenumberAtoms(full, order)
-    for atom in full.GetAtoms():
-        atom.SetAtomMapNum(0)
-    return full

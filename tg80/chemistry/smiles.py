@@ -9,7 +9,6 @@ says could change the molecule, and is refused.
 """
 
 import re
-from itertools import product
 
 from rdkit import Chem, rdBase
 
@@ -93,12 +92,8 @@ def _parse(smiles: str, block: str, shown: str) -> Chem.Mol:
             f"SMILES of {len(smiles) + len(block)} characters; molecules up to {MAX_ATOMS} atoms "
             "are supported"
         )
-    if not (smiles + block).isascii():
+    if not (smiles + block).isascii():  # RDKit would skip such letters
         raise UserError(f"invalid SMILES {shown}: it has non-ASCII letters; type it again")
-    if smiles.startswith("InChI="):
-        raise UserError("an InChI, no SMILES; convert it, for example by RDKit's MolFromInchi")
-    if ">" in re.sub(r"->|<-", "", smiles):
-        raise UserError(f"{shown} is a reaction; give one compound")
     parameters = Chem.SmilesParserParams()
     parameters.removeHs = False
     parameters.sanitize = False
@@ -140,8 +135,6 @@ def _features(block: str) -> set[str]:
         name, colon, _ = piece.partition(":")
         if re.fullmatch(r"[\d.]*", name) and not colon:
             continue  # the list of the feature before goes on
-        if name.startswith("^"):
-            raise UserError("a radical (CXSMILES ^); only closed-shell singlets are supported")
         if not _UNDERSTOOD.fullmatch(name):
             raise UserError(
                 f"CXSMILES feature {_shortened(name)} is not understood; write the compound without"
@@ -162,16 +155,15 @@ def _alternatives(graph: Chem.Mol, features: set[str]) -> list[Chem.Mol]:
         groups = [[atom.GetIdx() for atom in graph.GetAtoms()]]
     if len(groups) > _MAX_GROUPS:
         raise UserError(f"{len(groups)} groups of relative stereo; at most {_MAX_GROUPS} are taken")
-    plain = Chem.RWMol(graph)
-    plain.SetStereoGroups([])
-    alternatives = []
-    for inverted in product((False, True), repeat=len(groups)):
-        other = Chem.RWMol(plain)
-        for invert, group in zip(inverted, groups, strict=True):
-            for index in group if invert else ():
+    alternatives = [Chem.RWMol(graph)]
+    alternatives[0].SetStereoGroups([])
+    for group in groups[::-1]:  # the first group changes last
+        inverted = [Chem.RWMol(other) for other in alternatives]
+        for other in inverted:
+            for index in group:
                 other.GetAtomWithIdx(index).InvertChirality()
-        alternatives.append(other.GetMol())
-    return alternatives
+        alternatives += inverted
+    return [other.GetMol() for other in alternatives]
 
 
 def _refuse_by_composition(graph: Chem.Mol) -> None:

@@ -31,6 +31,12 @@ _SETTINGS = {
 }
 
 
+_KINDS = {
+    Chem.StereoType.Atom_Tetrahedral: "stereocentre",
+    Chem.StereoType.Bond_Double: "double bond",
+}
+
+
 def refuse_open_stereo(graphs: Sequence[Chem.Mol]) -> None:
     """Refuses what stands for more than one stereoisomer.
 
@@ -49,13 +55,9 @@ def refuse_open_stereo(graphs: Sequence[Chem.Mol]) -> None:
     n_open = len(plain) + len(cage)
     if not n_open or not _is_open(graphs[0], plain, cage):
         return
-    kinds = {element.type for element in (*plain, *cage)}
-    where = " and ".join(
-        (["double bond"] if Chem.StereoType.Bond_Double in kinds else [])
-        + (["stereocentre"] if kinds - {Chem.StereoType.Bond_Double} else [])
-    )
+    kinds = {_KINDS[element.type] for element in (*plain, *cage)}
     raise UserError(
-        f"{n_open} unspecified stereo element{'s' * (n_open > 1)} ({where}); "
+        f"{n_open} unspecified stereo element{'s' * (n_open > 1)} ({' and '.join(sorted(kinds))}); "
         "write them with @/@@ or with / and \\, or give --stereo first or enumerate"
     )
 
@@ -79,11 +81,8 @@ def stereoisomers(graphs: Sequence[Chem.Mol], only_first: bool = False) -> Itera
         if not only_first:
             _refuse_too_many(graph, plain, cage)
         for variant in _settings(graph, plain):
-            isomers = [variant]
-            if cage:
-                stop_at = 2 if only_first else None
-                isomers = cage_isomers(variant, _centres(cage), stop_at=stop_at)
-            for isomer in isomers:
+            stop_at = 2 if only_first else None
+            for isomer in cage_isomers(variant, _centres(cage), stop_at) if cage else [variant]:
                 key = Chem.MolToInchiKey(isomer)
                 if key not in seen:
                     seen |= {key, Chem.MolToInchiKey(_mirrored(isomer))}

@@ -1,9 +1,9 @@
-"""Reads one molecule from a file in XYZ or extended XYZ format, in angstrom.
+"""One structure from a file in XYZ or extended XYZ format, in angstrom.
 
 In extended XYZ `Properties=` in the comment line names the columns; without it they are the element
-and x, y, z, and what stands behind them is passed over, as are lines behind the atoms (QM9). What
-the comment line says of charge, spin, periodicity and unit of length is used or refused, never
-passed over: read by a program that knows no comment, it is what makes an energy silently wrong.
+and x, y, z, further columns are ignored, and so are lines behind the atoms (QM9). What the comment
+line says of charge, spin, periodicity and unit of length is used or refused, never ignored: read by
+a program that knows no comment, it is what makes an energy silently wrong.
 
 References:
     Extended XYZ: https://github.com/libAtoms/extxyz.
@@ -12,6 +12,7 @@ References:
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial import KDTree
@@ -32,7 +33,6 @@ _COLUMNS = {
     "pos": "positions", "position": "positions", "positions": "positions",
     "charge": "charges", "charges": "charges", "initial_charges": "charges",
 }  # fmt: skip
-_WIDTHS = {"species": 1, "number": 1, "positions": 3, "charges": 1}
 _LATTICES = ("lattice", "cell", "unit_cell", "box")
 
 _ENTRY = re.compile(
@@ -40,12 +40,13 @@ _ENTRY = re.compile(
 )
 # Fortran writes 1.0D-6, Mathematica 1.0*^-6.
 _NUMBER = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))(?:(?:[eEdD]|\*\^)([+-]?\d+))?", re.ASCII)
+# `charge=1`, `charge of (-1)`, and tmQM's `q = -1`.
 _CHARGE = re.compile(
-    r"""(?<![\w-])(?:(?:total|net|molecular|formal|system)[ _-]?)?(?:charge|chrg)
-    (?:\s*[=:]\s*["'{[]?\s*([^\s,;|"'}\]]*)|\s+(?:of\s+|is\s+)?\(?([+-]?\d[^\s,;|)]*))""",
+    r"""(?<![\w-])(?:(?:(?:total|net|molecular|formal|system)[ _-]?)?(?:charge|chrg)
+    (?:\s*[=:]\s*["'{[]?\s*([^\s,;|"'}\]]*)|\s+(?:of\s+|is\s+)?\(?([+-]?\d[^\s,;|)]*))
+    |(?-i:q)\s*=\s*([+-]?\d{1,3})(?![\d.]))""",
     re.IGNORECASE | re.VERBOSE,
 )
-_CHARGE_TMQM = re.compile(r"(?<![\w-])q\s*=\s*([+-]?\d{1,3})(?![\d.])")
 # As Gaussian has it, and Psi4, which writes the formula behind.
 _CHARGE_AND_MULTIPLICITY = re.compile(
     r"\s*([+-]?[0-9]{1,3})\s+([0-9]{1,2})(?:\s+(?:[A-Z][a-z]?[0-9]*)+)?\s*"
@@ -76,19 +77,16 @@ class Structure:
     charge: int
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """First column of what is read (-1: not there); how many there are in all, None for any."""
+class _Layout(NamedTuple):
+    first: dict[str, int]  # first column of what is read
+    n_columns: int | None  # None: four or more
 
-    species: int = 0
-    number: int = -1
-    positions: int = 1
-    charges: int = -1
-    n_columns: int | None = None
+
+_PLAIN = _Layout({"species": 0, "positions": 1}, None)
 
 
 def read_xyz(path: Path, charge: int | None = None) -> Structure:
-    """The one structure of a file.
+    """Read the one structure of a file.
 
     Args:
         path: the file.
@@ -112,14 +110,19 @@ def read_xyz(path: Path, charge: int | None = None) -> Structure:
     numbers = np.array([number for number, _ in atoms])
     positions = np.array([position for _, position in atoms])
     _refuse_coincident(path, positions)
-    if charge is None and layout.charges >= 0:
-        _check_charges(path, [row[layout.charges] for row in rows[:n_atoms]], total)
+    if charge is None and "charges" in layout.first:
+        found = sum(_number(row[layout.first["charges"]]) for row in rows[:n_atoms])
+        if not abs(found - total) < 0.5:
+            raise UserError(
+                f"{path}: the charges of its atoms add up to {found:.3g}, its comment line makes "
+                f"it {total}; give --charge"
+            )
     return Structure(numbers, positions, total)
 
 
 def _atom_count(path: Path, line: str) -> int:
-    words = line.split()
-    if not re.fullmatch(r"[0-9]+", words[0]):
+    word = line.split()[0]
+    if not re.fullmatch(r"[0-9]+", word):
         raise UserError(
             f"{path}: line 1 must be the number of atoms, as in every XYZ file, not {line[:40]!r}"
         )
@@ -127,15 +130,10 @@ def _atom_count(path: Path, line: str) -> int:
         raise UserError(
             f"{path}: line 1 names another unit of length ({line[:40]!r}); give angstrom"
         )
-    if len(words[0]) > 9 or (n_atoms := int(words[0])) > _MOST_ATOMS:
+    n_atoms = int(word[:9])
+    if len(word) > 9 or not 2 <= n_atoms <= _MOST_ATOMS:
         raise UserError(
-            f"{path}: line 1 promises {words[0][:20]} atoms; give a molecule of at most "
-            f"{_MOST_ATOMS}"
-        )
-    if n_atoms < 2:
-        raise UserError(
-            f"{path}: {n_atoms} atom(s); a molecule has 2 or more (isolated-atom energies belong "
-            "to the level: they are in its settings)"
+            f"{path}: line 1 states {word[:20]} atoms; give a molecule of 2 to {_MOST_ATOMS}"
         )
     return n_atoms
 
@@ -148,12 +146,11 @@ def _read_comment(place: str, line: str, charge: int | None) -> tuple[_Layout, i
     if len(words) == 4 and _element(words[0]) and all(map(_NUMBER.fullmatch, words[1:])):
         raise UserError(f"{place} must be a comment, it may be empty; {line[:40]!r} is an atom")
     entries = {match[1].lower(): match[2] for match in _ENTRY.finditer(line)}
+    free = line
     for key in ("properties", "pbc", *_LATTICES):
         if len(re.findall(rf"(?<![\w-]){key}\s*=", line, re.IGNORECASE)) != (key in entries):
             raise UserError(f"{place} gives {key} twice, or its quotes do not end; correct it")
-    free = line
-    for key in ("properties", *_LATTICES):
-        if key in entries:
+        if key in entries and key != "pbc":
             free = free.replace(entries[key], " ")
     _refuse_periodic(place, entries)
     if (found := _OTHER_LENGTH.search(free)) and not re.search("angstrom|Å", free, re.IGNORECASE):
@@ -165,7 +162,7 @@ def _read_comment(place: str, line: str, charge: int | None) -> tuple[_Layout, i
                 f"{place} says {match[0][:40]!r}; only closed-shell singlets are computed"
             )
     properties = entries.get("properties")
-    layout = _Layout() if properties is None else _layout(place, _bare(properties))
+    layout = _PLAIN if properties is None else _layout(place, _bare(properties))
     return layout, _charge(place, free, charge)
 
 
@@ -189,41 +186,27 @@ def _refuse_periodic(place: str, entries: dict[str, str]) -> None:
 def _layout(place: str, properties: str) -> _Layout:
     """Where `Properties=` says that element and position stand."""
     fields = properties.split(":")
-    names, kinds, widths = fields[::3], fields[1::3], fields[2::3]
-    if not (len(names) == len(kinds) == len(widths)) or not all(
-        name and kind in ("R", "I", "S", "L") and re.fullmatch(r"[1-9][0-9]{0,4}", width)
-        for name, kind, width in zip(names, kinds, widths, strict=True)
-    ):
-        raise UserError(
-            f"{place}: Properties={properties[:60]!r} is no list of NAME:TYPE:COLUMNS with types "
-            "R, I, S and L"
-        )
     first: dict[str, int] = {}
     n_columns = 0
-    for name, width in zip(names, map(int, widths), strict=True):
+    valid = len(fields) % 3 == 0
+    for name, kind, width in zip(fields[::3], fields[1::3], fields[2::3], strict=False):
+        valid &= kind in ("R", "I", "S", "L") and bool(re.fullmatch("[1-9][0-9]{0,4}", width))
         meaning = _COLUMNS.get(name.lower())
-        if meaning and (meaning in first or width != _WIDTHS[meaning]):
-            raise UserError(
-                f"{place}: Properties={properties[:60]!r} names {name!r} with {width} column(s) or "
-                f"under two names; give it once, with {_WIDTHS[meaning]}"
-            )
-        if meaning:
+        if valid and meaning:
+            valid = meaning not in first and width == ("3" if meaning == "positions" else "1")
             first[meaning] = n_columns
-        n_columns += width
-    if "positions" not in first or not {"species", "number"} & set(first):
+        n_columns += int(width) if valid else 0
+    if not valid or "positions" not in first or not {"species", "number"} & set(first):
         raise UserError(
-            f"{place}: Properties={properties[:60]!r} lacks species:S:1 (or Z:I:1) or pos:R:3"
+            f"{place}: Properties={properties[:60]!r} is no list of NAME:TYPE:COLUMNS with types "
+            "R, I, S and L that has species:S:1 (or Z:I:1) and pos:R:3 once"
         )
-    return _Layout(
-        first.get("species", -1), first.get("number", -1), first["positions"],
-        first.get("charges", -1), n_columns,
-    )  # fmt: skip
+    return _Layout(first, n_columns)
 
 
 def _charge(place: str, text: str, given: int | None) -> int:
     """The charge that comment line and user agree on."""
-    told = [match[1] if match[2] is None else match[2] for match in _CHARGE.finditer(text)]
-    told += [match[1] for match in _CHARGE_TMQM.finditer(text)]
+    told = ["".join(filter(None, match.groups())) for match in _CHARGE.finditer(text)]
     for value in told:
         if not _WHOLE.fullmatch(value):
             raise UserError(f"{place}: charge {value[:20]!r} is no whole number")
@@ -243,16 +226,6 @@ def _charge(place: str, text: str, given: int | None) -> int:
     return charges.pop() if charges else 0
 
 
-def _check_charges(path: Path, words: list[str], total: int) -> None:
-    """Refuses charges of atoms that add up to another than the total charge, told or not."""
-    found = sum(map(_number, words))
-    if not abs(found - total) < 0.5:
-        raise UserError(
-            f"{path}: the charges of its atoms add up to {found:.3g}, its comment line makes it "
-            f"{total}; give --charge"
-        )
-
-
 def _number(word: str) -> float:
     """A number in ASCII digits, with any usual exponent; NaN if it is none."""
     match = _NUMBER.fullmatch(word)
@@ -262,11 +235,11 @@ def _number(word: str) -> float:
 def _check_count(path: Path, n_atoms: int, rows: list[list[str]], layout: _Layout) -> None:
     n_found = sum(map(bool, rows[:n_atoms]))
     if n_found < n_atoms:
-        raise UserError(f"{path}: line 1 promises {n_atoms} atoms, {n_found} atom lines follow")
+        raise UserError(f"{path}: line 1 states {n_atoms} atoms, {n_found} atom lines follow")
     for i, row in enumerate(rows[n_atoms:], n_atoms + 3):
         if row and (layout.n_columns or _may_be_more(row)):
             raise UserError(
-                f"{path}: line 1 promises {n_atoms} atoms, line {i} goes on with "
+                f"{path}: line 1 states {n_atoms} atoms, line {i} goes on with "
                 f"{' '.join(row)[:40]!r}; give one structure a file"
             )
 
@@ -280,31 +253,24 @@ def _may_be_more(row: list[str]) -> bool:
 
 
 def _atom(place: str, row: list[str], layout: _Layout) -> tuple[int, list[float]]:
-    line = " ".join(row)[:60]
-    if layout.n_columns is not None and len(row) != layout.n_columns:
-        raise UserError(
-            f"{place}: {len(row)} columns, Properties names {layout.n_columns}: {line!r}"
-        )
-    if len(row) < 4:
-        raise UserError(f"{place}: expected an element and three coordinates, not {line!r}")
-    names = [row[column] for column in (layout.species, layout.number) if column >= 0]
+    if len(row) != (layout.n_columns or max(len(row), 4)):
+        expected = layout.n_columns or "an element and three coordinates"
+        raise UserError(f"{place}: {len(row)} columns, expected {expected}")
+    names = [row[layout.first[key]] for key in ("species", "number") if key in layout.first]
     numbers = {_element(name) for name in names}
-    if len(numbers) > 1:
-        raise UserError(f"{place}: {names[0][:20]!r} and {names[1][:20]!r} are not one element")
-    if not (number := numbers.pop()):
+    number = numbers.pop()
+    if not number or numbers:
         raise UserError(
-            f"{place}: {names[0][:20]!r} is no element; isotopes, labels, ghost and dummy atoms "
-            "are not read"
+            f"{place}: {' and '.join(names)[:40]!r} is no element; isotopes, labels, ghost and "
+            "dummy atoms are not read"
         )
-    words = row[layout.positions : layout.positions + 3]
-    position = [_number(word) for word in words]
-    for word, value in zip(words, position, strict=True):
-        if np.isnan(value):
-            raise UserError(
-                f"{place}: coordinates must be three numbers in angstrom; {word[:20]!r} is none"
-            )
-    if np.abs(position).max() > _FARTHEST_A:
-        raise UserError(f"{place}: a coordinate beyond {_FARTHEST_A:g} angstrom; check units")
+    start = layout.first["positions"]
+    position = [_number(word) for word in row[start : start + 3]]
+    if not np.abs(position).max() <= _FARTHEST_A:  # NaN is not, either
+        raise UserError(
+            f"{place}: coordinates must be three numbers in angstrom of at most {_FARTHEST_A:g}, "
+            f"not {' '.join(row[start : start + 3])[:60]!r}"
+        )
     return number, position
 
 
@@ -319,12 +285,11 @@ def _element(word: str) -> int:
 
 
 def _refuse_coincident(path: Path, positions: np.ndarray) -> None:
-    distances, neighbours = KDTree(positions).query(positions, k=2)
-    nearest = np.asarray(distances)[:, 1]
-    if nearest.min() < _COINCIDENT_A:
-        first = int(nearest.argmin())
-        second = next(int(other) for other in np.asarray(neighbours)[first] if other != first)
+    distances, neighbours = map(np.asarray, KDTree(positions).query(positions, k=2))
+    first = int(distances[:, 1].argmin())
+    if distances[first, 1] < _COINCIDENT_A:
+        second = next(int(other) for other in neighbours[first] if other != first)
         raise UserError(
-            f"{path}: atoms {first + 1} and {second + 1} are {nearest.min():.2f} A apart; correct "
-            "the structure (coordinates in angstrom)"
+            f"{path}: atoms {first + 1} and {second + 1} are {distances[first, 1]:.2f} A apart; "
+            "correct the structure (coordinates in angstrom)"
         )

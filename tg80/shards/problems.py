@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 ProblemLevel = Literal["error", "warning"]
 
 
@@ -30,16 +32,31 @@ class Findings:
         self.path = path
         self.problems: list[Problem] = []
 
-    def error(self, check: str, message: str) -> None:
-        self.add("error", check, message)
-
-    def warning(self, check: str, message: str) -> None:
-        self.add("warning", check, message)
-
-    def add(self, level: ProblemLevel, check: str, message: str) -> None:
+    def error(self, check: str, message: str, *, level: ProblemLevel = "error") -> None:
         # A damaged name or unit need not be text that can be printed.
         printable = message.encode(errors="backslashreplace").decode()
         self.problems.append(Problem(level, str(self.path), check, printable))
+
+    def warning(self, check: str, message: str) -> None:
+        self.error(check, message, level="warning")
+
+    def above(self, check: str, values: np.ndarray, limit: float, message: str) -> bool:
+        """Report the largest of `values` (n_frames,) if it is above a limit.
+
+        Args:
+            check: its name.
+            values: one for each frame.
+            limit: what none may exceed.
+            message: with `{frame}` and `{worst}` for the frame and its value.
+
+        Returns:
+            Whether one is.
+        """
+        frame = int(np.argmax(values))
+        too_large = bool(values[frame] > limit)
+        if too_large:
+            self.error(check, message.format(frame=frame, worst=float(values[frame])))
+        return too_large
 
     @property
     def has_errors(self) -> bool:

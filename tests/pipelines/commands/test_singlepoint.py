@@ -108,7 +108,7 @@ _BAD = {
     "empty": ("", "empty"),
     "two_frames": (WATER + WATER, "one structure a file"),
     "uncovered": ("2\n\nAu 0 0 0\nH 0 0 1\n", "does not cover element Au"),
-    "nan": ("2\n\nO nan 0 0\nH 0 0 1\n", "'nan' is none"),
+    "nan": ("2\n\nO nan 0 0\nH 0 0 1\n", "three numbers in angstrom"),
     "odd": ("2\n\nO 0 0 0\nH 0 0 0.97\n", "even"),
     "crystal": (WATER.replace("water", 'Lattice="9 0 0 0 9 0 0 0 9"'), "periodic system"),
 }

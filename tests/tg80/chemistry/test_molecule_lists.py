@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rdkit import Chem
 
-from tg80.chemistry.lists import read_list, read_molecule_list
+from tg80.chemistry.lists import read_list
 from tg80.errors import UserError
 
 REAL = Path(__file__).parents[2] / "data" / "solubility.csv"
@@ -156,7 +156,7 @@ def test_open_stereo_can_be_enumerated_or_settled(tmp_path):
     assert found[:4] == ["tartaric-acid-s1", "tartaric-acid-s2", "alanine", "ethanol"]
     assert len(found) == 6 and len(set(found)) == 6
     with pytest.raises(UserError) as caught:
-        read_molecule_list(path)
+        read_list(path)
     assert [line.split(":")[1] for line in str(caught.value).split("\n")] == ["1", "2", "4"]
     # One of the isomers is in the list already: that one is left out, the other taken.
     path = write(tmp_path, "C/C=C/C trans\nCC=CC both\n")

@@ -101,7 +101,9 @@ def _check_atoms(evidence: Evidence, found: Findings) -> None:
 
 
 def _check_molecule(evidence: Evidence, found: Findings) -> None:
-    from tg80.chemistry.molecule import molecule_from_smiles  # RDKit
+    from rdkit import rdBase
+
+    from tg80.chemistry.molecule import graph_of_mapped_smiles, molecule_from_smiles
 
     metadata = evidence.metadata
     try:
@@ -114,23 +116,13 @@ def _check_molecule(evidence: Evidence, found: Findings) -> None:
         if stated != expected:
             # The canonical order of atoms may differ between versions of RDKit.
             level = "warning" if name in ("smiles", "mapped_smiles", "bonds") else "error"
-            found.add(level, "molecule", f"{name} is not that of the SMILES {metadata.smiles}")
-    mapped = _numbers_of_mapped_smiles(metadata.mapped_smiles)
-    if not np.array_equal(evidence.numbers, mapped):
-        found.error("molecule", "atomic numbers are not those of the atom-mapped SMILES")
-
-
-def _numbers_of_mapped_smiles(mapped_smiles: str) -> list[int]:
-    from rdkit import Chem, rdBase
-
-    parameters = Chem.SmilesParserParams()
-    parameters.removeHs = False
+            message = f"{name} is not that of the SMILES {metadata.smiles}"
+            found.error("molecule", message, level=level)
     with rdBase.BlockLogs():
-        mol = Chem.MolFromSmiles(mapped_smiles, parameters)
-    if mol is None:
-        return []
-    atoms = sorted(mol.GetAtoms(), key=lambda atom: atom.GetAtomMapNum())
-    return [atom.GetAtomicNum() for atom in atoms]
+        mapped = graph_of_mapped_smiles(metadata.mapped_smiles)
+    numbers = [] if mapped is None else [atom.GetAtomicNum() for atom in mapped.GetAtoms()]
+    if not np.array_equal(evidence.numbers, numbers):
+        found.error("molecule", "atomic numbers are not those of the atom-mapped SMILES")
 
 
 def _check_freedom(evidence: Evidence, found: Findings) -> None:
@@ -180,17 +172,14 @@ def _check_quality(evidence: Evidence, found: Findings) -> None:
         return
     for name, check in quality.checks.items():
         if check.verdict != "ok":
-            found.add(check.verdict, name.replace("_", " "), check.message)
+            found.error(name.replace("_", " "), check.message, level=check.verdict)
     stored, flags = evidence.frames["quality_flags"], quality.flags
     unknown = int(np.bitwise_or.reduce(stored)) & ~sum(QUALITY_FLAGS.values())
     if unknown:
         found.error("flags", f"quality flags hold unknown bits {unknown:#x}")
-    elif np.any(stored != flags):
-        frame = int(np.argmax(stored != flags))
-        message = (
-            f"quality flags of frame {frame} are {stored[frame]}, its data give {flags[frame]}"
-        )
-        found.error("flags", message)
+    else:
+        message = "quality flags of frame {frame} are not those its data give"
+        found.above("flags", stored != flags, 0, message)
     _compare_statistics(quality, evidence.metadata, found)
 
 

@@ -35,16 +35,14 @@ def check_charges(evidence: Evidence, found: Findings) -> None:
     off = np.abs(charges.sum(axis=1) - evidence.metadata.charge)
     rounding = FIELDS["mulliken_charges"].largest_rounding * evidence.n_atoms
     limit = 1e-3 + rounding + CHARGE_ROUNDING * np.abs(charges).sum(axis=1)
-    if np.any(off > limit):
-        worst = int((off - limit).argmax())
-        message = f"add up to {charges[worst].sum():.4g} in frame {worst}"
-        found.error("charges", f"{message}, the molecule has {evidence.metadata.charge}")
+    message = f"do not add up to the molecule's {evidence.metadata.charge} in frame {{frame}}"
+    found.above("charges", off - limit, 0.0, message)
     middle = np.median(charges, axis=0)
     usual = np.maximum(1.4826 * np.median(np.abs(charges - middle), axis=0), LEAST_CHANGE)
     away = np.sqrt(np.mean(((charges - middle) / usual) ** 2, axis=1))
-    if evidence.n_frames >= FEW_FRAMES and away.max() > CHARGES_OUTLIER:
-        message = f"of frame {int(away.argmax())} are {away.max():.0f} times as far as usual"
-        found.error("charges", f"{message} from those of the others")
+    if evidence.n_frames >= FEW_FRAMES:
+        message = "of frame {frame} are {worst:.0f} times as far as usual from those of the others"
+        found.above("charges", away, CHARGES_OUTLIER, message)
     largest = np.abs(charges).max(axis=1)
     if np.median(largest) > CLEAR_CHARGE and largest.min() < 0.1 * np.median(largest):
         found.error("charges", f"are next to zero in frame {int(largest.argmin())}")
@@ -74,9 +72,8 @@ def check_dipole(evidence: Evidence, found: Findings) -> None:
     both = np.column_stack([places, of_charges.ravel()])
     left = np.linalg.norm(dipole - (both @ _ridge(both, dipole)).reshape(-1, 3), axis=1)
     usual = max(float(np.median(left)), FIELDS["dipole"].largest_rounding)
-    if left.max() > DIPOLE_OUTLIER * usual:
-        message = f"is {left.max() / usual:.0f} times as far as usual from that of the charges"
-        found.error("dipole", f"{message} in frame {int(left.argmax())}")
+    message = "is {worst:.0f} times as far as usual from that of the charges in frame {frame}"
+    found.above("dipole", left / usual, DIPOLE_OUTLIER, message)
 
 
 def _ridge(design: np.ndarray, vectors: np.ndarray) -> np.ndarray:
@@ -117,9 +114,9 @@ def check_raw(evidence: Evidence, found: Findings) -> None:
     method = evidence.metadata.level_settings.get("method")
     for name in ("raw_net_force", "raw_net_torque"):
         sizes = np.linalg.norm(evidence.frames[name].astype(float), axis=1)
-        if method == "xtb" and sizes.max() > RAW_WITHOUT_GRID:
-            message = f"{name} is {sizes.max():.2g} in frame {int(sizes.argmax())}"
-            found.error("raw forces", f"{message}, though the method has no integration grid")
+        if method == "xtb":
+            message = f"{name} is {{worst:.2g}} in frame {{frame}}, though there is no grid"
+            found.above("raw forces", sizes, RAW_WITHOUT_GRID, message)
         elif method == "rks" and evidence.n_atoms > 2 and np.any(sizes == 0):
             message = f"{name} is zero in frame {int(sizes.argmin())}"
             found.error("raw forces", f"{message}; an integration grid always leaves some")

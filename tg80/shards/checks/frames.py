@@ -42,22 +42,20 @@ SMALLEST = 0.003
 # Energies of canonical starts spread by T / sqrt(degrees of freedom); this many are allowed.
 HEAT_SPREADS, HEAT_LENGTH_FS = 6.0, 500.0
 LONGEST_STILL = 5  # frames in which a quantity may keep its value
+NOT_NEGATIVE = ("homo_lumo_gap", "kinetic_energy")
 
 
 def check_ranges(evidence: Evidence, found: Findings) -> None:
     """All values are finite and none is larger than its kind can be."""
     for name, values in (*evidence.frames.items(), *evidence.static.items()):
-        if not np.all(np.isfinite(values)):
+        sizes = np.abs(values.astype(float))
+        if not np.all(np.isfinite(sizes)):
             found.error("finite", f"{name} holds values that are no finite numbers")
-        elif np.abs(values.astype(float)).max() > LARGEST[name]:
-            largest = np.abs(values.astype(float)).max()
-            found.error("range", f"{name} holds {largest:.3g}; more than {LARGEST[name]:g} is none")
-    for name in ("homo_lumo_gap", "kinetic_energy"):
-        if np.any(evidence.frames[name] < 0):
-            found.error("range", f"{name} is negative in a frame")
-    for name in ("masses", "atomic_numbers"):
-        if np.any(evidence.static[name] <= 0):
-            found.error("range", f"{name} holds {evidence.static[name].min():g}")
+        elif sizes.max() > LARGEST[name]:
+            found.error("range", f"{name} holds {sizes.max():.3g}, more than {LARGEST[name]:g}")
+        not_negative, positive = name in NOT_NEGATIVE, name in ("masses", "atomic_numbers")
+        if (not_negative and np.any(values < 0)) or (positive and np.any(values <= 0)):
+            found.error("range", f"{name} holds {values.min():g}")
 
 
 def check_kinetic_energy(evidence: Evidence, found: Findings) -> None:
@@ -66,18 +64,19 @@ def check_kinetic_energy(evidence: Evidence, found: Findings) -> None:
     kinetic = 0.5 * squared @ evidence.masses / ACCELERATION
     stored = evidence.frames["kinetic_energy"]
     off = np.abs(kinetic - stored) / np.maximum(kinetic, max(float(np.median(kinetic)), 1e-6))
-    if off.max() > KINETIC_TOLERANCE:
-        found.error("kinetic energy", f"is not that of the velocities {_at(off)}")
+    message = "is not that of the velocities in frame {frame}"
+    found.above("kinetic energy", off, KINETIC_TOLERANCE, message)
 
 
 def check_total_energy(evidence: Evidence, found: Findings) -> None:
     """Without a thermostat the conserved quantity is kinetic plus potential energy."""
+    if evidence.metadata.ensemble != "nve":
+        return
     frames = evidence.frames
     total = frames["kinetic_energy"] + frames["potential_energy"]
     off = np.abs(total - frames["conserved_quantity"])
-    if evidence.metadata.ensemble == "nve" and off.max() > 1e-6 + 1e-10 * np.abs(total).max():
-        message = f"kinetic + potential is not the conserved one: {off.max():.2g} eV off {_at(off)}"
-        found.error("energies", message)
+    message = "kinetic + potential is not the conserved one: {worst:.2g} eV off in frame {frame}"
+    found.above("energies", off, 1e-6 + 1e-10 * np.abs(total).max(), message)
 
 
 def check_conserved_quantity(evidence: Evidence, found: Findings) -> None:
@@ -93,11 +92,9 @@ def check_conserved_quantity(evidence: Evidence, found: Findings) -> None:
     if evidence.metadata.ensemble == "nve" and usual > CONSERVED_SHARE * potential + 1e-6:
         message = f"fluctuates by {usual:.2g} eV, the potential energy by {potential:.2g} eV"
         found.error("conserved quantity", message)
-    elif np.abs(rest).max() > OUTLIER * usual + 1e-5:
-        message = (
-            f"is {np.abs(rest).max() / usual:.0f} times its fluctuation off {_at(np.abs(rest))}"
-        )
-        found.error("conserved quantity", message)
+    else:
+        message = f"is {{worst:.2g}} eV off in frame {{frame}}; its fluctuation is {usual:.2g} eV"
+        found.above("conserved quantity", np.abs(rest), OUTLIER * usual + 1e-5, message)
 
 
 def check_verlet_energy(evidence: Evidence, found: Findings) -> None:
@@ -139,8 +136,8 @@ def check_atomisation(evidence: Evidence, found: Findings) -> None:
 def check_rest(evidence: Evidence, found: Findings) -> None:
     """The centre of mass rests at the origin; net force, net torque and both momenta vanish."""
     off = np.linalg.norm(evidence.centres, axis=1)
-    if off.max() > CENTRE_TOLERANCE_A:
-        found.error("centre", f"the centre of mass is {off.max():.2g} A off the origin {_at(off)}")
+    message = "the centre of mass is {worst:.2g} A off the origin in frame {frame}"
+    found.above("centre", off, CENTRE_TOLERANCE_A, message)
     momenta = evidence.masses[:, None] * evidence.velocities
     axis = _molecular_axis(evidence) if evidence.metadata.linear else None
     arms = np.linalg.norm(evidence.relative, axis=2)
@@ -151,27 +148,17 @@ def check_rest(evidence: Evidence, found: Findings) -> None:
         ("linear momentum", "angular momentum", momenta, MOMENTUM_TOLERANCE, momentum_rounding),
     ):
         lengths = np.linalg.norm(vectors, axis=2)
-        linear_rounding = np.full(len(lengths), rounding.sum())
-        _compare_with_zero(linear, vectors.sum(axis=1), lengths, tolerance, linear_rounding, found)
         turning = np.cross(evidence.relative, vectors).sum(axis=1)
         if axis is not None:  # a bending linear molecule has angular momentum about its axis
             turning -= np.einsum("ti,ti->t", turning, axis)[:, None] * axis
-        _compare_with_zero(angular, turning, arms * lengths, tolerance, arms @ rounding, found)
-
-
-def _compare_with_zero(
-    check: str, totals: np.ndarray, parts: np.ndarray, tolerance: float, rounding: np.ndarray,
-    found: Findings,
-) -> None:  # fmt: skip
-    """Whether sums (n_frames, 3) vanish beside the sizes (n_frames, n_atoms) of their parts.
-
-    `rounding` (n_frames,) is how far the rounding of the parts may take a sum.
-    """
-    beyond = np.maximum(np.linalg.norm(totals, axis=1) - rounding, 0.0)
-    share = beyond / max(float(parts.sum(axis=1).max()), 1e-12)
-    if share.max() > tolerance:
-        message = f"does not vanish: {share.max():.1e} of the sum of its parts {_at(share)}"
-        found.error(check, message)
+        for check, totals, parts, roundings in (
+            (linear, vectors.sum(axis=1), lengths, rounding.sum()),
+            (angular, turning, arms * lengths, arms @ rounding),
+        ):
+            beyond = np.maximum(np.linalg.norm(totals, axis=1) - roundings, 0.0)
+            share = beyond / max(float(parts.sum(axis=1).max()), 1e-12)
+            message = "does not vanish: {worst:.1e} of the sum of its parts in frame {frame}"
+            found.above(check, share, tolerance, message)
 
 
 def _molecular_axis(evidence: Evidence) -> np.ndarray:
@@ -183,42 +170,28 @@ def _molecular_axis(evidence: Evidence) -> np.ndarray:
 
 def check_distances(evidence: Evidence, found: Findings) -> None:
     """No two atoms are too close, and bonds are none too long in frames that no flag excuses."""
-    closest = (evidence.distances / evidence.touching).min(axis=1)
-    if closest.min() < CLOSEST:
-        message = f"two atoms are at {closest.min():.2g} of the sum of their radii {_at(-closest)}"
-        found.error("distances", message)
-    if not len(evidence.bonded):
-        return
-    ends = evidence.positions[:, evidence.bonded]
-    radii = evidence.touching[_pair_numbers(evidence)]
-    lengths = np.linalg.norm(ends[:, :, 0] - ends[:, :, 1], axis=2) / radii
+    lengths = evidence.distances / evidence.touching
+    message = f"two atoms in frame {{frame}} are at less than {CLOSEST:g} of the sum of their radii"
+    found.above("distances", -lengths.min(axis=1), -CLOSEST, message)
     reacted = QUALITY_FLAGS["bond_broken"] | QUALITY_FLAGS["hydrogen_transferred"]
-    longest = np.where(evidence.frames["quality_flags"] & reacted, 0.0, lengths.max(axis=1))
-    if longest.max() > LONGEST:
-        message = f"a bond is {longest.max():.2g} times the sum of its radii {_at(longest)}"
-        found.error("distances", message)
-
-
-def _pair_numbers(evidence: Evidence) -> np.ndarray:
-    """(n_bonds,) where each bond stands in the list of all pairs."""
-    low, high = evidence.bonded.min(axis=1), evidence.bonded.max(axis=1)
-    return low * evidence.n_atoms - low * (low + 1) // 2 + high - low - 1
+    longest = lengths[:, evidence.bonds_apart == 1].max(axis=1, initial=0.0)
+    longest = np.where(evidence.frames["quality_flags"] & reacted, 0.0, longest)
+    message = "a bond is {worst:.2g} times the sum of its radii in frame {frame}"
+    found.above("distances", longest, LONGEST, message)
 
 
 def check_steps_and_speeds(evidence: Evidence, found: Findings) -> None:
     """No atom is, or moves from frame to frame, much faster than the temperature lets it."""
     thermal = _thermal_speeds(evidence)
     speeds = (np.linalg.norm(evidence.velocities, axis=2) / thermal).max(axis=1)
-    if speeds.max() > FASTEST:
-        message = f"an atom has {speeds.max():.3g} times its thermal speed {_at(speeds)}"
-        found.error("speeds", message)
+    message = "an atom has {worst:.3g} times its thermal speed in frame {frame}"
+    found.above("speeds", speeds, FASTEST, message)
     if evidence.n_frames < 2:
         return
     moved = np.linalg.norm(np.diff(evidence.positions, axis=0), axis=2)
     steps = (moved / (thermal * evidence.spacing_fs)).max(axis=1)
-    if steps.max() > FASTEST:
-        message = f"an atom moves at {steps.max():.3g} times its thermal speed {_at(steps)}"
-        found.error("displacements", message)
+    message = "an atom moves at {worst:.3g} times its thermal speed from frame {frame} on"
+    found.above("displacements", steps, FASTEST, message)
 
 
 def _thermal_speeds(evidence: Evidence) -> np.ndarray:
@@ -252,8 +225,7 @@ def check_repeats(evidence: Evidence, found: Findings) -> None:
     keys = words.view(np.dtype((np.void, words[0].nbytes))).ravel()
     _, first, counts = np.unique(keys, return_index=True, return_counts=True)
     if counts.max() > 1:
-        message = f"frame {first[counts.argmax()]} is there {counts.max()} times"
-        found.error("repeats", message)
+        found.error("repeats", f"frame {first[counts.argmax()]} is there {counts.max()} times")
         return
     for name in ("positions", "velocities", "forces"):
         same = np.all(np.diff(evidence.frames[name], axis=0) == 0, axis=(1, 2))
@@ -272,7 +244,7 @@ def check_life(evidence: Evidence, found: Findings) -> None:
             if name == "forces" and relaxed and len(sizes) > 1:
                 sizes[0] = sizes[1]
             if sizes.min() < SMALLEST * np.median(sizes) or sizes.max() == 0:
-                found.error("vanishing", f"{name} are next to zero {_at(-sizes)}")
+                found.error("vanishing", f"{name} are next to zero in frame {sizes.argmin()}")
     for name in ("kinetic_energy", "potential_energy", "homo_lumo_gap", *_OF_UNLIKE_ATOMS):
         if name in _OF_UNLIKE_ATOMS and len(np.unique(evidence.numbers)) == 1:
             continue
@@ -288,11 +260,6 @@ def check_life(evidence: Evidence, found: Findings) -> None:
 
 
 _OF_UNLIKE_ATOMS = ("dipole", "mulliken_charges")  # zero where all atoms are of one element
-
-
-def _at(off: np.ndarray) -> str:
-    """Where it is worst."""
-    return f"in frame {int(off.argmax())}"
 
 
 SINGLE_FRAME_CHECKS = (

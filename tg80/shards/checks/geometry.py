@@ -176,12 +176,10 @@ def check_geometry(evidence: Evidence, found: Findings) -> None:
                 f"{name} does not change as the geometry does: it explains {explained:.2f} of the "
                 f"variance, not {EXPLAINED[name]:g} or more",
             )
-        elif sizes.max() > WORST[name]:
-            found.error(
-                "geometry",
-                f"{name} does not fit the geometry in frame {int(sizes.argmax())}: "
-                f"{sizes.max():.0f} times as far off as usual",
-            )
+        else:
+            message = f"{name} does not fit the geometry in frame {{frame}}: "
+            message += "{worst:.0f} times as far off as usual"
+            found.above("geometry", sizes, WORST[name], message)
     _check_bonds(geometry.bonds, evidence, found)
 
 

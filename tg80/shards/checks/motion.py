@@ -131,18 +131,15 @@ def _judge_rest(rest: Rest, evidence: Evidence, found: Findings) -> None:
         return
     rounding = FIELDS["positions"].largest_rounding * float(np.sqrt(rest.masses.sum())) / step
     shares = rest.size(rest.rest) / step
-    usual, worst = float(np.sqrt(np.mean(shares**2))), int(shares.argmax())
+    usual = float(np.sqrt(np.mean(shares**2)))
     most = min(MOST_USUAL, floor + rounding + USUAL * rest.expected)
     most_once = min(MOST_WORST, 3 * (floor + rounding) + WORST * rest.expected)
     what = "positions, velocities and forces of neighbouring frames do not belong together"
     if len(shares) >= FEW_PAIRS and usual > most:
         found.error("motion", f"{what}: {usual:.2g} of a step is left over, at most {most:.2g}")
-    elif shares[worst] > most_once:
-        found.error(
-            "motion",
-            f"{what}: from frame {worst} to the next {shares[worst]:.2g} of a step is left over, "
-            f"at most {most_once:.2g}",
-        )
+    else:
+        message = f"{what}: from frame {{frame}} to the next {{worst:.2g}} of a step is left over"
+        found.above("motion", shares, most_once, message)
     if len(shares) >= FEW_PAIRS:
         _judge_slopes(rest, floor, step, found)
 
@@ -193,9 +190,8 @@ def check_work(evidence: Evidence, found: Findings) -> None:
         found.error("work", message)
     left = np.abs(gained - work)
     usual = 1.4826 * float(np.median(left)) + 0.02 * float(np.std(work))
-    if left.max() > WORK_OUTLIER * usual:
-        message = f"the potential energy does not change by the work in frame {int(left.argmax())}"
-        found.error("work", message)
+    message = "the potential energy does not change by the work in frame {frame}"
+    found.above("work", left, WORK_OUTLIER * usual, message)
 
 
 def _check_harmonic_motion(evidence: Evidence, found: Findings) -> None:

@@ -47,7 +47,8 @@ def _check_frequencies(evidence: Evidence, found: Findings) -> None:
     least = LEAST_WITH_HYDROGEN if 1 in evidence.numbers else LEAST_HIGHEST
     if wavenumbers[0] < LOWEST:
         level = "error" if wavenumbers[0] < -STEEPEST_SADDLE * wavenumbers[-1] else "warning"
-        found.add(level, "hessian", f"lowest mode at {wavenumbers[0]:.0f} 1/cm: no minimum")
+        message = f"lowest mode at {wavenumbers[0]:.0f} 1/cm: no minimum"
+        found.error("hessian", message, level=level)
     if not least < wavenumbers[-1] < HIGHEST:
         message = f"highest mode at {wavenumbers[-1]:.0f} 1/cm, not {least:.0f} to {HIGHEST:.0f}"
         found.error("hessian", message)
@@ -95,29 +96,26 @@ def check_stereo(evidence: Evidence, found: Findings) -> None:
 def _stereo(mapped_smiles: str, positions: np.ndarray | None) -> dict[tuple[int, ...], str]:
     """R/S of stereo centres and E/Z of double bonds, as written or as positions (A) have them."""
     from rdkit import Chem, rdBase
-    from rdkit.Geometry import Point3D
 
-    parameters = Chem.SmilesParserParams()
-    parameters.removeHs = False
+    from tg80.chemistry.molecule import graph_of_mapped_smiles
+
     with rdBase.BlockLogs():
-        mol = Chem.MolFromSmiles(mapped_smiles, parameters)
-        places = [atom.GetAtomMapNum() - 1 for atom in mol.GetAtoms()]
-        for atom in mol.GetAtoms():  # map numbers would take part in the priorities
-            atom.SetAtomMapNum(0)
-        if positions is not None:
-            conformer = Chem.Conformer(len(places))
-            for atom, place in enumerate(places):
-                conformer.SetAtomPosition(atom, Point3D(*positions[place].tolist()))
-            conformer.Set3D(True)
+        # Without map numbers, which would take part in the priorities.
+        mol = graph_of_mapped_smiles(mapped_smiles)
+        if mol is None:
+            raise ValueError("invalid atom-mapped SMILES")
+        if positions is None:
+            Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
+        else:
+            conformer = Chem.Conformer(len(positions))
+            conformer.SetPositions(positions)
             mol.AddConformer(conformer)
             Chem.AssignStereochemistryFrom3D(mol)
-        else:
-            Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
-    labels: dict[tuple[int, ...], str] = {}
-    for atom, label in Chem.FindMolChiralCenters(mol):
-        labels[(places[atom],)] = label
+    labels: dict[tuple[int, ...], str] = dict(
+        ((atom,), label) for atom, label in Chem.FindMolChiralCenters(mol)
+    )
     for bond in mol.GetBonds():
         if bond.GetStereo() != Chem.BondStereo.STEREONONE:
-            ends = sorted((places[bond.GetBeginAtomIdx()], places[bond.GetEndAtomIdx()]))
+            ends = sorted((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()))
             labels[tuple(ends)] = bond.GetStereo().name
     return labels
