@@ -20,7 +20,7 @@ from pipelines.plan.probe import Probe, probe_apart
 from pipelines.recipe import Recipe
 from tg80.chemistry.lists import tg80_molecules
 from tg80.chemistry.molecule import Molecule
-from tg80.shards.fields import AXIS_FIELDS, FRAME_FIELDS, STATIC_FIELDS
+from tg80.shards.fields import ALL_FIELDS
 from tg80.shards.shard import Shard, expected_shape, find_shards
 from tg80.theory import Level, symbols_of
 
@@ -398,7 +398,7 @@ def raw_bytes(n_atoms: int, n_frames: int) -> int:
     """Bytes of all fields of a shard before compression."""
     return sum(
         int(np.prod(expected_shape(field, n_frames, n_atoms))) * np.dtype(field.dtype).itemsize
-        for field in (*FRAME_FIELDS, *AXIS_FIELDS, *STATIC_FIELDS)
+        for field in ALL_FIELDS
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from tg80.release.card import data_bibtex
 from tg80.release.manifest import PublishedFile, PublishedShard
 from tg80.release.survey import Publication
-from tg80.shards.fields import AXIS_FIELDS, FRAME_FIELDS, STATIC_FIELDS
+from tg80.shards.fields import ALL_FIELDS
 from tg80.splits.split import PARTS
 
 CROISSANT_NAME = "croissant.json"
@@ -144,13 +144,13 @@ def _record_sets(
     fields = [
         {
             "name": field.name,
-            "path": f"{field.path}/value" if field in FRAME_FIELDS else field.path,
+            "path": field.dataset_path,
             "shape": ", ".join(map(str, field.shape)),
             "dtype": field.dtype,
             "unit": field.disk_unit or "",
             "description": field.description,
         }
-        for field in (*FRAME_FIELDS, *AXIS_FIELDS, *STATIC_FIELDS)
+        for field in ALL_FIELDS
     ]
     made = [
         _record_set("trajectories", "The trajectories.", _TRAJECTORIES, trajectories, ["file"]),

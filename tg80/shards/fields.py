@@ -41,6 +41,11 @@ class Field:
         return 0.5 * 3**0.5 * self.scale * (self.step or 0.0)
 
     @property
+    def dataset_path(self) -> str:
+        """HDF5 path of the values themselves."""
+        return f"{self.path}/value" if self in FRAME_FIELDS else self.path
+
+    @property
     def per_frame(self) -> bool:
         return self.shape[:1] == ("n_frames",)
 
@@ -127,7 +132,8 @@ AXIS_FIELDS: tuple[Field, ...] = (
 )
 # fmt: on
 
-FIELDS: dict[str, Field] = {field.name: field for field in (*FRAME_FIELDS, *STATIC_FIELDS)}
+ALL_FIELDS = (*FRAME_FIELDS, *AXIS_FIELDS, *STATIC_FIELDS)
+FIELDS: dict[str, Field] = {field.name: field for field in ALL_FIELDS}
 
 QUALITY_FLAGS: dict[str, int] = {
     "scf_not_converged": 1,
@@ -143,7 +149,7 @@ QUALITY_FLAGS: dict[str, int] = {
 def fields_table() -> str:
     """The table of all fields in docs/dataset/data-format.md, in Markdown."""
     rows = ["| Field | Path | Shape | Type | Unit on disk | Unit as read | |", "|" + "---|" * 7]
-    for field in (*FRAME_FIELDS, *AXIS_FIELDS, *STATIC_FIELDS):
+    for field in ALL_FIELDS:
         shape = ", ".join(str(size) for size in field.shape)
         units = [unit or "" for unit in (field.disk_unit, field.unit)]
         kept = f", {field.mantissa_bits} bits kept" if field.mantissa_bits else ""

@@ -8,26 +8,76 @@ canonical JSON of all of them lies beside, because HDF5's own checksums cover da
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tg80.errors import CorruptFile
+from tg80.untrusted.documents import first_fault
 
 FORMAT_VERSION = 1
 CHECKSUM_ATTRIBUTE = "metadata_sha256"
 
 
-class ShardMetadata(BaseModel):
+class FileMetadata(BaseModel):
+    """All that is not an array in one of our files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def canonical_json(self) -> str:
+        """One fixed text for one content: sorted keys, no spaces, floats that read back exactly."""
+        content = self.model_dump(mode="json")
+        return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    def checksum(self) -> str:
+        """SHA-256 of `canonical_json`, hexadecimal."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+
+Metadata = TypeVar("Metadata", bound=FileMetadata)
+
+
+def checked_metadata(
+    kind: type[Metadata], content: Any, checksum: object, path: Path | str
+) -> Metadata:
+    """Make metadata of what was read.
+
+    Args:
+        kind: of metadata.
+        content: its fields by name.
+        checksum: as the file states it.
+        path: the file, for messages.
+
+    Raises:
+        CorruptFile: a field is missing, of the wrong kind, unknown, or the checksum differs.
+    """
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise CorruptFile(
+            f"{path}: format version {version} is newer than this program's {FORMAT_VERSION}; "
+            "update tg80"
+        )
+    try:
+        metadata = kind.model_validate(content)
+        fits = metadata.checksum() == checksum  # it fails on text that is not UTF-8
+    except ValidationError as error:
+        raise CorruptFile(f"{path}: metadata field {first_fault(error)}") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CorruptFile(f"{path}: metadata cannot be read: {error}") from None
+    if not fits:
+        raise CorruptFile(f"{path}: the metadata does not match its own checksum")
+    return metadata
+
+
+class ShardMetadata(FileMetadata):
     """All that is not an array in one shard.
 
     `n_frames` is what the writer states; `tg80 validate` compares it with what is stored.
     `statistics` is what `tg80.shards.quality.Quality` found. `target_energy_ev` is the
     energy E* a mean-energy trajectory was scaled to, and `energy_source` says where it came from.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format_version: int = FORMAT_VERSION
     name: str
@@ -71,15 +121,6 @@ class ShardMetadata(BaseModel):
         except TypeError as error:
             raise ValueError(str(error)) from None
 
-    def canonical_json(self) -> str:
-        """One fixed text for one content: sorted keys, no spaces, floats that read back exactly."""
-        content = self.model_dump(mode="json")
-        return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-    def checksum(self) -> str:
-        """SHA-256 of `canonical_json`, hexadecimal."""
-        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
-
     def to_attributes(self) -> dict[str, str | int | float | bool]:
         """HDF5 attributes: scalars as they are, the rest as JSON; what is None is left out."""
         attributes: dict[str, str | int | float | bool] = {}
@@ -104,26 +145,11 @@ def metadata_from_attributes(attributes: Mapping[str, Any], path) -> ShardMetada
     """
     try:
         content = {name: _plain(value) for name, value in attributes.items()}
-        stated = content.pop(CHECKSUM_ATTRIBUTE, None)
-        version = content.get("format_version")
-        if isinstance(version, int) and version > FORMAT_VERSION:
-            raise CorruptFile(
-                f"{path}: format version {version} is newer than this program's {FORMAT_VERSION};"
-                " update tg80"
-            )
         for name in _JSON_FIELDS & content.keys():
             content[name] = json.loads(content[name])
-        metadata = ShardMetadata.model_validate(content)
-        checksum = metadata.checksum()  # it fails on text that is not UTF-8
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise CorruptFile(f"{path}: metadata field {where}: {first['msg']}") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise CorruptFile(f"{path}: metadata cannot be read: {error}") from None
-    if stated != checksum:
-        raise CorruptFile(f"{path}: the metadata does not match its own checksum")
-    return metadata
+    return checked_metadata(ShardMetadata, content, content.pop(CHECKSUM_ATTRIBUTE, None), path)
 
 
 _JSON_FIELDS = {

@@ -23,6 +23,7 @@ import numpy as np
 from tg80.errors import CorruptFile
 from tg80.files import find_files, write_with_checksum
 from tg80.shards.fields import (
+    ALL_FIELDS,
     AXIS_FIELDS,
     FIELDS,
     FRAME_FIELDS,
@@ -108,7 +109,7 @@ def write_shard(
     if n_frames != metadata.n_frames:
         raise ValueError(f"{path}: {n_frames} frames, but the metadata says {metadata.n_frames}")
     disk = {}
-    for field in (*FRAME_FIELDS, *AXIS_FIELDS, *STATIC_FIELDS):
+    for field in ALL_FIELDS:
         disk[field.name] = to_disk(field, np.asarray(arrays[field.name]))
         if disk[field.name].shape != expected_shape(field, n_frames, n_atoms):
             raise ValueError(f"{path}: {field.name} has shape {disk[field.name].shape}")
@@ -122,14 +123,14 @@ def _build_image(disk: Mapping[str, np.ndarray], metadata: ShardMetadata) -> byt
         libver=("v110", "v110"),
     ) as file:  # fmt: skip
         _write_header(file, metadata)
-        step, time = (_write_dataset(file, f, f.path, disk[f.name]) for f in AXIS_FIELDS)
+        step, time = (_write_dataset(file, field, disk[field.name]) for field in AXIS_FIELDS)
         for field in FRAME_FIELDS:
-            _write_dataset(file, field, f"{field.path}/value", disk[field.name])
+            _write_dataset(file, field, disk[field.name])
             if f"{field.path}/step" not in file:
                 file[f"{field.path}/step"] = step
                 file[f"{field.path}/time"] = time
         for field in STATIC_FIELDS:
-            _write_dataset(file, field, field.path, disk[field.name])
+            _write_dataset(file, field, disk[field.name])
         file.flush()
         return file.id.get_file_image()
 
@@ -151,13 +152,14 @@ def _write_header(file: h5py.File, metadata: ShardMetadata) -> None:
         group.attrs[name] = value
 
 
-def _write_dataset(file: h5py.File, field: Field, path: str, values: np.ndarray) -> h5py.Dataset:
+def _write_dataset(file: h5py.File, field: Field, values: np.ndarray) -> h5py.Dataset:
     chunks = chunk_shape(field, values.shape)
     dataset = file.create_dataset(
-        path, shape=values.shape, dtype=field.dtype, chunks=chunks, compression="gzip",
-        compression_opts=9, shuffle=True, fletcher32=True, track_times=False,
+        field.dataset_path, shape=values.shape, dtype=field.dtype, chunks=chunks,
+        compression="gzip", compression_opts=9, shuffle=True, fletcher32=True, track_times=False,
     )  # fmt: skip
-    for corner in np.ndindex(*map(_ceiling_ratio, values.shape, chunks)):
+    n_chunks = (-(-size // chunk) for size, chunk in zip(values.shape, chunks, strict=True))
+    for corner in np.ndindex(*n_chunks):
         start = tuple(map(mul, corner, chunks))
         part = values[tuple(slice(a, a + n) for a, n in zip(start, chunks, strict=True))]
         chunk = np.zeros(chunks, dtype=field.dtype)
@@ -174,10 +176,6 @@ def chunk_shape(field: Field, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape
     n_frames = min(CHUNK_FRAMES, shape[0])
     return (n_frames, 1, 3) if field.shape[1:] == ("n_atoms", 3) else (n_frames, *shape[1:])
-
-
-def _ceiling_ratio(size: int, chunk: int) -> int:
-    return -(-size // chunk)
 
 
 @contextmanager
@@ -275,21 +273,19 @@ class Shard:
         step: int | None = None,
     ) -> np.ndarray:
         """Frames [start:stop:step] of a per-frame field (or `step`, `time`), units of the code."""
-        field = _AXES.get(field_name) or FIELDS[field_name]
         with named_errors(self.path):
-            return to_memory(field, self._values(field_name)[start:stop:step])
+            return to_memory(FIELDS[field_name], self._values(field_name)[start:stop:step])
 
     def static(self, name: str) -> np.ndarray:
         """A static field, in the units of the code."""
-        field = FIELDS[name]
         with named_errors(self.path):
-            return to_memory(field, self._values(name)[()])
+            return to_memory(FIELDS[name], self._values(name)[()])
 
     def _values(self, name: str) -> h5py.Dataset:
         """A dataset to read from, gone through once."""
         dataset = self._dataset(name)
         if name not in self._checked:
-            shape = expected_shape(_AXES.get(name) or FIELDS[name], self.n_frames, self.n_atoms)
+            shape = expected_shape(FIELDS[name], self.n_frames, self.n_atoms)
             if dataset.shape != shape:
                 raise ValueError(f"{name} has shape {dataset.shape}, not {shape}")
             check_values(dataset)
@@ -297,20 +293,12 @@ class Shard:
         return dataset
 
     def _dataset(self, name: str) -> h5py.Dataset:
-        field = _AXES.get(name) or FIELDS[name]
-        path = f"{field.path}/value" if field in FRAME_FIELDS else field.path
         with named_errors(self.path):
+            path, n_axes = FIELDS[name].dataset_path, len(FIELDS[name].shape)
             dataset = self.file[path]
-            if not isinstance(dataset, h5py.Dataset):
-                raise KeyError(f"{path} is no data set")
-            if dataset.ndim != len(field.shape):
-                raise ValueError(
-                    f"{path} has shape {dataset.shape}, {len(field.shape)} axes belong"
-                )
+            if not isinstance(dataset, h5py.Dataset) or dataset.ndim != n_axes:
+                raise ValueError(f"{path} is no data set of {n_axes} axes")
             return dataset
-
-
-_AXES = {field.name: field for field in AXIS_FIELDS}
 
 
 def find_shards(path: Path | str, *, must_be_files: bool = True) -> list[Path]:

@@ -18,21 +18,25 @@ from typing import Any, Literal
 
 import h5py
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from pydantic import Field as Setting
 
 from tg80.constants import EV_PER_KJ_PER_MOL
 from tg80.errors import CorruptFile, UserError
 from tg80.files import verify, write_with_checksum
 from tg80.shards.fields import Field
+from tg80.shards.metadata import (
+    CHECKSUM_ATTRIBUTE,
+    FORMAT_VERSION,
+    FileMetadata,
+    checked_metadata,
+)
 from tg80.shards.shard import named_errors, to_disk, to_memory
 from tg80.untrusted.hdf5 import check_values, open_hdf5
 
 SUFFIX = "-twins.h5"
-FORMAT_VERSION = 1
 _GROUP = "twins"
 _METADATA = "metadata"
-_CHECKSUM = "metadata_sha256"
 
 # fmt: off
 TWIN_FIELDS: tuple[Field, ...] = (
@@ -82,14 +86,12 @@ class TwinSettings(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-class TwinMetadata(BaseModel):
+class TwinMetadata(FileMetadata):
     """All that is not an array in a file of twins.
 
     `source` and `source_sha256` name the shard; level, recipe and time step are the shard's own,
     because twins are made exactly as it was made. `starts_in` is the time block of the starts.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format_version: int = FORMAT_VERSION
     name: str
@@ -112,11 +114,6 @@ class TwinMetadata(BaseModel):
     versions: dict[str, str]
     platform: dict[str, Any]
     licence: str = "CC-BY-4.0"
-
-    def canonical_json(self) -> str:
-        """One fixed text for one content."""
-        content = self.model_dump(mode="json")
-        return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 @dataclass(frozen=True)
@@ -268,9 +265,8 @@ def write_twins(path: Path | str, twins: Twins) -> None:
             )  # fmt: skip
             if field.disk_unit is not None:
                 dataset.attrs["unit"] = field.disk_unit
-        text = twins.metadata.canonical_json()
-        file[_GROUP].attrs[_METADATA] = text
-        file[_GROUP].attrs[_CHECKSUM] = hashlib.sha256(text.encode()).hexdigest()
+        file[_GROUP].attrs[_METADATA] = twins.metadata.canonical_json()
+        file[_GROUP].attrs[CHECKSUM_ATTRIBUTE] = twins.metadata.checksum()
         file.flush()
         image = file.id.get_file_image()
     write_with_checksum(path, image)
@@ -291,28 +287,11 @@ def read_twins(path: Path | str) -> Twins:
             for field in TWIN_FIELDS:
                 check_values(file[field.path])
             disk = {f.name: np.asarray(file[f.path]) for f in TWIN_FIELDS}
-        metadata = _metadata(attributes, path)
+        content, checksum = json.loads(attributes[_METADATA]), attributes.get(CHECKSUM_ATTRIBUTE)
+        metadata = checked_metadata(TwinMetadata, content, checksum, path)
         _check_shapes(disk, path, CorruptFile)
         arrays = {f.name: to_memory(f, disk[f.name]) for f in TWIN_FIELDS}
     return Twins(metadata=metadata, **arrays)
-
-
-def _metadata(attributes: dict[str, Any], path: Path) -> TwinMetadata:
-    text = str(attributes.get(_METADATA, ""))
-    if hashlib.sha256(text.encode()).hexdigest() != attributes.get(_CHECKSUM):
-        raise CorruptFile(f"{path}: the metadata does not match its own checksum")
-    try:
-        content = json.loads(text)
-        version = content.get("format_version") if isinstance(content, dict) else None
-        if isinstance(version, int) and version > FORMAT_VERSION:
-            raise CorruptFile(
-                f"{path}: format version {version} is newer than this program's; update"
-            )
-        return TwinMetadata.model_validate(content)
-    except RecursionError:
-        raise CorruptFile(f"{path}: metadata: nested too deeply") from None
-    except ValidationError as error:
-        raise CorruptFile(f"{path}: metadata: {error.errors()[0]['msg']}") from None
 
 
 def _check_shapes(disk: dict[str, np.ndarray], path: Path, error: type[Exception]) -> None:

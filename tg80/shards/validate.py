@@ -17,13 +17,12 @@ from tg80.files import checksum_path, data_folders, find_files, verify
 from tg80.shards.checks.content import check_content
 from tg80.shards.checks.evidence import Evidence
 from tg80.shards.fields import (
+    ALL_FIELDS,
     AXIS_FIELDS,
     FRAME_FIELDS,
     OBSERVABLES,
     PARAMETERS,
-    STATIC_FIELDS,
     TRAJECTORY,
-    Field,
 )
 from tg80.shards.problems import Findings, Problem
 from tg80.shards.shard import SUFFIX, Shard, expected_shape, named_errors
@@ -159,16 +158,13 @@ def _check_structure(file: h5py.File, found: Findings) -> None:
     """The parts of H5MD that no field of ours stands for."""
     version = _attribute(file, "h5md", "version")
     if not np.array_equal(version, [1, 1]):
-        found.error("structure", f"h5md version is {_shown(version)}, not 1.1")
+        found.error("structure", f"h5md version is {version}, not 1.1")
     for group, name in (("author", "name"), ("creator", "name"), ("creator", "version")):
         if not isinstance(_attribute(file, f"h5md/{group}", name), str):
             found.error("structure", f"h5md/{group} has no {name}")
-    box = f"{TRAJECTORY}/box"
-    if _attribute(file, box, "dimension") != 3:
-        found.error("structure", "box dimension is not 3")
-    boundary = _attribute(file, box, "boundary")
-    if boundary is None or [_text(word) for word in np.ravel(boundary)] != ["none"] * 3:
-        found.error("structure", "box boundary is not none, none, none")
+    dimension, boundary = (_attribute(file, f"{TRAJECTORY}/box", n) for n in _BOX)
+    if dimension != 3 or not np.array_equal(np.asarray(boundary, dtype=str), ["none"] * 3):
+        found.error("structure", "the box is not of 3 dimensions with boundary none")
     names: list[str] = []
     file.visit(names.append)
     for name in sorted(set(names) - _known_paths()):
@@ -181,13 +177,15 @@ def _check_structure(file: h5py.File, found: Findings) -> None:
                 found.error("structure", f"{field.path}/{axis.name} is no hard link to the first")
 
 
+_BOX = ("dimension", "boundary")
+
+
 def _known_paths() -> set[str]:
     """Every group and data set that the format has."""
     ends = {f"h5md/{name}" for name in ("author", "creator", "modules/units")}
     ends |= {f"{TRAJECTORY}/box", OBSERVABLES, PARAMETERS}
-    ends |= {field.path for field in STATIC_FIELDS}
-    for field in FRAME_FIELDS:
-        ends |= {f"{field.path}/{name}" for name in ("value", "step", "time")}
+    ends |= {field.dataset_path for field in ALL_FIELDS}
+    ends |= {f"{field.path}/{axis.name}" for field in FRAME_FIELDS for axis in AXIS_FIELDS}
     parents = {"/".join(end.split("/")[:n]) for end in ends for n in range(1, end.count("/") + 1)}
     return ends | parents
 
@@ -200,8 +198,8 @@ def _check_schema(shard: Shard, found: Findings) -> None:
         found.error("schema", "there are no positions of shape (n_frames, n_atoms, 3)")
         return
     n_frames, n_atoms = positions.shape[:2]
-    for field in (*FRAME_FIELDS, *AXIS_FIELDS, *STATIC_FIELDS):
-        path = f"{field.path}/value" if field in FRAME_FIELDS else field.path
+    for field in ALL_FIELDS:
+        path = field.dataset_path
         dataset = file.get(path)
         if not isinstance(dataset, h5py.Dataset):
             found.error("schema", f"{path} is missing")
@@ -211,37 +209,18 @@ def _check_schema(shard: Shard, found: Findings) -> None:
             found.error("schema", f"{path} has shape {dataset.shape}, not {shape}")
         if dataset.dtype != np.dtype(field.dtype):
             found.error("schema", f"{path} is {dataset.dtype}, not {np.dtype(field.dtype)}")
-        _check_unit(dataset, field, path, found)
-    for name in sorted(_children(file, PARAMETERS) - {f.path.rsplit("/", 1)[1] for f in _EXTRA}):
-        found.warning("schema", f"{PARAMETERS}/{name} is no field of the format")
-
-
-_EXTRA = [field for field in STATIC_FIELDS if field.path.startswith(PARAMETERS)]
-
-
-def _check_unit(dataset: h5py.Dataset, field: Field, path: str, found: Findings) -> None:
-    unit = dataset.attrs.get("unit")
-    if unit != field.disk_unit:
-        found.error("units", f"{path} is in {_shown(unit)}, not {_shown(field.disk_unit)}")
-    elif unit is not None:
-        kind = h5py.check_string_dtype(dataset.attrs.get_id("unit").dtype)
-        if kind is None or kind.length is not None:
-            found.error("units", f"unit of {path} is no variable-length string: readers differ")
+        unit = dataset.attrs.get("unit")
+        if unit != field.disk_unit:
+            found.error("units", f"unit of {path} is {unit}, not {field.disk_unit}")
+        elif unit is not None:
+            kind = h5py.check_string_dtype(dataset.attrs.get_id("unit").dtype)
+            if kind is None or kind.length is not None:
+                found.error("units", f"unit of {path} is no variable-length string: readers differ")
+    for name in file.get(PARAMETERS, ()):
+        if f"{PARAMETERS}/{name}" not in _known_paths():
+            found.warning("schema", f"{PARAMETERS}/{name} is no field of the format")
 
 
 def _attribute(file: h5py.File, path: str, name: str) -> Any:
     item = file.get(path)
     return item.attrs.get(name) if isinstance(item, h5py.Group | h5py.Dataset) else None
-
-
-def _children(file: h5py.File, path: str) -> set[str]:
-    group = file.get(path)
-    return set(group) if isinstance(group, h5py.Group) else set()
-
-
-def _text(word: Any) -> str:
-    return word.decode(errors="replace") if isinstance(word, bytes) else str(word)
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else f"{value}"
