@@ -66,8 +66,8 @@ def download(
 ) -> None:
     """Download a published data set, or a part of it.
 
-    Every file is compared with the manifest's SHA-256. What is right in DIR stays, what was broken
-    off goes on where it was, what is wrong is fetched again. Exit code 1 if a file can't be had.
+    Every file is compared with the manifest's SHA-256. Correct files in DIR stay, interrupted ones
+    are resumed, wrong ones are fetched again. Exit code 1 if a file cannot be fetched.
 
     Examples:
 
@@ -87,7 +87,7 @@ def download(
                 dry_run=dry_run, watcher=shown,
             )  # fmt: skip
     except KeyboardInterrupt:
-        console.print("the same command goes on from here", highlight=False)
+        console.print("the same command resumes from here", highlight=False)
         raise
     if as_json:
         print_json(report.as_dict(), indent=2)
@@ -100,7 +100,6 @@ def download(
 
 
 def _names(molecules: str | None) -> tuple[str, ...]:
-    """The names; an option that names none is a mistake, and not a wish for everything."""
     if molecules is not None and not molecules.strip(" ,"):
         raise UserError("--molecules names no molecule; leave it out for all")
     return tuple(name.strip() for name in (molecules or "").split(",") if name.strip())
@@ -110,6 +109,7 @@ class _Progress(Watcher):
     """Shows a download: bars on a terminal, now and then a line in a log file."""
 
     def __init__(self, console: Console) -> None:
+        super().__init__()
         self._console = console
         self._bars = Progress(
             TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(),

@@ -1,4 +1,4 @@
-"""Downloading a published version, or a part of it, into a folder.
+"""Downloads a published version, or a part of it, into a folder.
 
 Correct files stay, interrupted ones are resumed, wrong ones are fetched again. A file is
 `NAME.part` until it has the size and SHA-256 of the manifest, then `NAME`. `NAME.part.json` keeps
@@ -49,7 +49,7 @@ from tg80.release.sources import (
     Stopped,
     Watcher,
     WrongContent,
-    chosen_source,
+    fetch_bytes,
     open_source,
 )
 
@@ -66,24 +66,27 @@ class Report:
     """What a download did, or with `dry_run` would do.
 
     Attributes:
-        source, name, version: what was downloaded.
-        folder: where to.
-        molecules, levels: of the files asked for.
-        fetched: path and size of each file fetched (to be fetched).
-        kept: path and size of each file that was there and right.
-        failed: path and reason of each file that could not be had.
-        n_bytes_received: sent by the source for these files.
-        seconds: wall time.
-        dry_run: whether nothing was written.
+        source: Where from.
+        name: Of the data set.
+        version: Of the data.
+        folder: Where to.
+        dry_run: Whether nothing was written.
+        molecules: Of the files asked for.
+        levels: Of the files asked for.
+        fetched: Path and size of each file fetched (to be fetched).
+        kept: Path and size of each file that was there and right.
+        failed: Path and reason of each file that could not be fetched.
+        n_bytes_received: Sent by the source for these files.
+        seconds: Wall time.
     """
 
     source: str
     name: str
     version: str
     folder: str
-    dry_run: bool = False
-    molecules: tuple[str, ...] = ()
-    levels: tuple[str, ...] = ()
+    dry_run: bool
+    molecules: tuple[str, ...]
+    levels: tuple[str, ...]
     fetched: dict[str, int] = field(default_factory=dict)
     kept: dict[str, int] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
@@ -110,86 +113,84 @@ def download(
     dry_run: bool = False,
     watcher: Watcher | None = None,
 ) -> Report:
-    """Bring a published version, or what is selected of it, into a folder.
+    """Download a published version, or what is selected of it, into a folder.
 
     Args:
         source: URL or folder of a publication or of one of its versions; None for the one that
             `TG80_SOURCE` names.
-        to: folder; None for `NAME-VERSION` here.
+        to: Folder; None for `NAME-VERSION` here.
         version: None for the newest.
-        selection: what to fetch of it.
-        jobs: files fetched at once, 1 to 32.
-        patience: how long and how often to try.
-        dry_run: only tell what would be fetched; nothing is written.
-        watcher: told how it goes on.
+        selection: What to fetch of it.
+        jobs: Files fetched at once, 1 to 32.
+        patience: How long and how often to try.
+        dry_run: Only report what would be fetched; nothing is written.
+        watcher: Follows the transfer.
 
     Raises:
-        UserError: a bad argument, nothing published there, or a folder with something else in it.
-        Tg80Error: the manifest can't be had or is not valid, the disk is full, or the source fails
-            for all files. Single files that can't be had are in the report's `failed`.
+        UserError: A bad argument, nothing published there, or a folder with something else in it.
+        Tg80Error: The manifest cannot be fetched or is not valid, the disk is full, or the source
+            fails for all files. Single files that fail are in the report's `failed`.
     """
     if not 1 <= jobs <= MAX_JOBS:
         raise UserError(f"--jobs {jobs}: give 1 to {MAX_JOBS}")
     began = time.monotonic()
-    watcher, stop = watcher or Watcher(), threading.Event()
-    release = find_release(open_source(chosen_source(source), patience), version, stop, watcher)
+    watcher = watcher or Watcher()
+    release = find_release(open_source(source, patience), version, watcher)
     folder = Path(to) if to is not None else Path(release.folder_name)
     _check_folder(release, folder)
-    entries = choose_files(
-        release.manifest, selection, lambda entry: release.read(entry, stop, watcher)
-    )
-    report = _new_report(release, folder, entries, dry_run)
-    run = _Run(release, folder, jobs, stop, watcher, report)
-    if dry_run:
-        run.look(entries)
-    else:
-        with _locked(folder):
-            run.fetch(run.look(entries))
-    report.seconds = time.monotonic() - began
-    return report
+    manifest, opened = release.manifest, release.source
 
+    def read(entry: PublishedFile) -> bytes:
+        return fetch_bytes(
+            opened, release.address(entry), sha256=entry.sha256, limit=entry.n_bytes,
+            watcher=watcher,
+        )  # fmt: skip
 
-def _new_report(
-    release: Release, folder: Path, entries: Sequence[PublishedFile], dry_run: bool
-) -> Report:
+    entries = choose_files(manifest, selection, read)
     shards = [entry for entry in entries if isinstance(entry, PublishedShard)]
-    return Report(
-        source=release.source.name,
-        name=release.manifest.name,
-        version=release.manifest.version,
+    report = Report(
+        source=opened.name,
+        name=manifest.name,
+        version=manifest.version,
         folder=str(folder),
         dry_run=dry_run,
         molecules=tuple(sorted({shard.molecule for shard in shards})),
         levels=tuple(sorted({shard.level for shard in shards})),
     )
+    this = _Download(release, folder, jobs, watcher, report)
+    if dry_run:
+        this.check(entries)
+    else:
+        with _locked(folder):
+            this.fetch(this.check(entries))
+    report.seconds = time.monotonic() - began
+    return report
 
 
-class _Run:
-    """One download into one folder."""
+@dataclass(frozen=True)
+class _Download:
+    release: Release
+    folder: Path
+    jobs: int
+    watcher: Watcher
+    report: Report
 
-    def __init__(
-        self, release: Release, folder: Path, jobs: int, stop: threading.Event,
-        watcher: Watcher, report: Report,
-    ) -> None:  # fmt: skip
-        self.release, self.folder, self.jobs = release, folder, jobs
-        self.stop, self.watcher, self.report = stop, watcher, report
-
-    def look(self, entries: Sequence[PublishedFile]) -> list[PublishedFile]:
-        """What is missing or wrong in the folder; the report tells both this and what is right.
+    def check(self, entries: Sequence[PublishedFile]) -> list[PublishedFile]:
+        """What is missing or wrong in the folder; the report gets this and what is right.
 
         Raises:
-            UserError: the folder holds another version, or other files under these names.
+            UserError: The folder holds another version, or other files under these names.
         """
         resumed = _holds_this(self.folder, self.release)
         targets = {entry.path: place(self.folder, entry.path) for entry in entries}
         self.watcher.begin("checking", _total_bytes(entries))
 
         def check(entry: PublishedFile) -> bool:
-            right = is_right(targets[entry.path], entry)
+            right = _is_right(targets[entry.path], entry)
             self.watcher.advance(entry.n_bytes)
             return right
 
-        with closing(_side_by_side(entries, check, self.jobs, self.stop)) as checked:
+        with closing(_side_by_side(entries, check, self.jobs, self.watcher.stop)) as checked:
             states = dict(checked)
         for entry in entries:
             state = states[entry]
@@ -204,22 +205,23 @@ class _Run:
         return [entry for entry in entries if not states[entry]]
 
     def fetch(self, entries: Sequence[PublishedFile]) -> None:
-        """Fetch these files; those that can't be had move to the report's `failed`."""
+        """Fetch these files; those that fail are in the report's `failed`."""
         with _plain_disk_errors(self.folder):
             self._check_space(entries)
-            # From now on a wrong file here is one of ours to be mended.
+            # From now on a wrong file here is one of ours to be replaced.
             write_atomically(self.folder / MANIFEST_NAME, self.release.manifest_bytes)
             for entry in entries:
-                set_aside(place(self.folder, entry.path), entry)
+                _set_aside(place(self.folder, entry.path), entry)
         self.report.fetched.clear()
         if not entries:
             return
         self.watcher.begin("downloading", _total_bytes(entries))
-        with closing(_side_by_side(entries, self._fetch_one, self.jobs, self.stop)) as ended:
+        stop = self.watcher.stop
+        with closing(_side_by_side(entries, self._fetch_one, self.jobs, stop)) as ended:
             self._record(ended)
 
     def _record(self, ended: Iterable[tuple[PublishedFile, int | Exception]]) -> None:
-        """Files each outcome in the report; an error that concerns all files is raised."""
+        """Put each outcome in the report; an error that concerns all files is raised."""
         n_in_a_row = 0
         for entry, outcome in ended:
             if isinstance(outcome, int):
@@ -235,15 +237,36 @@ class _Run:
             if n_in_a_row == _GIVE_UP_AFTER:
                 raise SourceFails(
                     f"{outcome}; so did {_GIVE_UP_AFTER - 1} files before it; the same command "
-                    "goes on from here"
+                    "resumes from here"
                 )
 
     def _fetch_one(self, entry: PublishedFile) -> int:
-        target = place(self.folder, entry.path)
-        address = self.release.address(entry)
-        return _fetch_file(
-            self.release.source, entry, address, target, stop=self.stop, watcher=self.watcher
-        )
+        """Fetch one file, resuming from what is already there of it.
+
+        Returns:
+            How many bytes the source sent.
+
+        Raises:
+            Refused: The source does not give it.
+            CorruptFile: The source's copy is not what the manifest says, time and again.
+            SourceFails: The source kept failing.
+            Stopped: By the watcher.
+            OSError: The file cannot be written.
+        """
+        source, path = self.release.source, self.release.address(entry)
+        attempts = Attempts(source, path, self.watcher)
+        with PartFile(place(self.folder, entry.path), entry, self.watcher.advance) as part:
+            while True:
+                try:
+                    _fetch_rest(source, path, entry, part, self.watcher.stop)
+                except (Interrupted, WrongContent) as error:
+                    n_bytes = part.n_bytes
+                    if isinstance(error, WrongContent) and error.spoilt:
+                        part.reset()
+                    attempts.wait_after(error, n_bytes)
+                else:
+                    part.finish()
+                    return part.n_received
 
     def _check_space(self, entries: Sequence[PublishedFile]) -> None:
         here = [Path(f"{place(self.folder, entry.path)}{PART}") for entry in entries]
@@ -254,6 +277,33 @@ class _Run:
                 f"{self.folder}: {n_bytes / 1e6:.1f} MB are to be fetched and "
                 f"{usage.free / 1e6:.1f} MB are free; free space, or select less"
             )
+
+
+def _fetch_rest(
+    source: Source, path: str, entry: PublishedFile, part: "PartFile", stop: threading.Event
+) -> None:
+    """Fetch what is missing in one attempt, and compare the whole."""
+    if part.n_bytes < entry.n_bytes:
+        with source.open(path, part.n_bytes, part.tag(source.name)) as body:
+            if body.n_total not in (None, entry.n_bytes):
+                # What is here need not be at fault: this may be some page in place of the file.
+                raise WrongContent(
+                    f"has {body.n_total} bytes there, {entry.n_bytes} in the manifest",
+                    spoilt=False,
+                )
+            if body.offset == 0 and part.n_bytes:
+                part.reset()
+            part.note(source.name, body.tag)
+            for chunk in body.chunks:
+                if stop.is_set():
+                    raise Stopped
+                if part.n_bytes + len(chunk) > entry.n_bytes:
+                    raise WrongContent(f"has more than the {entry.n_bytes} bytes of the manifest")
+                part.append(chunk)
+    if part.n_bytes < entry.n_bytes:
+        raise Interrupted(f"ended after {part.n_bytes} of {entry.n_bytes} bytes")
+    if part.sha256() != entry.sha256:
+        raise WrongContent("its SHA-256 is not that of the manifest")
 
 
 def _total_bytes(entries: Iterable[PublishedFile]) -> int:
@@ -272,7 +322,7 @@ def _holds_this(folder: Path, release: Release) -> bool:
     """Whether an earlier download of this very version went into the folder.
 
     Raises:
-        UserError: it is another version's.
+        UserError: It is another version's.
     """
     path = place(folder, MANIFEST_NAME)
     if not path.exists():
@@ -297,7 +347,7 @@ def _holds_this(folder: Path, release: Release) -> bool:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder, made if need be, for this process; a crash leaves no lock behind."""
+    """Create the folder and lock it for this process; a crash leaves no lock behind."""
     with _plain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(place(folder, LOCK))
@@ -315,7 +365,6 @@ def _locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _plain_disk_errors(folder: Path) -> Iterator[None]:
-    """Turn an error of the disk into one line that says what to do."""
     try:
         yield
     except OSError as error:
@@ -323,7 +372,7 @@ def _plain_disk_errors(folder: Path) -> Iterator[None]:
         if error.errno in _FULL:
             raise Tg80Error(
                 f"{where}: the disk is full ({error.strerror}); free space and run the same "
-                "command again, it goes on from here"
+                "command again, it resumes from here"
             ) from None
         reason = error.strerror or error
         raise Tg80Error(f"{where}: cannot be written: {reason}") from None
@@ -335,10 +384,10 @@ def _side_by_side(
     n_threads: int,
     stop: threading.Event,
 ) -> Generator[tuple[PublishedFile, _T | Exception], None, None]:
-    """Each item with what `work` gave or raised, as they end.
+    """Each item with what `work` returned or raised, as they end.
 
-    If the caller leaves early, by Ctrl-C for one, `stop` is set and nothing new is begun. The
-    threads are daemons: one that hangs on a silent server does not keep the process.
+    If the caller leaves early, by Ctrl-C for one, `stop` is set and nothing new begins. The
+    threads are daemons: one that hangs on a silent server does not keep the process alive.
     """
     waiting: queue.SimpleQueue[PublishedFile] = queue.SimpleQueue()
     ended: queue.SimpleQueue[tuple[PublishedFile, _T | Exception]] = queue.SimpleQueue()
@@ -377,7 +426,7 @@ def place(folder: Path, path: str) -> Path:
     """Where a file of the manifest goes.
 
     Raises:
-        UserError: a link, or something that is no file, is in the way.
+        UserError: A link, or something that is not a file, is in the way.
     """
     target = folder.joinpath(*path.split("/"))
     root = os.path.realpath(folder)
@@ -395,20 +444,19 @@ def place(folder: Path, path: str) -> Path:
     return target
 
 
-def is_right(path: Path, entry: PublishedFile) -> bool:
-    """Whether the file is there with the size and the checksum of the manifest."""
+def _is_right(path: Path, entry: PublishedFile) -> bool:
     try:
         return path.stat().st_size == entry.n_bytes and file_sha256(path) == entry.sha256
     except FileNotFoundError:
         return False
 
 
-def set_aside(target: Path, entry: PublishedFile) -> None:
-    """Take a wrong file from under its name: a short one to go on from, another as NAME.wrong."""
+def _set_aside(target: Path, entry: PublishedFile) -> None:
+    """Rename a wrong file: to NAME.part if it is short and can be resumed, else to NAME.wrong."""
     if not target.exists():
         return
     part, facts = Path(f"{target}{PART}"), target.lstat()
-    # What has another name as well is not ours to write on.
+    # A file with another hard link is not ours to write to.
     only_here = stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1
     cut_short = only_here and facts.st_size < entry.n_bytes and not part.exists()
     os.replace(target, part if cut_short else f"{target}{WRONG}")
@@ -418,13 +466,13 @@ class PartFile:
     """The bytes of one file that are here so far; a context manager.
 
     Args:
-        target: final name.
-        entry: what the manifest says of it.
-        on_bytes: told of every change of `n_bytes`.
+        target: Final name.
+        entry: Size and checksum of the whole.
+        on_bytes: Called with every change of `n_bytes`.
 
     Attributes:
-        n_bytes: stored so far.
-        n_received: of them and of those thrown away, how many `append` brought.
+        n_bytes: Stored so far.
+        n_received: Bytes that `append` brought, those thrown away since included.
     """
 
     def __init__(self, target: Path, entry: PublishedFile, on_bytes: Callable[[int], None]) -> None:
@@ -441,7 +489,7 @@ class PartFile:
         for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY", "O_NONBLOCK"):
             flags |= getattr(os, name, 0)
         with suppress(FileNotFoundError):
-            if self._path.lstat().st_nlink > 1:  # what has another name as well is not ours
+            if self._path.lstat().st_nlink > 1:  # another hard link: not ours to write to
                 self._path.unlink()
         self._stream = os.fdopen(os.open(self._path, flags, 0o666), "r+b", buffering=0)
         if not stat.S_ISREG(os.fstat(self._stream.fileno()).st_mode):
@@ -468,7 +516,7 @@ class PartFile:
         """Store the next bytes.
 
         Raises:
-            OSError: the disk is full or broken.
+            OSError: The disk is full or broken.
         """
         rest = memoryview(chunk)
         while rest:
@@ -478,7 +526,7 @@ class PartFile:
             rest = rest[n_written:]
 
     def reset(self) -> None:
-        """Throws away what is there."""
+        """Throw away what is there."""
         self._stream.seek(0)
         self._stream.truncate()
         self._hash = hashlib.sha256()
@@ -487,11 +535,10 @@ class PartFile:
         self._notes.unlink(missing_ok=True)
 
     def sha256(self) -> str:
-        """Of what is there."""
         return self._hash.hexdigest()
 
     def note(self, source: str, tag: str | None) -> None:
-        """Keep what to hand the source to go on later."""
+        """Keep what to hand the source to resume later."""
         if tag is None or tag == self.tag(source):
             return
         # Half a note, or none, only means that the server is not asked whether the content changed.
@@ -519,74 +566,3 @@ class PartFile:
     def _remove(self) -> None:
         self._path.unlink(missing_ok=True)
         self._notes.unlink(missing_ok=True)
-
-
-def _fetch_file(
-    source: Source,
-    entry: PublishedFile,
-    address: str,
-    target: Path,
-    *,
-    stop: threading.Event,
-    watcher: Watcher,
-) -> int:
-    """Fetch one file of the manifest, resuming from what is already there of it.
-
-    Args:
-        source: where from.
-        entry: size and checksum that the file must have.
-        address: path of the file within the source.
-        target: final name; nothing is there before the content is right.
-        stop: ends it early.
-        watcher: told of all bytes, those already here included.
-
-    Returns:
-        How many bytes the source sent.
-
-    Raises:
-        Refused: the source does not give it.
-        CorruptFile: the source's copy is not what the manifest says, time and again.
-        SourceFails: the source kept failing.
-        Stopped: by `stop`.
-        OSError: the file cannot be written.
-    """
-    attempts = Attempts(source.label(address), source.patience, stop, watcher.say)
-    with PartFile(target, entry, watcher.advance) as part:
-        while True:
-            try:
-                _fetch_rest(source, entry, address, part, stop)
-            except (Interrupted, WrongContent) as error:
-                n_bytes = part.n_bytes
-                if isinstance(error, WrongContent) and error.spoilt:
-                    part.reset()
-                attempts.wait_after(error, n_bytes)
-            else:
-                part.finish()
-                return part.n_received
-
-
-def _fetch_rest(
-    source: Source, entry: PublishedFile, address: str, part: PartFile, stop: threading.Event
-) -> None:
-    """One attempt: asks for what is missing, stores it, and compares the whole."""
-    if part.n_bytes < entry.n_bytes:
-        with source.open(address, part.n_bytes, part.tag(source.name)) as body:
-            if body.n_total not in (None, entry.n_bytes):
-                # What is here need not be at fault: this may be some page in place of the file.
-                raise WrongContent(
-                    f"has {body.n_total} bytes there, {entry.n_bytes} in the manifest",
-                    spoilt=False,
-                )
-            if body.offset == 0 and part.n_bytes:
-                part.reset()
-            part.note(source.name, body.tag)
-            for chunk in body.chunks:
-                if stop.is_set():
-                    raise Stopped
-                if part.n_bytes + len(chunk) > entry.n_bytes:
-                    raise WrongContent(f"has more than the {entry.n_bytes} bytes of the manifest")
-                part.append(chunk)
-    if part.n_bytes < entry.n_bytes:
-        raise Interrupted(f"ended after {part.n_bytes} of {entry.n_bytes} bytes")
-    if part.sha256() != entry.sha256:
-        raise WrongContent("its SHA-256 is not that of the manifest")

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
@@ -35,6 +34,7 @@ from tg80.release.manifest import (
     check_version,
 )
 from tg80.release.plots import plots
+from tg80.release.sources import web_address
 from tg80.release.survey import Publication, ShardFacts, by_level, survey
 from tg80.splits.split import Split, load_split
 
@@ -141,24 +141,13 @@ def _check_options(folder: Path, site: Path, version: str, name: str | None, url
         raise UserError(str(error)) from None
     if name is not None and not _NAME.fullmatch(name):
         raise UserError(f"name {name!r}: use letters, digits, '.', '-' and '_'")
-    if url and not _is_address(url):
+    if url and web_address(url) is None:
         raise UserError(f"--url {url!r}: not an address; give one such as https://HOST/FOLDER")
     check_folder(site, "--out")
     if folder.is_dir() and site.resolve().is_relative_to(folder.resolve()):
         raise UserError(
             f"{site}: is inside {folder}, whose shards are published; choose another --out"
         )
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname
-        _ = parts.port  # it fails on one that is no number
-    except ValueError:
-        return False
-    plain = all(character.isprintable() and not character.isspace() for character in url)
-    return plain and parts.scheme in ("http", "https") and bool(host)
 
 
 def _slug(folder: Path) -> str:

@@ -1,6 +1,5 @@
 """One published version at a source: found, and its manifest checked, before a file is fetched."""
 
-import threading
 from dataclasses import dataclass
 
 from tg80.errors import CorruptFile, UserError
@@ -23,10 +22,10 @@ class Release:
     """A version at a source.
 
     Attributes:
-        source: where it is.
-        prefix: of its files' addresses within the source: `VERSION/`, or empty.
-        manifest: what it holds.
-        manifest_bytes: the manifest as it was sent.
+        source: Where it is.
+        prefix: Of its files' addresses within the source: `VERSION/`, or empty.
+        manifest: What it holds.
+        manifest_bytes: The manifest as it was sent.
     """
 
     source: Source
@@ -39,64 +38,48 @@ class Release:
         """`NAME-VERSION`, the folder a version goes into if none is given.
 
         Raises:
-            UserError: the publication's name can't be part of it.
+            UserError: The publication's name can't be part of it.
         """
         try:
             return check_version(f"{self.manifest.name}-{self.manifest.version}")
         except ValueError:
-            raise UserError("the publication's name is no folder name; give --to DIR") from None
+            raise UserError("the publication's name cannot name a folder; give --to DIR") from None
 
     def address(self, entry: PublishedFile) -> str:
         """Path of a file within the source."""
         return self.prefix + entry.path
 
-    def read(self, entry: PublishedFile, stop: threading.Event, watcher: Watcher) -> bytes:
-        """The content of a small file.
 
-        Raises:
-            Tg80Error: It cannot be fetched, or is not what the manifest says.
-        """
-        return fetch_bytes(
-            self.source, self.address(entry), sha256=entry.sha256, limit=entry.n_bytes,
-            stop=stop, watcher=watcher,
-        )  # fmt: skip
-
-
-def find_release(
-    source: Source, version: str | None, stop: threading.Event, watcher: Watcher
-) -> Release:
+def find_release(source: Source, version: str | None, watcher: Watcher) -> Release:
     """The version asked for, or the newest; the source may also be the folder of one version.
 
     Raises:
-        UserError: nothing is published there, or not this version.
-        CorruptFile: the manifest is not the one that `versions.json` names, or is not valid.
+        UserError: Nothing is published there, or not this version.
+        CorruptFile: The manifest is not the one that `versions.json` names, or is not valid.
     """
-
-    def get(address: str, sha256: str | None = None) -> bytes:
-        return fetch_bytes(
-            source, address, sha256=sha256, limit=LARGEST_MANIFEST, stop=stop, watcher=watcher
-        )
-
     try:
-        listed = get(VERSIONS_NAME)
+        listed = fetch_bytes(source, VERSIONS_NAME, limit=LARGEST_MANIFEST, watcher=watcher)
     except Refused as error:  # not only Missing: object stores may forbid what is not there
-        return _only_version(source, version, get, error)
-    versions = Versions.parse(listed, source.label(VERSIONS_NAME))
-    entry = _choose(versions.versions, version, source.label(VERSIONS_NAME))
-    address = f"{entry.version}/{MANIFEST_NAME}"
-    content = get(address, entry.manifest_sha256)
-    manifest = Manifest.parse(content, source.label(address))
+        return _only_version(source, version, watcher, error)
+    label = source.label(VERSIONS_NAME)
+    versions = Versions.parse(listed, label)
+    entry = _choose(versions.versions, version, label)
+    path = f"{entry.version}/{MANIFEST_NAME}"
+    content = fetch_bytes(
+        source, path, limit=LARGEST_MANIFEST, watcher=watcher, sha256=entry.manifest_sha256
+    )
+    manifest = Manifest.parse(content, source.label(path))
     if (manifest.name, manifest.version) != (versions.name, entry.version):
         raise CorruptFile(
-            f"{source.label(address)}: is of {manifest.name!r} {manifest.version}, not of "
+            f"{source.label(path)}: is of {manifest.name!r} {manifest.version}, not of "
             f"{versions.name!r} {entry.version}"
         )
     return Release(source, f"{entry.version}/", manifest, content)
 
 
-def _only_version(source: Source, version: str | None, get, first: Refused) -> Release:
+def _only_version(source: Source, version: str | None, watcher: Watcher, first: Refused) -> Release:
     try:
-        content = get(MANIFEST_NAME)
+        content = fetch_bytes(source, MANIFEST_NAME, limit=LARGEST_MANIFEST, watcher=watcher)
     except Missing:
         if not isinstance(first, Missing):
             raise first from None

@@ -16,13 +16,13 @@ _ONLY_WITH_EVERYTHING = ("plots/", "plots--")
 
 @dataclass(frozen=True)
 class Selection:
-    """What to download; what is None or empty is not restricted by.
+    """What to download; what is None or empty restricts nothing.
 
     Attributes:
-        fold: of the published split, from 1 on.
-        parts: of that fold: train, val, test_id, test_ood, val_time, test_time.
-        molecules: names of compounds.
-        level: level of theory.
+        fold: Of the published split, from 1 on.
+        parts: Of that fold: train, val, test_id, test_ood, val_time, test_time.
+        molecules: Names of compounds.
+        level: Level of theory.
     """
 
     fold: int | None = None
@@ -36,10 +36,6 @@ class Selection:
         if self.parts and self.fold is None:
             raise UserError("--part goes with --fold K: parts differ from fold to fold")
 
-    @property
-    def everything(self) -> bool:
-        return self == Selection()
-
 
 def choose_files(
     manifest: Manifest, selection: Selection, read: Callable[[PublishedFile], bytes]
@@ -47,18 +43,18 @@ def choose_files(
     """The shards asked for, their checksum files, and the small files that belong to any choice.
 
     Args:
-        manifest: of the version.
-        selection: what is asked for.
-        read: gives the content of a file of the manifest; called for the list of a fold only.
+        manifest: Of the version.
+        selection: What is asked for.
+        read: Gives the content of a file of the manifest; called for the list of a fold only.
 
     Returns:
         The files, largest first.
 
     Raises:
-        UserError: a fold, molecule or level is not published, or nothing is left.
-        CorruptFile: the list of the fold is not valid.
+        UserError: A fold, molecule or level is not published, or nothing is left.
+        CorruptFile: The list of the fold is not valid.
     """
-    if selection.everything:
+    if selection == Selection():
         return _largest_first(manifest.entries)
     shards = _by_fold(manifest, selection, read)
     if selection.molecules:
@@ -77,11 +73,11 @@ def _by_fold(
 ) -> list[PublishedShard]:
     if selection.fold is None:
         return list(manifest.shards)
-    entries = {fold: entry for entry in manifest.files if (fold := _fold_of(entry)) is not None}
+    matches = ((_FOLD_LIST.fullmatch(entry.path), entry) for entry in manifest.files)
+    entries = {int(match[1]): entry for match, entry in matches if match}
     if selection.fold not in entries:
-        known = (
-            f"folds are {', '.join(map(str, sorted(entries)))}" if entries else "it has no folds"
-        )
+        numbers = ", ".join(map(str, sorted(entries)))
+        known = f"folds are {numbers}" if entries else "it has no folds"
         raise UserError(f"--fold {selection.fold}: no such fold in {manifest.version}; {known}")
     entry = entries[selection.fold]
     lists = _read_fold_list(read(entry), entry.path)
@@ -95,14 +91,7 @@ def _by_fold(
     return shards
 
 
-def _fold_of(entry: PublishedFile) -> int | None:
-    """Number of the fold whose list of shards this file is."""
-    match = _FOLD_LIST.fullmatch(entry.path)
-    return int(match[1]) if match else None
-
-
 def _read_fold_list(text: bytes, path: str) -> dict[str, list[str]]:
-    """Paths of shards by part."""
     try:
         content = parse_json(text, path)
         lists = {part: content[part] for part in PARTS if part in content}
@@ -132,5 +121,5 @@ def _check_known(what: str, asked: Sequence[str], published: Iterable[str]) -> N
 
 
 def _largest_first(entries: Iterable[PublishedFile]) -> list[PublishedFile]:
-    """So that no long one is left alone at the end."""
+    # So that no large one is left alone at the end.
     return sorted(entries, key=lambda entry: (-entry.n_bytes, entry.path))

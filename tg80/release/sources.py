@@ -2,23 +2,24 @@
 
 Nothing a server says is believed: sizes and checksums come from the manifest. `requests` brings
 connections, proxies (`http_proxy`, `https_proxy`, `no_proxy`) and certificates; redirects are
-followed here, so that each of their addresses is looked at before it is asked.
+followed here, so that each address is checked before it is requested.
 """
 
 import hashlib
-import http
+import http.client
+import io
 import os
 import random
 import re
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import BinaryIO, Protocol
-from urllib.parse import urljoin, urlsplit
+from typing import Protocol
+from urllib.parse import SplitResult, urljoin, urlsplit
 from urllib.request import url2pathname
 
 import requests
@@ -28,26 +29,24 @@ from urllib3.util.retry import Retry
 from tg80.errors import CorruptFile, Tg80Error, UserError
 
 CHUNK_BYTES = 1 << 16
-# A server that always breaks off after a few bytes is not to keep us for ever.
+# A server that always breaks off after a few bytes must not keep us for ever.
 PROGRESS_BYTES = 1 << 20
 MAX_REDIRECTS = 10
 _REDIRECTS = (301, 302, 303, 307, 308)
-_MISSING = (404, 410)
-_PASSING = (408, 425, 429)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for a source, and how often to come back.
+    """How long to wait for a source, and how often to try again.
 
     Attributes:
-        connect_s: for a connection.
-        stall_s: for the next bytes; a slow server that goes on sending is never given up.
-        attempts: in a row that brought nothing new, before a file is given up.
-        copies: times a file is fetched whole when its content is wrong.
-        backoff_s: wait before the second attempt; doubles from one to the next.
-        longest_wait_s: longest wait; a server that asks for more is given up.
+        connect_s: For a connection.
+        stall_s: For the next bytes; a slow server that goes on sending is never given up.
+        attempts: In a row that brought nothing new, before a file is given up.
+        copies: Times a file is fetched whole when its content is wrong.
+        backoff_s: Wait before the second attempt; doubles from one to the next.
+        longest_wait_s: Longest wait; a server that asks for more is given up.
     """
 
     connect_s: float = 15.0
@@ -58,6 +57,26 @@ class Patience:
     longest_wait_s: float = 120.0
 
 
+class Watcher:
+    """Follows a transfer, called by several threads; this one shows nothing.
+
+    Attributes:
+        stop: Set to end the transfer; what has arrived stays.
+    """
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+
+    def begin(self, stage: str, n_bytes: int) -> None:
+        """A stage that handles `n_bytes` begins."""
+
+    def advance(self, n_bytes: int) -> None:
+        """So many bytes more; fewer than 0 if some had to be thrown away."""
+
+    def say(self, line: str) -> None:
+        """Something the user may want to know."""
+
+
 class Refused(Tg80Error):
     """The source does not give the file, and asking again would not help."""
 
@@ -66,11 +85,19 @@ class Missing(Refused):
     """The source has no such file."""
 
 
+class SourceFails(Tg80Error):
+    """The source went on failing for longer than our patience."""
+
+
+class Stopped(Exception):
+    """`Watcher.stop` was set."""
+
+
 class Interrupted(Exception):
     """What may pass: a broken connection, a busy server, silence.
 
     Attributes:
-        retry_after_s: how long the server asks to be left alone, if it does.
+        retry_after_s: How long the server asks to be left alone, if it does.
     """
 
     def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
@@ -82,7 +109,7 @@ class WrongContent(Exception):
     """The bytes are not those of the manifest.
 
     Attributes:
-        spoilt: whether what has been stored so far is to be thrown away.
+        spoilt: Whether the bytes stored so far are to be thrown away.
     """
 
     def __init__(self, reason: str, spoilt: bool = True) -> None:
@@ -95,10 +122,10 @@ class Body:
     """An opened file.
 
     Attributes:
-        offset: place in the file of the first byte that comes; 0 if the source can't start later.
-        n_total: size of the whole file as the source states it, if it does.
-        tag: what to hand back to go on later in the same content (strong ETag or Last-Modified).
-        chunks: the bytes; raises `Interrupted`.
+        offset: Place in the file of the first byte that comes; 0 if the source can't start later.
+        n_total: Size of the whole file as the source states it, if it does.
+        tag: What to hand back to resume the same content (strong ETag or Last-Modified).
+        chunks: The bytes; raises `Interrupted`.
     """
 
     offset: int
@@ -108,7 +135,12 @@ class Body:
 
 
 class Source(Protocol):
-    """A place with published files. `name` is fit to be printed: it holds no password."""
+    """A place with published files.
+
+    Attributes:
+        name: The address without a password, for messages.
+        patience: How long and how often to try.
+    """
 
     name: str
     patience: Patience
@@ -123,9 +155,38 @@ class Source(Protocol):
         """The file from byte `offset` on, or from 0.
 
         Raises:
-            Refused, Interrupted, WrongContent: see there.
+            Refused, Interrupted, WrongContent: See there.
         """
         ...
+
+
+def open_source(address: str | None, patience: Patience) -> Source:
+    """The source behind a URL (`http`, `https`, `file`) or a path; None for `TG80_SOURCE`.
+
+    Raises:
+        UserError: It is none of these, there is no such folder, or no source is named at all.
+    """
+    address = address or os.environ.get("TG80_SOURCE")
+    if not address:
+        raise UserError(
+            "no source: no public mirror is configured; give --source URL_OR_FOLDER or set "
+            "TG80_SOURCE"
+        )
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", address)
+    scheme = match[1].lower() if match else ""
+    if scheme in ("http", "https"):
+        return WebSource(address, patience)
+    if scheme not in ("", "file"):
+        raise UserError(f"source {address}: give http, https or a folder, not {scheme}")
+    folder = Path(address).expanduser()
+    if scheme:
+        parts = urlsplit(address)
+        if parts.netloc not in ("", "localhost"):
+            raise UserError(f"source {address}: a file URL has no host; write file:///PATH")
+        folder = Path(url2pathname(parts.path))
+    if not folder.is_dir():
+        raise UserError(f"source {address}: no such folder")
+    return FolderSource(folder)
 
 
 class FolderSource:
@@ -134,7 +195,7 @@ class FolderSource:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.name = str(folder)
-        # A disk gives the same again a second later; but what was broken off may need a new start.
+        # A disk gives the same again a second later; but an interrupted copy may need a new start.
         self.patience = Patience(attempts=1, copies=2, backoff_s=0)
 
     def label(self, path: str) -> str:
@@ -146,17 +207,16 @@ class FolderSource:
         if not target.is_file():
             raise Missing(f"{target}: no such file")
         with _named_read_errors(target):
-            descriptor = os.open(target, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        with os.fdopen(descriptor, "rb") as stream:
+            stream = io.FileIO(target)
+        with stream:
             stream.seek(offset)
-            n_total = os.fstat(descriptor).st_size
-            yield Body(offset, n_total, None, _read_chunks(stream, target))
+            yield Body(offset, os.fstat(stream.fileno()).st_size, None, _blocks(stream, target))
 
 
-def _read_chunks(stream: BinaryIO, target: Path) -> Iterator[bytes]:
+def _blocks(stream: io.FileIO, target: Path) -> Iterator[bytes]:
     with _named_read_errors(target):
-        while chunk := stream.read(CHUNK_BYTES):
-            yield chunk
+        while block := stream.read(CHUNK_BYTES):
+            yield block
 
 
 @contextmanager
@@ -167,19 +227,32 @@ def _named_read_errors(target: Path) -> Iterator[None]:
         raise Refused(f"{target}: cannot be read: {error.strerror}") from None
 
 
+def web_address(text: str) -> SplitResult | None:
+    """The parts of an http or https address that a request could be made of; None of another."""
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port  # it fails on a port that is not a number
+    except ValueError:
+        return None
+    plain = all(character.isprintable() and not character.isspace() for character in text)
+    return parts if plain and parts.scheme in ("http", "https") and host else None
+
+
 class WebSource:
     """A folder of a web server.
 
     Args:
         address: http or https, without query; a user and password in it are used, never shown.
+        patience: How long and how often to try.
 
     Raises:
-        UserError: the address is none.
+        UserError: It is no such address.
     """
 
     def __init__(self, address: str, patience: Patience) -> None:
-        self.name = _without_password(address)
-        if not _is_plain(address):
+        self.name = re.sub(r"(?<=://)[^/]*@", "", address)
+        parts = web_address(address)
+        if parts is None or parts.query or parts.fragment:
             raise UserError(
                 f"source {self.name}: give the plain address of a folder, such as "
                 "https://example.org/tg80"
@@ -211,8 +284,11 @@ class WebSource:
             if response.status_code not in _REDIRECTS or location is None:
                 return response
             response.close()
-            target = _joined(url, location)
-            schemes = (urlsplit(url).scheme.lower(), urlsplit(target).scheme.lower())
+            try:
+                target = urljoin(url, location)
+                schemes = (urlsplit(url).scheme.lower(), urlsplit(target).scheme.lower())
+            except ValueError:
+                target, schemes = "", (urlsplit(url).scheme, "an invalid address")
             if schemes not in (("http", "http"), ("http", "https"), ("https", "https")):
                 raise Refused(
                     f"{self.label(path)}: redirects from {schemes[0]} to {schemes[1] or '?'}, "
@@ -222,27 +298,20 @@ class WebSource:
         raise Refused(f"{self.label(path)}: redirects more than {MAX_REDIRECTS} times")
 
     def _request(self, url: str, path: str, headers: dict[str, str]) -> requests.Response:
+        if not hasattr(self._local, "session"):  # one a thread: they are not safe to share
+            self._local.session = requests.Session()
+            self._local.session.headers["User-Agent"] = f"tg80/{version('tg80')}"
         timeout = (self.patience.connect_s, self.patience.stall_s)
         try:
-            return self._session.get(
+            return self._local.session.get(
                 url, headers=headers, timeout=timeout, stream=True, allow_redirects=False
             )
-        except requests.exceptions.RequestException as error:
-            if _never_passes(error):
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
+            # A ValueError is an address that no request can be made of, e.g. a redirect to http://[
+            in_transit = isinstance(error, requests.RequestException)
+            if isinstance(error, ValueError) or not in_transit or _certificate_error(error):
                 raise Refused(f"{self.label(path)}: {_reason(error)}") from None
             raise Interrupted(_reason(error)) from None
-        except (urllib3.exceptions.HTTPError, UnicodeError, ValueError) as error:
-            # An address that no request can be made of, e.g. a redirect to http://[.
-            raise Refused(f"{self.label(path)}: {_reason(error)}") from None
-
-    @property
-    def _session(self) -> requests.Session:
-        """One session a thread: they are not safe to share."""
-        if not hasattr(self._local, "session"):
-            session = requests.Session()
-            session.headers["User-Agent"] = f"tg80/{version('tg80')}"
-            self._local.session = session
-        return self._local.session
 
     def _body(self, response: requests.Response, path: str, offset: int) -> Body:
         status = response.status_code
@@ -250,27 +319,21 @@ class WebSource:
         encoded = encoding not in ("", "identity")
         tag = None if encoded else _tag(response)
         if status == 200:
-            n_total = None if encoded else _number(response.headers.get("Content-Length"))
-            return Body(0, n_total, tag, _chunks(response, encoded))
+            length = response.headers.get("Content-Length", "")
+            known = not encoded and re.fullmatch(r"[0-9]{1,18}", length)
+            return Body(0, int(length) if known else None, tag, _chunks(response, encoded))
         if status == 206 and offset and not encoded:
             n_total = _check_range(response, offset)
             return Body(offset, n_total, tag, _chunks(response, False))
         if status in (206, 416) and offset:
             raise WrongContent(f"the source has nothing from byte {offset} on")
-        answer = f"HTTP {status}{_phrase(status)}"
-        if status in _MISSING:
+        # The standard's own words: those of the server could hold anything.
+        answer = f"HTTP {status} {http.client.responses.get(status, '')}".strip()
+        if status in (404, 410):
             raise Missing(f"{self.label(path)}: {answer}")
-        if status in _PASSING or status >= 500:
+        if status in (408, 425, 429) or status >= 500:
             raise Interrupted(answer, _retry_after_s(response))
         raise Refused(f"{self.label(path)}: {answer}")
-
-
-def _joined(url: str, location: str) -> str:
-    """Where a redirect leads; an address that is none stays as it is, to be refused as such."""
-    try:
-        return urljoin(url, location)
-    except ValueError:
-        return "invalid:"
 
 
 def _check_range(response: requests.Response, offset: int) -> int | None:
@@ -310,20 +373,12 @@ def _retry_after_s(response: requests.Response) -> float | None:
         return None
 
 
-def _never_passes(error: requests.exceptions.RequestException) -> bool:
-    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
-        return True
-    # Among the ValueErrors are addresses that no request can be made of.
-    return isinstance(error, ValueError)
-
-
 def _reason(error: Exception) -> str:
     """A few words for people, from the innermost cause that has some."""
-    causes = list(_causes(error))
-    for cause in causes:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"its certificate is not accepted: {cause.verify_message}"
+    if certificate := _certificate_error(error):
+        return f"its certificate is not accepted: {certificate.verify_message}"
     via = "the proxy: " if isinstance(error, requests.exceptions.ProxyError) else ""
+    causes = list(_causes(error))
     for cause in reversed(causes):
         if isinstance(cause, OSError) and cause.strerror:
             return via + cause.strerror.lower()
@@ -331,8 +386,13 @@ def _reason(error: Exception) -> str:
     if any(isinstance(cause, timeouts) for cause in causes):
         return via + "timed out"
     if isinstance(error, ValueError):
-        return f"not an address that can be asked ({type(error).__name__})"
+        return f"no request can be made of this address ({type(error).__name__})"
     return via + "the connection broke off"
+
+
+def _certificate_error(error: Exception) -> ssl.SSLCertVerificationError | None:
+    kind = ssl.SSLCertVerificationError
+    return next((cause for cause in _causes(error) if isinstance(cause, kind)), None)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -341,111 +401,25 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _number(text: str | None) -> int | None:
-    return int(text) if text and re.fullmatch(r"[0-9]{1,18}", text) else None
-
-
-def _phrase(status: int) -> str:
-    """The standard's own words: those of the server could hold anything."""
-    try:
-        return f" {http.HTTPStatus(status).phrase}"
-    except ValueError:
-        return ""
-
-
-def _is_plain(address: str) -> bool:
-    try:
-        parts = urlsplit(address)
-        _ = parts.port  # looked at when it is asked for
-    except ValueError:
-        return False
-    return bool(parts.hostname) and not parts.query and not parts.fragment
-
-
-def _without_password(address: str) -> str:
-    return re.sub(r"(?<=://)[^/]*@", "", address)
-
-
-def chosen_source(option: str | None) -> str:
-    """The address to download from: the option, else `TG80_SOURCE`.
-
-    Raises:
-        UserError: neither is set.
-    """
-    if chosen := option or os.environ.get("TG80_SOURCE"):
-        return chosen
-    raise UserError(
-        "no source: no public mirror is configured; give --source URL_OR_FOLDER or set TG80_SOURCE"
-    )
-
-
-def open_source(address: str, patience: Patience) -> Source:
-    """The source behind a URL (`http`, `https`, `file`) or a path.
-
-    Raises:
-        UserError: it is none of these, or there is no such folder.
-    """
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", address)
-    scheme = match[1].lower() if match else ""
-    if scheme in ("http", "https"):
-        return WebSource(address, patience)
-    if scheme not in ("", "file"):
-        raise UserError(f"source {address}: {scheme} is not read; give http, https or a folder")
-    folder = _file_url(address) if scheme == "file" else Path(address).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"source {address}: no such folder")
-    return FolderSource(folder)
-
-
-def _file_url(address: str) -> Path:
-    parts = urlsplit(address)
-    if parts.netloc not in ("", "localhost"):
-        raise UserError(f"source {address}: a file URL has no host; write file:///PATH")
-    return Path(url2pathname(parts.path))
-
-
-class Stopped(Exception):
-    """Another thread asked to stop; what has arrived stays."""
-
-
-class SourceFails(Tg80Error):
-    """The source went on failing for longer than our patience."""
-
-
-class Watcher:
-    """What is told of a transfer while it goes on, by several threads; shows nothing itself."""
-
-    def begin(self, stage: str, n_bytes: int) -> None:
-        """A stage that handles `n_bytes` begins."""
-
-    def advance(self, n_bytes: int) -> None:
-        """So many bytes more; fewer than 0 if some had to be thrown away."""
-
-    def say(self, line: str) -> None:
-        """Something the user may want to know."""
-
-
 class Attempts:
-    """Decides after each failure whether and when to try again."""
+    """Decides after each failure whether and when to try a file again."""
 
-    def __init__(
-        self, label: str, patience: Patience, stop: threading.Event, say: Callable[[str], None]
-    ) -> None:
-        self._label, self._patience, self._stop, self._say = label, patience, stop, say
+    def __init__(self, source: Source, path: str, watcher: Watcher) -> None:
+        self._label, self._patience, self._watcher = source.label(path), source.patience, watcher
         self._n_failed = self._n_wrong = self._farthest = 0
 
     def wait_after(self, error: Interrupted | WrongContent, n_bytes: int = 0) -> None:
         """Wait until the next attempt is due.
 
         Args:
-            error: how the last one ended.
-            n_bytes: how far it got.
+            error: How the last one ended.
+            n_bytes: How far it got.
 
         Raises:
-            CorruptFile, SourceFails: there should be no next one.
-            Stopped: another thread asked for it.
+            CorruptFile, SourceFails: There should be no next one.
+            Stopped: By the watcher.
         """
-        retry_after_s = None
+        wait_s = 0.0
         if isinstance(error, WrongContent):
             self._n_wrong += 1
             n_tries, limit, failure = self._n_wrong, self._patience.copies, CorruptFile
@@ -455,54 +429,53 @@ class Attempts:
                 self._farthest = n_bytes
             self._n_failed += 1
             n_tries, limit, failure = self._n_failed, self._patience.attempts, SourceFails
-            retry_after_s = error.retry_after_s
-        tried = f"tried {n_tries} times" if n_tries > 1 else "not tried again"
+            wait_s = error.retry_after_s or 0.0
         if n_tries >= limit:
+            tried = f"tried {n_tries} times" if n_tries > 1 else "not tried again"
             raise failure(f"{self._label}: {error} ({tried})")
-        if (retry_after_s or 0) > self._patience.longest_wait_s:
+        longest_s = self._patience.longest_wait_s
+        if wait_s > longest_s:
             raise failure(
-                f"{self._label}: {error}, to be asked again after {retry_after_s:.0f} s; run the "
-                "command again then"
+                f"{self._label}: {error}, to be asked again after {wait_s:.0f} s; run the command "
+                "again then"
             )
-        self._pause(error, n_tries, limit, retry_after_s or 0.0)
-
-    def _pause(self, error: Exception, n_tries: int, limit: int, at_least_s: float) -> None:
-        delay_s = self._patience.backoff_s * 2 ** (n_tries - 1)
         # Jitter: many clients of one server that fell over shall not come back all at once.
-        delay_s *= random.uniform(0.5, 1.5)
-        delay_s = max(min(delay_s, self._patience.longest_wait_s), at_least_s)
-        self._say(f"{self._label}: {error}; attempt {n_tries + 1} of {limit} in {delay_s:.1f} s")
-        if self._stop.wait(delay_s):
+        delay_s = self._patience.backoff_s * 2 ** (n_tries - 1) * random.uniform(0.5, 1.5)
+        delay_s = max(min(delay_s, longest_s), wait_s)
+        self._watcher.say(
+            f"{self._label}: {error}; attempt {n_tries + 1} of {limit} in {delay_s:.1f} s"
+        )
+        if self._watcher.stop.wait(delay_s):
             raise Stopped
 
 
 def fetch_bytes(
-    source: Source,
-    address: str,
-    *,
-    sha256: str | None = None,
-    limit: int,
-    stop: threading.Event,
-    watcher: Watcher,
+    source: Source, path: str, *, limit: int, watcher: Watcher, sha256: str | None = None
 ) -> bytes:
-    """A small file as bytes, of at most `limit` of them, with this checksum if one is known.
+    """A small file as bytes.
+
+    Args:
+        source: Where from.
+        path: The file.
+        limit: Bytes it has at most.
+        watcher: Told of waits.
+        sha256: Its checksum, if known.
 
     Raises:
-        Refused: the source does not give it, or it is larger.
-        CorruptFile: the source's copy has another checksum, time and again.
-        SourceFails: the source kept failing.
-        Stopped: by `stop`.
+        Refused: The source does not give it, or it is larger.
+        CorruptFile: The source's copy has another checksum, time and again.
+        SourceFails: The source kept failing.
+        Stopped: By the watcher.
     """
-    label = source.label(address)
-    attempts = Attempts(label, source.patience, stop, watcher.say)
+    attempts = Attempts(source, path, watcher)
     while True:
         try:
             content = bytearray()
-            with source.open(address) as body:
+            with source.open(path) as body:
                 for chunk in body.chunks:
                     content += chunk
                     if len(content) > limit:
-                        raise Refused(f"{label}: has more than {limit} bytes; that can't be right")
+                        raise Refused(f"{source.label(path)}: more than {limit} bytes, too many")
             if sha256 and hashlib.sha256(content).hexdigest() != sha256:
                 raise WrongContent("its SHA-256 is not the one stated for it")
             return bytes(content)

@@ -11,7 +11,7 @@ from tests.tg80.release.published import shard_path, tree
 from tg80.errors import Tg80Error, UserError
 from tg80.release.download import download
 from tg80.release.selection import Selection
-from tg80.release.sources import Patience, Refused, chosen_source
+from tg80.release.sources import Patience, Refused, open_source
 
 FAST = Patience(connect_s=5, stall_s=5, backoff_s=0.01, attempts=2)
 PATH = shard_path("ethanol")
@@ -27,11 +27,11 @@ def test_without_a_source_the_message_says_how_to_set_one(no_outside_settings, c
 
 def test_option_before_environment(site, tmp_path, no_outside_settings, monkeypatch):
     monkeypatch.setenv("TG80_SOURCE", "https://example.org/from-environment")
-    assert chosen_source(None) == "https://example.org/from-environment"
-    assert chosen_source("https://example.org/given") == "https://example.org/given"
+    assert open_source(None, FAST).name == "https://example.org/from-environment"
+    assert open_source("https://example.org/given", FAST).name == "https://example.org/given"
     monkeypatch.setenv("TG80_SOURCE", "")  # as good as unset
     with pytest.raises(UserError, match="no source"):
-        chosen_source("")
+        open_source("", FAST)
     monkeypatch.setenv("TG80_SOURCE", str(site / "1.0"))
     download(to=tmp_path / "out", selection=ONE, patience=FAST)
     assert (tmp_path / "out" / PATH).read_bytes() == (site / "1.0" / PATH).read_bytes()

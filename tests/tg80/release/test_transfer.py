@@ -248,7 +248,7 @@ def test_stopped_in_the_middle_and_gone_on_with(tmp_path, how):
         process.send_signal(how)
         _, said = process.communicate(timeout=60)
         if how == signal.SIGINT:
-            assert process.returncode == 130 and "goes on from here" in said
+            assert process.returncode == 130 and "resumes from here" in said
         whole = tree(out)
         parts = {path: n for path, n in part_sizes(out).items() if 0 < n < 300_000}
         published = tree(tmp_path / "site" / "1.0")
@@ -314,7 +314,7 @@ def test_a_disk_that_takes_no_more_bytes(server, site, tmp_path):
     )
     errors = [line for line in done.stderr.splitlines() if line.startswith("error")]
     assert done.returncode == 1 and len(errors) == 1
-    assert "the disk is full" in errors[0] and "goes on from here" in errors[0]
+    assert "the disk is full" in errors[0] and "resumes from here" in errors[0]
     server.log.clear()
     download(server.url, tmp_path / "out", patience=FAST)
     assert tree(tmp_path / "out") == tree(site / "1.0")
