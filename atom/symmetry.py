@@ -117,7 +117,14 @@ def layer_equivariance(
     what the lifting gives, `block k` is Z behind block k.
 
     Args:
-        model: whose layers are measured; the others as in :func:`quasi_equivariance`.
+        model: the model whose layers are measured.
+        positions: as in :func:`quasi_equivariance`.
+        velocities: as in :func:`quasi_equivariance`.
+        atomic_numbers: as in :func:`quasi_equivariance`.
+        lags_fs: as in :func:`quasi_equivariance`.
+        n_rotations: as in :func:`quasi_equivariance`.
+        improper: as in :func:`quasi_equivariance`.
+        generator: as in :func:`quasi_equivariance`.
 
     Returns:
         Errors by name, in the order of the layers.
@@ -146,6 +153,11 @@ def translation_error(
     """Largest | f(x + s) - s - f(x) | over steps, real atoms and coordinates, A.
 
     Args:
+        operator: predicts positions from the four tensors that follow.
+        positions: (B, N, 3) A.
+        velocities: (B, N, 3) A/fs.
+        atomic_numbers: (B, N), 0 = padding.
+        lags_fs: (B, P) fs.
         shift: s, A; it and the positions are rounded to a grid on which they add exactly.
     """
     real = (atomic_numbers > 0)[..., None]
@@ -173,9 +185,14 @@ def permutation_error(
     """Largest | f(P x) - P f(x) | over steps, real atoms and coordinates, A.
 
     Args:
-        order: (B, N), atom that stands at each place of the permuted sample; padding stays.
-        permuted: what predicts the permuted samples, where that is a thing of its own: a model
-            that remembers structures must have learnt them in the other order.
+        operator: predicts positions from the four tensors that follow.
+        positions: (B, N, 3) A.
+        velocities: (B, N, 3) A/fs.
+        atomic_numbers: (B, N), 0 = padding.
+        lags_fs: (B, P) fs.
+        order: (B, N), the atom at each place of the permuted sample; padding stays.
+        permuted: predicts the permuted samples if `operator` cannot: a model that remembers
+            structures must have learned them in the other order.
     """
     index = order[..., None].expand_as(positions)
     first = operator(positions, velocities, atomic_numbers, lags_fs)
@@ -192,6 +209,7 @@ def random_orders(atomic_numbers: Tensor, generator: torch.Generator | None = No
 
     Args:
         atomic_numbers: (B, N), 0 = padding, behind the real atoms.
+        generator: random numbers; torch's global generator if None.
     """
     keys = torch.rand(atomic_numbers.shape, generator=generator)
     padding = (atomic_numbers == 0).cpu()
@@ -220,7 +238,10 @@ def _monte_carlo(
     """Both errors of all that `evaluate(g)` finds at the input turned by g.
 
     Args:
-        matrices: (M, 3, 3). actions: how each quantity (B, ..., N, channels) should turn.
+        evaluate: from a rotation to the quantities of the rotated input.
+        matrices: (M, 3, 3) rotations.
+        actions: how each quantity (B, ..., N, channels) should rotate.
+        atomic_numbers: (B, N), 0 = padding.
     """
     still = {name: x.clone() for name, x in evaluate(torch.eye(3).to(matrices)).items()}
     weights = {name: _weights(x, atomic_numbers) for name, x in still.items()}

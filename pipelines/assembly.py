@@ -38,10 +38,13 @@ def assemble(
     Args:
         path: the shard.
         parts: part files with their checksums, in order.
-        molecule, recipe, replica, body: what the trajectory is.
+        molecule: of the trajectory.
+        recipe: of the run.
+        replica: of the trajectory.
+        body: degrees of freedom and symmetry of the molecule.
         geometry: `positions` and `hessian` of the relaxed start conformer.
         start: `target_energy_ev` and `source` of a mean-energy start, empty for a canonical one.
-        cost: of the production; None where it is not known.
+        cost: of the production; None if unknown.
         end: `complete`, or why it ends.
 
     Raises:

@@ -46,7 +46,8 @@ def over_runs(records: Sequence[Record], values: Sequence[float | None]) -> floa
     """Mean over the seeds of each fold, then over folds: all folds weigh alike.
 
     Args:
-        values: one a record, None where it has none.
+        records: of one model.
+        values: one value for each record, None where it has none.
     """
     folds: dict[int, list[float]] = {}
     for record, value in zip(records, values, strict=True):

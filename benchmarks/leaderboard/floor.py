@@ -87,8 +87,10 @@ def molecule_floors(folder: Path, task: TaskSpec, lags_fs: Sequence[float]) -> l
     heavy-input track must have hydrogen velocities of their own, since a model does not know them.
 
     Args:
-        folder: of files of twins. lags_fs: what is asked for; lags that are not stored are left
-            out, and molecules without any.
+        folder: holds files of twins.
+        task: the task, with its track.
+        lags_fs: wanted lags; lags that are not stored are left out, and so are molecules without
+            any.
 
     Raises:
         UserError: no such folder, no twins in it, or a file that cannot be read.
@@ -141,8 +143,9 @@ def part_floors(records: Iterable[Record], twins: Path | None = None) -> list[Pa
     """Floors of all tables of these records, for every displacement there are twins of.
 
     Args:
-        twins: folder of twins; None for those that ship along, which fit records of the shipped
-            data only.
+        records: of any models and tasks.
+        twins: folder of twins; None for the shipped ones, which fit records of the shipped data
+            only.
 
     Raises:
         UserError: as of `molecule_floors`.

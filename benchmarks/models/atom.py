@@ -100,7 +100,8 @@ class AtomJoint(Learnt[ATOM, ATOMConfig]):
         """A model of the same shape whose training begins with the weights of another.
 
         Args:
-            module: the other, which stays as it is. settings: as in `AtomSettings`, less `model`.
+            module: the pretrained model; it is not changed.
+            **settings: as in `AtomSettings`, without `model`.
         """
         weights = {n: p.detach().cpu().clone() for n, p in stored_parameters(module).items()}
         shape = {"model": module.config.model_dump(mode="json")}

@@ -44,10 +44,11 @@ def find_edges(
     """The edges of start states; padded atoms have none.
 
     Args:
-        positions: (B, N, 3) A. atomic_numbers: (B, N), 0 = padding.
-        bond_factor: bonded if closer than this times the sum of covalent radii.
-        two_hops: also between atoms with a bonded neighbour in common.
-        radius_angstrom: also between all other pairs as close as this; None: not.
+        positions: (B, N, 3) A.
+        atomic_numbers: (B, N), 0 = padding.
+        bond_factor: atoms closer than this times the sum of covalent radii are bonded.
+        two_hops: also connect atoms with a common bonded neighbour.
+        radius_angstrom: also connect all other pairs closer than this; None: do not.
     """
     bonds = bonded_pairs(positions, atomic_numbers, bond_factor)
     real = atomic_numbers > 0

@@ -74,7 +74,10 @@ class EquivariantLayer(nn.Module):
         """The next (h, x, v).
 
         Args:
-            h: (B N, P, width). x, v: (B N, P, 3) A.
+            h: (B N, P, width) features.
+            x: (B N, P, 3) positions, A.
+            v: (B N, P, 3) velocities, A.
+            edges: of the molecules.
         """
         apart = x[edges.receiver] - x[edges.sender]
         kind = edges.kind[:, None].expand(-1, apart.shape[1], -1)
@@ -115,7 +118,8 @@ class EGNNModule(nn.Module):
         """Predict the positions at each lag.
 
         Args:
-            positions: (B, N, 3) A. velocities: (B, N, 3) A/fs.
+            positions: (B, N, 3) A.
+            velocities: (B, N, 3) A/fs.
             atomic_numbers: (B, N), 0 = padding.
             lags_fs: (B, P) fs since the start, in any order; NaN = padding.
 
@@ -142,7 +146,11 @@ class EGNNModule(nn.Module):
         """Positions (B N, P, 3) A at each lag, the centre of the start at the origin.
 
         Args:
-            x, v: (B, N, 3) A of the start. atomic_numbers: (B, N). lags_fs: (B, P).
+            x: (B, N, 3) start positions, A.
+            v: (B, N, 3) start velocities, A.
+            atomic_numbers: (B, N), 0 = padding.
+            edges: of the molecules.
+            lags_fs: (B, P) fs.
         """
         h = self.features(v, atomic_numbers, lags_fs)
         x, v = (a.flatten(0, 1)[:, None].expand(-1, lags_fs.shape[1], -1) for a in (x, v))
@@ -163,7 +171,12 @@ class EGNNModule(nn.Module):
         """Positions (B N, P, 3) behind all layers.
 
         Args:
-            h: (B N, P, width). x, v: (B N, P, 3). real: (B, N). lags_fs: (B, P).
+            h: (B N, P, width) features.
+            x: (B N, P, 3) positions, A.
+            v: (B N, P, 3) velocities, A.
+            edges: of the molecules.
+            real: (B, N) bool, False for padding.
+            lags_fs: (B, P) fs.
         """
         for layer in self.layers:
             h, x, v = layer(h, x, v, edges)
@@ -174,7 +187,8 @@ def centred(x: Tensor, real: Tensor) -> Tensor:
     """Positions less their mean over the real atoms; zero at padding.
 
     Args:
-        x: (B, N, ...). real: (B, N) bool.
+        x: (B, N, ...) positions.
+        real: (B, N) bool, False for padding.
     """
     weight = real.reshape(*real.shape, *(1,) * (x.ndim - 2)).double()
     # float64: nothing of a shift of the molecule is left over.

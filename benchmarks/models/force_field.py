@@ -71,7 +71,10 @@ def roll_out(
     changes nothing for it.
 
     Args:
-        lags_fs: (B, P), NaN = padding.
+        field: energies and forces.
+        states: B start states.
+        lags_fs: (B, P) fs, NaN = padding.
+        settings: time step and limits.
     """
     walk = _Walk(field, states, settings)
     step_fs = settings.time_step_fs

@@ -46,7 +46,9 @@ def modes_of(structure: np.ndarray, hessian: np.ndarray, masses: np.ndarray) -> 
     """Normal modes without shifts and rotations.
 
     Args:
-        structure: (N, 3) A. hessian: (3N, 3N) eV/A^2 there. masses: (N,) u.
+        structure: (N, 3) A.
+        hessian: (3N, 3N) eV/A^2 at this structure.
+        masses: (N,) u.
     """
     centred = structure - masses @ structure / masses.sum()
     root = np.sqrt(np.repeat(masses, 3))
@@ -150,7 +152,10 @@ def propagate(modes: Modes, positions: Tensor, velocities: Tensor, lags_fs: Tens
     """Positions (B, P, N, 3) A of harmonic motion.
 
     Args:
-        positions: (B, N, 3) A. velocities: (B, N, 3) A/fs. lags_fs: (B, P).
+        modes: normal modes of the molecule.
+        positions: (B, N, 3) A.
+        velocities: (B, N, 3) A/fs.
+        lags_fs: (B, P) fs.
     """
     masses = modes.masses.expand(len(positions), -1)
     centre = weighted_centroid(positions, masses)

@@ -61,10 +61,11 @@ class Learnt(ABC, Generic[Module, Config]):
         """A model of a size, to be trained.
 
         Args:
-            preset: name of the size. config: settings of the module.
-            preset_training: how this size trains where nothing else is asked for.
-            training: what is asked for, fields of `TrainingSettings`.
-            device: where the training takes place: auto, cpu or cuda.
+            preset: name of the preset.
+            config: settings of the module.
+            preset_training: training settings of the preset.
+            training: training settings that replace those of the preset.
+            device: where to train: auto, cpu or cuda.
 
         Raises:
             UserError: a setting is unknown or out of range.

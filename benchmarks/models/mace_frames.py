@@ -205,7 +205,10 @@ def graph_of(positions: Tensor, atomic_numbers: Tensor, elements: Tensor, cutoff
     Distances within molecules of this size are computed faster than a neighbour list is kept.
 
     Args:
-        positions: (B, N, 3). atomic_numbers: (B, N), 0 = padding. elements: that are known.
+        positions: (B, N, 3) A.
+        atomic_numbers: (B, N), 0 = padding.
+        elements: atomic numbers that the model knows.
+        cutoff: largest distance of neighbours, A.
 
     Raises:
         UserError: an atom is of another element.

@@ -33,7 +33,8 @@ def parse_overrides(pairs: Iterable[str], option: str = "--set") -> dict[str, An
     """`["a.b=1", "c=x"]` as nested dictionaries; values are JSON where they can be, else text.
 
     Args:
-        pairs: what was given. option: to which option, for messages.
+        pairs: texts such as `a.b=1`.
+        option: name of the option, for messages.
 
     Raises:
         UserError: no `=`, an empty name, or two settings that contradict.

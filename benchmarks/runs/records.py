@@ -243,8 +243,9 @@ def find_records(
     """All records below a folder with their own folders, sorted by path; copies are left out.
 
     Args:
-        leave_out: a folder that may lie below and is not looked into.
-        bad: records that cannot be read are told here, a line each, and passed over.
+        folder: where to look, at any depth.
+        leave_out: a folder inside it that is skipped.
+        bad: takes one line for each record that cannot be read; such records are skipped.
 
     Raises:
         UserError: there is no such folder, or, without `bad`, a record that cannot be read.
@@ -271,6 +272,7 @@ def read_records(folder: Path, bad: list[str] | None = None) -> list[Record]:
     """All records below a folder, sorted by path; copies are left out.
 
     Args:
+        folder: where to look, at any depth.
         bad: as for `find_records`.
 
     Raises:

@@ -52,7 +52,10 @@ def saved_runs(
     """The finished runs of trained models on this fold of this task, by model, settings and seed.
 
     Args:
-        models: only these ids. seeds: only these seeds. Empty: all.
+        folder: results of `atom-bench run`.
+        data: fold and task.
+        models: only these ids; all if empty.
+        seeds: only these seeds; all if empty.
 
     Raises:
         UserError: no such folder; no such run in it; or runs on other data or another split, which
@@ -144,9 +147,10 @@ def cases(
     """Models with initial weights, the trained ones of a results folder after them, and the rest.
 
     Args:
-        folder: results of `atom-bench run`, None for initial weights alone. models: only these
-            ids; empty: all that are registered, or that the folder holds. seeds: None for all of
-            the folder's, or 0.
+        data: fold and task.
+        folder: results of `atom-bench run`; None for initial weights alone.
+        models: only these ids; if empty, all that are registered or that the folder holds.
+        seeds: only these; None for all in the folder, or 0.
     """
     wanted = models or [name for name in MODELS if name not in ROLLED_OUT]
     learnt = [name for name in MODELS if MODELS[name].trains and name in wanted]

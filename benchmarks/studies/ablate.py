@@ -53,9 +53,10 @@ def variants(
     """The base, and every ablation of it.
 
     Args:
-        base: id of the base model, `atom` or `atom-start`. given: its settings. only: names of
-            ablations; empty: all, or none if there are changes. changes: settings such as
-            `training.loss=mse`, each of them a variant of its own.
+        base: id of the base model, `atom` or `atom-start`.
+        given: its settings.
+        only: names of ablations; if empty, all of them, or none if there are changes.
+        changes: settings such as `training.loss=mse`; each is a variant.
 
     Raises:
         UserError: an unknown name, or a setting that does not fit.
@@ -122,7 +123,13 @@ def run_all(
     Seed after seed, so that all variants can be compared as early as possible.
 
     Args:
-        tell: called with one line a finished run.
+        chosen: the variants.
+        data: fold and task.
+        seeds: one run of each variant for each seed.
+        budget: of each run.
+        out: folder of the results.
+        progress: shows how far the training is.
+        tell: called with one line for each finished run.
     """
     references = fit_references(data)
     done: dict[str, list[ScoredRun]] = {variant.name: [] for variant in chosen}

@@ -91,8 +91,12 @@ def compare(
     """Compare two models on every task, track and part that both were run on.
 
     Args:
-        a, b: model id, or MODEL[HASH] as in the leaderboard where there are several settings.
-        part, fold: only this one.
+        folder: results of `atom-bench run`.
+        a: model id, or MODEL[HASH] as in the leaderboard if there are several settings.
+        b: the other model.
+        part: only this part.
+        fold: only this fold.
+        resamples: resamples of the bootstrap.
         bad: as for `records.find_records`.
 
     Raises:
@@ -119,10 +123,12 @@ def compare_records(
     """Compare two models on every task, track and part that both have among some records.
 
     Args:
-        found: the folder of each record and the record.
-        a, b: as for `compare`.
-        part: only this one.
-        where: what error messages call the records.
+        found: records with their folders.
+        a: as for `compare`.
+        b: as for `compare`.
+        part: only this part.
+        resamples: resamples of the bootstrap.
+        where: name of the records in error messages.
 
     Raises:
         UserError: as for `compare`.

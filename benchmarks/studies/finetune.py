@@ -91,8 +91,11 @@ def find_pretraining(
     """The model to begin with, and the proof that it has not seen the task's molecule.
 
     Args:
-        path: a checkpoint, the folder of one run, or a folder of results in which one run of a
-            learnt model holds the molecule out.
+        path: a checkpoint, the folder of one run, or a folder of results in which exactly one run
+            of a learned model holds the molecule out.
+        task: the task, of one molecule.
+        split: the split of the pretraining.
+        allow_seen: accept a model that may have seen the molecule.
 
     Raises:
         UserError: nothing there, several runs to choose from, or (without `allow_seen`) the
@@ -192,7 +195,14 @@ def study(
     """Train with few frames and with many, from both starts, and score.
 
     Args:
-        settings: of `AtomSettings`, less the model's shape, which is the pretrained one's.
+        pretraining: the pretrained model.
+        data: fold and task.
+        frames: numbers of training frames.
+        seeds: one run for each seed.
+        budget: of each run.
+        settings: of `AtomSettings`, without the shape of the model, which is the pretrained one's.
+        out: folder of the results.
+        progress: shows how far the training is.
 
     Raises:
         UserError: more frames than the train block has, or fewer than two.

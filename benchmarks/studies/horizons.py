@@ -115,8 +115,11 @@ def questions(
     """All that is asked in the test parts, and what is refused there.
 
     Args:
-        steps: numbers P of uniform lags to the task's horizon. horizons_fs: horizons of as many
-            uniform lags as the task has. irregular: how many lists of random lags.
+        data: fold and task.
+        steps: numbers P of uniform lags up to the horizon of the task.
+        horizons_fs: horizons, each with as many uniform lags as the task has.
+        irregular: number of lists of random lags.
+        seed: of the random lags.
 
     Returns:
         The questions, and one line for each horizon that is longer than a block of a part.
@@ -144,7 +147,9 @@ def answer(model: Model, question: Question, best: Mapping[str, np.ndarray] | No
     """Score a model on a question.
 
     Args:
-        best: molecule -> smallest error (P,) of a legal reference, for skill.
+        model: a trained or trivial model.
+        question: windows and lags.
+        best: by molecule, the smallest error (P,) of a legal reference, for skill.
     """
     names = question.windows.states.molecule
     table = metrics.per_molecule(predict_errors(model, question.windows).raw, names)
@@ -245,7 +250,11 @@ def study(
     """Ask every run's model, and the references.
 
     Args:
-        tell: called with the name of what comes next.
+        runs: trained models.
+        data: fold and task.
+        asked: questions of `questions`.
+        refused: refusals of `questions`.
+        tell: called with the name of the next model.
     """
     tell("references")
     fitted = fit_references(data)

@@ -64,7 +64,10 @@ def candidates(model: str, given: Mapping[str, Any], changes: Sequence[str]) -> 
     """The model as it stands, and with each change, by what was asked for.
 
     Args:
-        changes: settings such as `training.learning_rate=0.003 model.width=96`, each a candidate.
+        model: id of the model.
+        given: settings of all candidates.
+        changes: settings such as `training.learning_rate=0.003 model.width=96`; each is a
+            candidate.
 
     Raises:
         UserError: a setting is unknown or out of range, or the model is not trained.
@@ -104,8 +107,14 @@ def run_trials(
     """Train every candidate; what is finished is reused, what was killed goes on.
 
     Args:
-        most: trials of one model, those that lie in `out` already among them.
-        tell: called with one line a finished trial.
+        chosen: the candidates, by name.
+        data: fold and task.
+        seed: of all trials.
+        budget: of each trial.
+        out: folder of the trials.
+        most: largest number of trials of one model, with those already in `out`.
+        progress: shows how far the training is.
+        tell: called with one line for each finished trial.
 
     Raises:
         UserError: there would be too many trials, or there are no validation parts.

@@ -170,7 +170,8 @@ def parallel(module: nn.Module, *, unused: bool) -> nn.Module:
     """The module, its gradients averaged over the processes.
 
     Args:
-        unused: some of its parameters get no gradient.
+        module: the model.
+        unused: whether some parameters get no gradient.
     """
     if world_size() == 1:
         return module

@@ -69,13 +69,11 @@ def download(
     Every file is compared with the manifest's SHA-256. Correct files in DIR stay, interrupted ones
     are resumed, wrong ones are fetched again. Exit code 1 if a file cannot be fetched.
 
-    Examples:
+    Example: tg80 download --source https://example.org/tg80 --to tg80-1.0
 
-        tg80 download --source https://example.org/tg80 --to tg80-1.0
+    Example: tg80 download --fold 1 --part train --part val --to tg80-1.0
 
-        tg80 download --fold 1 --part train --part val --to tg80-1.0
-
-        tg80 download --molecules ethanol,benzene --level pbe-def2svp --dry-run
+    Example: tg80 download --molecules ethanol,benzene --level pbe-def2svp --dry-run
     """
     selection = Selection(fold, tuple(part or ()), _names(molecules), level)
     shown = _Progress(console)

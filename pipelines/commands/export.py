@@ -65,13 +65,11 @@ def export(
     Beside every file lies a JSON file with its units, frame spacing, level of theory, split and
     the checksums of the shards it came from. Replicas are never joined into one trajectory.
 
-    Examples:
+    Example: tg80 export data --to extxyz --fold 2 --part train --frames 100 --out mace
 
-        tg80 export data --to extxyz --fold 2 --part train --frames 100 --out mace
+    Example: tg80 export data --to npz --molecules ethanol --out npz
 
-        tg80 export data --to npz --molecules ethanol --out npz
-
-        tg80 export data --to upstream --out tg80_npz
+    Example: tg80 export data --to upstream --out tg80_npz
     """
     from tg80.exchange.export import plan_export, write_export
     from tg80.exchange.export_selection import Selection

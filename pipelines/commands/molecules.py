@@ -15,8 +15,9 @@ def listed_molecules(
 
     Args:
         source: path, `-` or `tg80`.
-        stereo, skip_bad: as the options say.
-        level: that is to compute the molecules; None for any.
+        stereo: what to do with open stereocentres.
+        skip_bad: leave out bad rows.
+        level: level that is to compute the molecules; None for any.
 
     Raises:
         UserError: one line for each bad row.

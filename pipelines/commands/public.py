@@ -38,13 +38,11 @@ def public(
     Without a file, list the sets: molecules, frame spacing and its source, address. The originals
     state no frame spacing; the temperature of finite differences tells whether it is right.
 
-    Examples:
+    Example: tg80 public
 
-        tg80 public
+    Example: tg80 public md17_ethanol.npz
 
-        tg80 public md17_ethanol.npz
-
-        tg80 public md17/ethanol --fetch public-data
+    Example: tg80 public md17/ethanol --fetch public-data
     """
     if file is None:
         _list_sets(json_output)

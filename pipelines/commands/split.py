@@ -69,15 +69,13 @@ def split(
     folds; each cluster is out of distribution exactly once. --check exits with 1 if a rule is
     broken. With --skip-bad the JSON has `left_out` beside what the file of --out holds.
 
-    Examples:
+    Example: tg80 split --molecule-list compounds.smi --out split.json
 
-        tg80 split --molecule-list compounds.smi --out split.json
+    Example: tg80 split --data runs/mine --restrict tg80-v1 --out split.json
 
-        tg80 split --data runs/mine --restrict tg80-v1 --out split.json
+    Example: tg80 split --check tg80-v1 --plot clusters.png
 
-        tg80 split --check tg80-v1 --plot clusters.png
-
-        tg80 split --check tg80-v1 --data tg80-data
+    Example: tg80 split --check tg80-v1 --data tg80-data
     """
     if plot is not None:
         check_plot_path(plot)

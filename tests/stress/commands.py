@@ -202,8 +202,10 @@ def generate(seed: int, paths: list[str], outputs: list[str], only: str = "") ->
     """Cases without end; the same seed gives the same ones.
 
     Args:
-        paths, outputs: hostile input and output paths of the sandbox.
-        only: part of the names of the commands to try; default: all.
+        seed: of the cases.
+        paths: hostile input paths of the sandbox.
+        outputs: hostile output paths of the sandbox.
+        only: part of the names of the commands to try; all if empty.
     """
     commands = {name: params for name, params in tree().items() if only in name}
     number = 0

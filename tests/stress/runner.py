@@ -57,7 +57,10 @@ def run_case(case: Case, folder: Path, *, cpu_limit_s: float, wall_limit_s: floa
     """Run one case in its folder and wait for it.
 
     Args:
-        cpu_limit_s: work that takes longer is told to stop. wall_limit_s: the same for waiting.
+        case: the command.
+        folder: its sandbox.
+        cpu_limit_s: CPU time after which it is stopped.
+        wall_limit_s: wall time after which it is stopped.
     """
     logs = Path(tempfile.mkdtemp(dir=folder.parent))
     for name in ("stdout", "stderr"):

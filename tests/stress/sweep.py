@@ -71,8 +71,11 @@ def sweep(
     """Run the first `n` cases.
 
     Args:
+        cases: the commands.
+        n: how many of them.
+        made: inputs from `inputs.build_world`; None makes those that are quick to make.
+        verbose: print every case.
         minutes: no new command begins after these.
-        made: all inputs, from `inputs.build_world`; None makes those that are quick to make.
     """
     import_all()
     end = time.monotonic() + 60 * minutes

@@ -16,7 +16,9 @@ def faults(case: Case, outcome: Outcome, changed: list[str]) -> list[str]:
     """Kinds of faults, empty if all is well.
 
     Args:
-        changed: what was altered and was not named as output.
+        case: the command.
+        outcome: what it did.
+        changed: files that changed and were not named as output.
     """
     errors = outcome.stderr.decode(errors="replace")
     found = []

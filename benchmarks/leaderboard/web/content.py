@@ -55,7 +55,8 @@ def page_content(found: Sequence[PageRecord], twins: Path | None = None) -> dict
     """All that the page's scripts draw; errors in A^2, rounded to what is shown.
 
     Args:
-        twins: folder of twins for the floor, None for those that ship with the data.
+        found: the records, with what the page links to.
+        twins: folder of twins for the floor; None for the shipped ones.
     """
     boards = []
     keys = [(one.record.task, one.record.track) for one in found]

@@ -37,7 +37,9 @@ def write_site(folder: Path, site: Path, twins: Path | None = None) -> Written:
     removed at the end; files of others are never touched.
 
     Args:
-        twins: folder of twins for the floor, None for those that ship with the data.
+        folder: holds the records.
+        site: folder of the page.
+        twins: folder of twins for the floor; None for the shipped ones.
 
     Raises:
         UserError: no such folder of results; no record in it that can be read, but others; `site`

@@ -108,7 +108,9 @@ def _recognised(states, names, first):
     The molecule keeps its place in the laboratory, and the attacker is given one state undone.
 
     Args:
-        states: {start id: (N, 3)}. names: start ids to try. first: the given one.
+        states: positions (N, 3) by start id.
+        names: start ids to try.
+        first: the start id that the attacker is given.
     """
     home = states[first] @ window_rotation(toys.TASK.id, first)
     hits = []

@@ -74,11 +74,12 @@ def _evaluate_shell(basis, points, shell, atom, known, parts):
     """Fill the parts of one shell of a walk over all of them.
 
     Args:
-        basis, points: what and where, (3, n_points).
-        shell: the next one.
-        atom, known: of the shell before it, the atom and the highest degree its harmonics are
-            there for; they are kept from shell to shell of an atom. -1 at the start.
-        parts: filled.
+        basis: the basis.
+        points: (3, n_points) bohr.
+        shell: index of the shell.
+        atom: atom of the shell before it; -1 at the start.
+        known: highest degree of the harmonics that are known for that atom; -1 at the start.
+        parts: result.
 
     Returns:
         atom, known of this shell.
@@ -170,8 +171,10 @@ def basis_values(basis, blocks, first, last, values):
     """Basis functions with first derivatives on the blocks first ... last - 1.
 
     Args:
-        basis, blocks: what and where.
-        first, last: range of blocks.
+        basis: the basis.
+        blocks: blocks of grid points.
+        first: first block.
+        last: the block behind the last one.
         values: result, flat; for each block (4, n_rows, BLOCK_POINTS), value and derivatives.
     """
     for block in range(first, last):
@@ -184,7 +187,10 @@ def density(blocks, first, last, values, occupied, rho):
     """Density of doubly occupied orbitals and its gradient on a range of blocks.
 
     Args:
-        blocks, first, last, values: as in `basis_values`.
+        blocks: blocks of grid points.
+        first: first block.
+        last: the block behind the last one.
+        values: from `basis_values`.
         occupied: (n_basis, n_occupied).
         rho: result, (4, n_points of the range), bohr^-3 and bohr^-4.
     """
@@ -209,9 +215,12 @@ def add_potential(blocks, first, last, values, potential, matrix):
     """Add the half of the potential matrix of a range (the other half is its transpose).
 
     Args:
-        blocks, first, last, values: as in `basis_values`.
-        potential: (4, n_points of the range) weighted derivatives of the energy density by the
-            density and its gradient.
+        blocks: blocks of grid points.
+        first: first block.
+        last: the block behind the last one.
+        values: from `basis_values`.
+        potential: (4, n_points of the range) weighted derivatives of the energy density with
+            respect to the density and its gradient.
         matrix: (n_basis, n_basis), added to.
     """
     n_points = blocks.points.shape[2]
@@ -324,7 +333,11 @@ def add_gradient(basis, blocks, first, last, values, potential, occupied, gradie
     Second derivatives of the basis functions are needed, but only their contraction is formed.
 
     Args:
-        basis, blocks, first, last, values: as in `basis_values`.
+        basis: the basis.
+        blocks: blocks of grid points.
+        first: first block.
+        last: the block behind the last one.
+        values: from `basis_values`.
         potential: as in `add_potential`.
         occupied: (n_basis, n_occupied).
         gradient: (n_atoms, 3), hartree/bohr, added to.

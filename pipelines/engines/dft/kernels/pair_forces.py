@@ -60,8 +60,9 @@ class PairForces:
         """Gradient (n_atoms, 3), hartree/bohr, of sum_ij,P D_ij (ij|P) c_P at fixed D and c.
 
         Args:
-            orbital_basis, auxiliary_basis: at the present geometry, on the same atoms.
+            orbital_basis: at the present geometry.
             density: D, (n_basis, n_basis), symmetric.
+            auxiliary_basis: at the present geometry, on the same atoms.
             fitted: c, (n_auxiliary,).
         """
         tables = self._tables
@@ -126,11 +127,12 @@ def _interaction(tables, highest, d, f, odd, even):
     """R_tuv up to a total degree for all lanes; returns the one of odd and even that holds them.
 
     Args:
-        tables: indices.
+        tables: index tables.
         highest: total degree.
         d: (3, lanes) from the auxiliary function to the pair.
         f: (highest + 1, lanes) (-2 alpha)^n F_n with its prefactor.
-        odd, even: scratch (n_hermite, lanes).
+        odd: scratch (n_hermite, lanes).
+        even: scratch (n_hermite, lanes).
     """
     now, after = even, odd
     for w in range(f.shape[1]):
@@ -169,11 +171,13 @@ def _lane_field(tables, pair_degree, p, centres, hermite, auxiliary, expansion, 
     """Field of all auxiliary functions at a few pairs, and the pull on the auxiliary atoms.
 
     Args:
-        tables, auxiliary, expansion: indices, auxiliary basis and its Hermite coefficients.
+        tables: index tables.
         pair_degree: total degree of all these pairs.
         p: (lanes,) their exponents.
         centres: (3, lanes).
         hermite: (n_hermite, lanes) their Hermite coefficients; zero on idle lanes.
+        auxiliary: the auxiliary basis.
+        expansion: its Hermite coefficients.
         field: result, (n_field, lanes).
         gradient: (n_atoms, 3), added to.
     """
