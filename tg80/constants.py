@@ -3,27 +3,25 @@
 Units of the code everywhere: angstrom, femtosecond, electronvolt, dalton, elementary charge.
 
 References:
-    CODATA 2018 as tabulated by ASE, doi:10.1103/RevModPhys.93.025010; masses: IUPAC standard
-    atomic weights as tabulated by ASE.
+    CODATA 2018, doi:10.1103/RevModPhys.93.025010; units that follow from them as ASE derives them.
 """
 
 import numpy as np
-from ase.data import atomic_masses
-from ase.units import create_units
+
+from tg80.elements import MASSES
 
 CODATA_YEAR = "2018"
-_units = create_units(CODATA_YEAR)
 
-EV_PER_HARTREE = float(_units["Hartree"])
-ANGSTROM_PER_BOHR = float(_units["Bohr"])
+EV_PER_HARTREE = 27.211386245769308
+ANGSTROM_PER_BOHR = 0.5291772109061085
 EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR = EV_PER_HARTREE / ANGSTROM_PER_BOHR
-EV_PER_KJ_PER_MOL = float(_units["kJ"] / _units["mol"])
-EV_PER_KCAL_PER_MOL = float(_units["kcal"] / _units["mol"])
-BOLTZMANN_EV_PER_K = float(_units["kB"])
-# Acceleration in A/fs^2 of 1 u under 1 eV/A: ASE's time unit is sqrt(u A^2 / eV).
-ACCELERATION = float((_units["fs"]) ** 2)
+EV_PER_KJ_PER_MOL = 0.010364269656262174
+EV_PER_KCAL_PER_MOL = 0.04336410424180094
+BOLTZMANN_EV_PER_K = 8.617333262145179e-05
+# Acceleration in A/fs^2 of 1 u under 1 eV/A.
+ACCELERATION = 0.00964853321566533
 
 
 def masses_of(atomic_numbers) -> np.ndarray:
     """Standard atomic weights, shape (n_atoms,), in dalton, of the given atomic numbers."""
-    return np.asarray(atomic_masses, dtype=float)[np.asarray(atomic_numbers, dtype=int)]
+    return MASSES[np.asarray(atomic_numbers, dtype=int)]

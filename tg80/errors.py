@@ -29,6 +29,8 @@ class RunFailed(Tg80Error):
 
 _EXTRAS = {
     "rdkit": "generate",
+    "ase": "generate",
+    "threadpoolctl": "generate",
     "numba": "generate",
     "tblite": "generate",
     "pyscf": "generate",

@@ -15,10 +15,9 @@ from importlib import resources
 from typing import Any, Literal
 
 import numpy as np
-from ase.data import atomic_numbers as _number_of
-from ase.data import chemical_symbols
 from pydantic import Field, ValidationError
 
+from tg80.elements import NUMBERS, SYMBOLS
 from tg80.errors import UserError
 from tg80.untrusted.limits import BoundedModel
 
@@ -120,8 +119,8 @@ class Level(BoundedModel):
             UserError: naming the first such element.
         """
         for number in np.unique(np.asarray(atomic_numbers, dtype=int)):
-            known = 0 < number < len(chemical_symbols)
-            symbol = chemical_symbols[number] if known else f"with atomic number {number}"
+            known = 0 < number < len(SYMBOLS)
+            symbol = SYMBOLS[number] if known else f"with atomic number {number}"
             if symbol not in self.elements:
                 raise UserError(
                     f"level {self.name} does not cover element {symbol}; "
@@ -226,9 +225,9 @@ def get_level(name: str) -> Level:
 
 def symbols_of(atomic_numbers) -> list[str]:
     """Element symbols of atomic numbers (n_atoms,)."""
-    return [chemical_symbols[int(number)] for number in atomic_numbers]
+    return [SYMBOLS[int(number)] for number in atomic_numbers]
 
 
 def atomic_number_of(symbol: str) -> int:
     """Atomic number of an element symbol."""
-    return int(_number_of[symbol])
+    return NUMBERS[symbol]

@@ -1,11 +1,10 @@
 """Options that several commands take, so that they say the same of them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from tg80.chemistry.lists import Stereo
 from tg80.untrusted.limits import MOST_PROCESSES
 
 ListOption = Annotated[
@@ -18,7 +17,7 @@ ListOption = Annotated[
     ),
 ]
 StereoOption = Annotated[
-    Stereo,
+    Literal["given", "enumerate", "first"],
     typer.Option(
         help="Rows with unspecified stereo: given refuses them; enumerate takes all stereoisomers "
         "but mirror images, whose dynamics is the same, as NAME-s1, NAME-s2, ...; first takes one "

@@ -2,15 +2,12 @@
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 from rich.table import Table
 
-from pipelines.engines.engine import Evaluation, Resources, formula
-from pipelines.engines.registry import make_engine
-from pipelines.engines.threads import in_another_thread
 from tg80.chemistry.xyz import read_xyz
 from tg80.console import JsonOption
 from tg80.constants import EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR, EV_PER_HARTREE
@@ -19,6 +16,9 @@ from tg80.theory import LEVELS, Level, get_level, symbols_of
 from tg80.untrusted.documents import print_json
 from tg80.untrusted.limits import MOST_THREADS
 from tg80.untrusted.tables import Console
+
+if TYPE_CHECKING:
+    from pipelines.engines.engine import Evaluation
 
 
 def singlepoint(
@@ -37,6 +37,10 @@ def singlepoint(
 
     Example: tg80 singlepoint water.xyz --level pbe-def2svp --json
     """
+    from pipelines.engines.engine import Resources
+    from pipelines.engines.registry import make_engine
+    from pipelines.engines.threads import in_another_thread
+
     chosen = get_level(level)
     structure = read_xyz(file, charge)
     numbers, positions, charge = structure.atomic_numbers, structure.positions, structure.charge
@@ -54,13 +58,15 @@ def singlepoint(
 
 
 def _report(
-    evaluation: Evaluation,
+    evaluation: "Evaluation",
     level: Level,
     numbers: np.ndarray,
     positions: np.ndarray,
     charge: int,
     gradient_norm: float | None,
 ) -> dict[str, Any]:
+    from pipelines.engines.engine import formula
+
     forces = evaluation.forces
     return {
         "formula": formula(numbers),
@@ -82,7 +88,9 @@ def _report(
     }
 
 
-def _print_tables(evaluation: Evaluation, level: Level, numbers: np.ndarray, charge: int) -> None:
+def _print_tables(evaluation: "Evaluation", level: Level, numbers: np.ndarray, charge: int) -> None:
+    from pipelines.engines.engine import formula
+
     console = Console()
     cycles = f"{evaluation.scf_cycles} cycles" if evaluation.scf_cycles >= 0 else "converged"
     console.print(f"{formula(numbers)}, charge {charge:+d}, {level.name} ({cycles})")

@@ -1,28 +1,29 @@
 """`tg80 split`: makes a cluster-level split, or proves one leak-free."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
 from rich.table import Table
 
-from pipelines.commands.molecules import listed_molecules
 from pipelines.commands.options import SkipBadOption, StereoOption
-from tg80.chemistry.lists import MoleculeList
-from tg80.chemistry.molecule import Molecule
 from tg80.console import JsonOption
 from tg80.dataset import molecules_of
 from tg80.errors import UserError
 from tg80.files import write_atomically
 from tg80.shards.shard import Shard, find_shards
-from tg80.splits.certificate import Certificate, Recomputation, check_split
-from tg80.splits.folds import make_split
-from tg80.splits.plot import check_plot_path, plot_clusters
 from tg80.splits.split import HELD_PARTS, PARTS, TG80_VERSION, Split, load_split
 from tg80.untrusted.documents import print_json
 from tg80.untrusted.tables import Console
+
+if TYPE_CHECKING:
+    from tg80.chemistry.lists import MoleculeList
+    from tg80.chemistry.molecule import Molecule
+    from tg80.splits.certificate import Certificate, Recomputation
 
 CHECK_HELP = "Prove a split: a version such as tg80-v1 (the default) or a file."
 
@@ -77,6 +78,11 @@ def split(
 
     Example: tg80 split --check tg80-v1 --data tg80-data
     """
+    # RDKit waits until it is needed: `tg80 --help` does without.
+    from pipelines.commands.molecules import listed_molecules
+    from tg80.chemistry.lists import MoleculeList
+    from tg80.splits.plot import check_plot_path, plot_clusters
+
     if plot is not None:
         check_plot_path(plot)
         _check_free("--plot", plot, force)
@@ -123,6 +129,9 @@ def _make(
     as_json: bool,
     skip_bad: bool,
 ) -> Certificate:
+    from tg80.splits.certificate import check_split
+    from tg80.splits.folds import make_split
+
     molecules = listed.molecules
     made = _restricted(restrict, molecules) if restrict else make_split(molecules)
     certificate = check_split(made)
@@ -142,6 +151,8 @@ def _make(
 
 
 def _check(target: str, data: Path | None, recompute: bool, as_json: bool) -> Certificate:
+    from tg80.splits.certificate import check_split
+
     trajectories = [] if data is None else [shard.metadata for shard in _shards_in(data)]
     certificate = check_split(load_split(target), recompute=recompute, trajectories=trajectories)
     if as_json:

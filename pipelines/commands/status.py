@@ -6,7 +6,6 @@ import typer
 from rich.table import Table
 
 from pipelines.commands.options import RunArgument
-from pipelines.run.folder import LEFT_OUT
 from tg80.console import JsonOption
 from tg80.errors import UserError
 from tg80.untrusted.documents import print_json
@@ -103,6 +102,8 @@ def _cells(lane: "TrajectoryStatus") -> tuple[str, ...]:
 
 
 def _complaints(found: "RunStatus") -> list[str]:
+    from pipelines.run.folder import LEFT_OUT
+
     lines = []
     for lane in found.trajectories:
         if lane.failure:

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from ase.data import covalent_radii
+
+from tg80.elements import COVALENT_RADII
 
 Bonds = Sequence[tuple[int, int, float]]
 
 STRETCH = 1.5
 MINIMUM_FS = 20.0
-_RADII = np.asarray(covalent_radii)  # Cordero et al., doi:10.1039/b801115j
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def graph_changes(
 
     heavy = np.flatnonzero(numbers > 1)
     for i, j, _ in bonds:
-        limit = stretch * (_RADII[numbers[i]] + _RADII[numbers[j]])
+        limit = stretch * (COVALENT_RADII[numbers[i]] + COVALENT_RADII[numbers[j]])
         distance = np.linalg.norm(positions[:, i] - positions[:, j], axis=1)
         if (numbers[i] > 1) == (numbers[j] > 1):
             record("bond_broken", (i, j), distance > limit)
@@ -121,7 +121,7 @@ def _nearest_heavy(
     distances = np.linalg.norm(positions[:, heavy] - positions[:, hydrogen, None], axis=2)
     closest = distances.argmin(axis=1)
     nearest = heavy[closest]
-    limit = stretch * (_RADII[numbers[nearest]] + _RADII[1])
+    limit = stretch * (COVALENT_RADII[numbers[nearest]] + COVALENT_RADII[1])
     return nearest, distances[np.arange(len(distances)), closest] > limit
 
 

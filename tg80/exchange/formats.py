@@ -9,11 +9,11 @@ References:
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
-from ase.io.extxyz import key_val_dict_to_str
 
 from tg80.constants import EV_PER_KCAL_PER_MOL
 from tg80.exchange.export_selection import Piece
@@ -40,10 +40,21 @@ _COLUMNS = f"Properties=species:S:1:pos:R:3:{VELOCITIES}:R:3:{FORCES}:R:3"
 _NOT_PERIODIC = 'pbc="F F F"'
 
 
+def _comment(facts: Mapping[str, str | float]) -> str:
+    """The `key=value` of a comment line; a text that may be misread stands in quotes."""
+    pairs = []
+    for key, value in facts.items():
+        text = str(value)
+        if not text or re.search(r"[\s\"'=,{}\[\]]", text):
+            text = '"' + text.replace('"', '\\"') + '"'
+        pairs.append(f"{key}={text}")
+    return " ".join(pairs)
+
+
 def write_isolated_atoms(stream: BinaryIO, energies_ev: Mapping[str, float]) -> None:
     """One frame an element, as MACE takes its atomic energies E0 from."""
     for symbol, energy in energies_ev.items():
-        info = key_val_dict_to_str({ENERGY: float(energy), "config_type": "IsolatedAtom"})
+        info = _comment({ENERGY: float(energy), "config_type": "IsolatedAtom"})
         frame = f"1\nProperties=species:S:1:pos:R:3 {info} {_NOT_PERIODIC}\n{symbol} 0 0 0\n"
         stream.write(frame.encode())
 
@@ -73,7 +84,7 @@ def write_extxyz(stream: BinaryIO, piece: Piece, on_frames: Callable[[int], None
             flags = shard.read("quality_flags", *window).tolist()
             for values, energy, time, flag in zip(columns, energies, times, flags, strict=True):
                 facts = {ENERGY: energy, "time_fs": time, "quality_flags": flag}
-                info = key_val_dict_to_str(header | facts)
+                info = _comment(header | facts)
                 head = f"{len(symbols)}\n{_COLUMNS} {info} {_NOT_PERIODIC}\n"
                 stream.write((head + rows % tuple(values.ravel().tolist())).encode())
             on_frames(len(columns))

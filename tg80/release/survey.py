@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from ase.data import chemical_symbols
 
+from tg80.elements import SYMBOLS
 from tg80.errors import UserError
 from tg80.files import file_sha256
 from tg80.release.manifest import flat_path
@@ -205,7 +205,7 @@ def _bond_lengths(evidence: Evidence) -> dict[str, np.ndarray]:
     positions = evidence.frames["positions"]
     for i, j, order in evidence.bonds:
         # Hydrogen last, as bonds are written: C-H, O-H.
-        symbols = (chemical_symbols[evidence.numbers[k]] for k in (i, j))
+        symbols = (SYMBOLS[evidence.numbers[k]] for k in (i, j))
         ends = sorted(symbols, key=lambda symbol: (symbol == "H", symbol))
         kind = _BOND_SIGNS.get(order, "~").join(ends)
         lengths = np.linalg.norm(positions[:, i] - positions[:, j], axis=1)

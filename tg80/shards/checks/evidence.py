@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from ase.data import covalent_radii
 
 from tg80.chemistry.bonds import Bonds
 from tg80.constants import ACCELERATION
+from tg80.elements import COVALENT_RADII
 from tg80.shards.fields import AXIS_FIELDS, FRAME_FIELDS, STATIC_FIELDS
 from tg80.shards.metadata import ShardMetadata
 from tg80.shards.quality import Frames, Quality, judge, thresholds_of
@@ -166,7 +166,7 @@ class Evidence:
     @cached_property
     def touching(self) -> np.ndarray:
         """(n_pairs,) sum of the covalent radii of every pair, A."""
-        radii = np.asarray(covalent_radii)[self.numbers]
+        radii = COVALENT_RADII[self.numbers]
         first, second = self.pairs
         return radii[first] + radii[second]
 

@@ -6,9 +6,9 @@ rests at the origin, atoms keep their bonds, and no frame is there twice.
 """
 
 import numpy as np
-from ase.data import chemical_symbols
 
 from tg80.constants import ACCELERATION, BOLTZMANN_EV_PER_K
+from tg80.elements import SYMBOLS
 from tg80.shards.checks.evidence import (
     CENTRE_TOLERANCE_A,
     FORCE_TOLERANCE,
@@ -118,7 +118,7 @@ def check_atomisation(evidence: Evidence, found: Findings) -> None:
     level = LEVELS.get(evidence.metadata.level)
     stated = evidence.metadata.level_settings.get("isolated_atom_energies") or {}
     energies = level.isolated_atom_energies if level else stated
-    symbols = [chemical_symbols[number] for number in evidence.numbers]
+    symbols = [SYMBOLS[number] for number in evidence.numbers]
     if not all(isinstance(energies.get(symbol), int | float) for symbol in symbols):
         return
     gained = sum(energies[symbol] for symbol in symbols) - evidence.frames["potential_energy"]
