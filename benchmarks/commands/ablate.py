@@ -36,17 +36,19 @@ def ablate(
     fold: FoldOption = None,
     data: DataOption = None,
     task: TaskOption = "mini-xtb-v1",
-    model: Annotated[str, typer.Option(help="The base: atom or atom-start.")] = "atom",
+    model: Annotated[str, typer.Option(help="Base model: atom or atom-start.")] = "atom",
     track: TrackOption = "canonical",
     preset: PresetOption = None,
     seeds: SeedsOption = "3",
     only: Annotated[
         str | None,
-        typer.Option(help="Names of ablations, by commas; default: all, or none beside --change."),
+        typer.Option(
+            help="Names of ablations, separated by commas; default: all, or none with --change."
+        ),
     ] = None,
     change: Annotated[
         list[str] | None,
-        typer.Option(help="One setting that differs, as in --set: a variant of its own; repeat."),
+        typer.Option(help="A setting, as in --set, that makes another variant; may be repeated."),
     ] = None,
     epochs: EpochsOption = None,
     budget_cpu_minutes: BudgetOption = None,
@@ -57,11 +59,11 @@ def ablate(
     as_json: JsonOption = False,
     as_markdown: MarkdownOption = False,
 ) -> None:
-    """Train ATOM without each of its parts at the same budget, and print what each is worth.
+    """Train ATOM without each of its parts at the same budget, and print the contribution of each.
 
-    Values over seeds stand with twice their standard deviation, differences to the base with twice
-    their standard error and a 95 % interval over molecules. "clear" is a difference in S2S beyond
-    both. The same command again reuses finished runs and goes on with killed ones.
+    Values are means over seeds with twice their standard deviation; differences from the base have
+    twice their standard error and a 95 % interval over molecules. "clear" marks a difference in S2S
+    beyond both. Run the same command again to resume; finished runs are reused.
 
     Example: atom-bench ablate --fold 2 --seeds 3 --only no-rope,gat --budget-cpu-minutes 3
 

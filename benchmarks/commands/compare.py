@@ -16,12 +16,13 @@ from tg80.untrusted.documents import print_json
 def compare(
     folder: Annotated[Path, typer.Argument(help="Folder of results.")],
     a: Annotated[str, typer.Argument(help="Model id, or MODEL[HASH] as in the leaderboard.")],
-    b: Annotated[str, typer.Argument(help="The other one.")],
+    b: Annotated[str, typer.Argument(help="The other model.")],
     part: Annotated[
-        str | None, typer.Option(help="Only this part, such as test_ood; default: all of both.")
+        str | None,
+        typer.Option(help="Only this part, such as test_ood; default: all common parts."),
     ] = None,
     fold: Annotated[
-        int | None, typer.Option(help="Only this fold; default: all that both have.")
+        int | None, typer.Option(help="Only this fold; default: all common folds.")
     ] = None,
     resamples: Annotated[
         int, typer.Option(min=1000, max=1_000_000, help="Bootstrap resamples.")
@@ -29,10 +30,10 @@ def compare(
     as_json: JsonOption = False,
     as_markdown: MarkdownOption = False,
 ) -> None:
-    """Tell whether model A beats model B: S2T and S2S on the same windows, mean of seeds.
+    """Test whether model A beats model B: S2T and S2S on the same windows, averaged over seeds.
 
-    The interval is a paired bootstrap over molecules, then over time blocks of each, at 95 %
-    confidence. If it holds zero, the two are not told apart. Fewer than five molecules get no
+    The 95 % interval is a paired bootstrap over molecules, then over their time blocks. If it
+    contains zero, the models cannot be distinguished. With fewer than five molecules there is no
     verdict.
 
     Example: atom-bench compare runs atom persistence --part test_time

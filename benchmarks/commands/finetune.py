@@ -32,7 +32,7 @@ from tg80.untrusted.tables import Console
 
 
 def finetune(
-    name: Annotated[str, typer.Argument(help="Molecule that the pretraining has not seen.")],
+    name: Annotated[str, typer.Argument(help="Molecule not seen in pretraining.")],
     pretrained: Annotated[
         Path,
         typer.Option(
@@ -41,9 +41,7 @@ def finetune(
             show_default=False,
         ),
     ],
-    frames: Annotated[
-        str, typer.Option(help="Numbers of frames of its train block to learn from.")
-    ] = "32,128,512",
+    frames: Annotated[str, typer.Option(help="Numbers of training frames.")] = "32,128,512",
     task: Annotated[
         str, typer.Option(help="Family of tasks: mini-xtb-finetune or tg80-finetune.")
     ] = "mini-xtb-finetune",
@@ -57,15 +55,19 @@ def finetune(
     split: SplitOption = None,
     settings: SetOption = None,
     allow_seen: Annotated[
-        bool, typer.Option("--allow-seen", help="Take a model that may know NAME; rows are marked.")
+        bool,
+        typer.Option(
+            "--allow-seen", help="Accept a model that may have seen NAME; its rows are marked."
+        ),
     ] = False,
     as_json: JsonOption = False,
     as_markdown: MarkdownOption = False,
 ) -> None:
-    """Fine-tune a trained ATOM on few frames of one molecule, beside training from scratch.
+    """Fine-tune a trained ATOM on few frames of one molecule, and compare with training from
+    scratch.
 
-    Both start with the same number of frames, budget and settings, and are scored on test_time of
-    the molecule; a figure goes to the folder of results. What is finished is reused.
+    Both use the same frames, budget and settings, and are scored on test_time of the molecule; a
+    figure is written to the folder of results. Finished runs are reused.
 
     Example: atom-bench finetune ethanol --from runs --frames 32,128,512 --seeds 3
     """  # fmt: skip

@@ -27,37 +27,39 @@ from tg80.untrusted.tables import Console
 def horizons(
     fold: FoldOption = None,
     results: Annotated[
-        Path, typer.Option("--from", help="Folder of results, whose trained models are asked.")
+        Path, typer.Option("--from", help="Folder of results with trained models.")
     ] = Path("runs"),
     data: DataOption = None,
     task: TaskOption = "mini-xtb-v1",
     model: Annotated[
-        list[str] | None, typer.Option(help="Model id, may be repeated; default: all there are.")
+        list[str] | None, typer.Option(help="Model id; may be repeated; default: all models.")
     ] = None,
     track: TrackOption = "canonical",
     seeds: Annotated[
-        str | None, typer.Option(help="A count, or a list such as 0,1,2; default: all there are.")
+        str | None, typer.Option(help="Number of seeds, or a list such as 0,1,2; default: all.")
     ] = None,
     steps: Annotated[
-        str, typer.Option(help="Numbers P of steps to the task's horizon.")
+        str, typer.Option(help="Numbers P of steps up to the horizon of the task.")
     ] = "1,2,4,8,16,32",
     horizons_fs: Annotated[
         str | None,
-        typer.Option(help="Horizons, fs; default: the task's, halved and doubled some times."),
+        typer.Option(
+            help="Horizons, fs; default: that of the task, halved and doubled a few times."
+        ),
     ] = None,
-    irregular: Annotated[int, typer.Option(min=0, help="Lists of random lags.")] = 4,
+    irregular: Annotated[int, typer.Option(min=0, help="Number of lists of random lags.")] = 4,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for horizons.json and a figure of each model.")
+        Path | None, typer.Option(help="Folder for horizons.json and one figure per model.")
     ] = None,
     split: SplitOption = None,
     as_json: JsonOption = False,
     as_markdown: MarkdownOption = False,
 ) -> None:
-    """Score the same trained weights at other numbers of steps, horizons and irregular lags.
+    """Score trained models at other numbers of steps, other horizons and irregular lags.
 
-    Error against lag beside persistence and blend; lags beyond those of the training are marked
-    as extrapolation. A horizon longer than the block of a part is refused there. How far a
-    prediction hangs on which other lags are asked with it is measured as well.
+    Shows error against lag, compared with persistence and blend; lags beyond those of the training
+    are marked as extrapolation. A horizon longer than the block of a part is refused. How much a
+    prediction depends on the other lags of the same call is measured as well.
 
     Example: atom-bench horizons --fold 2 --from runs --model atom --out figures
     """

@@ -36,38 +36,38 @@ def leaderboard(
         bool, typer.Option("--summary", help="S2T, S2S and skill of all parts in one table.")
     ] = False,
     skill: Annotated[
-        bool, typer.Option("--skill", help="Skill at every lag in place of errors.")
+        bool, typer.Option("--skill", help="Skill at every lag instead of errors.")
     ] = False,
     costs: Annotated[
-        bool, typer.Option("--costs", help="Inputs, labels and CPU time in place of errors.")
+        bool, typer.Option("--costs", help="Inputs, labels and CPU time instead of errors.")
     ] = False,
     quality: Annotated[
         bool,
-        typer.Option("--quality", help="Validity and rotation robustness in place of errors."),
+        typer.Option("--quality", help="Validity and robustness under rotation instead of errors."),
     ] = False,
-    fold: Annotated[int | None, typer.Option(help="Records of this fold only.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Only records of this fold.")] = None,
     twins: Annotated[
         Path | None,
-        typer.Option(help="Folder of twins for the floor; default: what ships with the data."),
+        typer.Option(help="Folder of twins for the floor; default: those shipped with the data."),
     ] = None,
     published: Annotated[
         bool,
-        typer.Option("--published", help="The figures that others printed, in place of records."),
+        typer.Option("--published", help="Published figures instead of records."),
     ] = False,
     html: Annotated[
-        Path | None, typer.Option(help="Write a static page with all of it into this folder.")
+        Path | None, typer.Option(help="Write a static page with all tables into this folder.")
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Draw error against lag into this file, .svg or .png, and no table."),
+        typer.Option(help="Only plot error against lag into this file, .svg or .png."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the tables of all records below a folder, one for each task, track, part and folds.
+    """Print the results below a folder: one table for each task, track, part and set of folds.
 
-    CSV has one row for every number of every record: each seed, fold, molecule, lag and metric. The
-    page opens without a server. Published figures never stand among measured ones. A record that
-    cannot be read is told and passed over; the exit code is then 1.
+    CSV has one row for each number: seed, fold, molecule, lag and metric. The page of --html needs
+    no server. Published figures are never mixed with measured ones. Unreadable records are reported
+    and skipped; the exit code is then 1.
 
     Example: atom-bench leaderboard runs --html site
     """

@@ -27,25 +27,27 @@ DEFAULT_CPU_MINUTES = 5.0  # The matched budget.
 FoldOption = Annotated[
     int | None,
     typer.Option(
-        help="Fold of the split, 1 to 5; tasks on one molecule decide themselves.",
+        help="Fold of the split, 1 to 5; tasks on one molecule have their own.",
         show_default=False,
     ),
 ]
 DataOption = Annotated[
     Path | None,
-    typer.Option(help="Folder of shards, or of npz files of a public set; default: what ships."),
+    typer.Option(
+        help="Folder of shards, or of npz files of a public data set; default: the shipped data."
+    ),
 ]
 TaskOption = Annotated[
     str, typer.Option(help="Task id, such as tg80-multitask, tg80-zero-shot/furan or md17/aspirin.")
 ]
 TrackOption = Annotated[str, typer.Option(help="canonical, heavy-input or all-atom.")]
 SplitOption = Annotated[
-    str | None, typer.Option(help="Frozen split by name or file; default: the task's.")
+    str | None, typer.Option(help="Split, by name or file; default: that of the task.")
 ]
-SeedsOption = Annotated[str, typer.Option(help="A count, or a list such as 0,1,2.")]
+SeedsOption = Annotated[str, typer.Option(help="Number of seeds, or a list such as 0,1,2.")]
 FromOption = Annotated[
     Path | None,
-    typer.Option("--from", help="Folder of results of `atom-bench run`, whose models are taken."),
+    typer.Option("--from", help="Folder of results of `atom-bench run` with trained models."),
 ]
 PresetOption = Annotated[
     str | None,
@@ -55,8 +57,8 @@ EpochsOption = Annotated[int | None, typer.Option(help="Training budget in epoch
 BudgetOption = Annotated[
     float | None,
     typer.Option(
-        help="Training budget a seed in CPU minutes (wall minutes on a GPU) of all processes; "
-        f"{DEFAULT_CPU_MINUTES:g} if neither is given."
+        help="Training budget per seed in CPU minutes (wall minutes on a GPU) of all processes; "
+        f"{DEFAULT_CPU_MINUTES:g} if neither budget is given."
     ),
 ]
 OutOption = Annotated[Path, typer.Option(help="Folder of results.")]

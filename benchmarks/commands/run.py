@@ -51,10 +51,9 @@ def run(
 ) -> None:
     """Train a model on one fold, score it on every part, and print the tables.
 
-    The trivial predictors are scored beside a learnt model. The same command again reuses what is
-    finished and goes on with what was killed; other settings get folders of their own. Started by
-    torchrun, all processes train one model together: torchrun --nproc-per-node 2 -m benchmarks.cli
-    run ...
+    The trivial predictors are scored as well. Run the same command again to resume; finished runs
+    are reused, other settings get their own folder. With torchrun, all processes train one model
+    together: torchrun --nproc-per-node 2 -m benchmarks.cli run ...
 
     Example: atom-bench run --fold 2 --budget-cpu-minutes 3 --seeds 0,1,2
     """

@@ -26,10 +26,12 @@ from tg80.files import check_folder, make_folder
 from tg80.untrusted.documents import print_json
 from tg80.untrusted.tables import Console
 
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace the file if there is one.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
 AsIsOption = Annotated[
     bool,
-    typer.Option("--as-is", help="Take positions that look like another unit or frame."),
+    typer.Option(
+        "--as-is", help="Accept positions that look like another unit or coordinate frame."
+    ),
 ]
 FileArgument = Annotated[Path, typer.Argument(help="Filled template, or archive of `submit`.")]
 
@@ -40,16 +42,16 @@ def template(
     data: DataOption = None,
     task: TaskOption = "mini-xtb-v1",
     part: Annotated[
-        list[str] | None, typer.Option(help="Part, may be repeated; default: the test parts.")
+        list[str] | None, typer.Option(help="Part; may be repeated; default: the test parts.")
     ] = None,
     track: TrackOption = "canonical",
     split: SplitOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the start states and lags of the test parts as a file to fill in, without targets.
+    """Write the start states and lags of the test parts, without targets, to a file to fill in.
 
-    Fill the dataset `predictions` and the attributes of `submission`, and check with `atom-bench
+    Fill in the dataset `predictions` and the attributes of `submission`, then run `atom-bench
     score` or `atom-bench submit`. docs/benchmark/joining.md has an example.
 
     Example: atom-bench template --task mini-xtb-v1 --fold 2 --out template.h5
@@ -83,9 +85,9 @@ def score(
     as_is: AsIsOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a filled template, score it as models are scored, and write a record of it.
+    """Check a filled template, score it like a model of the benchmark, and write a record.
 
-    The row is called submitted/NAME. What is wrong with a file is said in one line, exit code 2.
+    Its row is named submitted/NAME. A wrong file is refused in one line with exit code 2.
 
     Example: atom-bench score template.h5 --out runs
     """
@@ -118,10 +120,10 @@ def submit(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a filled template and pack it with its card and checksums into one archive to send.
+    """Check a filled template and pack it with its card and checksums into an archive to send.
 
-    Where the test data are at hand (they ship along, or --data), start states are compared with
-    them as well. docs/benchmark/joining.md says where to send it.
+    If the test data are available (shipped, or by --data), start states are compared with them.
+    docs/benchmark/joining.md says where to send the archive.
 
     Example: atom-bench submit template.h5 --out my-net-fold2.zip
     """

@@ -28,25 +28,27 @@ def symmetry(
     data: DataOption = None,
     task: TaskOption = "mini-xtb-v1",
     model: Annotated[
-        list[str] | None, typer.Option(help="Model id, may be repeated; default: all there are.")
+        list[str] | None, typer.Option(help="Model id; may be repeated; default: all models.")
     ] = None,
     track: TrackOption = "canonical",
     seeds: Annotated[
         str | None,
-        typer.Option(help="A count, or a list such as 0,1,2; default: 1, or all that --from has."),
+        typer.Option(
+            help="Number of seeds, or a list such as 0,1,2; default: 1, or all in --from."
+        ),
     ] = None,
     results: FromOption = None,
-    part: Annotated[str, typer.Option(help="Part whose windows are turned.")] = "test_time",
-    windows: Annotated[int, typer.Option(min=1, help="How many of them, evenly taken.")] = 32,
-    rotations: Annotated[int, typer.Option(min=2, help="Random rotations of each.")] = 32,
+    part: Annotated[str, typer.Option(help="Part whose windows are rotated.")] = "test_time",
+    windows: Annotated[int, typer.Option(min=1, help="Number of windows, evenly spaced.")] = 32,
+    rotations: Annotated[int, typer.Option(min=2, help="Random rotations per window.")] = 32,
     split: SplitOption = None,
     as_json: JsonOption = False,
     as_markdown: MarkdownOption = False,
 ) -> None:
-    """Measure errors under rotations, reflections, shifts and orders of atoms.
+    """Measure errors under rotations, reflections, translations and permutations of atoms.
 
-    Learnt models are measured with initial weights and, with --from, as they were trained.
-    Exit code 1 if shifts or orders of atoms change a prediction by more than rounding.
+    Learned models are measured with initial weights and, with --from, with trained weights. Exit
+    code 1 if a translation or permutation changes a prediction by more than rounding.
 
     Example: atom-bench symmetry --fold 2 --from runs --model atom
     """

@@ -30,17 +30,17 @@ from tg80.untrusted.limits import MOST_SEED
 
 
 def tune(
-    model: Annotated[str, typer.Option(help="Model id; one that is trained.")],
+    model: Annotated[str, typer.Option(help="Id of a model that trains.")],
     change: Annotated[
         list[str] | None,
         typer.Option(
-            help="What differs in a trial, as in --set: one setting, or several by spaces; repeat."
+            help="Settings of a trial, as in --set, separated by spaces; may be repeated."
         ),
     ] = None,
     fold: Annotated[
         int | None,
         typer.Option(
-            help="Fold of the split; default: 1, on which the settings of all folds are chosen.",
+            help="Fold of the split; default: 1, where the settings of all folds are chosen.",
             show_default=False,
         ),
     ] = None,
@@ -48,9 +48,12 @@ def tune(
     task: TaskOption = "mini-xtb-v1",
     track: TrackOption = "canonical",
     preset: PresetOption = None,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of every trial.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of every trial.")] = 0,
     most: Annotated[
-        int, typer.Option(min=1, help="Trials of a model, those before in --out among them.")
+        int,
+        typer.Option(
+            min=1, help="Largest number of trials of a model, with those already in --out."
+        ),
     ] = 8,
     epochs: EpochsOption = None,
     budget_cpu_minutes: BudgetOption = None,
@@ -61,10 +64,10 @@ def tune(
     as_json: JsonOption = False,
     as_markdown: MarkdownOption = False,
 ) -> None:
-    """Train a model as it stands and with each change, and print their errors in validation.
+    """Train a model unchanged and with each change, and print the validation errors.
 
-    No test part is looked at. The same command again reuses finished trials and goes on with killed
-    ones. All models are allowed as many trials.
+    No test part is used. Run the same command again to resume; finished trials are reused. The
+    number of trials is limited equally for all models.
 
     Example: atom-bench tune --model egno --change training.learning_rate=0.003 --change
     "model.width=96 model.n_layers=3"

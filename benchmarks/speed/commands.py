@@ -22,16 +22,16 @@ app = typer.Typer(
 )
 
 MoleculesOption = Annotated[
-    str, typer.Option(help="Names of TG80's compounds or SMILES, separated by commas.")
+    str, typer.Option(help="Names of TG80 compounds or SMILES, separated by commas.")
 ]
 ThreadsOption = Annotated[
-    int, typer.Option(min=1, max=MOST_THREADS, help="CPU threads, the same on both sides.")
+    int, typer.Option(min=1, max=MOST_THREADS, help="CPU threads of both programs.")
 ]
 LevelOption = Annotated[str, typer.Option(help="Level of theory.")]
 MarkdownOption = Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")]
 OutOption = Annotated[
     Path | None,
-    typer.Option(help="Results file, written after every part; the same command goes on from it."),
+    typer.Option(help="Results file, written after each part; the same command resumes from it."),
 ]
 SeedOption = Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the starts.")]
 
@@ -41,28 +41,39 @@ def aimd(
     molecules: MoleculesOption = "ethanol,benzene,uracil",
     level: LevelOption = "pbe-def2svp",
     threads: ThreadsOption = 1,
-    step_fs: Annotated[float, typer.Option(help="Velocity Verlet step of both sides, fs.")] = 0.5,
-    steps: Annotated[int, typer.Option(min=1, help="Timed steps in a stretch.")] = 10,
-    repeats: Annotated[int, typer.Option(min=1, help="Stretches of the trajectory.")] = 3,
+    step_fs: Annotated[
+        float, typer.Option(help="Velocity Verlet step of both programs, fs.")
+    ] = 0.5,
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps per segment.")] = 10,
+    repeats: Annotated[int, typer.Option(min=1, help="Segments of the trajectory.")] = 3,
     warm_up: Annotated[
-        int, typer.Option(min=1, help="Steps of ours before a stretch, to fill its memory.")
+        int,
+        typer.Option(
+            min=1, help="Untimed steps of our engine before each segment, to fill its history."
+        ),
     ] = 12,
     outer_fs: Annotated[
-        str, typer.Option(help="Outer steps of multiple time stepping to time too; '' for none.")
+        str,
+        typer.Option(
+            help="Also time multiple time stepping with these outer steps, fs; '' for none."
+        ),
     ] = "1.0,2.0",
     checks: Annotated[
-        int, typer.Option(min=0, help="Geometries compared with the tightly converged level.")
+        int,
+        typer.Option(
+            min=0, help="Geometries at which forces are compared with the tightly converged level."
+        ),
     ] = 6,
     references: Annotated[
-        int, typer.Option(min=0, help="How many of these are compared with exact J as well.")
+        int, typer.Option(min=0, help="Number of these that are also compared with exact J.")
     ] = 2,
     equilibration_fs: Annotated[
-        float, typer.Option(min=0, help="GFN2-xTB dynamics before the trajectory, fs.")
+        float, typer.Option(min=0, help="Length of the GFN2-xTB equilibration, fs.")
     ] = 500.0,
     stock_integrals: Annotated[
         str,
         typer.Option(
-            help="Stock's RI-J integrals: every-cycle (PySCF as it comes) or memory (faster)."
+            help="RI-J integrals of stock PySCF: every-cycle (its default) or memory (faster)."
         ),
     ] = "every-cycle",
     seed: SeedOption = 0,
@@ -70,7 +81,7 @@ def aimd(
     as_json: JsonOption = False,
     as_markdown: MarkdownOption = False,
 ) -> None:
-    """Time stock PySCF and our engine in turns along one 300 K trajectory, and compare forces.
+    """Time stock PySCF and our engine alternately along one 300 K trajectory, and compare forces.
 
     Example: atom-bench speed aimd --molecules ethanol,benzene --threads 1 --json
     """
@@ -94,16 +105,16 @@ def gpu(
     molecules: MoleculesOption = "ethanol,naphthalene",
     level: LevelOption = "pbe-def2svp",
     trajectories: Annotated[
-        str, typer.Option(help="How many side by side; on the CPU at most one a core.")
+        str, typer.Option(help="Numbers of parallel trajectories; on the CPU at most one per core.")
     ] = "1,4,8,16",
     devices: Annotated[str, typer.Option(help="cpu, cuda, or both.")] = "cpu,cuda",
-    seconds: Annotated[float, typer.Option(min=1, help="Wall time of each count.")] = 30.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Wall time of each measurement, s.")] = 30.0,
     seed: SeedOption = 0,
     out: OutOption = None,
     as_json: JsonOption = False,
     as_markdown: MarkdownOption = False,
 ) -> None:
-    """Count the steps of trajectories side by side on one GPU, and on the CPU's cores.
+    """Count the steps of parallel trajectories on one GPU, and on the cores of the CPU.
 
     Example: atom-bench speed gpu --molecules ethanol --trajectories 1,8 --json
     """
@@ -123,7 +134,7 @@ def memory(
     molecules: MoleculesOption = "ethanol,naphthalene",
     level: LevelOption = "pbe-def2svp",
     memory_gb: Annotated[
-        str, typer.Option(help="Memory budgets, GB; each gets a process of its own.")
+        str, typer.Option(help="Memory budgets, GB; each in its own process.")
     ] = "2,1000",
     steps: Annotated[int, typer.Option(min=1, help="Outer steps of dynamics.")] = 15,
     seed: SeedOption = 0,
@@ -148,13 +159,13 @@ def memory(
 def throughput(
     molecules: MoleculesOption = "ethanol",
     level: LevelOption = "pbe-def2svp",
-    steps: Annotated[int, typer.Option(min=1, help="Outer steps in one piece of work.")] = 40,
+    steps: Annotated[int, typer.Option(min=1, help="Outer steps per task.")] = 40,
     repeats: Annotated[int, typer.Option(min=1, help="Repeats.")] = 5,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
     as_markdown: MarkdownOption = False,
 ) -> None:
-    """Time two single-thread workers against one, as plain processes and through Dask.
+    """Compare two single-thread workers with one, as plain processes and with Dask.
 
     Example: atom-bench speed throughput --molecules ethanol --repeats 5 --json
     """
@@ -174,24 +185,25 @@ def mts(
     level: LevelOption = "pbe-def2svp",
     threads: ThreadsOption = 1,
     inner_fs: Annotated[
-        float, typer.Option(help="Inner step, and Verlet step of the reference, fs.")
+        float, typer.Option(help="Inner step, and Verlet step of the reference trajectory, fs.")
     ] = 0.25,
-    length_fs: Annotated[float, typer.Option(help="Length of what is compared, fs.")] = 100.0,
+    length_fs: Annotated[float, typer.Option(help="Length of the comparison, fs.")] = 100.0,
     drift_fs: Annotated[
-        float, typer.Option(min=0, help="Length of the trajectories for the drift, fs; 0: none.")
+        float,
+        typer.Option(min=0, help="Length of the trajectories that measure the drift, fs; 0: none."),
     ] = 0.0,
     equilibration_fs: Annotated[
-        float, typer.Option(min=0, help="GFN2-xTB dynamics before the start, fs.")
+        float, typer.Option(min=0, help="Length of the GFN2-xTB equilibration, fs.")
     ] = 500.0,
     seed: SeedOption = 0,
     aimd: Annotated[
-        Path | None, typer.Option(help="JSON of `speed aimd`, for the ratio to stock PySCF.")
+        Path | None, typer.Option(help="JSON file of `speed aimd`, for the ratio to stock PySCF.")
     ] = None,
     out: OutOption = None,
     as_json: JsonOption = False,
     as_markdown: MarkdownOption = False,
 ) -> None:
-    """Compare integrators: distance from an accurate trajectory, energy, cost per fs.
+    """Compare integrators: deviation from an accurate trajectory, energy, cost per fs.
 
     Example: atom-bench speed mts --molecules methanol --out mts.json --aimd aimd.json
     """
@@ -225,23 +237,27 @@ def loader(
     presets: Annotated[
         str, typer.Option(help="Sizes of ATOM to train, separated by commas.")
     ] = "mini,public",
-    workers: Annotated[str, typer.Option(help="Numbers of the loader's workers.")] = "0,2",
-    batch_size: Annotated[int, typer.Option(min=1, help="Windows in a batch.")] = 32,
-    batches: Annotated[int, typer.Option(min=1, help="Batches of a loader in a turn.")] = 200,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps in a turn.")] = 4,
+    workers: Annotated[str, typer.Option(help="Numbers of loader workers.")] = "0,2",
+    batch_size: Annotated[int, typer.Option(min=1, help="Windows per batch.")] = 32,
+    batches: Annotated[int, typer.Option(min=1, help="Batches per repeat.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps per repeat.")] = 4,
     repeats: Annotated[int, typer.Option(min=1, help="Turns.")] = 9,
     threads: Annotated[
         int, typer.Option(min=1, max=MOST_THREADS, help="CPU threads of the training.")
     ] = 1,
     cores: Annotated[
-        int, typer.Option(min=1, help="Cores the training is counted on, at perfect scaling.")
+        int,
+        typer.Option(
+            min=1, help="Number of cores to which the training is extrapolated (perfect scaling)."
+        ),
     ] = 2,
     seed: SeedOption = 0,
     out: OutOption = None,
     as_json: JsonOption = False,
     as_markdown: MarkdownOption = False,
 ) -> None:
-    """Count the windows a second that the loader gives, and that ATOM's training takes, in turns.
+    """Measure the windows per second that the loader delivers and that the training of ATOM uses,
+    alternately.
 
     Example: atom-bench speed loader --repeats 9 --markdown
     """
@@ -263,34 +279,34 @@ def loader(
 def model(
     preset: Annotated[str, typer.Option(help="Size of ATOM: mini, public or paper.")] = "public",
     modes: Annotated[
-        str, typer.Option(help="Time attention: joint, start, or both with a comma.")
+        str, typer.Option(help="Time attention: joint, start, or both separated by a comma.")
     ] = "joint,start",
     atoms: Annotated[str, typer.Option(help="Numbers of atoms N.")] = "12,20",
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples in a batch B.")] = 32,
-    lags: Annotated[int, typer.Option(min=1, help="Lags of a sample P.")] = 8,
-    repeats: Annotated[int, typer.Option(min=1, help="Turns of each.")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch B.")] = 32,
+    lags: Annotated[int, typer.Option(min=1, help="Lags per sample P.")] = 8,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats of each measurement.")] = 5,
     threads: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    plain: Annotated[bool, typer.Option(help="Time the plain loops beside the model.")] = True,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Add rows under bf16 autocast.")] = False,
+    plain: Annotated[bool, typer.Option(help="Also time the plain loops.")] = True,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Add rows with bf16 autocast.")] = False,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Add rows compiled by torch.")
+        bool, typer.Option("--compile", help="Add rows with torch.compile.")
     ] = False,
     scaling: Annotated[
-        bool, typer.Option("--scaling", help="Grow B, N and P one by one as well.")
+        bool, typer.Option("--scaling", help="Also vary B, N and P one at a time.")
     ] = False,
     scaling_sizes: Annotated[
-        str, typer.Option(help="Sizes of B, N and P to grow through, in three lists.")
+        str, typer.Option(help="Values of B, N and P, as three lists.")
     ] = "1,4,16,32,64;10,50,100,200,400;1,4,16,32,64",
     memory_gb: Annotated[
-        float, typer.Option(help="Sizes whose step may need more are left out, GB.")
+        float, typer.Option(help="Skip sizes that may need more memory than this, GB.")
     ] = 2.0,
     seed: SeedOption = 0,
     out: OutOption = None,
     as_json: JsonOption = False,
     as_markdown: MarkdownOption = False,
 ) -> None:
-    """Time ATOM's forward and training step beside plain loops of the same equations.
+    """Time the forward and training steps of ATOM, and plain loops of the same equations.
 
     Example: atom-bench speed model --scaling --out model.json --markdown
     """

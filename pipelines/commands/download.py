@@ -37,7 +37,7 @@ def download(
         ),
     ] = None,
     version: Annotated[str | None, typer.Option(help="Version. Default: the newest.")] = None,
-    fold: Annotated[int | None, typer.Option(help="Only the files of this fold.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Only files of this fold.")] = None,
     part: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,24 +50,24 @@ def download(
     ] = None,
     level: Annotated[str | None, typer.Option(help="Only this level of theory.")] = None,
     to: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder. Default: NAME-VERSION.")
+        Path | None, typer.Option(metavar="DIR", help="Output folder. Default: NAME-VERSION.")
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Files fetched at once.")] = DEFAULT_JOBS,
+    jobs: Annotated[int, typer.Option(help="Parallel downloads.")] = DEFAULT_JOBS,
     timeout: Annotated[
         float, typer.Option(min=0.1, max=86400, help="Seconds to wait for the next bytes.")
     ] = Patience.stall_s,
     attempts: Annotated[
-        int, typer.Option(min=1, help="Attempts in a row that bring nothing before giving up.")
+        int, typer.Option(min=1, help="Give up after this many attempts in a row without new data.")
     ] = Patience.attempts,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show what would be fetched.")
+        bool, typer.Option("--dry-run", help="Only show what would be downloaded.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Download a published data set, or a part of it.
 
-    Every file is compared with the manifest's SHA-256. Correct files in DIR stay, interrupted ones
-    are resumed, wrong ones are fetched again. Exit code 1 if a file cannot be fetched.
+    The SHA-256 of every file is verified. Correct files in DIR are kept, partial ones resumed,
+    wrong ones downloaded again. Exit code 1 if a file cannot be downloaded.
 
     Example: tg80 download --source https://example.org/tg80 --to tg80-1.0
 

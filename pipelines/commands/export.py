@@ -19,13 +19,13 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="extxyz (one file, with the keys of mace_run_train), npz (MD17's and sGDML's "
-            "layout), upstream (what the public ATOM code reads)."
+            help="extxyz (one file, with the keys of mace_run_train), npz (layout of MD17 and "
+            "sGDML) or upstream (layout of the public ATOM code)."
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")],
     fold: Annotated[
-        int | None, typer.Option(help="Only one part of this fold of the split; with --part.")
+        int | None, typer.Option(help="With --part: only this part of this fold.")
     ] = None,
     part: Annotated[
         str | None,
@@ -35,35 +35,34 @@ def export(
         ),
     ] = None,
     split: Annotated[
-        str, typer.Option(help="The split that --fold is of: a version or a file.")
+        str, typer.Option(help="Split of --fold: a version or a file.")
     ] = TG80_VERSION,
     molecules: Annotated[
-        str | None, typer.Option(help="Only these, names separated by commas.")
+        str | None, typer.Option(help="Only these molecules (names separated by commas).")
     ] = None,
     level: Annotated[
-        str | None, typer.Option(help="Only this level of theory. Needed if there are several.")
+        str | None, typer.Option(help="Only this level of theory; required if there are several.")
     ] = None,
-    every: Annotated[
-        int, typer.Option(min=1, max=10**9, help="Every how many frames one is taken.")
-    ] = 1,
+    every: Annotated[int, typer.Option(min=1, max=10**9, help="Take every n-th frame.")] = 1,
     frames: Annotated[
         int | None,
-        typer.Option(min=1, help="At most so many frames a trajectory, evenly spaced."),
+        typer.Option(min=1, help="Largest number of frames per trajectory, evenly spaced."),
     ] = None,
     separate: Annotated[
         bool,
         typer.Option(
             "--separate",
-            help="extxyz: one file a trajectory and no isolated atoms, for viewers and MDAnalysis.",
+            help="extxyz: one file per trajectory, without isolated atoms, for viewers and "
+            "MDAnalysis.",
         ),
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Write over files that exist.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     json_output: JsonOption = False,
 ) -> None:
-    """Write trajectories as files that other programs read.
+    """Write trajectories in the formats of other programs.
 
-    Beside every file lies a JSON file with its units, frame spacing, level of theory, split and
-    the checksums of the shards it came from. Replicas are never joined into one trajectory.
+    Each file comes with a JSON file of its units, frame spacing, level of theory, split and the
+    checksums of its shards. Replicas are never joined into one trajectory.
 
     Example: tg80 export data --to extxyz --fold 2 --part train --frames 100 --out mace
 

@@ -37,7 +37,8 @@ def generate(
     equilibration_fs: EquilibrationOption = None,
     temperature: Annotated[float | None, typer.Option(help="Temperature, K. Default 300.")] = None,
     thermostat: Annotated[
-        str | None, typer.Option(help="Production: nve (default), bussi or langevin.")
+        str | None,
+        typer.Option(help="Ensemble of the production: nve (default), bussi or langevin."),
     ] = None,
     integrator: IntegratorOption = None,
     store_every_fs: StoreOption = None,
@@ -60,22 +61,22 @@ def generate(
     tls_ca: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="With --scheduler: certificate that has signed the scheduler's."
+            metavar="FILE", help="With --scheduler: the certificate authority of the scheduler."
         ),
     ] = None,
     tls_cert: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --scheduler: your own certificate.")
+        Path | None, typer.Option(metavar="FILE", help="With --scheduler: your certificate.")
     ] = None,
     tls_key: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Its key, if that is not in the file of --tls-cert."),
+        typer.Option(metavar="FILE", help="Key of --tls-cert, if it is not in the same file."),
     ] = None,
     insecure: Annotated[
         bool,
         typer.Option(
             "--insecure",
-            help="Join a tcp:// scheduler on another machine, though whoever can reach it can "
-            "run code as you.",
+            help="Join a tcp:// scheduler on another machine. Anyone who can reach it can run code"
+            " as you.",
         ),
     ] = False,
     cluster: Annotated[
@@ -105,7 +106,7 @@ def generate(
 ) -> None:
     """Run ab initio molecular dynamics of every molecule in a list.
 
-    The same command run again goes on where it stopped; what is finished is not done again.
+    Run the same command again to resume; finished work is not repeated.
 
     Rows that --skip-bad leaves out are listed in left-out.csv of the output folder.
 
@@ -156,9 +157,9 @@ def collect(
     folder: RunArgument,
     as_json: JsonOption = False,
 ) -> None:
-    """Write shards from what unfinished trajectories have committed so far.
+    """Write shards from the committed segments of unfinished trajectories.
 
-    The run can go on afterwards; its end replaces these shards by whole ones.
+    The run can resume afterwards; complete shards then replace these.
 
     Example: tg80 collect data
     """

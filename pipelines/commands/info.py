@@ -23,10 +23,10 @@ def info(
     ],
     json_output: JsonOption = False,
 ) -> None:
-    """Show what shards hold: molecule, level of theory, length, temperature, drift, flags.
+    """Summarise shards: molecule, level of theory, length, temperature, drift, flags.
 
-    The drift of the conserved quantity stands with its limit and the verdict on it. A folder that
-    holds no shard itself is searched all the way down.
+    The drift of the conserved quantity is shown with its limit and verdict. A folder without shards
+    is searched recursively.
 
     Example: tg80 info runs/
     """

@@ -19,16 +19,16 @@ ListOption = Annotated[
 StereoOption = Annotated[
     Literal["given", "enumerate", "first"],
     typer.Option(
-        help="Rows with unspecified stereo: given refuses them; enumerate takes all stereoisomers "
-        "but mirror images, whose dynamics is the same, as NAME-s1, NAME-s2, ...; first takes one "
-        "as NAME (double bonds trans, rings in the least strained way found).",
+        help="Rows with unspecified stereochemistry: given refuses them; enumerate takes all "
+        "stereoisomers except mirror images (same dynamics) as NAME-s1, NAME-s2, ...; first "
+        "takes one as NAME (trans double bonds, the least strained ring fusion found).",
     ),
 ]
 SkipBadOption = Annotated[
     bool,
     typer.Option(
         "--skip-bad",
-        help="Leave out rows that can't be used, and report them, instead of stopping.",
+        help="Skip rows that can't be used and report them, instead of stopping.",
     ),
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of a run.")]
@@ -39,19 +39,20 @@ LevelOption = Annotated[
 ]
 LengthOption = Annotated[float | None, typer.Option(help="Production length. Default 32000.")]
 EquilibrationOption = Annotated[
-    float | None, typer.Option(help="NVT at the level before production. Default 2500.")
+    float | None,
+    typer.Option(help="NVT equilibration at the level, before production. Default 2500."),
 ]
 IntegratorOption = Annotated[
     str | None, typer.Option(help="mts (default at the DFT levels) or verlet.")
 ]
-StoreOption = Annotated[float | None, typer.Option(help="Distance of stored frames. Default 1.")]
+StoreOption = Annotated[float | None, typer.Option(help="Time between stored frames. Default 1.")]
 RecipeOption = Annotated[Path | None, typer.Option(help="TOML file of settings.")]
 OverridesOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, e.g. seed=7."),
 ]
 
-ReplicasOption = Annotated[int, typer.Option(min=1, help="Trajectories a molecule.")]
+ReplicasOption = Annotated[int, typer.Option(min=1, help="Trajectories per molecule.")]
 WorkersOption = Annotated[
     int | None,
     typer.Option(
@@ -61,7 +62,7 @@ WorkersOption = Annotated[
 MemoryOption = Annotated[
     float | None,
     typer.Option(
-        help="Three-centre integrals are kept if they fit into this less 0.6 GB, which a worker "
-        "takes besides; else they are evaluated anew. Default 2.",
+        help="Memory of a worker, of which 0.6 GB is its base. Three-centre integrals are kept if "
+        "they fit into the rest, else recomputed. Default 2.",
     ),
 ]

@@ -37,15 +37,15 @@ def plan(
     workers: WorkersOption = None,
     memory_gb: MemoryOption = None,
     probes: Annotated[int, typer.Option(min=1, help="Molecules to time.")] = 4,
-    steps: Annotated[int, typer.Option(min=1, help="Steps to time of each.")] = 8,
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps of each molecule.")] = 8,
     recipe: RecipeOption = None,
     overrides: OverridesOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a run will cost here: time, memory and disk, from a few timed steps.
+    """Estimate the time, memory and disk space of a run on this machine from a few timed steps.
 
-    A few molecules of the list, the smallest and the largest among them, are timed on real
-    dynamics; a power law through them prices the others.
+    Real dynamics of a few molecules, the smallest and the largest among them, is timed; a power law
+    gives the cost of the others.
 
     Example: tg80 plan --molecule-list smiles.txt --length-fs 1000 --workers 16
     """

@@ -16,27 +16,29 @@ def public(
         typer.Argument(help="An npz file; with --fetch SET/MOLECULE, such as md17/ethanol."),
     ] = None,
     fetch: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Fetch the file into this folder first.")
+        Path | None, typer.Option(metavar="DIR", help="First download the file into this folder.")
     ] = None,
     address: Annotated[
-        str | None, typer.Option(help="With --fetch: a mirror of the set's web folder.")
+        str | None, typer.Option(help="With --fetch: a mirror of the data set.")
     ] = None,
     set_id: Annotated[
-        str | None, typer.Option("--set", help="md17, rmd17 or md22, if the name does not tell.")
+        str | None,
+        typer.Option("--set", help="md17, rmd17 or md22, if the file name does not say."),
     ] = None,
     molecule: Annotated[
-        str | None, typer.Option(help="The molecule, if the name does not tell.")
+        str | None, typer.Option(help="The molecule, if the file name does not say.")
     ] = None,
     frame_fs: Annotated[
         float | None,
-        typer.Option(help="A file of that layout from elsewhere: time between its frames."),
+        typer.Option(help="Time between frames, for other files of this layout."),
     ] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Say what a file of MD17, rMD17 or MD22 holds.
+    """Describe a file of MD17, rMD17 or MD22.
 
-    Without a file, list the sets: molecules, frame spacing and its source, address. The originals
-    state no frame spacing; the temperature of finite differences tells whether it is right.
+    Without a file, list the data sets: molecules, frame spacing and its source, address. The files
+    state no frame spacing; the temperature from finite differences shows whether the assumed one is
+    right.
 
     Example: tg80 public
 

@@ -12,26 +12,24 @@ from tg80.untrusted.documents import print_json
 
 def publish(
     folder: Annotated[Path, typer.Argument(help="Shards (.h5md), or a folder with shards.")],
-    out: Annotated[Path, typer.Option("--out", help="The site's folder; created if missing.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the site; created if missing.")],
     version: Annotated[
-        str, typer.Option(help="Version of the data, best as MAJOR.MINOR.PATCH.")
+        str, typer.Option(help="Version of the data; MAJOR.MINOR.PATCH is recommended.")
     ] = "1.0.0",
     name: Annotated[
-        str | None, typer.Option(help="Name of the data set; the site's or the folder's.")
+        str | None, typer.Option(help="Name of the data set. Default: that of the site or folder.")
     ] = None,
     split: Annotated[
         str, typer.Option(help="Split whose folds are listed: a version, a file, or none.")
     ] = "tg80-v1",
     author: Annotated[
         list[str] | None,
-        typer.Option(help="Who made the data; may be repeated. Else as the shards say."),
+        typer.Option(help="Author; may be repeated. Default: as the shards state."),
     ] = None,
     about: Annotated[
-        Path | None, typer.Option(help="Markdown file put at the top of the data card.")
+        Path | None, typer.Option(help="Markdown file for the top of the data card.")
     ] = None,
-    url: Annotated[
-        str, typer.Option(help="Address at which the folder of this version will be served.")
-    ] = "",
+    url: Annotated[str, typer.Option(help="Web address of the folder of this version.")] = "",
     flat: Annotated[
         bool, typer.Option("--flat", help="All files in one folder, for hosts such as Zenodo.")
     ] = False,

@@ -31,7 +31,7 @@ CHECK_HELP = "Prove a split: a version such as tg80-v1 (the default) or a file."
 def split(
     target: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME_OR_FILE]", help="With --check: which split."),
+        typer.Argument(metavar="[NAME_OR_FILE]", help="With --check: the split to prove."),
     ] = None,
     check: Annotated[bool, typer.Option("--check", help=CHECK_HELP)] = False,
     molecule_list: Annotated[
@@ -43,8 +43,8 @@ def split(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Folder (or file) of shards: splits their molecules; with --check: proves that "
-            "each is where its compound belongs."
+            help="Folder (or file) of shards: split their molecules; with --check: prove that each"
+            " is in the part of its compound."
         ),
     ] = None,
     restrict: Annotated[
@@ -53,22 +53,20 @@ def split(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the split to this JSON file.")] = None,
     recompute: Annotated[
-        bool, typer.Option(help="With --check: cluster again and report how far it agrees.")
+        bool, typer.Option(help="With --check: cluster again and report the agreement.")
     ] = True,
     plot: Annotated[
         Path | None,
         typer.Option(metavar="FILE.png", help="Draw the clusters on their UMAP map (a minute)."),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Write over files that are there already.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Split molecules by clusters, or prove a split leak-free.
+    """Split molecules by clusters, or prove that a split does not leak.
 
     ECFP-4, UMAP and agglomerative clustering give 10 clusters (5 for lists under 80), dealt into 5
     folds; each cluster is out of distribution exactly once. --check exits with 1 if a rule is
-    broken. With --skip-bad the JSON has `left_out` beside what the file of --out holds.
+    broken. With --skip-bad, the JSON document also lists the rows `left_out`.
 
     Example: tg80 split --molecule-list compounds.smi --out split.json
 

@@ -21,17 +21,17 @@ _ORDER = ("production", "equilibration", "pre-equilibration", "geometry", "done"
 def status(
     folder: RunArgument,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Compare the checksums of parts and shards, too.")
+        bool, typer.Option("--verify", help="Also verify the checksums of part files and shards.")
     ] = False,
     everything: Annotated[
-        bool, typer.Option("--all", help=f"Show all trajectories, not {MAX_ROWS} at most.")
+        bool, typer.Option("--all", help=f"Show all trajectories, instead of at most {MAX_ROWS}.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell from the disk alone how a run stands; works while it goes on and after it was killed.
+    """Show the progress of a run from its files; works during a run and after it was killed.
 
-    Nothing is written and nothing is waited for. Exit code 0 if nothing has failed, 1 if a
-    trajectory failed or a file is damaged, 2 if there is no run in the folder.
+    Read-only. Exit code 0 if nothing failed, 1 if a trajectory failed or a file is damaged, 2 if
+    the folder holds no run.
 
     Example: tg80 status data
     """

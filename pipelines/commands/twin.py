@@ -23,36 +23,36 @@ def twin(
     perturbation: Annotated[
         float,
         typer.Option(
-            help="Displacement of each coordinate, A (standard deviation); 0 moves the start "
-            "within the rounding of the stored frame only.",
+            help="Standard deviation of the displacement of each coordinate, A; 0 displaces only "
+            "within the rounding of the stored frame.",
         ),
     ] = 1e-3,
     noise: Annotated[
-        bool, typer.Option("--noise", help="Other thermostat noise for every twin.")
+        bool, typer.Option("--noise", help="Different thermostat noise for every twin.")
     ] = False,
     resample_hydrogens: Annotated[
         bool,
-        typer.Option("--resample-hydrogens", help="Hydrogen velocities drawn anew for every twin."),
+        typer.Option("--resample-hydrogens", help="Draw new hydrogen velocities for every twin."),
     ] = False,
-    starts: Annotated[int, typer.Option(min=1, max=16, help="Start states a shard.")] = 2,
-    twins: Annotated[int, typer.Option(min=2, help="Twins a start state.")] = 4,
+    starts: Annotated[int, typer.Option(min=1, max=16, help="Start states per shard.")] = 2,
+    twins: Annotated[int, typer.Option(min=2, help="Twins per start state.")] = 4,
     length_fs: Annotated[
         float | None,
         typer.Option(help="Length of a twin. Default: 960 at gfn2-xtb, 3000 at the DFT levels."),
     ] = None,
-    store_every_fs: Annotated[float, typer.Option(help="Distance of stored frames.")] = 10.0,
+    store_every_fs: Annotated[float, typer.Option(help="Time between stored frames.")] = 10.0,
     molecules: Annotated[
-        str | None, typer.Option(help="Only these, names separated by commas.")
+        str | None, typer.Option(help="Only these molecules (names separated by commas).")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Master seed.")] = 0,
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Rerun stretches of stored trajectories from nearby starts: the predictability floor.
+    """Rerun segments of stored trajectories from nearby starts: the predictability floor.
 
-    The twins are made exactly as the shards were: level of theory, integrator, time step. They
-    start where the windows of the test_time block do. The same command run again goes on where it
-    stopped; what is finished is not done again.
+    Twins use the level of theory, integrator and time step of their shard. They start where the
+    windows of the test_time block do. Run the same command again to resume; finished work is not
+    repeated.
 
     Example: tg80 twin --data tg80/data/mini-xtb --perturbation 1e-3 --out twins
     """

@@ -23,9 +23,9 @@ def validate(
 ) -> None:
     """Check shards: checksum, structure, units, metadata, physics.
 
-    A folder that holds none itself is searched all the way down. Files of twins are checked, too.
-    Prints one line for each problem. Exit code 0 if there is no error (warnings are allowed),
-    1 if there is one, 2 if a path is neither a file nor a folder with something to check.
+    A folder without shards is searched recursively. Files of twins are checked as well. Prints one
+    line for each problem. Exit code 0 without errors (warnings are allowed), 1 with errors, 2 if a
+    path holds nothing to check.
 
     Example: tg80 validate runs/ethanol-r0.h5md
     """
