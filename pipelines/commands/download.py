@@ -76,7 +76,7 @@ def download(
     Example: tg80 download --molecules ethanol,benzene --level pbe-def2svp --dry-run
     """
     selection = Selection(fold, tuple(part or ()), _names(molecules), level)
-    shown = _Progress(console)
+    shown = TransferProgress(console)
     try:
         with shown:
             report = download_release(
@@ -103,7 +103,7 @@ def _names(molecules: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (molecules or "").split(",") if name.strip())
 
 
-class _Progress(Watcher):
+class TransferProgress(Watcher):
     """Shows a download: bars on a terminal, now and then a line in a log file."""
 
     def __init__(self, console: Console) -> None:
@@ -117,14 +117,14 @@ class _Progress(Watcher):
         self._task: TaskID | None = None
         self._last_line = time.monotonic()
 
-    def __enter__(self) -> "_Progress":
+    def __enter__(self) -> "TransferProgress":
         self._bars.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._bars.stop()
 
-    def begin(self, stage: str, n_bytes: int) -> None:
+    def begin(self, stage: str, n_bytes: int | None) -> None:
         if self._task is not None:
             self._bars.remove_task(self._task)
         self._task = self._bars.add_task(stage, total=n_bytes)

@@ -70,8 +70,7 @@ def export(
 
     Example: tg80 export data --to upstream --out tg80_npz
     """
-    from tg80.exchange.export import plan_export, write_export
-    from tg80.exchange.export_selection import Selection
+    from tg80.exchange.export import Selection, plan_export, write_export
 
     selection = Selection(
         molecules=None if molecules is None else tuple(_names(molecules)),

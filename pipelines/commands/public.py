@@ -58,23 +58,15 @@ def public(
 
 
 def _fetched(name: str, folder: Path, address: str | None) -> Path:
-    from rich.progress import DownloadColumn, Progress, TextColumn
-
+    from pipelines.commands.download import TransferProgress
     from tg80.exchange.md17_fetch import fetch_public
 
     set_id, slash, molecule = name.partition("/")
     if not slash:
         raise UserError(f"--fetch wants SET/MOLECULE, such as md17/ethanol, not {name}")
-    columns = (TextColumn("{task.description}", markup=False), DownloadColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(name, total=None)
-        return fetch_public(
-            set_id,
-            molecule,
-            folder,
-            address=address,
-            on_bytes=lambda n_bytes: progress.advance(task, n_bytes),
-        )
+    with TransferProgress(console) as shown:
+        shown.begin(name, None)
+        return fetch_public(set_id, molecule, folder, address=address, watcher=shown)
 
 
 def _describe(path: Path, **wish: Any) -> dict[str, Any]:

@@ -1,33 +1,94 @@
-"""Exports trajectories for other programs; a JSON file beside each file says what it is.
+"""Exports trajectories for other programs; a JSON file beside each file describes it.
 
 `plan_export` decides and refuses, `write_export` writes. Trajectories are never joined: those of
 several replicas go into files of their own, or, in extended XYZ, into frames that name theirs.
+
+A part of a fold is exported as the benchmark uses it: the train part is the first 60 % of the
+training compounds' trajectories and nothing else, so that what is trained on an export never saw
+what the benchmark scores.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tg80.errors import UserError
-from tg80.exchange.export_selection import Piece, Selection, select
 from tg80.exchange.formats import (
     UNITS,
+    Piece,
     write_extxyz,
     write_isolated_atoms,
     write_sgdml,
     write_upstream,
 )
-from tg80.files import check_folder, file_sha256, make_folder, write_atomically, writing_atomically
-from tg80.shards.shard import Shard
-from tg80.splits.split import load_split
+from tg80.files import (
+    check_folder,
+    file_sha256,
+    make_folder,
+    verify,
+    write_atomically,
+    writing_atomically,
+)
+from tg80.shards.metadata import ShardMetadata
+from tg80.shards.shard import Shard, find_shards
+from tg80.splits.split import (
+    ALL_PARTS,
+    TG80_VERSION,
+    TIME_BLOCK_FRACTIONS,
+    Split,
+    load_split,
+    time_blocks,
+)
 from tg80.theory import LEVELS, symbols_of
+from tg80.windows.trajectories import block_frames
 
 FORMATS = tuple(UNITS)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to export.
+
+    Attributes:
+        molecules: Names; None for all.
+        level: Level of theory; None if the data has only one.
+        split: Version or file of the split that `fold` is of.
+        fold: Fold of the split, together with `part`; None for whole trajectories of everything.
+        part: One of `ALL_PARTS`.
+        every: Every how many stored frames one is taken.
+        frames: At most so many frames of each trajectory, evenly spaced; excludes `every`.
+
+    Raises:
+        UserError: The options contradict each other, or there is no such part.
+    """
+
+    molecules: tuple[str, ...] | None = None
+    level: str | None = None
+    split: str | Path = TG80_VERSION
+    fold: int | None = None
+    part: str | None = None
+    every: int = 1
+    frames: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.fold is None) != (self.part is None):
+            raise UserError("--fold and --part go together: a part is a part of a fold")
+        if self.part is not None and self.part not in ALL_PARTS:
+            raise UserError(f"no part {self.part!r}; parts are {', '.join(ALL_PARTS)}")
+        if self.frames is not None and self.every != 1:
+            raise UserError("--every and --frames exclude each other; give one")
+        if self.every < 1 or (self.frames is not None and self.frames < 1):
+            raise UserError("--every and --frames must be 1 or more")
+
+    @property
+    def label(self) -> str:
+        """`fold-2-train`, or `all` without a fold."""
+        return "all" if self.fold is None else f"fold-{self.fold}-{self.part}"
 
 
 @dataclass(frozen=True)
@@ -35,10 +96,11 @@ class Target:
     """One file to write.
 
     Attributes:
-        path: the file; `beside` is its description.
-        to: one of `FORMATS`.
-        pieces: what goes in, in this order; one, except in a joint extended XYZ file.
-        isolated_atoms: put one frame for each element in front, for MACE.
+        path: The file.
+        to: One of `FORMATS`.
+        pieces: What goes in, in this order; one, except in a joint extended XYZ file.
+        isolated_atoms: Put one frame for each element in front, for MACE.
+        selection: What was asked for.
     """
 
     path: Path
@@ -49,6 +111,7 @@ class Target:
 
     @property
     def beside(self) -> Path:
+        """The file that describes it."""
         return self.path.with_suffix(".json")
 
     @property
@@ -60,7 +123,7 @@ def plan_export(
     sources: Sequence[Path | str],
     to: str,
     out: Path | str,
-    selection: Selection | None = None,
+    selection: Selection = Selection(),
     *,
     separate: bool = False,
     force: bool = False,
@@ -68,19 +131,18 @@ def plan_export(
     """The files an export will write; nothing is written yet.
 
     Args:
-        sources: shards, or folders with shards in them.
-        to: one of `FORMATS`.
-        out: the folder to write to; it need not exist.
-        selection: which trajectories and frames, None for all.
-        separate: extended XYZ: one file a trajectory, without isolated atoms, for programs that
+        sources: Shards, or folders with shards in them.
+        to: One of `FORMATS`.
+        out: The folder to write to; it need not exist.
+        selection: Which trajectories and frames.
+        separate: Extended XYZ: one file a trajectory, without isolated atoms, for programs that
             want the same atoms in all frames; not one file for all.
-        force: write over files of an earlier export.
+        force: Write over files of an earlier export.
 
     Raises:
-        UserError: as for `select`; no such format; `out` is no folder; a file is there already.
-        CorruptFile: a shard is not what its checksum says.
+        UserError: As for `select`, there is no such format, `out` is no folder, or a file exists.
+        CorruptFile: A shard is not what its checksum says.
     """
-    selection = selection or Selection()
     if to not in FORMATS:
         raise UserError(f"no format {to!r}; formats are {', '.join(FORMATS)}")
     if separate and to != "extxyz":
@@ -91,27 +153,114 @@ def plan_export(
     if to == "extxyz" and not separate:
         # Isolated atoms are training data: MACE would take them for molecules in another file.
         trained = selection.part in (None, "train")
-        name = f"{selection.label}.xyz"
-        targets = [Target(out / name, to, tuple(pieces), trained, selection)]
+        targets = [Target(out / f"{selection.label}.xyz", to, tuple(pieces), trained, selection)]
     else:
-        targets = [Target(out / _name(to, p), to, (p,), False, selection) for p in pieces]
-    if not force:
-        _check_absent(targets)
+        targets = [Target(out / _file_name(to, p), to, (p,), False, selection) for p in pieces]
+    for path in (path for target in targets for path in (target.path, target.beside)):
+        if path.exists() and not force:
+            raise UserError(f"{path} exists already; choose another --out or give --force")
     return targets
 
 
-def _name(to: str, piece: Piece) -> str:
+def _file_name(to: str, piece: Piece) -> str:
     if to == "extxyz":
         return f"{piece.trajectory}.xyz"
     name = piece.metadata.name if piece.metadata.replica == 0 else piece.trajectory
     return f"{name}.npz" if to == "npz" else f"tg80_{name}.npz"
 
 
-def _check_absent(targets: list[Target]) -> None:
-    for target in targets:
-        for path in (target.path, target.beside):
-            if path.exists():
-                raise UserError(f"{path} is there already; choose another --out or give --force")
+class _Found(NamedTuple):
+    path: Path
+    metadata: ShardMetadata
+    n_frames: int
+
+
+def select(sources: Sequence[Path | str], selection: Selection) -> list[Piece]:
+    """The pieces an export is made of, sorted by molecule and replica.
+
+    Args:
+        sources: Shards, or folders with shards in them.
+        selection: Which of them, and which frames.
+
+    Raises:
+        UserError: There is no such file, molecule, level or fold; there are two levels of theory
+            or one trajectory twice; a name means another compound in the split; nothing is left.
+        CorruptFile: A shard is not what the checksum beside it says, or no shard.
+    """
+    split = None if selection.fold is None else load_split(selection.split)
+    shards = _wanted(_read(sources), selection)
+    if split is not None:
+        shards = _of_part(shards, split, selection)
+    if not shards:
+        raise UserError(f"no trajectory of {selection.label} in {_listed(map(str, sources))}")
+    return [_piece(shard, selection) for shard in shards]
+
+
+def _read(sources: Sequence[Path | str]) -> list[_Found]:
+    found: dict[tuple[str, str, int], _Found] = {}
+    for path in dict.fromkeys(path for source in sources for path in find_shards(source)):
+        with Shard(path) as shard:
+            metadata = shard.metadata
+            key = (metadata.level, metadata.name, metadata.replica)
+            if key in found:
+                raise UserError(f"{path} and {found[key].path} hold the same trajectory; give one")
+            found[key] = _Found(path, metadata, shard.n_frames)
+    return [found[key] for key in sorted(found)]
+
+
+def _wanted(shards: list[_Found], selection: Selection) -> list[_Found]:
+    levels = sorted({shard.metadata.level for shard in shards})
+    if selection.level is not None:
+        if selection.level not in levels:
+            raise UserError(f"no data at level {selection.level}; there is {_listed(levels)}")
+        shards = [shard for shard in shards if shard.metadata.level == selection.level]
+    elif len(levels) > 1:
+        raise UserError(f"levels of theory are not mixed: choose --level, one of {_listed(levels)}")
+    if selection.molecules is None:
+        return shards
+    missing = set(selection.molecules) - {shard.metadata.name for shard in shards}
+    if missing:
+        raise UserError(f"no trajectory of {_listed(sorted(missing))} in the data")
+    return [shard for shard in shards if shard.metadata.name in selection.molecules]
+
+
+def _of_part(shards: list[_Found], split: Split, selection: Selection) -> list[_Found]:
+    assert selection.fold is not None and selection.part is not None
+    part = "train" if selection.part in TIME_BLOCK_FRACTIONS else selection.part
+    compounds = split.fold(selection.fold).part(part)
+    for path, metadata, _ in shards:
+        compound = split.molecules.get(metadata.name)
+        if compound is None:
+            raise UserError(f"{path}: split {split.version} has no compound {metadata.name}")
+        if compound.inchikey != metadata.inchikey:
+            raise UserError(
+                f"{path}: {metadata.name} is {metadata.inchikey} here, {compound.inchikey} in "
+                f"split {split.version}; rename one"
+            )
+    if elsewhere := set(selection.molecules or ()) - set(compounds):
+        names = _listed(sorted(elsewhere))
+        raise UserError(f"{names}: not in part {selection.part} of fold {selection.fold}")
+    return [shard for shard in shards if shard.metadata.name in compounds]
+
+
+def _piece(shard: _Found, selection: Selection) -> Piece:
+    start, stop, spacing_fs = 0, shard.n_frames, shard.metadata.store_every_fs
+    if selection.part in TIME_BLOCK_FRACTIONS:
+        block = time_blocks((stop - 1) * spacing_fs)[selection.part]
+        start, stop = block_frames(*block, spacing_fs)
+    stride = selection.every
+    if selection.frames is not None:
+        stride = max(1, (stop - start) // selection.frames)
+        stop = min(stop, start + selection.frames * stride)
+    if stop <= start:
+        raise UserError(f"{shard.path}: its {selection.part} block holds no frame; it is too short")
+    return Piece(shard.path, verify(shard.path), shard.metadata, start, stop, stride)
+
+
+def _listed(names: Iterable[str], most: int = 5) -> str:
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def write_export(
@@ -120,15 +269,15 @@ def write_export(
     """Write the planned files, each whole or not at all, and describe them.
 
     Args:
-        targets: from `plan_export`.
-        on_frames: called now and then with the number of frames written since.
+        targets: From `plan_export`.
+        on_frames: Called now and then with the number of frames written since.
 
     Returns:
-        What stands in the JSON file beside each file, in order, with its path as `path`.
+        The content of the JSON file beside each file, in order, with the file's path as `path`.
 
     Raises:
-        Tg80Error: the disk is full, or the folder cannot be written.
-        CorruptFile: a shard cannot be read.
+        Tg80Error: The disk is full, or the folder cannot be written.
+        CorruptFile: A shard cannot be read.
     """
     return [_write(target, on_frames) for target in targets]
 
@@ -150,7 +299,7 @@ def _write(target: Target, on_frames: Callable[[int], None]) -> dict[str, Any]:
 
 
 def _isolated_energies(target: Target) -> dict[str, float]:
-    """Energies of the elements present, eV; none if the level was customised."""
+    """Energies of the elements present, eV; none if the level is a custom one."""
     level = LEVELS.get(target.pieces[0].metadata.level)
     if level is None:
         return {}
@@ -169,8 +318,12 @@ def _describe(target: Target, energies: dict[str, float]) -> dict[str, Any]:
     split = None
     if selection.fold is not None:
         frozen = load_split(selection.split)
-        split = {"version": frozen.version, "sha256": frozen.sha256}
-        split |= {"fold": selection.fold, "part": selection.part}
+        split = {
+            "version": frozen.version,
+            "sha256": frozen.sha256,
+            "fold": selection.fold,
+            "part": selection.part,
+        }
     notes = []
     if target.isolated_atoms and not energies:
         notes.append("no isolated-atom energies at this level: train MACE with --E0s average")
@@ -198,10 +351,7 @@ def _describe_piece(piece: Piece) -> dict[str, Any]:
     metadata = piece.metadata
     return {
         "molecule": metadata.name,
-        "replica": metadata.replica,
-        "smiles": metadata.smiles,
-        "inchikey": metadata.inchikey,
-        "ensemble": metadata.ensemble,
+        **{key: getattr(metadata, key) for key in ("replica", "smiles", "inchikey", "ensemble")},
         "n_frames": piece.n_frames,
         "frame_fs": piece.frame_fs,
         "first_time_fs": first_time_fs,

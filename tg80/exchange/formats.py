@@ -11,12 +11,14 @@ References:
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from tg80.constants import EV_PER_KCAL_PER_MOL
-from tg80.exchange.export_selection import Piece
+from tg80.shards.metadata import ShardMetadata
 from tg80.shards.shard import Shard
 from tg80.theory import symbols_of
 
@@ -24,17 +26,38 @@ ENERGY, FORCES, VELOCITIES = "REF_energy", "REF_forces", "velocities"
 CHUNK_FRAMES = 512
 
 UNITS = {
-    "extxyz": {
-        "positions": "A",
-        VELOCITIES: "A/fs",
-        ENERGY: "eV",
-        FORCES: "eV/A",
-        "time_fs": "fs",
-    },
+    "extxyz": {"positions": "A", VELOCITIES: "A/fs", ENERGY: "eV", FORCES: "eV/A", "time_fs": "fs"},
     "npz": {"R": "A", "E": "kcal/mol", "F": "kcal/mol/A"},
     "upstream": {"coords": "A"},
 }
 """Unit of each quantity by format."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Evenly spaced frames of one trajectory: start, start + stride, ... below stop."""
+
+    path: Path
+    sha256: str
+    metadata: ShardMetadata
+    start: int
+    stop: int
+    stride: int
+
+    @property
+    def n_frames(self) -> int:
+        return len(range(self.start, self.stop, self.stride))
+
+    @property
+    def frame_fs(self) -> float:
+        """Time between the frames taken."""
+        return self.stride * self.metadata.store_every_fs
+
+    @property
+    def trajectory(self) -> str:
+        """`NAME-rK`."""
+        return f"{self.metadata.name}-r{self.metadata.replica}"
+
 
 _COLUMNS = f"Properties=species:S:1:pos:R:3:{VELOCITIES}:R:3:{FORCES}:R:3"
 _NOT_PERIODIC = 'pbc="F F F"'

@@ -67,8 +67,8 @@ class Watcher:
     def __init__(self) -> None:
         self.stop = threading.Event()
 
-    def begin(self, stage: str, n_bytes: int) -> None:
-        """A stage that handles `n_bytes` begins."""
+    def begin(self, stage: str, n_bytes: int | None) -> None:
+        """A stage that handles `n_bytes` begins; None if nobody knows how many."""
 
     def advance(self, n_bytes: int) -> None:
         """So many bytes more; fewer than 0 if some had to be thrown away."""

@@ -28,7 +28,7 @@ def test_files_are_listed_with_their_spacing(data, tmp_path, capsys):
     ]
     assert run(arguments) == 2
     captured = capsys.readouterr()
-    assert captured.out == "" and "tg80_ethylene.npz is there already" in captured.err
+    assert captured.out == "" and "tg80_ethylene.npz exists already" in captured.err
     assert run([*arguments, "--force"]) == 0
 
 

@@ -9,8 +9,7 @@ import pytest
 from tests.support.factories import make_shard
 from tg80.chemistry.xyz import read_xyz
 from tg80.errors import UserError
-from tg80.exchange.export import plan_export, write_export
-from tg80.exchange.export_selection import Selection
+from tg80.exchange.export import Selection, plan_export, write_export
 from tg80.shards.shard import Shard
 
 ROWS = "O 0 0 0.1173\nH 0 0.7572 -0.4692\nH 0 -0.7572 -0.4692\n"

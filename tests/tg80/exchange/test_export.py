@@ -16,8 +16,7 @@ import pytest
 
 from tests.support import factories
 from tg80.errors import CorruptFile, UserError
-from tg80.exchange.export import FORMATS, plan_export, write_export
-from tg80.exchange.export_selection import Selection
+from tg80.exchange.export import FORMATS, Selection, plan_export, write_export
 from tg80.shards.shard import Shard
 from tg80.splits.split import ALL_PARTS, load_split, time_blocks
 from tg80.theory import LEVELS
@@ -217,14 +216,14 @@ def test_mdanalysis_reads_separate_files_as_it_reads_the_shard(data, tmp_path):
 def test_what_exists_is_not_written_over(data, tmp_path):
     (file,) = export(data, "extxyz", tmp_path, molecules=("urea",))
     before = Path(file["path"]).read_bytes()
-    with pytest.raises(UserError, match=r"all\.xyz is there already; choose another --out"):
+    with pytest.raises(UserError, match=r"all\.xyz exists already; choose another --out"):
         export(data, "extxyz", tmp_path, molecules=("ethylene",))
     assert Path(file["path"]).read_bytes() == before
     (new,) = export(data, "extxyz", tmp_path, molecules=("ethylene",), force=True)
     assert Path(file["path"]).read_bytes() != before
     assert new["sha256"] == hashlib.sha256(Path(new["path"]).read_bytes()).hexdigest()
     Path(new["path"]).unlink()
-    with pytest.raises(UserError, match=r"all\.json is there already"):
+    with pytest.raises(UserError, match=r"all\.json exists already"):
         export(data, "extxyz", tmp_path, molecules=("ethylene",))
 
 

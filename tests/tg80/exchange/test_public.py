@@ -88,7 +88,7 @@ def test_what_the_name_does_not_tell_the_user_can(tmp_path):
     assert other.frame_source == "stated by the user"
     with pytest.raises(UserError, match="md17 has no molecule 'water'; it has aspirin"):
         read_public(path, set_id="md17", molecule="water")
-    with pytest.raises(UserError, match="which is not how rmd17 is kept"):
+    with pytest.raises(UserError, match="which rmd17 does not have"):
         read_public(path, set_id="rmd17", molecule="ethanol")
 
 
@@ -165,9 +165,9 @@ NOT_FINITE = np.where(np.arange(R.size).reshape(R.shape) == 5, np.nan, R)
         (spoilt(GOOD, R=R[:0]), r"R has shape \(0, 9, 3\)"),
         (spoilt(GOOD, R=R[:, :8]), "R has shape"),
         (spoilt(GOOD, R=np.float64(1)), "R has shape"),
-        (spoilt(GOOD, R=NOT_FINITE), "R holds values that are no numbers"),
+        (spoilt(GOOD, R=NOT_FINITE), "R holds values that are not finite numbers"),
         (spoilt(GOOD, E=np.zeros(5)), "E has shape"),
-        (spoilt(GOOD, E=np.full(6, np.inf)), "E holds values that are no numbers"),
+        (spoilt(GOOD, E=np.full(6, np.inf)), "E holds values that are not finite numbers"),
         (spoilt(GOOD, F=R[:5]), "F has shape"),
         (spoilt(GOOD, z=ETHANOL[:8], R=R[:, :8], F=R[:, :8]), "8 atoms; this molecule has 9"),
         (spoilt(GOOD, z=np.array(list("CCOHHHHHH"))), "z holds no numbers"),
@@ -302,9 +302,9 @@ def test_the_units_of_the_file_are_honoured(r_unit, e_unit, length, energy, tmp_
         ({"r_unit": "furlong"}, "r_unit 'furlong' is not known; give Ang"),
         ({"e_unit": "kcal/mol/atom"}, "e_unit 'kcal/mol/atom' is not known; give kcal/mol"),
         ({"e_unit": "a\nb"}, r"e_unit 'a\\nb' is not known"),
-        ({"r_unit": 1.0}, "r_unit is no text"),
-        ({"r_unit": np.array([None])}, "r_unit is no text"),
-        ({"r_unit": ["Ang", "Ang"]}, "r_unit is no text"),
+        ({"r_unit": 1.0}, "r_unit is not a text"),
+        ({"r_unit": np.array([None])}, "r_unit is not a text"),
+        ({"r_unit": ["Ang", "Ang"]}, "r_unit is not a text"),
         ({"force_unit": "eV/A"}, "states force_unit, which is not known"),
         ({"lattice": np.eye(3) * 20}, "lattice tells of a periodic system"),
         ({"lattice": np.array(None)}, "lattice tells of a periodic system"),

@@ -15,7 +15,7 @@ from pipelines.cli import run
 from tests.support.public_files import rmd17_arrays, sgdml_arrays, vibrating
 from tg80.errors import CorruptFile, Tg80Error, UserError
 from tg80.exchange.md17_fetch import fetch_public
-from tg80.release.sources import Patience
+from tg80.release.sources import Patience, Watcher
 
 IMPATIENT = Patience(attempts=3, backoff_s=0)
 
@@ -73,9 +73,12 @@ def test_a_file_is_fetched_once_and_its_sha256_recorded(web, tmp_path):
     files, asked, address = web
     files["/md17_ethanol.npz"] = ETHANOL
     arrived = []
-    path = fetch_public(
-        "md17", "ethanol", tmp_path / "new", address=address, on_bytes=arrived.append
-    )
+
+    class Counter(Watcher):
+        def advance(self, n_bytes):
+            arrived.append(n_bytes)
+
+    path = fetch_public("md17", "ethanol", tmp_path / "new", address=address, watcher=Counter())
     assert path.read_bytes() == ETHANOL and sum(arrived) == len(ETHANOL)
     recorded = path.with_name("md17_ethanol.npz.sha256").read_text()
     assert recorded == f"{hashlib.sha256(ETHANOL).hexdigest()}  md17_ethanol.npz\n"
@@ -120,7 +123,7 @@ def test_a_broken_connection_is_tried_again(web, tmp_path):
     path = fetch_public("md17", "ethanol", tmp_path, address=address, patience=IMPATIENT)
     assert path.read_bytes() == ETHANOL and len(asked) == 3
     files["/md17_uracil.npz"] = [(503, b"busy")] * 3
-    with pytest.raises(Tg80Error, match="3 times; try again later"):
+    with pytest.raises(Tg80Error, match="tried 3 times"):
         fetch_public("md17", "uracil", tmp_path, address=address, patience=IMPATIENT)
 
 
@@ -191,7 +194,9 @@ def test_the_command_describes_a_file_as_json(tmp_path, capsys):
     assert facts["mean_energy_ev"] == pytest.approx(-97_000 / 23.0605478, rel=1e-6)
     path.write_bytes(b"PK\x03\x04 no zip")
     assert run(["public", str(path)]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {path}: cut short, altered or no npz file")
+    assert capsys.readouterr().err.startswith(
+        f"error: {path}: cut short, altered or not an npz file"
+    )
 
 
 def test_the_command_lists_the_sets(capsys):
