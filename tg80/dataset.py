@@ -207,11 +207,7 @@ def shipped_folder(name: str) -> Path:
 
 def _shipped() -> dict[str, Path]:
     folder = Path(str(resources.files("tg80"))) / "data"
-    return {
-        entry.name: entry
-        for entry in sorted(folder.iterdir())
-        if entry.is_dir() and any(entry.glob(f"*{SUFFIX}"))
-    }
+    return {path.parent.name: path.parent for path in sorted(folder.glob(f"*/*{SUFFIX}"))}
 
 
 def shard_paths(source: Source) -> list[Path]:

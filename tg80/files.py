@@ -311,10 +311,8 @@ def verify(path: Path, *, required: bool = False, advice: str = "get both again"
             raise CorruptFile(f"{path}: its checksum file {beside.name} is missing; {advice}")
         return sha256
     words = read_bytes(beside, "a checksum file").decode(errors="replace").split()
-    if len(words) != 2 or len(words[0]) != 64:
-        raise CorruptFile(f"{path}: {beside.name} is no checksum file; {advice}")
-    if words[1] != path.name:
-        raise CorruptFile(f"{path}: {beside.name} is for {words[1]}, not for this file; {advice}")
+    if len(words) != 2 or len(words[0]) != 64 or words[1] != path.name:
+        raise CorruptFile(f"{path}: {beside.name} is no checksum file of this file; {advice}")
     if words[0] != sha256:
         raise CorruptFile(f"{path}: does not match {beside.name}: cut short or altered; {advice}")
     return sha256

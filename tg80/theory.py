@@ -10,7 +10,6 @@ References:
 
 import hashlib
 import json
-from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from pydantic import Field, ValidationError
 
 from tg80.elements import NUMBERS, SYMBOLS
 from tg80.errors import UserError
+from tg80.untrusted.documents import first_fault
 from tg80.untrusted.limits import BoundedModel
 
 SUPPORTED_ELEMENTS = ("H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Br", "I")
@@ -99,10 +99,7 @@ class Level(BoundedModel):
         try:
             changed = Level.model_validate(self.settings() | {"name": "custom"} | overrides)
         except ValidationError as error:
-            first = error.errors()[0]
-            raise UserError(
-                f"level {self.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-            ) from None
+            raise UserError(f"level {self.name}: {first_fault(error)}") from None
         if changed.settings() == self.settings():
             return self
         text = json.dumps(changed.settings(), sort_keys=True)
@@ -139,9 +136,10 @@ class Level(BoundedModel):
         """
         self.check_elements(atomic_numbers)
         n_electrons = int(np.sum(atomic_numbers)) - charge
-        if n_electrons < 2:
+        if n_electrons < 2 or n_electrons % 2:
             raise UserError(
-                f"charge {charge:+d} leaves {max(n_electrons, 0)} electrons; give --charge"
+                f"{n_electrons} electrons at charge {charge:+d}: closed shells need an even "
+                "number of 2 or more; correct the structure or the charge"
             )
         # Far beyond, an orbital basis has no place for them: tblite ends in a segmentation fault.
         if abs(charge) > len(atomic_numbers):
@@ -149,24 +147,15 @@ class Level(BoundedModel):
                 f"charge {charge:+d} is more than one for each of {len(atomic_numbers)} atoms; "
                 "correct the charge"
             )
-        if n_electrons % 2:
-            raise UserError(
-                f"{n_electrons} electrons at charge {charge:+d}: closed shells need an even "
-                "number; correct the structure or the charge"
-            )
 
 
-@cache
-def _isolated_atom_tables() -> dict[str, dict[str, float]]:
-    path = resources.files("tg80") / "data" / "levels" / "isolated_atoms.json"
-    if not path.is_file():
-        return {}
-    return json.loads(path.read_text())["energies_ev"]
+_ISOLATED_ATOMS: dict[str, dict[str, float]] = json.loads(
+    (resources.files("tg80") / "data" / "levels" / "isolated_atoms.json").read_text()
+)["energies_ev"]
 
 
 def _level(name: str, **settings: Any) -> Level:
-    energies = _isolated_atom_tables().get(name, {})
-    return Level(name=name, isolated_atom_energies=energies, **settings)
+    return Level(name=name, isolated_atom_energies=_ISOLATED_ATOMS.get(name, {}), **settings)
 
 
 def _pbe(name: str, **settings: Any) -> Level:

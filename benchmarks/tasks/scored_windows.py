@@ -14,7 +14,7 @@ from benchmarks.tasks.tasks import TaskSpec
 from tg80.windows.rotations import uniform_rotations
 from tg80.windows.starts import scored_starts
 from tg80.windows.trajectories import Trajectory
-from tg80.windows.windows import collate, cut_window
+from tg80.windows.windows import cut_windows
 
 Start = tuple[Trajectory, int]
 
@@ -76,12 +76,9 @@ def scored_windows(
     starts: Sequence[Start], lags_fs: Sequence[float], task: TaskSpec, turn: bool
 ) -> Windows:
     """Cut windows, turned or as they are stored."""
-    batch = collate(
-        [
-            cut_window(t, s, lags_fs, window_rotation(task.id, t.start_id(s)) if turn else None)
-            for t, s in starts
-        ]
-    )
+    turns = [window_rotation(task.id, block.start_id(start)) for block, start in starts]
+    blocks, frames = [block for block, _ in starts], [start for _, start in starts]
+    batch = cut_windows(blocks, frames, lags_fs, np.array(turns) if turn else None)
     return Windows(start_states(batch, task.score), batch.lags_fs, batch.targets)
 
 

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
-from rich.table import Table
 
 from pipelines.commands.options import SkipBadOption, StereoOption
-from tg80.console import JsonOption
+from tg80.console import JsonOption, Table, print_tables
 from tg80.dataset import molecules_of
 from tg80.errors import UserError
 from tg80.files import write_atomically
@@ -194,7 +192,7 @@ def _print_certificate(certificate: Certificate) -> None:
         f"UMAP seed {checked.umap_seed}"
     )
     if certificate.folds:
-        Console().print(_fold_table(certificate))
+        print_tables([_fold_table(certificate)])
         _say_similarity(certificate)
     for fold in checked.folds:
         for dropped in fold.dropped:
@@ -215,24 +213,21 @@ def _say(text: str) -> None:
 def _fold_table(certificate: Certificate) -> Table:
     """One row a fold; `leaks` counts InChIKey connectivity blocks that stand in two parts."""
     title = "compounds in each part; ~ mean Tanimoto to the nearest training compound"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
-    for heading in ("fold", "held", *PARTS, "id~", "ood~", "leaks", "elements"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    heading = ("fold", "held", *PARTS, "id~", "ood~", "leaks", "elements")
+    rows = []
     for figures in certificate.folds:
         similarity, elements = figures.nearest_train_tanimoto, figures.elements
         missing = set().union(*(elements[part] for part in HELD_PARTS)) - set(elements["train"])
-        table.add_row(
+        near = [similarity.get(part) for part in ("test_id", "test_ood")]
+        rows.append([
             str(figures.fold),
             " ".join(map(str, figures.ood_clusters)),
             *(str(figures.n[part]) for part in PARTS),
-            *(
-                f"{similarity[part].mean:.2f}" if part in similarity else "-"
-                for part in ("test_id", "test_ood")
-            ),
+            *("-" if found is None else f"{found.mean:.2f}" for found in near),
             str(figures.connectivity_blocks_in_two_parts),
             f"lacks {' '.join(sorted(missing))}" if missing else " ".join(elements["train"]),
-        )
-    return table
+        ])  # fmt: skip
+    return Table(title, heading, rows)
 
 
 def _say_similarity(certificate: Certificate) -> None:

@@ -156,11 +156,10 @@ def _symmetry_classes(numbers: np.ndarray, neighbours: dict[int, dict[int, float
     classes = [int(number) for number in numbers]
     for _ in range(len(classes)):
         keys = [
-            (classes[a], sorted((order, classes[b]) for b, order in neighbours[a].items()))
+            (classes[a], *sorted((order, classes[b]) for b, order in neighbours[a].items()))
             for a in range(len(classes))
         ]
-        order_of = {repr(key): rank for rank, key in enumerate(sorted(keys))}
-        classes = [order_of[repr(key)] for key in keys]
+        classes = [sorted(set(keys)).index(key) for key in keys]
     return classes
 
 

@@ -219,20 +219,21 @@ def judge_drift(times: np.ndarray, conserved: np.ndarray, thresholds: QualityThr
         conserved: (n_frames,) meV per atom.
         thresholds: limits.
     """
-    slope, spread = drift_with_error(times, conserved)
-    error = _known(spread)
+    slope, error = drift_with_error(times, conserved)
     limit, unit = thresholds.drift_mev_per_atom_ps, "meV/atom/ps"
-    if error is None:
-        message = f"drift inconclusive: {times[-1] - times[0]:g} fs are too short for an error bar"
-        return Check(slope, error, unit, limit, "warning", message)
     text = f"drift {slope:.3g} +- {error:.2g} {unit}"
-    if abs(slope) - 2 * error > limit:
-        return Check(slope, error, unit, limit, "error", f"{text} is above {limit:g}")
-    if error > thresholds.drift_error_mev_per_atom_ps:
-        return Check(slope, error, unit, limit, "warning", f"{text} is inconclusive")
-    if abs(slope) > limit:
-        return Check(slope, error, unit, limit, "warning", f"{text} may be above {limit:g}")
-    return Check(slope, error, unit, limit, "ok", text)
+    verdict: Verdict = "warning"
+    if math.isinf(error):
+        text = f"drift inconclusive: {times[-1] - times[0]:g} fs are too short for an error bar"
+    elif abs(slope) - 2 * error > limit:
+        verdict, text = "error", f"{text} is above {limit:g}"
+    elif error > thresholds.drift_error_mev_per_atom_ps:
+        text += " is inconclusive"
+    elif abs(slope) > limit:
+        text += f" may be above {limit:g}"
+    else:
+        verdict = "ok"
+    return Check(slope, _known(error), unit, limit, verdict, text)
 
 
 def _known(error: float) -> float | None:
@@ -249,11 +250,12 @@ def _judge_total_drift(
     _, slope_error = drift_with_error(times, conserved)
     error = slope_error * float(times[-1] - times[0]) / 1000 if len(times) > 1 else math.inf
     text = f"the conserved quantity changes by {change:.3g} {unit}"
-    if abs(change) <= limit:
-        return Check(change, _known(error), unit, limit, "ok", text)
-    # A jump widens the error of the line through it, so the change is not set against that.
-    verdict: Verdict = "warning" if math.isinf(error) else "error"
-    return Check(change, _known(error), unit, limit, verdict, f"{text}, more than {limit:g}")
+    verdict: Verdict = "ok"
+    if not abs(change) <= limit:
+        # A jump widens the error of the line through it, so the change is not set against that.
+        verdict = "warning" if math.isinf(error) else "error"
+        text += f", more than {limit:g}"
+    return Check(change, _known(error), unit, limit, verdict, text)
 
 
 def _judge_temperature(
@@ -297,9 +299,10 @@ def _judge_net(vectors: np.ndarray, unit: str, limit: float, what: str) -> Check
     length = _lengths(vectors)
     rms, largest = float(np.sqrt(np.mean(length**2))), float(length.max())
     text = f"{what} before projection: RMS {rms:.2g}, largest {largest:.2g} {unit}"
+    verdict: Verdict = "ok"
     if largest > limit:
-        return Check(rms, None, unit, limit, "warning", f"{text}, above {limit:g}", max=largest)
-    return Check(rms, None, unit, limit, "ok", text, max=largest)
+        verdict, text = "warning", f"{text}, above {limit:g}"
+    return Check(rms, None, unit, limit, verdict, text, max=largest)
 
 
 def _judge_graph(changes: list[GraphChange]) -> Check:

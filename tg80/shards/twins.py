@@ -287,7 +287,10 @@ def read_twins(path: Path | str) -> Twins:
             for field in TWIN_FIELDS:
                 check_values(file[field.path])
             disk = {f.name: np.asarray(file[f.path]) for f in TWIN_FIELDS}
-        content, checksum = json.loads(attributes[_METADATA]), attributes.get(CHECKSUM_ATTRIBUTE)
+        content, checksum = (
+            json.loads(str(attributes[_METADATA])),
+            attributes.get(CHECKSUM_ATTRIBUTE),
+        )
         metadata = checked_metadata(TwinMetadata, content, checksum, path)
         _check_shapes(disk, path, CorruptFile)
         arrays = {f.name: to_memory(f, disk[f.name]) for f in TWIN_FIELDS}

@@ -216,7 +216,8 @@ def _check_schema(shard: Shard, found: Findings) -> None:
             kind = h5py.check_string_dtype(dataset.attrs.get_id("unit").dtype)
             if kind is None or kind.length is not None:
                 found.error("units", f"unit of {path} is no variable-length string: readers differ")
-    for name in file.get(PARAMETERS, ()):
+    parameters = file.get(PARAMETERS)
+    for name in parameters if isinstance(parameters, h5py.Group) else ():
         if f"{PARAMETERS}/{name}" not in _known_paths():
             found.warning("schema", f"{PARAMETERS}/{name} is no field of the format")
 

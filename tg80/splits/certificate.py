@@ -134,20 +134,19 @@ def check_split(
     placed = {name for fold in split.folds for part in PARTS for name in fold.part(part)}
     if set(found) != set(split.molecules) or not placed <= set(found):
         return Certificate(split, rules)
+    bits = fingerprints([c.smiles for c in split.molecules.values()], split.fingerprint)
     recomputed = recompute and split.subset_of is None
     return Certificate(
         split=split,
         rules=rules,
-        folds=tuple(_figures(split, found)),
-        random_similarity=_random_similarity(split),
+        folds=tuple(_figures(split, found, bits)),
+        random_similarity=_random_similarity(split, bits),
         recomputation=_recomputed(split) if recomputed else None,
     )
 
 
-def _figures(split: Split, found: Found) -> Iterator[FoldFigures]:
-    names = list(split.molecules)
-    bits = fingerprints([split.molecules[n].smiles for n in names], split.fingerprint)
-    row = {name: i for i, name in enumerate(names)}
+def _figures(split: Split, found: Found, bits: np.ndarray) -> Iterator[FoldFigures]:
+    row = {name: i for i, name in enumerate(split.molecules)}
     for fold in split.folds:
         of = {part: bits[[row[name] for name in fold.part(part)]] for part in PARTS}
         nearest = {part: nearest_similarity(of[part], of["train"]) for part in HELD_PARTS}
@@ -168,12 +167,8 @@ def _figures(split: Split, found: Found) -> Iterator[FoldFigures]:
         )
 
 
-def _random_similarity(split: Split) -> RandomSimilarity | None:
-    """Return the mean similarity of test to train where molecules are dealt at random.
-
-    Sizes are those of the folds' `test_ood` and `train`.
-    """
-    bits = fingerprints([c.smiles for c in split.molecules.values()], split.fingerprint)
+def _random_similarity(split: Split, bits: np.ndarray) -> RandomSimilarity | None:
+    """Deal molecules at random, in the sizes of the folds' `test_ood` and `train`."""
     similarity = tanimoto(bits, bits)
     rng = np.random.default_rng(0)
     means = []

@@ -37,7 +37,12 @@ def plot_clusters(split: Split, path: Path) -> bool:
         UserError: a restriction of a split that is not in this package.
         Tg80Error: the file cannot be written.
     """
-    whole = _whole(split)
+    if split.subset_of not in (None, *frozen_names()):
+        raise UserError(
+            f"{split.version} is a restriction of {split.subset_of}, which is not in this package; "
+            "plot the whole split instead"
+        )
+    whole = split if split.subset_of is None else load_split(split.subset_of)
     molecules = [molecule_from_smiles(c.smiles, name) for name, c in whole.molecules.items()]
     places, labels = map_molecules(
         molecules, whole.fingerprint, whole.umap, whole.clustering, whole.umap_seed
@@ -48,17 +53,6 @@ def plot_clusters(split: Split, path: Path) -> bool:
     figure.savefig(buffer, format=path.suffix.lower()[1:], dpi=110)
     write_atomically(path, buffer.getvalue())
     return equal
-
-
-def _whole(split: Split) -> Split:
-    if split.subset_of is None:
-        return split
-    if split.subset_of not in frozen_names():
-        raise UserError(
-            f"{split.version} is a restriction of {split.subset_of}, which is not in this package; "
-            "plot the whole split instead"
-        )
-    return load_split(split.subset_of)
 
 
 def _figure(split: Split, whole: Split, places: dict[str, tuple[float, ...]], equal: bool):

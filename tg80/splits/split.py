@@ -19,10 +19,11 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from tg80.errors import UserError
 from tg80.files import read_bytes
+from tg80.untrusted.documents import parse_model
 
 if TYPE_CHECKING:
     from tg80.chemistry.molecule import Molecule
@@ -182,11 +183,11 @@ class Split(Record):
         """
         if not isinstance(index, Integral):
             raise UserError(f"fold must be a whole number, not {index!r}")
-        for fold in self.folds:
-            if fold.index == index:
-                return fold
-        known = ", ".join(str(fold.index) for fold in self.folds)
-        raise UserError(f"split {self.version} has no fold {index}; folds are {known}")
+        folds = {fold.index: fold for fold in self.folds}
+        if index not in folds:
+            known = ", ".join(map(str, folds))
+            raise UserError(f"split {self.version} has no fold {index}; folds are {known}")
+        return folds[int(index)]
 
     def zero_shot_fold(self, name: str) -> Fold:
         """Return the fold that holds a compound out of distribution."""
@@ -215,19 +216,15 @@ class Split(Record):
             return self
         molecules = {name: c for name, c in self.molecules.items() if name in kept}
         digest = list_sha256(molecules)
-        fields = {key: getattr(self, key) for key in type(self).model_fields}
-        fields |= {
-            "version": f"{self.subset_of or self.version}-subset-{digest[:8]}",
-            "subset_of": self.subset_of or self.version,
-            "molecules_sha256": digest,
-            "molecules": molecules,
-            "clusters": {name: c for name, c in self.clusters.items() if name in kept},
-            "folds": tuple(
-                settle_fold(fold.keeping(kept), self.molecules, self.clusters)
-                for fold in self.folds
-            ),
-        }
-        return Split(**fields)
+        whole = self.subset_of or self.version
+        clusters = {name: c for name, c in self.clusters.items() if name in kept}
+        folds = [settle_fold(f.keeping(kept), self.molecules, self.clusters) for f in self.folds]
+        changed = {
+            "version": f"{whole}-subset-{digest[:8]}", "subset_of": whole,
+            "molecules_sha256": digest, "molecules": molecules, "clusters": clusters,
+            "folds": tuple(folds),
+        }  # fmt: skip
+        return Split(**{key: getattr(self, key) for key in Split.model_fields} | changed)
 
     def to_json(self) -> str:
         """Return the text of the file."""
@@ -327,12 +324,7 @@ def load_split(source: str | Path) -> Split:
 
 
 def _parse(data: bytes, label: str) -> Split:
-    try:
-        split = Split.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(step) for step in first["loc"]) or "the file"
-        raise UserError(f"{label}: not a split file: {where}: {first['msg']}") from None
+    split = parse_model(Split, data, f"{label}: not a split file")
     if split.format != FORMAT:
         raise UserError(f"{label}: format {split.format!r}; this version reads {FORMAT!r}")
     return split

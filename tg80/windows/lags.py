@@ -19,7 +19,7 @@ Spacing = Literal["uniform", "log-uniform"]
 
 
 def lag_frames(
-    lags_fs: Sequence[float] | np.ndarray, frame_fs: float
+    lags_fs: Sequence[float] | np.ndarray, frame_fs: float | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Convert lags to stored frames, and to the lags that these frames really have.
 
@@ -28,10 +28,10 @@ def lag_frames(
 
     Args:
         lags_fs: (P,) fs, counted from the start state, increasing.
-        frame_fs: time between stored frames.
+        frame_fs: time between stored frames; one number, or (B, 1) for many trajectories.
 
     Returns:
-        The frames, (P,) int, 0 where padded, and their lags, (P,) fs, NaN where padded.
+        The frames, (P,) or (B, P) int, 0 where padded, and their lags in fs, NaN where padded.
 
     Raises:
         UserError: There is no lag, or lags are not positive and increasing.

@@ -110,19 +110,11 @@ class Trajectory:
 
     def reordered(self, order: np.ndarray) -> Trajectory:
         """Return the trajectory with its atoms in another order."""
-        relaxed, hessian, labels = self.relaxed_positions, self.hessian, self.labels
+        labels, hessian = self.labels, self.hessian
         if labels is not None:
-            kept = order if labels.order is None else labels.order[order]
-            labels = replace(labels, order=kept)
-        return replace(
-            self,
-            positions=self.positions[:, order],
-            velocities=self.velocities[:, order],
-            atomic_numbers=self.atomic_numbers[order],
-            relaxed_positions=None if relaxed is None else relaxed[order],
-            hessian=None if hessian is None else reordered_hessian(hessian, order),
-            labels=labels,
-        )
+            labels = replace(labels, order=order if labels.order is None else labels.order[order])
+        hessian = None if hessian is None else reordered_hessian(hessian, order)
+        return self._with_atoms(order, hessian, labels)
 
     def heavy_atoms(self) -> Trajectory:
         """Leave out the hydrogens, which follow without inertia in the Hessian."""
@@ -130,6 +122,12 @@ class Trajectory:
         n_heavy = int(heavy.sum())
         # Our shards list heavy atoms first, and a slice of a mapped array stays in its file.
         chosen = slice(n_heavy) if heavy[:n_heavy].all() else heavy
+        hessian = None if self.hessian is None else condensed_hessian(self.hessian, heavy)
+        return self._with_atoms(chosen, hessian, None)
+
+    def _with_atoms(
+        self, chosen: np.ndarray | slice, hessian: np.ndarray | None, labels: FrameLabels | None
+    ) -> Trajectory:
         relaxed = self.relaxed_positions
         return replace(
             self,
@@ -137,8 +135,8 @@ class Trajectory:
             velocities=self.velocities[:, chosen],
             atomic_numbers=self.atomic_numbers[chosen],
             relaxed_positions=None if relaxed is None else relaxed[chosen],
-            hessian=None if self.hessian is None else condensed_hessian(self.hessian, heavy),
-            labels=None,
+            hessian=hessian,
+            labels=labels,
         )
 
     def start_id(self, frame: int) -> str:
@@ -189,10 +187,7 @@ def read_trajectory(source: str | Path | Shard, cache: Path | None = None) -> Tr
         tg80.errors.Tg80Error: the copy cannot be written.
     """
     with source if isinstance(source, Shard) else Shard(source) as shard:
-        if cache is None:
-            positions, velocities = _arrays(shard)
-        else:
-            positions, velocities = _mapped(shard, cache)
+        positions, velocities = _arrays(shard) if cache is None else _mapped(shard, cache)
         return Trajectory(
             name=shard.metadata.name,
             replica=shard.metadata.replica,

@@ -23,19 +23,6 @@ from tg80.windows.trajectories import Trajectory
 
 
 @dataclass(frozen=True)
-class Window:
-    """A start state and its targets; arrays as in `WindowBatch` without the batch axis."""
-
-    positions: np.ndarray
-    velocities: np.ndarray
-    atomic_numbers: np.ndarray
-    lags_fs: np.ndarray
-    targets: np.ndarray
-    molecule: str
-    start_id: str
-
-
-@dataclass(frozen=True)
 class WindowBatch:
     """Windows of molecules of any size, padded with zeros.
 
@@ -58,53 +45,25 @@ class WindowBatch:
     start_id: tuple[str, ...]
 
 
-def cut_window(
-    trajectory: Trajectory,
-    start: int,
+def cut_windows(
+    blocks: Sequence[Trajectory],
+    starts: Sequence[int] | np.ndarray,
     lags_fs: Sequence[float] | np.ndarray,
-    rotation: np.ndarray | None = None,
-) -> Window:
-    """Cut the window of `trajectory` that begins at frame `start`, turned by `rotation` (3, 3)."""
-    frames, real = lag_frames(lags_fs, trajectory.frame_fs)
-    positions = trajectory.positions[start]
-    velocities = trajectory.velocities[start]
-    targets = trajectory.positions[start + frames]
-    if rotation is not None:
-        turn = rotation.T.astype(np.float32)
-        positions, velocities, targets = positions @ turn, velocities @ turn, targets @ turn
-    targets = np.where(np.isnan(real)[:, None, None], np.float32(0), targets)
-    return Window(
-        positions, velocities, trajectory.atomic_numbers, real, targets,
-        trajectory.name, trajectory.start_id(start),
-    )  # fmt: skip
+    rotations: np.ndarray | None = None,
+) -> WindowBatch:
+    """Cut windows of the same lags, and pad them to the largest molecule.
 
+    Args:
+        blocks: B trajectories.
+        starts: (B,) first frame of each window.
+        lags_fs: (P,) fs, increasing.
+        rotations: (B, 3, 3) by which windows are turned.
 
-def collate(windows: Sequence[Window]) -> WindowBatch:
-    """Stack windows into a batch, atoms and lags padded to the largest."""
-    n_atoms = max(len(w.atomic_numbers) for w in windows)
-    n_lags = max(len(w.lags_fs) for w in windows)
-    size = len(windows)
-    positions = np.zeros((size, n_atoms, 3), dtype=np.float32)
-    velocities = np.zeros_like(positions)
-    numbers = np.zeros((size, n_atoms), dtype=np.int64)
-    lags = np.full((size, n_lags), np.nan, dtype=np.float32)
-    targets = np.zeros((size, n_lags, n_atoms, 3), dtype=np.float32)
-    for i, window in enumerate(windows):
-        n, p = len(window.atomic_numbers), len(window.lags_fs)
-        positions[i, :n] = window.positions
-        velocities[i, :n] = window.velocities
-        numbers[i, :n] = window.atomic_numbers
-        lags[i, :p] = window.lags_fs
-        targets[i, :p, :n] = window.targets
-    return WindowBatch(
-        positions=torch.from_numpy(positions),
-        velocities=torch.from_numpy(velocities),
-        atomic_numbers=torch.from_numpy(numbers),
-        lags_fs=torch.from_numpy(lags),
-        targets=torch.from_numpy(targets),
-        molecule=tuple(w.molecule for w in windows),
-        start_id=tuple(w.start_id for w in windows),
-    )
+    Raises:
+        UserError: there is no lag, or lags are not positive and increasing.
+    """
+    frames, real = lag_frames(lags_fs, np.array([[block.frame_fs] for block in blocks]))
+    return _cut(blocks, np.asarray(starts), frames, real, rotations)
 
 
 class TrainingWindows(Dataset):
@@ -157,18 +116,6 @@ class TrainingWindows(Dataset):
         """Number of atoms of each window of an epoch."""
         return [t.n_atoms for t in self.trajectories for _ in range(self.windows_per_trajectory)]
 
-    def __getitem__(self, number: int) -> Window:
-        batch = self.__getitems__([number])
-        return Window(
-            positions=batch.positions[0].numpy(),
-            velocities=batch.velocities[0].numpy(),
-            atomic_numbers=batch.atomic_numbers[0].numpy(),
-            lags_fs=batch.lags_fs[0].numpy(),
-            targets=batch.targets[0].numpy(),
-            molecule=batch.molecule[0],
-            start_id=batch.start_id[0],
-        )
-
     def __getitems__(self, numbers: Sequence[int]) -> WindowBatch:
         """Cut the batch of these items; torch's loader asks for it under this name."""
         epochs, indices = np.divmod(np.asarray(numbers), len(self))
@@ -184,7 +131,9 @@ class TrainingWindows(Dataset):
         frames, real = frames_of_lags(lags, frame_fs[:, None])
         starts = (uniforms[:, 0] * (n_frames - frames.max(axis=1))).astype(np.int64)
         blocks = [self.trajectories[i] for i in which.tolist()]
-        return _cut(blocks, starts, frames, real, quaternions if self.rotate else None)
+        return _cut(
+            blocks, starts, frames, real, rotations_of(quaternions) if self.rotate else None
+        )
 
     def _draws(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Random numbers of every item of an epoch: uniform (n, 3) and normal (n, 4)."""
@@ -200,9 +149,9 @@ def _cut(
     starts: np.ndarray,
     frames: np.ndarray,
     real_lags_fs: np.ndarray,
-    quaternions: np.ndarray | None,
+    rotations: np.ndarray | None,
 ) -> WindowBatch:
-    """`cut_window` and `collate` of a whole batch: starts (B,), frames and real_lags_fs (B, P)."""
+    """Cut windows: starts (B,), frames and real_lags_fs (B, P), rotations (B, 3, 3)."""
     size, n_steps = len(blocks), frames.shape[1] + 1
     n_atoms = max(block.n_atoms for block in blocks)
     path = np.zeros((size, n_steps, n_atoms, 3), dtype=np.float32)
@@ -215,8 +164,8 @@ def _cut(
         path[i, :, :n] = np.asarray(block.positions)[wanted[i]]
         velocities[i, :n] = np.asarray(block.velocities)[start]
         numbers[i, :n] = block.atomic_numbers
-    if quaternions is not None:
-        turns = rotations_of(quaternions).swapaxes(1, 2).astype(np.float32)
+    if rotations is not None:
+        turns = rotations.swapaxes(1, 2).astype(np.float32)
         path = (path.reshape(size, -1, 3) @ turns).reshape(path.shape)
         velocities = velocities @ turns
     path[:, 1:][np.isnan(real_lags_fs)] = 0
@@ -231,37 +180,30 @@ def _cut(
     )
 
 
-class EpochOrder(Sampler[list[int]]):
-    """Batches of an epoch in an order that depends on (seed, epoch) alone.
+CHUNK_BATCHES = 8
+
+
+def epoch_order(sizes: Sequence[int], batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
+    """Put the windows of an epoch into batches, in an order that depends on (seed, epoch) alone.
 
     Windows of like size are put together, within chunks of `CHUNK_BATCHES` random batches: little
     padding is computed, and a batch still mixes molecules.
 
     Args:
         sizes: (n_windows,) number of atoms of each window.
-        skip: batches left out at the front: where a resumed run goes on.
+        batch_size: windows of a batch; the last may have fewer.
+        seed: of the training.
+        epoch: its number.
     """
-
-    CHUNK_BATCHES = 8
-
-    def __init__(
-        self, sizes: Sequence[int], batch_size: int, *, seed: int, epoch: int, skip: int = 0
-    ) -> None:
-        rng = np.random.default_rng([seed, epoch])
-        order = rng.permutation(len(sizes))
-        chunk = self.CHUNK_BATCHES * batch_size
-        batches = []
-        for first in range(0, len(order), chunk):
-            part = order[first : first + chunk]
-            part = part[np.argsort(np.asarray(sizes)[part], kind="stable")].tolist()
-            batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
-        self.batches = [batches[i] for i in rng.permutation(len(batches))][skip:]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(sizes))
+    chunk = CHUNK_BATCHES * batch_size
+    batches = []
+    for first in range(0, len(order), chunk):
+        part = order[first : first + chunk]
+        part = part[np.argsort(np.asarray(sizes)[part], kind="stable")].tolist()
+        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
 
 
 def window_loader(
@@ -339,7 +281,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 class EpochBatches(Sampler[list[int]]):
-    """`EpochOrder` of one epoch after another, items numbered through.
+    """`epoch_order` of one epoch after another, items numbered through.
 
     Args:
         epochs, first_epoch, skip: as for `window_loader`.
@@ -367,8 +309,7 @@ class EpochBatches(Sampler[list[int]]):
         sizes, skip = self.windows.sizes(), self.skip
         for epoch in numbers if self.epochs is None else islice(numbers, self.epochs):
             first = epoch * len(self.windows)
-            for batch in EpochOrder(
-                sizes, self.batch_size, seed=self.windows.seed, epoch=epoch, skip=skip
-            ):
+            order = epoch_order(sizes, self.batch_size, seed=self.windows.seed, epoch=epoch)
+            for batch in order[skip:]:
                 yield [first + index for index in batch]
             skip = 0

@@ -196,3 +196,9 @@ class Evidence:
             elif self.numbers[j] == 1 < self.numbers[i]:
                 owner[j] = i
         return (owner == np.unique(owner)[:, None]).astype(float)
+
+
+def eigen_squares(hessian: np.ndarray, masses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Squared angular frequencies, 1/fs^2, and mass-weighted modes of a Hessian in eV/A^2."""
+    roots = np.sqrt(np.repeat(masses, 3))
+    return np.linalg.eigh(0.5 * (hessian + hessian.T) / np.outer(roots, roots) * ACCELERATION)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tg80.constants import ACCELERATION, BOLTZMANN_EV_PER_K
-from tg80.shards.checks.evidence import Evidence
+from tg80.shards.checks.evidence import Evidence, eigen_squares
 from tg80.shards.fields import FIELDS
 from tg80.shards.problems import Findings
 
@@ -105,7 +105,7 @@ def _expected(
 ) -> float:
     """The rest of harmonic vibrations at equipartition, as a share of the steps by velocity."""
     spread = np.kron(groups, np.eye(3))
-    squares = _eigen_squares(spread @ evidence.static["hessian"] @ spread.T, masses)[0]
+    squares = eigen_squares(spread @ evidence.static["hessian"] @ spread.T, masses)[0]
     n_rigid = 5 if evidence.metadata.linear or len(masses) == 2 else 6
     squares = np.sort(np.abs(squares))[n_rigid:]
     if not len(squares):
@@ -115,12 +115,6 @@ def _expected(
     rests = np.sin(half) * (1 - 4 * share * half**2) - half * np.cos(half)
     steps = half * np.cos(half)
     return float(np.sqrt(np.sum(rests**2 / squares) / np.sum(steps**2 / squares)))
-
-
-def _eigen_squares(hessian: np.ndarray, masses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Squared angular frequencies, 1/fs^2, and mass-weighted modes of a Hessian in eV/A^2."""
-    roots = np.sqrt(np.repeat(masses, 3))
-    return np.linalg.eigh(0.5 * (hessian + hessian.T) / np.outer(roots, roots) * ACCELERATION)
 
 
 def _judge_rest(rest: Rest, evidence: Evidence, found: Findings) -> None:
@@ -200,7 +194,7 @@ def _check_harmonic_motion(evidence: Evidence, found: Findings) -> None:
     n_modes = 3 * evidence.n_atoms - n_rigid
     if evidence.n_frames < 10 * n_modes or evidence.spacing_fs > HARMONIC_SPACING_FS:
         return
-    modes = _eigen_squares(evidence.static["hessian"], evidence.masses)[1][:, n_rigid:]
+    modes = eigen_squares(evidence.static["hessian"], evidence.masses)[1][:, n_rigid:]
     turns = _turns_to_reference(evidence)
     roots = np.sqrt(np.repeat(evidence.masses, 3))
     coordinates, velocities, accelerations = (

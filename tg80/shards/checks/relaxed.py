@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from tg80.constants import ACCELERATION
-from tg80.shards.checks.evidence import CENTRE_TOLERANCE_A, Evidence
+from tg80.shards.checks.evidence import CENTRE_TOLERANCE_A, Evidence, eigen_squares
 from tg80.shards.problems import Findings
 
 # Largest response to a shift or a turn, beside the largest eigenvalue: finite differences leave
@@ -41,9 +40,8 @@ def check_hessian(evidence: Evidence, found: Findings) -> None:
 
 
 def _check_frequencies(evidence: Evidence, found: Findings) -> None:
-    roots = np.sqrt(np.repeat(evidence.masses, 3))
-    squares = np.linalg.eigvalsh(evidence.static["hessian"] / np.outer(roots, roots))
-    wavenumbers = np.sign(squares) * np.sqrt(np.abs(squares) * ACCELERATION) / _PER_CM
+    squares = eigen_squares(evidence.static["hessian"], evidence.masses)[0]
+    wavenumbers = np.sign(squares) * np.sqrt(np.abs(squares)) / _PER_CM
     least = LEAST_WITH_HYDROGEN if 1 in evidence.numbers else LEAST_HIGHEST
     if wavenumbers[0] < LOWEST:
         level = "error" if wavenumbers[0] < -STEEPEST_SADDLE * wavenumbers[-1] else "warning"
