@@ -3,10 +3,11 @@
 import io
 import os
 import signal
+import string
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, TextIO
@@ -39,6 +40,28 @@ class Table:
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
 
+    @classmethod
+    def of(
+        cls,
+        title: str,
+        columns: Mapping[str, str],
+        rows: Iterable[Any],
+        notes: Sequence[str] = (),
+    ) -> "Table":
+        """A table of objects, one a row.
+
+        Args:
+            title: stands above.
+            columns: format of the cells of each column by its heading, such as `"{rmsd:.1e} A"`
+                for the attribute `rmsd`. A value that is None is left empty.
+            rows: the objects. Those of a tuple are told apart by number: `"{1.rmsd:.1e} A"`.
+            notes: stand below.
+        """
+        cells = [
+            [_Attributes(row).format(template) for template in columns.values()] for row in rows
+        ]
+        return cls(title, tuple(columns), cells, notes)
+
     def markdown(self) -> str:
         """As a section of Markdown under its title."""
         notes = "".join(f"\n{markdown_text(note)}\n" for note in self.notes)
@@ -64,6 +87,19 @@ class Table:
         for row in self.rows:
             table.add_row(*row)
         console.print(table)
+
+
+class _Attributes(string.Formatter):
+    """Formats with the attributes of an object; None is empty."""
+
+    def __init__(self, row: Any):
+        self._row = row
+
+    def get_value(self, key: Any, args: Any, kwargs: Any) -> Any:
+        return self._row[key] if isinstance(key, int) else getattr(self._row, key)
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        return "" if value is None else super().format_field(value, format_spec)
 
 
 def print_tables(

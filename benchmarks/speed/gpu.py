@@ -8,114 +8,97 @@ start together, and run for the same wall time; their steps are counted.
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from dataclasses import dataclass
 
 import numpy as np
-from pydantic import Field
 
-from benchmarks.speed.processes import children
-from benchmarks.speed.starts import Start, thermal_start
-from benchmarks.speed.timing import timed
-from pipelines.dynamics.integrators import Stepper
+from benchmarks.speed.scaffold import Results, ask_all, available_cores, children, say, timed
+from benchmarks.speed.settings import Device, GpuSettings
+from benchmarks.speed.starts import Start, find_molecules, measure_each, thermal_start
 from pipelines.engines.engine import Resources
 from pipelines.run.gpu_check import prepare_run
 from tg80.chemistry.molecule import Molecule
 from tg80.console import Table
-from tg80.errors import UserError
-from tg80.untrusted.limits import BoundedModel
-
-Say = Callable[[str], None]
-Device = Literal["cpu", "cuda"]
 
 
-class GpuSettings(BoundedModel):
-    """What is timed.
+@dataclass(frozen=True)
+class Row:
+    """Trajectories side by side on one device."""
 
-    Attributes:
-        level: level of theory.
-        devices: `cpu`, `cuda`, or both.
-        trajectories: how many run side by side, one after the other; on `cpu` only as many as
-            there are cores.
-        step_fs: velocity Verlet step, fs.
-        warm_up: steps before the clock starts, which also fill the memory of geometries.
-        seconds: wall time for which steps are counted.
-        equilibration_fs: GFN2-xTB dynamics before the start.
-        seed: of the start.
-    """
-
-    level: str = "pbe-def2svp"
-    devices: tuple[Device, ...] = ("cpu", "cuda")
-    trajectories: tuple[int, ...] = (1, 4, 8, 16)
-    step_fs: float = Field(default=0.5, gt=0, le=2)
-    warm_up: int = Field(default=12, ge=1)
-    seconds: float = Field(default=30.0, gt=0)
-    equilibration_fs: float = Field(default=500.0, ge=0)
-    seed: int = Field(default=0, ge=0)
+    device: Device
+    trajectories: int
+    steps_per_s: float
+    slowest_steps_per_s: float
+    fock_builds: float
 
 
-def prepare(molecules: list[Molecule], settings: GpuSettings, say: Say) -> None:
-    """Hold the GPU against the CPU before anything is timed.
+@dataclass(frozen=True)
+class SideBySide:
+    """The rates of one molecule; `gpu` names what `cuda` was."""
+
+    molecule: str
+    n_atoms: int
+    gpu: str | None
+    rows: list[Row]
+
+    def over_best_cpu(self, row: Row) -> float | None:
+        """How many times the best rate of the CPU's cores a row is."""
+        best = max((one.steps_per_s for one in self.rows if one.device == "cpu"), default=None)
+        return None if best is None else row.steps_per_s / best
+
+
+@dataclass(frozen=True)
+class _Count:
+    """What one trajectory did."""
+
+    steps_per_s: float
+    fock_builds: float
+
+
+def measure(settings: GpuSettings, results: Results) -> None:
+    """Hold the GPU against the CPU, then count the steps of every molecule.
 
     Raises:
         UserError: no usable GPU where `cuda` is among the devices.
-        RunFailed: the GPU differs from the CPU.
+        RunFailed: the GPU differs from the CPU, or a trajectory broke off.
     """
+    molecules = find_molecules(settings.molecules)
     if "cuda" in settings.devices:
         say("energy and forces of the GPU against the CPU's")
         prepare_run(settings.level, molecules)
+    measure_each(settings, results, SideBySide, count_steps)
 
 
-def measure(molecule: Molecule, settings: GpuSettings, say: Say = lambda text: None) -> dict:
-    """Steps per second of a molecule by device and number of trajectories, JSON-able.
-
-    Raises:
-        RunFailed: a trajectory broke off.
-    """
+def count_steps(molecule: Molecule, settings: GpuSettings) -> SideBySide:
+    """Steps per second of a molecule by device and number of trajectories."""
     say(f"{molecule.name}: start")
     start = thermal_start(molecule, equilibration_fs=settings.equilibration_fs, seed=settings.seed)
-    rows = [row for device in settings.devices for row in _rows_of(start, device, settings, say)]
-    gpu = _gpu_name() if "cuda" in settings.devices else None
-    return {"molecule": molecule.name, "n_atoms": molecule.n_atoms, "gpu": gpu, "rows": rows}
-
-
-def _rows_of(start: Start, device: Device, settings: GpuSettings, say: Say) -> list[dict]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    counts = settings.trajectories
-    if device == "cpu":
-        counts = tuple(sorted({min(count, cores or 1) for count in counts}))
     rows = []
-    for count in counts:
-        say(f"{start.molecule.name}: {count} on {device}")
-        rates, builds = side_by_side(start, device, count, settings)
-        rows.append(
-            {
-                "device": device,
-                "trajectories": count,
-                "steps_per_s": float(sum(rates)),
-                "slowest_steps_per_s": float(min(rates)),
-                "fock_builds": float(np.mean(builds)),
-            }
-        )
-    return rows
+    for device in settings.devices:
+        counts = settings.trajectories
+        if device == "cpu":
+            counts = sorted({min(count, available_cores()) for count in counts})
+        for count in counts:
+            say(f"{molecule.name}: {count} on {device}")
+            rows.append(side_by_side(start, device, count, settings))
+    gpu = _gpu_name() if "cuda" in settings.devices else None
+    return SideBySide(molecule.name, molecule.n_atoms, gpu, rows)
 
 
-def side_by_side(
-    start: Start, device: Device, count: int, settings: GpuSettings
-) -> tuple[list[float], list[float]]:
-    """Steps per second and Fock builds per step of `count` trajectories that run together.
+def side_by_side(start: Start, device: Device, count: int, settings: GpuSettings) -> Row:
+    """The rates of `count` trajectories that run together.
 
     Raises:
         RunFailed: one of them broke off.
     """
     with _one_gpu(), children(count, _Trajectory, start, device, settings) as workers:
-        for ask in ("warm up", "count"):
-            for worker in workers:
-                worker.ask(ask)
-            results = [worker.answer() for worker in workers]
-    rates = [result["steps"] / result["seconds"] for result in results]
-    return rates, [result["fock_builds"] for result in results]
+        ask_all(workers, "warm up")
+        found = ask_all(workers, "count")
+    rates = [one.steps_per_s for one in found]
+    builds = float(np.mean([one.fock_builds for one in found]))
+    return Row(device, count, sum(rates), min(rates), builds)
 
 
 @contextmanager
@@ -136,16 +119,16 @@ class _Trajectory:
     """Runs in the child: warms up once, then counts steps."""
 
     def __init__(self, index: int, start: Start, device: Device, settings: GpuSettings) -> None:
-        engine = start.engine(settings.level, Resources(threads=1, device=device))
-        self._stepper = Stepper(start.body, engine, settings.step_fs)
+        resources = Resources(threads=1, device=device)
+        self._stepper = start.stepper(settings.level, settings.step_fs, resources=resources)
         self._state = self._stepper.begin(start.positions, start.velocities)
         self._settings = settings
 
-    def __call__(self, what: str) -> dict[str, float]:
+    def __call__(self, what: str) -> _Count | None:
         if what == "warm up":
             for _ in range(self._settings.warm_up):
                 self._stepper.step(self._state)
-            return {}
+            return None
         builds = []
         with timed() as clock:
             end = time.perf_counter() + self._settings.seconds
@@ -153,11 +136,7 @@ class _Trajectory:
                 self._stepper.step(self._state)
                 assert self._state.evaluation is not None
                 builds.append(self._state.evaluation.scf_cycles)
-        return {
-            "steps": len(builds),
-            "seconds": clock.wall_s,
-            "fock_builds": float(np.mean(builds)),
-        }
+        return _Count(len(builds) / clock.wall_s, float(np.mean(builds)))
 
 
 def _gpu_name() -> str:
@@ -169,52 +148,23 @@ def _gpu_name() -> str:
     return answer.splitlines()[0] if answer else "unknown"
 
 
-def gpu_sheets(document: dict[str, Any]) -> list[Table]:
-    """The table of `atom-bench speed gpu`: each row beside the best that the CPU cores did."""
-    settings, molecules = document["settings"], list(document["results"].values())
-    names = sorted({one["gpu"] for one in molecules if one["gpu"]})
+def tables(settings: GpuSettings, results: Results) -> list[Table]:
+    """Each row beside the best that the CPU cores did."""
+    molecules = results.all(SideBySide)
+    names = sorted({one.gpu for one in molecules if one.gpu})
     on = f" on {', '.join(names)}" if names else ""
-    return [
-        Table(
-            f"Steps per second of all trajectories together, {settings['level']}, "
-            f"{settings['step_fs']:g} fs steps{on}",
-            ("molecule", "device", "side by side", "steps/s", "slowest", "builds", "over best CPU"),
-            [_row(one, row) for one in molecules for row in one["rows"]],
-        )
-    ]
-
-
-def _row(one: dict[str, Any], row: dict[str, Any]) -> list[str]:
-    best = max((r["steps_per_s"] for r in one["rows"] if r["device"] == "cpu"), default=None)
-    ratio = f"{row['steps_per_s'] / best:.2f}" if best else "-"
-    return [
-        one["molecule"], row["device"], str(row["trajectories"]), f"{row['steps_per_s']:.2f}",
-        f"{row['slowest_steps_per_s']:.2f}", f"{row['fock_builds']:.1f}", ratio,
-    ]  # fmt: skip
-
-
-def parse_counts(text: str) -> tuple[int, ...]:
-    """Numbers of trajectories such as "1,4,8".
-
-    Raises:
-        UserError: something else.
-    """
-    try:
-        counts = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        counts = ()
-    if not counts or min(counts) < 1:
-        raise UserError(f"--trajectories wants counts such as 1,4,8, not {text!r}")
-    return counts
-
-
-def parse_devices(text: str) -> tuple[str, ...]:
-    """Devices such as "cpu,cuda".
-
-    Raises:
-        UserError: something else.
-    """
-    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
-    if not set(names) <= {"cpu", "cuda"}:
-        raise UserError(f"--devices wants cpu, cuda or cpu,cuda, not {text!r}")
-    return names
+    title = (
+        f"Steps per second of all trajectories together, {settings.level}, "
+        f"{settings.step_fs:g} fs steps{on}"
+    )
+    columns = {
+        "molecule": "{0.molecule}",
+        "device": "{1.device}",
+        "side by side": "{1.trajectories}",
+        "steps/s": "{1.steps_per_s:.2f}",
+        "slowest": "{1.slowest_steps_per_s:.2f}",
+        "builds": "{1.fock_builds:.1f}",
+        "over best CPU": "{2:.2f}",
+    }
+    rows = [(one, row, one.over_best_cpu(row)) for one in molecules for row in one.rows]
+    return [Table.of(title, columns, rows)]

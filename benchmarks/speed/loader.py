@@ -9,65 +9,44 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
-from pydantic import Field
 
 import tg80
 from atom import ATOM, ATOMConfig
-from benchmarks.speed.timing import SameThreads, summary, timed
+from benchmarks.speed.scaffold import Clocked, Results, SameThreads, Spread, say, take_turns
+from benchmarks.speed.settings import LoaderSettings
 from benchmarks.tasks.states import score_mask_of
 from benchmarks.tasks.tasks import uniform_lags
 from tg80.console import Table
-from tg80.untrusted.limits import BoundedModel
 from tg80.windows.lags import LagSampling
 from tg80.windows.windows import TrainingWindows, WindowBatch, window_loader
 
-Preset = Literal["mini", "public", "paper"]
+Rates = dict[str, Clocked]
+"""Samples per second by the name of a loader, or of ATOM's training."""
 
 
-class LoaderSettings(BoundedModel):
-    """What is timed: `repeats` times `batches` of a loader, and `steps` training steps."""
-
-    data: str = "mini-xtb"
-    fold: int = Field(default=2, ge=1)
-    workers: tuple[int, ...] = (0, 2)
-    presets: tuple[Preset, ...] = ("mini", "public")
-    batch_size: int = Field(default=32, ge=1)
-    n_lags: int = Field(default=8, ge=1)
-    horizon_fs: float = Field(default=960.0, gt=0)
-    batches: int = Field(default=200, ge=1)
-    steps: int = Field(default=4, ge=1)
-    repeats: int = Field(default=9, ge=1)
-    threads: int = Field(default=1, ge=1, description="of the training")
-    cores: int = Field(default=2, ge=1, description="that training is counted on")
-    seed: int = 0
+def measure(settings: LoaderSettings, results: Results) -> None:
+    """Samples per second of every loader and of ATOM's training."""
+    results.get("loader", Rates, lambda: _measure(settings))
 
 
-def measure(settings: LoaderSettings, say: Callable[[str], None]) -> dict[str, Any]:
-    """Samples per second of every loader and of ATOM's training, JSON-able."""
+def _measure(settings: LoaderSettings) -> Rates:
     with ExitStack() as stack:
         cache = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="atom-bench-")))
         stack.enter_context(SameThreads(settings.threads))
         torch.set_num_threads(settings.threads)
         say("loaders, and the first training steps")
-        turns = _loaders(settings, cache) | _trainings(settings)
-        rates: dict[str, list[dict[str, float]]] = {name: [] for name in turns}
-        for take in turns.values():
-            take()  # workers start, pages are read, kernels chosen
-        for repeat in range(settings.repeats):
-            say(f"repeat {repeat + 1} of {settings.repeats}")
-            # Every other time backwards: a load that comes and goes favours nobody.
-            for name in list(turns)[:: 1 if repeat % 2 else -1]:
-                with timed() as clock:
-                    n_samples = turns[name]()
-                rates[name].append(
-                    {"wall": n_samples / clock.wall_s, "cpu": n_samples / clock.cpu_s}
-                )
+        works = _loaders(settings, cache) | _trainings(settings)
+        for work in works.values():
+            work()  # workers start, pages are read, kernels chosen
+        found = take_turns(works, settings.repeats, say)
     return {
-        name: {key: summary([one[key] for one in found]) for key in ("wall", "cpu")}
-        for name, found in rates.items()
+        name: Clocked(
+            Spread.of([n_samples / clock.wall_s for clock, n_samples in turns]),
+            Spread.of([n_samples / clock.cpu_s for clock, n_samples in turns]),
+        )
+        for name, turns in found.items()
     }
 
 
@@ -123,38 +102,36 @@ def _training(
     return take
 
 
-def loader_sheets(document: dict[str, Any]) -> list[Table]:
-    """The table of `atom-bench speed loader`."""
-    settings, results = document["settings"], document["results"]["loader"]
-    trainings = [name for name in results if name.startswith("ATOM ")]
-    scaling = settings["cores"] / settings["threads"]
+def tables(settings: LoaderSettings, results: Results) -> list[Table]:
+    """Loaders and trainings, and how many times a training's rate a loader's is."""
+    rates = results.read("loader", Rates)
+    trainings = [name for name in rates if name.startswith("ATOM ")]
+    scaling = settings.cores / settings.threads
+    heading = ["", "samples/s", "quartiles", "per CPU second"]
+    heading += [f"/ {name}" for name in trainings]
+    heading += [f"/ {name}, by CPU time" for name in trainings]
     rows = []
-    for name, rates in results.items():
-        wall, cpu = rates["wall"], rates["cpu"]
-        row = [name, f"{wall['median']:.0f}", f"{wall['quartile_1']:.0f}-{wall['quartile_3']:.0f}"]
+    for name, rate in rates.items():
         # A worker's processor time is not this process's.
         alone = name in trainings or name.endswith(" 0 workers")
-        row.append(f"{cpu['median']:.0f}" if alone else "")
-        for clock in ("wall", "cpu"):
-            for other in trainings:
-                taken = scaling * results[other][clock]["median"]
-                known = name not in trainings and (alone or clock == "wall")
-                row.append(f"{rates[clock]['median'] / taken:.0f}" if known else "")
-        rows.append(row)
-    return [
-        Table(
-            f"Samples per second on {settings['data']}, batches of {settings['batch_size']}, "
-            f"P = {settings['n_lags']}, medians of {settings['repeats']} turns; ratios to training "
-            f"on {settings['cores']} cores ({scaling:g} times that with "
-            f"{settings['threads']} thread{'s' * (settings['threads'] > 1)})",
-            (
-                "",
-                "samples/s",
-                "quartiles",
-                "per CPU second",
-                *(f"/ {name}" for name in trainings),
-                *(f"/ {name}, by CPU time" for name in trainings),
-            ),
-            rows,
-        )
-    ]
+        ratios = [
+            f"{mine.median / (scaling * theirs.median):.0f}"
+            if name not in trainings and (alone or mine is rate.wall)
+            else ""
+            for mine, others in (
+                (rate.wall, [rates[other].wall for other in trainings]),
+                (rate.cpu, [rates[other].cpu for other in trainings]),
+            )
+            for theirs in others
+        ]
+        wall = rate.wall
+        quartiles = f"{wall.quartile_1:.0f}-{wall.quartile_3:.0f}"
+        by_cpu = f"{rate.cpu.median:.0f}" if alone else ""
+        rows.append([name, f"{wall.median:.0f}", quartiles, by_cpu, *ratios])
+    title = (
+        f"Samples per second on {settings.data}, batches of {settings.batch_size}, "
+        f"P = {settings.n_lags}, medians of {settings.repeats} turns; ratios to training on "
+        f"{settings.cores} cores ({scaling:g} times that with {settings.threads} "
+        f"thread{'s' * (settings.threads > 1)})"
+    )
+    return [Table(title, heading, rows)]

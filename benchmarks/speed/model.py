@@ -2,7 +2,8 @@
 
 What is compared takes turns, so that whatever else the machine does meets all alike. A training
 step is what `benchmarks.training.trainer` does with one batch: loss with label noise, backward,
-clipping, AdamW, and the average of the weights.
+clipping, AdamW, and the average of the weights. With `--scaling`, batch, atoms and lags grow one by
+one.
 """
 
 from __future__ import annotations
@@ -10,28 +11,33 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
-from pydantic import Field, PositiveInt
 
 from atom import ATOM, ATOMConfig
 from benchmarks.speed.plain_atom import PlainATOM
-from benchmarks.speed.processes import children
-from benchmarks.speed.timing import (
+from benchmarks.speed.scaffold import (
+    Clocked,
+    Results,
     SameThreads,
+    Spread,
+    ask_all,
+    children,
     peak_memory_bytes,
     resident_memory_bytes,
-    summary,
+    say,
+    take_turns,
     timed,
 )  # fmt: skip
+from benchmarks.speed.settings import ModelSettings
 from benchmarks.training.optimisers import make_optimizers
 from benchmarks.training.settings import TrainingSettings
-from benchmarks.training.trainer import compile_module
-from tg80.untrusted.limits import BoundedModel
-
-Preset = Literal["mini", "public", "paper"]
-Mode = Literal["joint", "start"]
+from benchmarks.training.trainer import compile_module, pick_device
+from tg80.console import Table
 
 # A turn of quicker calls holds several of them.
 SHORTEST_TURN_S = 0.1
@@ -53,35 +59,28 @@ PUBLISHED: dict[tuple[str, int, int], dict[int, Reference]] = {
     ("public", 32, 8): {12: Reference(0.6, 1.7), 20: Reference(1.2, 3.5)}
 }
 
+Axis = Literal["batch_size", "atoms", "lags"]
 
-class ModelSettings(BoundedModel):
-    """What is timed."""
 
-    preset: Preset = "public"
-    modes: tuple[Mode, ...] = ("joint", "start")
-    atoms: tuple[PositiveInt, ...] = (12, 20)
-    batch_size: int = Field(default=32, ge=1)
-    lags: int = Field(default=8, ge=1)
-    repeats: int = Field(default=5, ge=1)
-    threads: int = Field(default=1, ge=1)
-    device: Literal["cpu", "cuda"] = "cpu"
-    plain: bool = True
-    bf16: bool = False
-    compile: bool = False
-    seed: int = 0
+class Shape(NamedTuple):
+    """Sizes of a batch: samples, atoms, lags."""
 
-    def variants(self) -> dict[str, Variant]:
-        """What is timed side by side, by the name of its row."""
-        found = {"model": Variant()}
-        if self.plain:
-            found["plain loop"] = Variant(plain=True)
-        if self.bf16:
-            found["bf16"] = Variant(bf16=True)
-        if self.compile:
-            found["compiled"] = Variant(compiled=True)
-            if self.bf16:
-                found["compiled, bf16"] = Variant(compiled=True, bf16=True)
-        return found
+    batch_size: int
+    atoms: int
+    lags: int
+
+    def __str__(self) -> str:
+        return f"B = {self.batch_size}, N = {self.atoms}, P = {self.lags}"
+
+
+# What stays while another size grows.
+BASE: dict[Axis, Shape] = {
+    "batch_size": Shape(0, 12, 8), "atoms": Shape(4, 0, 8), "lags": Shape(4, 20, 0),
+}  # fmt: skip
+LETTERS = {"batch_size": "B", "atoms": "N", "lags": "P"}
+SCALING_TURNS = 3
+# The exponent is fitted to the sizes from this fraction of the largest on.
+LARGE = 0.25
 
 
 class Variant(NamedTuple):
@@ -92,12 +91,54 @@ class Variant(NamedTuple):
     compiled: bool = False
 
 
-class Shape(NamedTuple):
-    """Sizes of a batch: samples, atoms, lags."""
+def variants(settings: ModelSettings) -> dict[str, Variant]:
+    """What is timed side by side, by the name of its row."""
+    found = {"model": Variant()}
+    if settings.plain:
+        found["plain loop"] = Variant(plain=True)
+    if settings.bf16:
+        found["bf16"] = Variant(bf16=True)
+    if settings.compile:
+        found["compiled"] = Variant(compiled=True)
+        if settings.bf16:
+            found["compiled, bf16"] = Variant(compiled=True, bf16=True)
+    return found
 
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of a forward and of a training step."""
+
+    forward: Clocked
+    step: Clocked
+
+
+@dataclass(frozen=True)
+class Point:
+    """All variants at one size, and the memory that a step takes beyond model and moments."""
+
+    mode: str
     batch_size: int
     atoms: int
     lags: int
+    n_parameters: int
+    step_memory_bytes: int
+    times: dict[str, Times]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The model at one size of an axis; without times where a step may need too much memory."""
+
+    axis: Axis
+    mode: str
+    clock: Literal["wall", "cpu"]
+    batch_size: int
+    atoms: int
+    lags: int
+    needs_bytes: float | None = None
+    step_memory_bytes: int | None = None
+    times: Times | None = None
 
 
 class Work:
@@ -185,103 +226,111 @@ def random_batch(shape: Shape, seed: int) -> list[torch.Tensor]:
     return [positions, velocities, numbers, lags_fs, positions[:, None] + 0.1 * noise]
 
 
-def measure(
-    settings: ModelSettings,
-    get: Callable[[str, Callable[[], Any]], Any],
-    say: Callable[[str], None],
-) -> None:
-    """Times at all sizes.
+def measure(settings: ModelSettings, results: Results) -> None:
+    """Times at all sizes; every one is stored as soon as it is there.
 
-    Args:
-        settings: of the command.
-        get: stored result of a key, else measured; see `ResultsFile.get`.
-        say: tells what is done.
+    Raises:
+        UserError: no GPU where one is asked for.
     """
+    pick_device(settings.device)
     for mode in settings.modes:
-        for n in settings.atoms:
-            get(f"{mode}, N = {n}", lambda m=mode, n=n: measure_point(settings, m, n, say))
+        for n_atoms in settings.atoms:
+            shape = Shape(settings.batch_size, n_atoms, settings.lags)
+            results.get(f"{mode}, N = {n_atoms}", Point, partial(_point, settings, mode, shape))
+    if settings.scaling:
+        for mode in settings.modes:
+            for axis, sizes in zip(BASE, settings.scaling_sizes, strict=True):
+                _grow(settings, results, mode, axis, sizes)
 
 
-def measure_point(
-    settings: ModelSettings, mode: str, n_atoms: int, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Times of all variants at one size, in turns, and the memory of a step; JSON-able."""
-    shape = Shape(settings.batch_size, n_atoms, settings.lags)
-    where = f"{mode}, N = {n_atoms}"
+def _point(settings: ModelSettings, mode: str, shape: Shape) -> Point:
+    """All variants at one size, in turns."""
+    where = f"{mode}, N = {shape.atoms}"
     with SameThreads(settings.threads):
         torch.set_num_threads(settings.threads)
         say(f"{where}: first calls")
         works = {
             name: Work(settings.preset, mode, shape, settings.device, variant, settings.seed)
-            for name, variant in settings.variants().items()
+            for name, variant in variants(settings).items()
         }
-        times = take_turns(works, settings.repeats, lambda text: say(f"{where}: {text}"))
+        times = _times(works, settings.repeats, lambda text: say(f"{where}: {text}"))
     say(f"{where}: memory")
-    memory = step_memory(settings, mode, shape)
-    return {
-        "mode": mode, **shape._asdict(), "n_parameters": works["model"].n_parameters,
-        "step_memory_bytes": memory["step_memory_bytes"], "times": times,
-    }  # fmt: skip
+    memory, _ = _step_memory(settings, mode, shape)
+    return Point(mode, *shape, works["model"].n_parameters, memory, times)
 
 
-def take_turns(
-    works: dict[str, Work], repeats: int, say: Callable[[str], None]
-) -> dict[str, dict[str, Any]]:
-    """Wall and CPU seconds of forward and step of each, interleaved.
+def _grow(
+    settings: ModelSettings, results: Results, mode: str, axis: Axis, sizes: tuple[int, ...]
+) -> None:
+    """The model at growing sizes of one axis, until a step may need too much memory."""
+    before: tuple[int, int] | None = None  # size and bytes
+    for size in sorted(sizes):
+        shape = BASE[axis]._replace(**{axis: size})
+        grown = partial(Growth, axis, mode, settings.clock, *shape)
+        needed = 0.0
+        if before is not None:
+            # No worse than quadratic, so that this is an upper bound.
+            needed = before[1] * (size / before[0]) ** (1 if axis == "batch_size" else 2)
 
-    Returns:
-        name -> `forward` or `step` -> `wall` or `cpu` -> summary.
-    """
-    turns = {
-        (name, kind): (work, call)
+        def point(shape: Shape = shape, grown=grown, needed: float = needed) -> Growth:
+            if needed > 1e9 * settings.memory_gb:
+                return grown(needs_bytes=needed)
+            say(f"{mode}: {shape}")
+            memory, times = _step_memory(settings, mode, shape, SCALING_TURNS)
+            return grown(step_memory_bytes=memory, times=times)
+
+        key = f"scaling {mode} {axis} {'x'.join(str(part) for part in shape)}"
+        found = results.get(key, Growth, point)
+        if found.step_memory_bytes is None:
+            return  # the larger ones need more still
+        before = size, found.step_memory_bytes
+
+
+def _times(works: dict[str, Work], repeats: int, tell: Callable[[str], object]) -> dict[str, Times]:
+    """Seconds of a forward and of a step of each, interleaved."""
+    calls = {
+        (name, kind): _repeated(work, call)
         for name, work in works.items()
         for kind, call in (("forward", work.forward), ("step", work.step))
     }
-    calls = {key: _calls_in_a_turn(*turn) for key, turn in turns.items()}
-    found: dict[tuple[str, str], list[tuple[float, float]]] = {key: [] for key in turns}
-    for repeat in range(repeats):
-        say(f"repeat {repeat + 1} of {repeats}")
-        # Every other time backwards: a load that comes and goes favours nobody.
-        for key in list(turns)[:: 1 if repeat % 2 else -1]:
-            found[key].append(_seconds(*turns[key], calls[key]))
-    times: dict[str, dict[str, Any]] = {name: {} for name in works}
-    for (name, kind), pairs in found.items():
-        walls, cpus = zip(*pairs, strict=True)
-        times[name][kind] = {"wall": summary(walls), "cpu": summary(cpus)}
-    return times
+    clocked = {
+        key: Clocked(
+            Spread.of([clock.wall_s / n for clock, n in turns]),
+            Spread.of([clock.cpu_s / n for clock, n in turns]),
+        )
+        for key, turns in take_turns(calls, repeats, tell).items()
+    }
+    return {name: Times(clocked[name, "forward"], clocked[name, "step"]) for name in works}
 
 
-def _calls_in_a_turn(work: Work, call: Callable[[], Any]) -> int:
-    _seconds(work, call, 1)  # kernels are chosen, memory is taken, code is compiled
-    return max(1, math.ceil(SHORTEST_TURN_S / _seconds(work, call, 1)[0]))
+def _repeated(work: Work, call: Callable[[], object]) -> Callable[[], int]:
+    """So many calls that they are long enough to be timed; gives their number."""
 
-
-def _seconds(work: Work, call: Callable[[], Any], calls: int) -> tuple[float, float]:
-    """Wall and CPU seconds of a call, mean of so many."""
-    work.wait()
-    with timed() as clock:
-        for _ in range(calls):
+    def run(n: int) -> int:
+        work.wait()
+        for _ in range(n):
             call()
         work.wait()
-    return clock.wall_s / calls, clock.cpu_s / calls
+        return n
+
+    run(1)  # kernels are chosen, memory is taken, code is compiled
+    with timed() as clock:
+        run(1)
+    return partial(run, max(1, math.ceil(SHORTEST_TURN_S / clock.wall_s)))
 
 
-def step_memory(
+def _step_memory(
     settings: ModelSettings, mode: str, shape: Shape, repeats: int = 0
-) -> dict[str, Any]:
-    """Memory that a step takes beyond model, gradients and optimiser, and times if asked for.
+) -> tuple[int, Times | None]:
+    """Bytes that a step takes beyond model, gradients and moments, and times if asked for.
 
     On the CPU in a process of its own: what was freed before would hide what is taken.
-
-    Returns:
-        `step_memory_bytes` and, with `repeats`, `times` as those of :func:`take_turns`.
     """
-    question = (settings.model_dump(), mode, tuple(shape), repeats)
+    question = (settings, mode, shape, repeats)
     if settings.device == "cuda":
         return StepWorker(0)(question)
-    with children(1, StepWorker, preload=__name__) as (child,):
-        child.ask(question)
-        return child.answer()
+    with children(1, StepWorker, preload=__name__) as child:
+        return ask_all(child, question)[0]
 
 
 class StepWorker:
@@ -290,9 +339,8 @@ class StepWorker:
     def __init__(self, index: int) -> None:
         del index
 
-    def __call__(self, question: tuple[dict[str, Any], str, tuple, int]) -> dict[str, Any]:
-        values, mode, sizes, repeats = question
-        settings, shape = ModelSettings.model_validate(values), Shape(*sizes)
+    def __call__(self, question: tuple[ModelSettings, str, Shape, int]) -> tuple[int, Times | None]:
+        settings, mode, shape, repeats = question
         torch.set_num_threads(settings.threads)
         work = Work(settings.preset, mode, shape, settings.device, seed=settings.seed)
         whole, work.batch = work.batch, [t.to(work.device) for t in random_batch(Shape(1, 4, 1), 0)]
@@ -300,10 +348,10 @@ class StepWorker:
         work.batch = whole
         before = self._in_use(work, peak=False)
         work.step()
-        found: dict[str, Any] = {"step_memory_bytes": self._in_use(work, peak=True) - before}
-        if repeats:
-            found["times"] = take_turns({"model": work}, repeats, lambda text: None)["model"]
-        return found
+        memory = self._in_use(work, peak=True) - before
+        if not repeats:
+            return memory, None
+        return memory, _times({"model": work}, repeats, lambda text: None)["model"]
 
     def _in_use(self, work: Work, *, peak: bool) -> int:
         if work.device.type == "cuda":
@@ -313,3 +361,155 @@ class StepWorker:
             torch.cuda.reset_peak_memory_stats(work.device)
             return torch.cuda.memory_allocated(work.device)
         return peak_memory_bytes() if peak else resident_memory_bytes()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: seconds, rates, and how many times faster the model is."""
+
+    name: str
+    parameters: int | None = None
+    forward_s: float | None = None
+    step_s: float | None = None
+    forward_cpu_s: float | None = None
+    step_cpu_s: float | None = None
+    predicted_per_s: float | None = None
+    trained_per_s: float | None = None
+    memory_mb: str = ""
+    forward_ratio: float | None = None
+    step_ratio: float | None = None
+
+
+COLUMNS = {
+    "": "{name}",
+    "parameters": "{parameters:,}",
+    "forward s": "{forward_s:.4g}",
+    "step s": "{step_s:.4g}",
+    "forward CPU s": "{forward_cpu_s:.4g}",
+    "step CPU s": "{step_cpu_s:.4g}",
+    "trajectories/s": "{predicted_per_s:.0f}",
+    "trained/s": "{trained_per_s:.0f}",
+    "step memory MB": "{memory_mb}",
+    "forward /": "{forward_ratio:.1f}",
+    "step /": "{step_ratio:.1f}",
+}
+_OF_GROWTH = (
+    "forward s",
+    "step s",
+    "step CPU s",
+    "trajectories/s",
+    "trained/s",
+    "step memory MB",
+)
+
+
+def tables(settings: ModelSettings, results: Results) -> list[Table]:
+    """Times side by side, and growth if it was measured."""
+    found = results.document.results
+    points = [results.read(key, Point) for key in found if not key.startswith("scaling ")]
+    grown = [results.read(key, Growth) for key in found if key.startswith("scaling ")]
+    threads = f"{settings.threads} thread{'s' * (settings.threads > 1)}"
+    on = "the GPU" if settings.device == "cuda" else threads
+    clock = {"wall": "wall time", "cpu": "CPU time"}[settings.clock]
+    title = (
+        f"ATOM {settings.preset}, B = {settings.batch_size}, P = {settings.lags}, float32 unless "
+        f"said, {on}; medians of {settings.repeats} turns; rates by {clock}; last two columns: how "
+        f"many times faster the model is, likewise. {PUBLISHED_SOURCE.capitalize()}"
+    )
+    rows = [row for point in points for row in _rows(settings, point)]
+    return [Table.of(title, COLUMNS, rows), *_growth_tables(settings, grown)]
+
+
+def _rows(settings: ModelSettings, point: Point) -> list[Row]:
+    where = f"{point.mode}, N = {point.atoms}"
+    forward, step = _medians(point.times["model"], settings.clock)
+    rows = []
+    for name, times in point.times.items():
+        row = _row(f"{where}, {name}", point.batch_size, times, settings.clock)
+        row = replace(row, parameters=point.n_parameters)
+        if name == "model":
+            row = replace(row, memory_mb=f"{point.step_memory_bytes / 1e6:.0f}")
+        else:
+            mine = _medians(times, settings.clock)
+            row = replace(row, forward_ratio=mine[0] / forward, step_ratio=mine[1] / step)
+        rows.append(row)
+    if reference := published(settings, point):
+        rows.append(
+            Row(
+                name=f"{where}, published code",
+                parameters=PUBLISHED_PARAMETERS,
+                forward_s=reference.forward_s,
+                step_s=reference.step_s,
+                predicted_per_s=point.batch_size / reference.forward_s,
+                trained_per_s=point.batch_size / reference.step_s,
+                forward_ratio=reference.forward_s / forward,
+                step_ratio=reference.step_s / step,
+            )
+        )
+    return rows
+
+
+def _row(name: str, batch_size: int, times: Times, clock: str) -> Row:
+    forward, step = _medians(times, clock)
+    return Row(
+        name=name,
+        forward_s=times.forward.wall.median,
+        step_s=times.step.wall.median,
+        forward_cpu_s=times.forward.cpu.median,
+        step_cpu_s=times.step.cpu.median,
+        predicted_per_s=batch_size / forward,
+        trained_per_s=batch_size / step,
+    )
+
+
+def _medians(times: Times, clock: str) -> tuple[float, float]:
+    return getattr(times.forward, clock).median, getattr(times.step, clock).median
+
+
+def published(settings: ModelSettings, point: Point) -> Reference | None:
+    """What the published code took at this size, if it was measured there.
+
+    It attends to all steps, so that it stands beside `joint` alone, and ran with one thread.
+    """
+    alike = point.mode == "joint" and settings.device == "cpu" and settings.threads == 1
+    sizes = (settings.preset, point.batch_size, point.lags)
+    return PUBLISHED.get(sizes, {}).get(point.atoms) if alike else None
+
+
+def _growth_tables(settings: ModelSettings, grown: list[Growth]) -> list[Table]:
+    columns = {"B, N, P": "{name}"} | {name: COLUMNS[name] for name in _OF_GROWTH}
+    tables = []
+    for mode in settings.modes:
+        for axis, letter in LETTERS.items():
+            points = [point for point in grown if (point.mode, point.axis) == (mode, axis)]
+            exponent = growth_exponent(points)
+            told = "" if exponent is None else f"; a step's time grows as {letter}^{exponent:.2f}"
+            title = f"ATOM {settings.preset}, {mode}: growth with {letter}{told}"
+            tables.append(Table.of(title, columns, map(_growth_row, points)))
+    return tables
+
+
+def _growth_row(point: Growth) -> Row:
+    name = f"{point.batch_size}, {point.atoms}, {point.lags}"
+    if point.times is None or point.step_memory_bytes is None:
+        return Row(f"{name}: left out", memory_mb=f"up to {(point.needs_bytes or 0) / 1e6:.0f}")
+    row = _row(name, point.batch_size, point.times, point.clock)
+    return replace(row, memory_mb=f"{point.step_memory_bytes / 1e6:.0f}")
+
+
+def growth_exponent(rows: list[Growth]) -> float | None:
+    """Slope of log(seconds of a step) over log(size) through the largest sizes of one axis.
+
+    None with fewer than two of them. On the CPU the processor time is taken, which hardly feels
+    what else the machine does.
+    """
+    found = [
+        (getattr(row, row.axis), getattr(row.times.step, row.clock).median)
+        for row in rows
+        if row.times is not None
+    ]
+    found = [pair for pair in found if pair[0] >= LARGE * max(found)[0]]
+    if len(found) < 2:
+        return None
+    sizes, seconds = zip(*found, strict=True)
+    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])

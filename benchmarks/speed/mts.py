@@ -9,165 +9,142 @@ References:
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
-from pydantic import Field
 
-from benchmarks.speed.results_file import ResultsFile
-from benchmarks.speed.starts import Start, thermal_start
-from benchmarks.speed.timing import timed
+from benchmarks.speed.aimd import AimdFigures
+from benchmarks.speed.scaffold import Results, T, parsed, read_document, say, timed
+from benchmarks.speed.settings import KEPT_FS, Integrator, MtsSettings
+from benchmarks.speed.starts import Start, find_molecules, thermal_start
 from pipelines.dynamics.integrators import State, Stepper
 from pipelines.engines.engine import Resources
 from tg80.chemistry.mechanics import kinetic_energy
 from tg80.chemistry.molecule import Molecule
 from tg80.console import Table
-from tg80.errors import UserError
 from tg80.shards.quality import drift_with_error
-from tg80.untrusted.limits import BoundedModel
 
-MARKS_FS = (20.0, 50.0, 100.0)
-# The reference's positions are kept this long before each mark: an outer step that doesn't divide
-# the mark is compared at its last step before it.
-_KEPT_FS = 5.0
 # Steps whose costs don't count: the predictor has no history yet.
 _WARM_UP = 10
 
-Say = Callable[[str], None]
+Array = list[list[float]]
 
 
 @dataclass(frozen=True)
-class Integrator:
-    """`verlet`, or `mts` whose inner step is that of the settings; the (outer) step in fs."""
+class StoredStart:
+    """Positions (n_atoms, 3) A and velocities A/fs that all integrators start from."""
 
-    kind: str
-    step_fs: float
-
-    @property
-    def name(self) -> str:
-        return f"{self.kind} {self.step_fs:g}"
+    positions: Array
+    velocities: Array
 
 
-def parse_integrators(text: str, inner_fs: float) -> list[Integrator]:
-    """The integrators of a list such as `verlet:0.5,mts:1.0`.
+@dataclass(frozen=True)
+class Distance:
+    """RMSD from the reference in A at a time, the last step not beyond the mark."""
 
-    Raises:
-        UserError: something else, or a step that is no multiple of the inner step.
-    """
-    found = []
-    for item in (part.strip() for part in text.split(",") if part.strip()):
-        kind, _, step = item.partition(":")
-        try:
-            integrator = Integrator(kind, float(step))
-        except ValueError:
-            integrator = Integrator(kind, -1.0)
-        if kind not in ("verlet", "mts") or not 0 < integrator.step_fs <= _KEPT_FS:
-            raise UserError(
-                f"--integrators: {item!r} is no integrator; write verlet:0.5 or mts:1.0, steps up "
-                f"to {_KEPT_FS:g} fs"
-            )
-        if not _divides(inner_fs, integrator.step_fs):
-            raise UserError(
-                f"--integrators: {item!r}: {integrator.step_fs:g} fs is no multiple of --inner-fs "
-                f"{inner_fs:g}"
-            )
-        found.append(integrator)
-    if not found:
-        raise UserError("--integrators names none: write, for example, verlet:0.5,mts:1.0")
-    return found
+    mark_fs: float
+    time_fs: float
+    rmsd: float
 
 
-def _divides(small: float, large: float) -> bool:
-    return abs(large / small - round(large / small)) < 1e-9
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Energy fluctuation in meV/atom, and costs per simulated fs past the first steps."""
+
+    energy_std: float
+    calls_per_fs: float
+    builds_per_fs: float
+    s_per_fs: float
+    cpu_s_per_fs: float
 
 
-class MtsSettings(BoundedModel):
-    """What decides the figures of an integrator.
+@dataclass(frozen=True, kw_only=True)
+class Followed(Figures):
+    """One integrator along the compared length."""
+
+    distances: list[Distance]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift(Figures):
+    """Drift of the total energy along a long trajectory, meV/atom/ps; no error if too short."""
+
+    length_fs: float
+    drift: float
+    drift_error: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(Followed):
+    """An integrator beside Verlet 0.5 fs and stock; None where there is nothing to compare with.
 
     Attributes:
-        level: level of theory.
-        threads: CPU threads.
-        inner_fs: inner time step, and the step of the reference trajectory, fs.
-        length_fs: length of the trajectories that are compared, fs.
-        equilibration_fs: GFN2-xTB dynamics before the start.
-        seed: of the start.
+        rmsd_ratio: the RMSD of Verlet 0.5 fs over this one's, at the last mark.
+        stock_ratio: cost per simulated fs of stock PySCF with Verlet 0.5 fs over this one's. It
+            joins two ratios that were each taken within one run: stock over ours per evaluation
+            (`speed aimd`), and ours with Verlet 0.5 fs over this integrator per fs.
     """
 
-    level: str = "pbe-def2svp"
-    threads: int = Field(default=1, ge=1)
-    inner_fs: float = Field(default=0.25, gt=0, le=1)
-    length_fs: float = Field(default=100.0, ge=5)
-    equilibration_fs: float = Field(default=500.0, ge=0)
-    seed: int = Field(default=0, ge=0)
+    molecule: str
+    integrator: str
+    drift: float | None
+    drift_error: float | None
+    drift_length_fs: float | None
+    rmsd_ratio: float | None
+    stock_ratio: float | None
 
     @property
-    def marks_fs(self) -> tuple[float, ...]:
-        """Times at which positions are compared, fs."""
-        return tuple(mark for mark in MARKS_FS if mark <= self.length_fs) or (self.length_fs,)
+    def rmsds(self) -> str:
+        return " / ".join(f"{one.rmsd:.1e}" for one in self.distances)
+
+    @property
+    def drift_text(self) -> str:
+        return "" if self.drift_error is None else f"{self.drift:+.3f} ± {self.drift_error:.3f}"
 
 
-def measure(
-    molecule: Molecule,
-    integrators: list[Integrator],
-    settings: MtsSettings,
-    drift_fs: float,
-    store: ResultsFile,
-    say: Say = lambda text: None,
-) -> None:
-    """Put all figures of one molecule into the store, part by part.
+def measure(settings: MtsSettings, results: Results) -> None:
+    """All figures, molecule by molecule and part by part.
 
-    Args:
-        molecule: the compound.
-        integrators: what is compared.
-        settings: how.
-        drift_fs: length of the trajectories that the drift is taken from, fs; 0 for none.
-        store: what is there already is not done again.
-        say: tells what is being done.
+    Raises:
+        UserError: the file of `--aimd` is none.
     """
+    _stock_ratios(settings)
+    for molecule in find_molecules(settings.molecules):
+        _measure_one(molecule, settings, results)
 
-    def once(part: str, work: Callable[[], Any]) -> Any:
-        def told() -> Any:
+
+def _measure_one(molecule: Molecule, settings: MtsSettings, results: Results) -> None:
+    def once(part: str, kind: type[T], work: Callable[[], T]) -> T:
+        def told() -> T:
             say(f"{molecule.name}: {part}")
             return work()
 
-        return store.get(f"{molecule.name}/{part}", told)
+        return results.get(f"{molecule.name}/{part}", kind, told)
 
-    start = _start_from(molecule, once("start", lambda: _start(molecule, settings)))
-    reference = once("reference", lambda: _reference(start, settings))
-    for integrator in integrators:
-        once(integrator.name, lambda one=integrator: _follow(start, one, reference, settings))
-        if drift_fs > 0:
-            part = f"{integrator.name} drift {drift_fs:g} fs"
-            once(part, lambda one=integrator: _drift(start, one, drift_fs, settings))
+    def begin() -> StoredStart:
+        start = thermal_start(
+            molecule, equilibration_fs=settings.equilibration_fs, seed=settings.seed
+        )
+        return StoredStart(start.positions.tolist(), start.velocities.tolist())
 
-
-def _start(molecule: Molecule, settings: MtsSettings) -> dict[str, Any]:
-    start = thermal_start(
-        molecule, equilibration_fs=settings.equilibration_fs, seed=settings.seed
-    )  # fmt: skip
-    return {"positions": start.positions.tolist(), "velocities": start.velocities.tolist()}
-
-
-def _start_from(molecule: Molecule, stored: dict[str, Any]) -> Start:
-    return Start(molecule, np.array(stored["positions"]), np.array(stored["velocities"]))
+    stored = once("start", StoredStart, begin)
+    start = Start(molecule, np.array(stored.positions), np.array(stored.velocities))
+    reference = once("reference", dict[str, Array], lambda: _reference(start, settings))
+    for integrator in settings.integrators:
+        name = integrator.name
+        once(name, Followed, lambda one=integrator: _follow(start, one, reference, settings))
+        if settings.drift_fs > 0:
+            part = f"{name} drift {settings.drift_fs:g} fs"
+            once(part, Drift, lambda one=integrator: _drift(start, one, settings))
 
 
 def _stepper(start: Start, integrator: Integrator, settings: MtsSettings) -> Stepper:
-    engine = start.engine(settings.level, Resources(threads=settings.threads))
-    if integrator.kind == "verlet":
-        return Stepper(start.body, engine, integrator.step_fs)
-    inner = start.engine("gfn2-xtb")
-    return Stepper(start.body, engine, integrator.step_fs, inner, settings.inner_fs)
+    inner_fs = settings.inner_fs if integrator.kind == "mts" else None
+    resources = Resources(threads=settings.threads)
+    return start.stepper(settings.level, integrator.step_fs, inner_fs, resources)
 
 
-def _energy(start: Start, state: State) -> float:
-    """Potential plus kinetic energy, eV."""
-    assert state.evaluation is not None
-    return state.evaluation.energy + kinetic_energy(start.body.masses, state.velocities)
-
-
-def _reference(start: Start, settings: MtsSettings) -> dict[str, list]:
+def _reference(start: Start, settings: MtsSettings) -> dict[str, Array]:
     """Positions by time, in fs, before each mark: {"12.25": (n_atoms, 3) A, ...}."""
     stepper = _stepper(start, Integrator("verlet", settings.inner_fs), settings)
     state = stepper.begin(start.positions, start.velocities)
@@ -175,7 +152,7 @@ def _reference(start: Start, settings: MtsSettings) -> dict[str, list]:
     for step in range(1, round(settings.marks_fs[-1] / settings.inner_fs) + 1):
         stepper.step(state)
         time = step * settings.inner_fs
-        if any(mark - _KEPT_FS < time <= mark + 1e-9 for mark in settings.marks_fs):
+        if any(mark - KEPT_FS < time <= mark + 1e-9 for mark in settings.marks_fs):
             kept[_key(time)] = state.positions.tolist()
     return kept
 
@@ -185,43 +162,33 @@ def _key(time_fs: float) -> str:
 
 
 def _follow(
-    start: Start, integrator: Integrator, reference: dict[str, list], settings: MtsSettings
-) -> dict[str, Any]:
+    start: Start, integrator: Integrator, reference: dict[str, Array], settings: MtsSettings
+) -> Followed:
     """Distance from the reference, energies and cost along the compared length."""
     step_fs = integrator.step_fs
-    comparisons = {int(mark / step_fs + 1e-9): mark for mark in settings.marks_fs}
-    stepper = _stepper(start, integrator, settings)
-    run = _Run(start, stepper)
+    marks = {int(mark / step_fs + 1e-9): mark for mark in settings.marks_fs}
+    run = _Run(start, _stepper(start, integrator, settings))
     distances = []
     for step in range(1, int(settings.length_fs / step_fs + 1e-9) + 1):
         run.step()
-        if step in comparisons:
-            there = np.array(reference[_key(step * step_fs)])
-            square = np.sum((run.state.positions - there) ** 2, axis=1)
-            distances.append(
-                {
-                    "mark_fs": comparisons[step],
-                    "time_fs": step * step_fs,
-                    "rmsd": float(np.sqrt(square.mean())),
-                }
-            )
-    return {"distances": distances, **run.figures()}
+        if step in marks:
+            time = step * step_fs
+            square = np.sum((run.state.positions - np.array(reference[_key(time)])) ** 2, axis=1)
+            distances.append(Distance(marks[step], time, float(np.sqrt(square.mean()))))
+    return Followed(distances=distances, **asdict(run.figures()))
 
 
-def _drift(
-    start: Start, integrator: Integrator, length_fs: float, settings: MtsSettings
-) -> dict[str, Any]:
-    """Drift of the total energy along a long trajectory, meV/atom/ps; no error if too short."""
+def _drift(start: Start, integrator: Integrator, settings: MtsSettings) -> Drift:
     run = _Run(start, _stepper(start, integrator, settings))
-    for _ in range(int(length_fs / integrator.step_fs + 1e-9)):
+    for _ in range(int(settings.drift_fs / integrator.step_fs + 1e-9)):
         run.step()
-    energies = 1000.0 * np.array(run.energies) / start.molecule.n_atoms
+    energies = run.energies_per_atom()
     drift, error = drift_with_error(integrator.step_fs * np.arange(len(energies)), energies)
-    known = math.isfinite(error)  # JSON has no infinity
-    return {
-        "length_fs": length_fs, "drift": drift, "drift_error": error if known else None,
-        **run.figures(),
-    }  # fmt: skip
+    return Drift(
+        length_fs=settings.drift_fs, drift=drift,
+        drift_error=error if math.isfinite(error) else None,  # JSON has no infinity
+        **asdict(run.figures()),
+    )  # fmt: skip
 
 
 class _Run:
@@ -230,8 +197,8 @@ class _Run:
     def __init__(self, start: Start, stepper: Stepper):
         self._start = start
         self._stepper = stepper
-        self.state = stepper.begin(start.positions, start.velocities)
-        self.energies = [_energy(start, self.state)]
+        self.state: State = stepper.begin(start.positions, start.velocities)
+        self._energies = [self._energy()]
         self._seconds: list[float] = []
         self._cpu_seconds: list[float] = []
         self._builds: list[int] = []
@@ -243,105 +210,91 @@ class _Run:
         self._cpu_seconds.append(clock.cpu_s)
         assert self.state.evaluation is not None
         self._builds.append(self.state.evaluation.scf_cycles)
-        self.energies.append(_energy(self._start, self.state))
+        self._energies.append(self._energy())
 
-    def figures(self) -> dict[str, float]:
-        """Energy fluctuation, and costs per simulated fs past the first steps."""
+    def _energy(self) -> float:
+        """Potential plus kinetic energy, eV."""
+        assert self.state.evaluation is not None
+        kinetic = kinetic_energy(self._start.body.masses, self.state.velocities)
+        return self.state.evaluation.energy + kinetic
+
+    def energies_per_atom(self) -> np.ndarray:
+        """Total energies, meV/atom."""
+        return 1000.0 * np.array(self._energies) / self._start.molecule.n_atoms
+
+    def figures(self) -> Figures:
         step_fs = self._stepper.step_fs
         late = slice(min(_WARM_UP, len(self._builds) // 2), None)
-        energies = 1000.0 * np.array(self.energies) / self._start.molecule.n_atoms
-        return {
-            "energy_std": float(energies.std()),
-            "calls_per_fs": 1.0 / step_fs,
-            "builds_per_fs": float(np.mean(self._builds[late])) / step_fs,
-            "s_per_fs": float(np.median(self._seconds[late])) / step_fs,
-            "cpu_s_per_fs": float(np.median(self._cpu_seconds[late])) / step_fs,
-        }
+        return Figures(
+            energy_std=float(self.energies_per_atom().std()),
+            calls_per_fs=1.0 / step_fs,
+            builds_per_fs=float(np.mean(self._builds[late])) / step_fs,
+            s_per_fs=float(np.median(self._seconds[late])) / step_fs,
+            cpu_s_per_fs=float(np.median(self._cpu_seconds[late])) / step_fs,
+        )
 
 
-def summarise(document: dict[str, Any], aimd: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """One row a molecule and integrator: accuracy and cost, beside Verlet 0.5 fs and stock.
+def _stock_ratios(settings: MtsSettings) -> dict[str, float]:
+    """Stock over ours per evaluation, of the `speed aimd` result, by molecule."""
+    if settings.aimd is None:
+        return {}
+    found = read_document(settings.aimd, "aimd").results
+    figures = parsed(dict[str, AimdFigures], found, str(settings.aimd))
+    return {name: one.ratio for name, one in figures.items()}
 
-    `stock_ratio` is the cost per simulated fs of stock PySCF with Verlet 0.5 fs over this row's.
-    It joins two ratios that were each taken within one run: stock over ours per evaluation (of the
-    `aimd` result), and ours with Verlet 0.5 fs over this integrator per fs.
 
-    Args:
-        document: of `atom-bench speed mts`.
-        aimd: of `atom-bench speed aimd`, or None.
+def rows(settings: MtsSettings, results: Results) -> list[Row]:
+    """One row a molecule and integrator; the drift is that of the longest trajectory."""
+    return summarise(results, _stock_ratios(settings))
 
-    Returns:
-        Rows with `molecule`, `integrator`, the stored figures, `drift` and `drift_error` of the
-        longest trajectory (None without), `rmsd_ratio` (Verlet 0.5 fs over this one, last mark)
-        and `stock_ratio` (both None where there is nothing to compare with).
-    """
-    results = document["results"]
-    rows = []
-    for key, value in results.items():
+
+def summarise(results: Results, stock_ratios: dict[str, float]) -> list[Row]:
+    """The rows, from results and the ratios of stock over ours per evaluation by molecule."""
+    found = []
+    keys = list(results.document.results)
+    for key in keys:
         name, part = key.split("/", 1)
         if part in ("start", "reference") or " drift " in part:
             continue
-        longest = max(
-            (other for k, other in results.items() if k.startswith(f"{key} drift ")),
-            key=lambda other: other["length_fs"],
-            default={},
+        one = results.read(key, Followed)
+        drifts = [results.read(k, Drift) for k in keys if k.startswith(f"{key} drift ")]
+        longest = max(drifts, key=lambda drift: drift.length_fs, default=None)
+        usual = f"{name}/verlet 0.5"
+        verlet = results.read(usual, Followed) if usual in keys else None
+        stock = stock_ratios.get(name)
+        found.append(
+            Row(
+                molecule=name,
+                integrator=part,
+                drift=longest and longest.drift,
+                drift_error=longest and longest.drift_error,
+                drift_length_fs=longest and longest.length_fs,
+                rmsd_ratio=verlet and verlet.distances[-1].rmsd / one.distances[-1].rmsd,
+                stock_ratio=verlet and stock and stock * verlet.s_per_fs / one.s_per_fs,
+                **vars(one),
+            )
         )
-        usual = results.get(f"{name}/verlet 0.5")
-        rows.append(
-            {
-                "molecule": name, "integrator": part, **value,
-                "drift": longest.get("drift"), "drift_error": longest.get("drift_error"),
-                "drift_length_fs": longest.get("length_fs"),
-                "rmsd_ratio": _rmsd_ratio(usual, value),
-                "stock_ratio": _stock_ratio(usual, value, _speed_up(aimd, name)),
-            }
-        )  # fmt: skip
-    return rows
+    return found
 
 
-def _rmsd_ratio(usual: dict | None, value: dict) -> float | None:
-    if usual is None:
-        return None
-    return usual["distances"][-1]["rmsd"] / value["distances"][-1]["rmsd"]
-
-
-def _stock_ratio(usual: dict | None, value: dict, speed_up: float | None) -> float | None:
-    if usual is None or speed_up is None:
-        return None
-    return speed_up * usual["s_per_fs"] / value["s_per_fs"]
-
-
-def _speed_up(aimd: dict[str, Any] | None, name: str) -> float | None:
-    measured = (aimd or {"results": {}})["results"].get(name)
-    return None if measured is None else measured["ratio"]
-
-
-def mts_sheets(document: dict[str, Any]) -> list[Table]:
-    """The table of `atom-bench speed mts`."""
-    marks = sorted({d["mark_fs"] for row in document["rows"] for d in row["distances"]})
-    times = " / ".join(f"{mark:g}" for mark in marks)
-    heading = (
-        "molecule", "integrator, fs", "calls/fs", "builds/fs", "s/fs", f"RMSD at {times} fs, A",
-        "Verlet 0.5's RMSD over it", "energy std, meV/atom", "drift, meV/atom/ps", "stock / ours",
-    )  # fmt: skip
+def tables(settings: MtsSettings, results: Results) -> list[Table]:
+    """One row a molecule and integrator."""
+    found = rows(settings, results)
+    marks = sorted({one.mark_fs for row in found for one in row.distances})
+    columns = {
+        "molecule": "{molecule}",
+        "integrator, fs": "{integrator}",
+        "calls/fs": "{calls_per_fs:.2f}",
+        "builds/fs": "{builds_per_fs:.2f}",
+        "s/fs": "{s_per_fs:.3f}",
+        f"RMSD at {' / '.join(f'{mark:g}' for mark in marks)} fs, A": "{rmsds}",
+        "Verlet 0.5's RMSD over it": "{rmsd_ratio:.1f}",
+        "energy std, meV/atom": "{energy_std:.2f}",
+        "drift, meV/atom/ps": "{drift_text}",
+        "stock / ours": "{stock_ratio:.1f}",
+    }
     title = (
-        f"Integrators against velocity Verlet {document['settings']['inner_fs']:g} fs, "
-        f"{document['settings']['level']}, NVE; stock / ours: per simulated fs, stock with Verlet "
-        "0.5 fs"
+        f"Integrators against velocity Verlet {settings.inner_fs:g} fs, {settings.level}, NVE; "
+        "stock / ours: per simulated fs, stock with Verlet 0.5 fs"
     )
-    return [Table(title, heading, [_mts_row(row) for row in document["rows"]])]
-
-
-def _mts_row(row: dict[str, Any]) -> list[str]:
-    error = row["drift_error"]
-    drift = "" if error is None else f"{row['drift']:+.3f} ± {error:.3f}"
-    return [
-        row["molecule"], row["integrator"], f"{row['calls_per_fs']:.2f}",
-        f"{row['builds_per_fs']:.2f}", f"{row['s_per_fs']:.3f}",
-        " / ".join(f"{one['rmsd']:.1e}" for one in row["distances"]),
-        _ratio(row["rmsd_ratio"]), f"{row['energy_std']:.2f}", drift, _ratio(row["stock_ratio"]),
-    ]  # fmt: skip
-
-
-def _ratio(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
+    return [Table.of(title, columns, found)]

@@ -1,24 +1,30 @@
 """The molecules that are timed and where their trajectories start."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 
+from benchmarks.speed.scaffold import Results
 from pipelines.conformers import start_geometry
 from pipelines.dynamics.integrators import Body, Stepper
 from pipelines.dynamics.thermostats import make_thermostat, thermal_velocities
-from pipelines.engines.engine import Engine
+from pipelines.engines.engine import Engine, Resources
 from pipelines.engines.registry import make_engine
 from tg80.chemistry.lists import default_name, tg80_molecules
 from tg80.chemistry.mechanics import degrees_of_freedom, is_linear
 from tg80.chemistry.molecule import Molecule, molecule_from_smiles
 from tg80.errors import UserError
+from tg80.theory import Level
 
 TEMPERATURE_K = 300.0
 XTB_STEP_FS = 0.5
 THERMOSTAT_FS = 100.0
 _SMALL = {"water": "O", "ammonia": "N", "methane": "C"}
+
+T = TypeVar("T")
 
 
 def find_molecules(names: str) -> list[Molecule]:
@@ -69,9 +75,20 @@ class Start:
             masses, degrees_of_freedom(masses, self.positions), is_linear(masses, self.positions)
         )
 
-    def engine(self, level, resources=None) -> Engine:
+    def engine(self, level: Level | str, resources: Resources | None = None) -> Engine:
         """A new engine for the molecule."""
         return make_engine(level, self.molecule.atomic_numbers, self.molecule.charge, resources)
+
+    def stepper(
+        self,
+        level: Level | str,
+        step_fs: float,
+        inner_fs: float | None = None,
+        resources: Resources | None = None,
+    ) -> Stepper:
+        """Multiple time steps with GFN2-xTB inside; velocity Verlet without `inner_fs`."""
+        inner = None if inner_fs is None else self.engine("gfn2-xtb")
+        return Stepper(self.body, self.engine(level, resources), step_fs, inner, inner_fs)
 
 
 def thermal_start(molecule: Molecule, *, equilibration_fs: float = 500.0, seed: int = 0) -> Start:
@@ -83,7 +100,7 @@ def thermal_start(molecule: Molecule, *, equilibration_fs: float = 500.0, seed: 
     rng = np.random.default_rng(np.random.SeedSequence([seed, molecule.n_atoms]))
     cold = Start(molecule, geometry.positions, np.zeros_like(geometry.positions))
     body = cold.body
-    stepper = Stepper(body, cold.engine("gfn2-xtb"), XTB_STEP_FS)
+    stepper = cold.stepper("gfn2-xtb", XTB_STEP_FS)
     thermostat = make_thermostat("bussi", body, TEMPERATURE_K, THERMOSTAT_FS)
     assert thermostat is not None
     velocities = thermal_velocities(body, geometry.positions, TEMPERATURE_K, rng)
@@ -92,3 +109,11 @@ def thermal_start(molecule: Molecule, *, equilibration_fs: float = 500.0, seed: 
         stepper.step(state)
         thermostat.apply(state, XTB_STEP_FS, rng)
     return Start(molecule, state.positions, state.velocities)
+
+
+def measure_each(
+    settings: Any, results: Results, kind: type[T], measure: Callable[[Molecule, Any], T]
+) -> None:
+    """Put the figures of every molecule of the settings into the results."""
+    for molecule in find_molecules(settings.molecules):
+        results.get(molecule.name, kind, lambda one=molecule: measure(one, settings))

@@ -1,12 +1,13 @@
 """Stock PySCF at a level of theory, used as its manual says: what our engine is timed against."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pyscf import df, dft, gto
 
-from benchmarks.speed.timing import SameThreads
+from benchmarks.speed.scaffold import SameThreads
+from benchmarks.speed.settings import Integrals
 from pipelines.engines.dft.hamiltonian import auxiliary_basis_of, core_potentials_of
 from tg80.constants import ANGSTROM_PER_BOHR
 from tg80.errors import RunFailed
@@ -14,8 +15,6 @@ from tg80.theory import Level, symbols_of
 
 # Larger three-centre integrals are left to PySCF, which then evaluates them in every cycle.
 _MAX_INTEGRAL_BYTES = 2e9
-
-Integrals = Literal["memory", "every-cycle"]
 
 
 @dataclass(frozen=True)

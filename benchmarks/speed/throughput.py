@@ -6,92 +6,108 @@ over that of one is (t_0 + t_1) / t_both, and at best 2.
 """
 
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field
+import numpy as np
 
-from benchmarks.speed.processes import children
-from benchmarks.speed.starts import Start, thermal_start
-from benchmarks.speed.timing import summary
-from pipelines.dynamics.integrators import Stepper
+from benchmarks.speed.scaffold import Results, Spread, ask_all, children, say, timed
+from benchmarks.speed.settings import ThroughputSettings
+from benchmarks.speed.starts import Start, measure_each, thermal_start
 from pipelines.dynamics.segments import Stage, StagePlan
 from pipelines.run.cluster.workers import local_client
 from tg80.chemistry.molecule import Molecule
 from tg80.console import Table
-from tg80.untrusted.limits import BoundedModel
 
-Run = Callable[[list[int]], float]
-
-
-class ThroughputSettings(BoundedModel):
-    """What is timed: `repeats` times `steps` outer steps of `outer_fs` in each worker."""
-
-    level: str = "pbe-def2svp"
-    steps: int = Field(default=40, ge=1)
-    repeats: int = Field(default=5, ge=1)
-    warm_up: int = Field(default=12, ge=0)
-    outer_fs: float = Field(default=1.0, gt=0)
-    inner_fs: float = Field(default=0.25, gt=0)
-    seed: int = 0
+Run = Callable[[list[int]], object]
+"""Let the workers of these numbers do their next piece of work side by side."""
 
 
-def measure(
-    molecule: Molecule, settings: ThroughputSettings, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Throughput of two workers over that of one, plain and through Dask, JSON-able.
+@dataclass(frozen=True)
+class Repeat:
+    """Seconds of both pieces of work one after the other, and side by side."""
 
-    Both kinds take turns, so that whatever else the machine does meets both alike.
-    """
+    alone_s: float
+    both_s: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Throughput of two workers over that of one, and the rates of either."""
+
+    ratio: Spread
+    steps_per_s_one: float
+    steps_per_s_two: float
+    repeats: list[Repeat]
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """The figures of one molecule, with plain processes and through Dask."""
+
+    molecule: str
+    n_atoms: int
+    plain: Figures
+    dask: Figures
+
+
+def measure(settings: ThroughputSettings, results: Results) -> None:
+    """Throughput of two workers over that of one for every molecule."""
+    measure_each(settings, results, Throughput, two_against_one)
+
+
+def two_against_one(molecule: Molecule, settings: ThroughputSettings) -> Throughput:
+    """The figures of a molecule; both kinds of workers take turns."""
     starts = [
         thermal_start(molecule, equilibration_fs=100.0, seed=settings.seed + i) for i in range(2)
     ]
-    rows: dict[str, list[dict[str, float]]] = {"plain": [], "dask": []}
+    found: dict[str, list[Repeat]] = {"plain": [], "dask": []}
     with ExitStack() as stack:
         say(f"{molecule.name}: workers")
         workers = stack.enter_context(children(2, _Worker, starts, settings))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="atom-bench-"))
         client = stack.enter_context(local_client(2, Path(folder)))
-        runs: dict[str, Run] = {
-            "plain": lambda indices: _run_plain(workers, indices, settings.steps),
-            "dask": lambda indices: _run_dask(client, folder, starts, settings, indices),
-        }
+
+        def run_plain(indices: list[int]) -> None:
+            ask_all([workers[i] for i in indices], settings.steps)
+
+        def run_dask(indices: list[int]) -> None:
+            tasks = [(f"{folder}/{i}", starts[i], settings) for i in indices]
+            client.gather([client.submit(_segment, *task, pure=False) for task in tasks])
+
+        runs: dict[str, Run] = {"plain": run_plain, "dask": run_dask}
         for run in runs.values():
             run([0, 1])  # Imports, compilation and, in Dask, the first segment.
         for repeat in range(settings.repeats):
             for kind, run in runs.items():
                 say(f"{molecule.name}: {kind}, repeat {repeat + 1} of {settings.repeats}")
-                rows[kind].append(_one_repeat(run, both_first=repeat % 2 == 1))
-    return {
-        "molecule": molecule.name,
-        "n_atoms": molecule.n_atoms,
-        **{kind: _figures(of_kind, settings) for kind, of_kind in rows.items()},
-    }
+                found[kind].append(_repeat(run, both_first=repeat % 2 == 1))
+    figures = {kind: _figures(repeats, settings.steps) for kind, repeats in found.items()}
+    return Throughput(molecule.name, molecule.n_atoms, **figures)
 
 
-def _one_repeat(run: Run, *, both_first: bool) -> dict[str, float]:
-    both = run([0, 1]) if both_first else float("nan")
-    alone = [run([0]), run([1])]
-    if not both_first:
-        both = run([0, 1])
-    return {"alone_s": sum(alone), "both_s": both, "ratio": sum(alone) / both}
+def _repeat(run: Run, *, both_first: bool) -> Repeat:
+    pieces = [[0, 1], [0], [1]] if both_first else [[0], [1], [0, 1]]
+    both_s = alone_s = 0.0
+    for indices in pieces:
+        with timed() as clock:
+            run(indices)
+        if len(indices) == 2:
+            both_s = clock.wall_s
+        else:
+            alone_s += clock.wall_s
+    return Repeat(alone_s, both_s, alone_s / both_s)
 
 
-def _figures(rows: list[dict[str, float]], settings: ThroughputSettings) -> dict[str, Any]:
-    return {
-        "ratio": summary([row["ratio"] for row in rows]),
-        "steps_per_s_one": 2 * settings.steps / summary([r["alone_s"] for r in rows])["median"],
-        "steps_per_s_two": 2 * settings.steps / summary([r["both_s"] for r in rows])["median"],
-        "repeats": rows,
-    }
-
-
-def _stepper(start: Start, settings: ThroughputSettings) -> Stepper:
-    engine, inner = start.engine(settings.level), start.engine("gfn2-xtb")
-    return Stepper(start.body, engine, settings.outer_fs, inner, settings.inner_fs)
+def _figures(repeats: list[Repeat], steps: int) -> Figures:
+    alone, both = (
+        float(np.median([getattr(one, name) for one in repeats])) for name in ("alone_s", "both_s")
+    )
+    ratio = Spread.of([one.ratio for one in repeats])
+    return Figures(ratio, 2 * steps / alone, 2 * steps / both, repeats)
 
 
 class _Worker:
@@ -99,62 +115,36 @@ class _Worker:
 
     def __init__(self, index: int, starts: list[Start], settings: ThroughputSettings):
         start = starts[index]
-        self._stepper = _stepper(start, settings)
+        self._stepper = start.stepper(settings.level, settings.outer_fs, settings.inner_fs)
         self._state = self._stepper.begin(start.positions, start.velocities)
-        for _ in range(settings.warm_up):
-            self._stepper.step(self._state)
+        self(settings.warm_up)
 
-    def __call__(self, n_steps: int) -> int:
+    def __call__(self, n_steps: int) -> None:
         for _ in range(n_steps):
             self._stepper.step(self._state)
-        return n_steps
-
-
-def _run_plain(workers: list, indices: list[int], n_steps: int) -> float:
-    began = time.perf_counter()
-    for i in indices:
-        workers[i].ask(n_steps)
-    for i in indices:
-        workers[i].answer()
-    return time.perf_counter() - began
-
-
-def _run_dask(client, folder: str, starts, settings: ThroughputSettings, indices) -> float:
-    began = time.perf_counter()
-    futures = [
-        client.submit(_segment, f"{folder}/{i}", starts[i], settings, pure=False) for i in indices
-    ]
-    client.gather(futures)
-    return time.perf_counter() - began
 
 
 def _segment(folder: str, start: Start, settings: ThroughputSettings) -> int:
     """The task: the next segment of a trajectory, found on disk and committed there."""
-    name = Path(folder).name
     plan = StagePlan(
-        identity=f"{start.molecule.name} {name}", n_steps=10**6,
+        identity=f"{start.molecule.name} {Path(folder).name}", n_steps=10**6,
         steps_per_segment=settings.steps, store_stride=1, seed=(settings.seed,),
     )  # fmt: skip
-    stage = Stage(
-        Path(folder), plan, start.body, _stepper(start, settings), None,
-        lambda: (start.positions, start.velocities),
-    )  # fmt: skip
-    return stage.advance().step
+    stepper = start.stepper(settings.level, settings.outer_fs, settings.inner_fs)
+    begin = lambda: (start.positions, start.velocities)  # noqa: E731
+    return Stage(Path(folder), plan, start.body, stepper, None, begin).advance().step
 
 
-def throughput_sheets(document: dict[str, Any]) -> list[Table]:
-    """The table of `atom-bench speed throughput`."""
-    rows = []
-    for one in document["results"].values():
-        for kind in ("plain", "dask"):
-            figures = one[kind]
-            spread = figures["ratio"]
-            rows.append(
-                [
-                    one["molecule"], kind, f"{figures['steps_per_s_one']:.2f}",
-                    f"{figures['steps_per_s_two']:.2f}", f"{spread['median']:.2f}",
-                    f"{spread['lowest']:.2f}-{spread['highest']:.2f}",
-                ]
-            )  # fmt: skip
-    heading = ("molecule", "workers", "one, steps/s", "two, steps/s", "two / one", "range")
-    return [Table("Throughput of two single-thread workers over that of one", heading, rows)]
+def tables(settings: ThroughputSettings, results: Results) -> list[Table]:
+    """One row a molecule and kind of workers."""
+    columns = {
+        "molecule": "{0.molecule}",
+        "workers": "{1}",
+        "one, steps/s": "{2.steps_per_s_one:.2f}",
+        "two, steps/s": "{2.steps_per_s_two:.2f}",
+        "two / one": "{2.ratio.median:.2f}",
+        "range": "{2.ratio.lowest:.2f}-{2.ratio.highest:.2f}",
+    }
+    molecules = results.all(Throughput)
+    rows = [(one, kind, getattr(one, kind)) for one in molecules for kind in ("plain", "dask")]
+    return [Table.of("Throughput of two single-thread workers over that of one", columns, rows)]

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.speed.commands import numbers
+from benchmarks.speed.commands import checked
+from benchmarks.speed.scaffold import Spread, peak_memory_bytes, timed
+from benchmarks.speed.settings import AimdSettings
 from benchmarks.speed.starts import find_molecules, thermal_start
 from benchmarks.speed.stock import StockPySCF
-from benchmarks.speed.timing import peak_memory_bytes, summary, timed
 from tg80.chemistry.mechanics import angular_momentum, linear_momentum
 from tg80.errors import UserError
 from tg80.theory import get_level
@@ -65,6 +66,15 @@ def test_tables_are_printed_for_terminals_and_as_markdown(results, capsys):
     assert printed.count("| water |") >= 7
 
 
+def test_a_results_file_that_somebody_changed_is_named(results, tmp_path, capsys):
+    document = json.loads(results.read_text())
+    del document["results"]["water"]["ratio"]
+    changed = tmp_path / "aimd.json"
+    changed.write_text(json.dumps(document))
+    assert main([*TINY, "--out", str(changed)]) == 2
+    assert capsys.readouterr().err.strip() == f"error: {changed}: water: ratio: Field required"
+
+
 def test_results_of_other_settings_are_refused(results, capsys):
     assert main([*TINY, "--out", str(results), "--seed", "3"]) == 2
     assert "other settings" in capsys.readouterr().err
@@ -87,10 +97,10 @@ def test_wrong_options_are_named(option, value, named, capsys):
 
 
 def test_lists_of_numbers():
-    assert numbers("1, 2.5", "--x") == (1.0, 2.5)
-    assert numbers("", "--x") == ()
-    with pytest.raises(UserError, match="--x"):
-        numbers("0", "--x")
+    assert checked(AimdSettings, {"outer_fs": "1, 2.5"}).outer_fs == (1.0, 2.5)
+    assert checked(AimdSettings, {"outer_fs": ""}).outer_fs == ()
+    with pytest.raises(UserError, match=r"--outer-fs: .*greater than 0"):
+        checked(AimdSettings, {"outer_fs": "0"})
 
 
 def test_molecules_are_found_by_name_or_smiles():
@@ -140,5 +150,5 @@ def test_clocks_and_summaries():
     with timed() as clock:
         sum(range(1000))
     assert clock.wall_s > 0 and clock.cpu_s >= 0
-    assert summary([3.0, 1.0, 2.0])["median"] == 2.0
+    assert Spread.of([3.0, 1.0, 2.0]).median == 2.0
     assert 1e7 < peak_memory_bytes() < 1e11

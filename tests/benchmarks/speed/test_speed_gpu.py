@@ -3,15 +3,10 @@
 import numpy as np
 import pytest
 
-from benchmarks.speed.gpu import (
-    GpuSettings,
-    gpu_sheets,
-    measure,
-    parse_counts,
-    parse_devices,
-    prepare,
-    side_by_side,
-)
+from benchmarks.speed.commands import checked
+from benchmarks.speed.gpu import SideBySide, count_steps, measure, side_by_side, tables
+from benchmarks.speed.scaffold import Results
+from benchmarks.speed.settings import GpuSettings
 from benchmarks.speed.starts import Start, find_molecules
 from pipelines.engines.dft.gpu_devices import find_gpus
 from tg80.errors import RunFailed, UserError
@@ -27,14 +22,14 @@ def brief(**changes) -> GpuSettings:
 
 def test_trajectories_side_by_side_on_the_cpu_are_no_more_than_its_cores(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1})
-    settings = brief(trajectories=(2, 16))
-    molecule = find_molecules("water")[0]
-    result = measure(molecule, settings)
-    assert [row["trajectories"] for row in result["rows"]] == [2]
-    assert all(row["steps_per_s"] >= row["slowest_steps_per_s"] > 0 for row in result["rows"])
-    document = {"settings": settings.model_dump(), "results": {"water": result}}
-    (sheet,) = gpu_sheets(document)
-    assert len(sheet.rows) == len(result["rows"])
+    settings = brief(trajectories=(2, 16), molecules="water")
+    results = Results(None, "gpu", settings)
+    measure(settings, results)
+    (found,) = results.all(SideBySide)
+    assert [row.trajectories for row in found.rows] == [2]
+    assert all(row.steps_per_s >= row.slowest_steps_per_s > 0 for row in found.rows)
+    (sheet,) = tables(settings, results)
+    assert len(sheet.rows) == len(found.rows)
     assert all(len(row) == len(sheet.heading) for row in sheet.rows)
     assert "1.00" in {row[-1] for row in sheet.rows}
 
@@ -51,20 +46,20 @@ def test_without_a_gpu_nothing_is_timed():
         find_gpus()
     except UserError as reason:
         with pytest.raises(UserError) as error:
-            prepare(find_molecules("water"), GpuSettings(), print)
+            measure(GpuSettings(molecules="water"), Results(None, "gpu", GpuSettings()))
         assert str(error.value) == str(reason)
     else:
         pytest.skip("a GPU is at hand")
 
 
 def test_options():
-    assert parse_counts("1,4") == (1, 4)
-    assert parse_devices("cuda, cpu") == ("cuda", "cpu")
+    settings = checked(GpuSettings, {"trajectories": "1,4", "devices": "cuda, cpu"})
+    assert settings.trajectories == (1, 4) and settings.devices == ("cuda", "cpu")
     for text in ("", "0,1", "a"):
         with pytest.raises(UserError, match="--trajectories"):
-            parse_counts(text)
+            checked(GpuSettings, {"trajectories": text})
     with pytest.raises(UserError, match="--devices"):
-        parse_devices("rocm")
+        checked(GpuSettings, {"devices": "rocm"})
 
 
 @pytest.mark.gpu
@@ -74,6 +69,6 @@ def test_one_gpu_against_the_cpu():
     except UserError as reason:
         pytest.skip(str(reason))
     settings = GpuSettings(trajectories=(1, 4), warm_up=4, seconds=5.0, equilibration_fs=50.0)
-    result = measure(find_molecules("ethanol")[0], settings)
-    assert {row["device"] for row in result["rows"]} == {"cpu", "cuda"}
-    assert all(row["steps_per_s"] > 0 for row in result["rows"])
+    found = count_steps(find_molecules("ethanol")[0], settings)
+    assert {row.device for row in found.rows} == {"cpu", "cuda"}
+    assert all(row.steps_per_s > 0 for row in found.rows)

@@ -3,7 +3,9 @@
 import json
 
 from benchmarks.cli import main
-from benchmarks.speed.loader import LoaderSettings, loader_sheets
+from benchmarks.speed.loader import tables
+from benchmarks.speed.scaffold import Clocked, Results, Spread
+from benchmarks.speed.settings import LoaderSettings
 
 
 def test_the_command_times_loaders_and_training(capsys):
@@ -25,15 +27,16 @@ def test_the_command_times_loaders_and_training(capsys):
 
 def test_the_table_counts_training_on_all_cores():
     def rates(wall, cpu):
-        one = lambda x: {"median": x, "quartile_1": x - 1, "quartile_3": x + 1}  # noqa: E731
-        return {"wall": one(wall), "cpu": one(cpu)}
+        return Clocked(*(Spread.of([x - 2, x, x + 2]) for x in (wall, cpu)))
 
-    results = {
+    rates_of = {
         "memory, 0 workers": rates(8000.0, 9000.0), "memory, 2 workers": rates(4000.0, 1.0),
         "ATOM mini": rates(100.0, 150.0),
     }  # fmt: skip
-    settings = LoaderSettings(threads=1, cores=2).model_dump()
-    (sheet,) = loader_sheets({"settings": settings, "results": {"loader": results}})
+    settings = LoaderSettings(threads=1, cores=2)
+    results = Results(None, "loader", settings)
+    results.get("loader", dict[str, Clocked], lambda: rates_of)
+    (sheet,) = tables(settings, results)
     assert [list(row) for row in sheet.rows] == [
         ["memory, 0 workers", "8000", "7999-8001", "9000", "40", "30"],
         ["memory, 2 workers", "4000", "3999-4001", "", "20", ""],

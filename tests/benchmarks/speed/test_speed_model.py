@@ -1,17 +1,34 @@
 """The model's speed beside plain loops: the command on small sizes, and its tables."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from benchmarks.cli import main
-from benchmarks.speed.model import ModelSettings, Shape, Variant, Work
-from benchmarks.speed.model_report import model_sheets, published
-from benchmarks.speed.model_scaling import growth_exponent
+from benchmarks.speed.model import (
+    Growth,
+    Point,
+    Shape,
+    Times,
+    Variant,
+    Work,
+    growth_exponent,
+    published,
+    tables,
+)
+from benchmarks.speed.scaffold import Clocked, Results, Spread
+from benchmarks.speed.settings import ModelSettings
 
 SMALL = ["speed", "model", "--preset", "mini", "--modes", "start", "--batch-size", "2"]
 SMALL += ["--atoms", "5", "--lags", "2", "--repeats", "1"]
+
+
+def times(forward, step):
+    """Processor times of a forward and a step; by wall time both take 9 s."""
+    wall = Spread.of([9.0])
+    return Times(*(Clocked(wall, Spread.of([cpu])) for cpu in (forward, step)))
 
 
 def test_the_command_times_model_and_plain_loop_and_grows_them(tmp_path, capsys):
@@ -38,15 +55,16 @@ def test_the_command_times_model_and_plain_loop_and_grows_them(tmp_path, capsys)
     assert "first calls" not in printed.err
 
 
-def test_what_needs_too_much_memory_is_left_out(capsys):
+def test_what_needs_too_much_memory_is_left_out(tmp_path, capsys):
     argv = [*SMALL, "--no-plain", "--scaling", "--scaling-sizes", "1,64;4;1", "--memory-gb", "1e-6"]
+    argv += ["--out", str(tmp_path / "model.json")]
     assert main([*argv, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     rows = [row for row in document["results"].values() if row.get("axis") == "batch_size"]
-    assert "times" in rows[0] and "times" not in rows[1]
+    assert rows[0]["times"] and rows[1]["times"] is None
     assert rows[1]["needs_bytes"] == 64 * rows[0]["step_memory_bytes"]
-    sheet = model_sheets(document)[1]
-    assert list(sheet.rows[1])[:2] == ["64, 12, 8", "left out"]
+    assert main([*argv, "--markdown"]) == 0
+    assert "| 64, 12, 8: left out |" in capsys.readouterr().out
 
 
 def test_a_step_trains_and_a_forward_does_not():
@@ -67,39 +85,31 @@ def test_variants_run_the_same_weights():
 
 
 def test_ratios_are_of_medians_and_published_figures_stand_where_they_were_measured():
-    def times(forward, step):
-        one = lambda x: {"median": x}  # noqa: E731
-        return {
-            "forward": {"wall": one(9.0), "cpu": one(forward)},
-            "step": {"wall": one(9.0), "cpu": one(step)},
-        }
-
-    settings = ModelSettings().model_dump(mode="json")
-    point = {
-        "mode": "joint", "batch_size": 32, "atoms": 12, "lags": 8, "n_parameters": 1,
-        "step_memory_bytes": 2e6, "times": {"model": times(0.1, 0.2), "plain loop": times(1, 3)},
-    }  # fmt: skip
-    (sheet,) = model_sheets({"settings": settings, "results": {"joint, N = 12": point}})
+    settings = ModelSettings()
+    of_variants = {"model": times(0.1, 0.2), "plain loop": times(1.0, 3.0)}
+    point = Point("joint", 32, 12, 8, 1, 2_000_000, of_variants)
+    results = Results(None, "model", settings)
+    results.get("joint, N = 12", Point, lambda: point)
+    sheet = tables(settings, results)[0]
     model, plain, reference = (list(row) for row in sheet.rows)
     assert model[6:] == ["320", "160", "2", "", ""]
     assert plain[-2:] == ["10.0", "15.0"]
     assert reference[1:4] == ["762,338", "0.6", "1.7"] and reference[-2:] == ["6.0", "8.5"]
-    assert published(settings, point | {"mode": "start"}) is None
-    assert published(settings | {"threads": 2}, point) is None
-    assert published(settings | {"preset": "mini"}, point) is None
-    assert published(settings, point | {"atoms": 13}) is None
+    assert published(settings, replace(point, mode="start")) is None
+    assert published(ModelSettings(threads=2), point) is None
+    assert published(ModelSettings(preset="mini"), point) is None
+    assert published(settings, replace(point, atoms=13)) is None
 
 
 def test_the_exponent_is_that_of_the_largest_sizes():
     def row(atoms, seconds):
-        times = {"step": {"cpu": {"median": seconds}}}
-        return {"axis": "atoms", "clock": "cpu", "atoms": atoms, "times": times}
+        return Growth("atoms", "joint", "cpu", 4, atoms, 8, times=times(1.0, seconds))
 
     rows = [row(n, max(1.0, (n / 100) ** 1.7)) for n in (1, 50, 100, 200, 400)]
-    assert growth_exponent(rows, "atoms") == pytest.approx(1.7)
-    assert growth_exponent(rows, "lags") is None
-    left_out = {"axis": "atoms", "clock": "cpu", "atoms": 800, "needs_bytes": 1.0}
-    assert growth_exponent([*rows, left_out], "atoms") == pytest.approx(1.7)
+    assert growth_exponent(rows) == pytest.approx(1.7)
+    assert growth_exponent(rows[:1]) is None and growth_exponent([]) is None
+    left_out = Growth("atoms", "joint", "cpu", 4, 800, 8, needs_bytes=1.0)
+    assert growth_exponent([*rows, left_out]) == pytest.approx(1.7)
 
 
 def test_wrong_settings_are_named(capsys):

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.speed.mts import Integrator, parse_integrators, summarise
+from benchmarks.speed.commands import checked
+from benchmarks.speed.mts import summarise
+from benchmarks.speed.scaffold import Results
+from benchmarks.speed.settings import Integrator, MtsSettings
 from tg80.errors import UserError
 
 TINY = [
@@ -68,33 +71,39 @@ def test_drift_is_added_to_what_is_there(results, capsys):
 
 def test_ratios_to_stock_are_chained():
     """Stock over ours per call, times ours with Verlet 0.5 over this integrator per fs."""
-    base = {"distances": [{"mark_fs": 20.0, "rmsd": 1e-3}]}
-    results = {
-        "water/start": {},
-        "water/reference": {},
-        "water/verlet 0.5": base | {"s_per_fs": 4.0},
-        "water/mts 1": {"distances": [{"mark_fs": 20.0, "rmsd": 5e-4}], "s_per_fs": 2.5},
-        "water/mts 1 drift 400 fs": {"length_fs": 400.0, "drift": 0.3, "drift_error": 0.1},
-        "water/mts 1 drift 1000 fs": {"length_fs": 1000.0, "drift": 0.1, "drift_error": 0.01},
-    }
-    rows = summarise({"results": results}, {"results": {"water": {"ratio": 10.0}}})
-    assert [row["stock_ratio"] for row in rows] == [10.0, 16.0]
-    assert rows[1]["rmsd_ratio"] == 2.0
-    assert rows[1]["drift"] == 0.1 and rows[0]["drift"] is None
-    assert summarise({"results": results}, None)[0]["stock_ratio"] is None
+    base = {"energy_std": 0.1, "calls_per_fs": 1.0, "builds_per_fs": 1.0, "cpu_s_per_fs": 1.0}
+    mark = {"mark_fs": 20.0, "time_fs": 20.0}
+    results = Results(None, "mts", MtsSettings())
+    results.document.results.update(
+        {
+            "water/start": {},
+            "water/reference": {},
+            "water/verlet 0.5": base | {"s_per_fs": 4.0, "distances": [mark | {"rmsd": 1e-3}]},
+            "water/mts 1": base | {"s_per_fs": 2.5, "distances": [mark | {"rmsd": 5e-4}]},
+            "water/mts 1 drift 400 fs": base
+            | {"s_per_fs": 1.0, "length_fs": 400.0, "drift": 0.3, "drift_error": 0.1},
+            "water/mts 1 drift 1000 fs": base
+            | {"s_per_fs": 1.0, "length_fs": 1000.0, "drift": 0.1, "drift_error": 0.01},
+        }
+    )
+    rows = summarise(results, {"water": 10.0})
+    assert [row.stock_ratio for row in rows] == [10.0, 16.0]
+    assert rows[1].rmsd_ratio == 2.0
+    assert rows[1].drift == 0.1 and rows[0].drift is None
+    assert summarise(results, {})[0].stock_ratio is None
 
 
 def test_integrators_are_read_and_refused():
-    assert parse_integrators("verlet:0.5, mts:1", 0.25) == [
+    assert checked(MtsSettings, {"integrators": "verlet:0.5, mts:1"}).integrators == (
         Integrator("verlet", 0.5),
         Integrator("mts", 1.0),
-    ]
+    )
     for text, named in [
         ("euler:1", "no integrator"), ("mts", "no integrator"), ("mts:50", "up to 5 fs"),
-        ("mts:0.6", "multiple"), (",", "names none"),
+        ("mts:0.6", "multiple"), (",", "--integrators"),
     ]:  # fmt: skip
         with pytest.raises(UserError, match=named):
-            parse_integrators(text, 0.25)
+            checked(MtsSettings, {"integrators": text})
 
 
 def test_a_wrong_aimd_file_is_named(tmp_path, results, capsys):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 # What a child imports of this module costs it time: the tests import the rest themselves.
-from benchmarks.speed.processes import children
+from benchmarks.speed.scaffold import children
 from tg80.errors import RunFailed
 
 
@@ -52,14 +52,15 @@ def test_peak_memory_of_a_worker(capsys):
 
 @pytest.mark.slow
 def test_throughput_of_two_workers():
+    from benchmarks.speed.settings import ThroughputSettings
     from benchmarks.speed.starts import find_molecules
-    from benchmarks.speed.throughput import ThroughputSettings, measure
+    from benchmarks.speed.throughput import two_against_one
 
     settings = ThroughputSettings(steps=1, repeats=1, warm_up=0)
     (water,) = find_molecules("water")
-    figures = measure(water, settings, lambda text: None)
-    for kind in ("plain", "dask"):
-        assert figures[kind]["ratio"]["n"] == 1
-        rates = [figures[kind][name] for name in ("steps_per_s_one", "steps_per_s_two")]
+    found = two_against_one(water, settings)
+    for figures in (found.plain, found.dask):
+        assert figures.ratio.n == 1
+        rates = [figures.steps_per_s_one, figures.steps_per_s_two]
         assert np.isfinite(rates).all() and min(rates) > 0
-        assert figures[kind]["ratio"]["median"] == pytest.approx(rates[1] / rates[0])
+        assert figures.ratio.median == pytest.approx(rates[1] / rates[0])

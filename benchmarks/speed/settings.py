@@ -1,0 +1,323 @@
+"""What each command of `atom-bench speed` is asked for.
+
+A command is one class here: its docstring is the help, and a field with a description is an option.
+What decides no result is excluded from the settings that are written beside the results.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    model_validator,
+)
+
+from tg80.errors import UserError
+from tg80.theory import get_level
+from tg80.untrusted.limits import MOST_SEED, MOST_THREADS, BoundedModel
+
+Preset = Literal["mini", "public", "paper"]
+Device = Literal["cpu", "cuda"]
+Integrals = Literal["memory", "every-cycle"]
+
+# The reference's positions are kept this long before each mark: an outer step that doesn't divide
+# the mark is compared at its last step before it.
+KEPT_FS = 5.0
+
+
+def _parts(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+# Lists may be texts with commas.
+Listed = BeforeValidator(_parts)
+Counts = Annotated[tuple[PositiveInt, ...], Listed, Field(min_length=1)]
+Sizes = tuple[Annotated[float, Field(gt=0, lt=1e6)], ...]
+Level = Annotated[str, AfterValidator(lambda name: get_level(name).name)]
+
+
+def option(default: Any, text: str, **constraints: Any) -> Any:
+    """A field that is an option, with its help."""
+    return Field(default, description=text, **constraints)
+
+
+def _molecules(default: str) -> Any:
+    text = "Names of TG80 compounds or SMILES, separated by commas."
+    return option(default, text, exclude=True)
+
+
+def _level() -> Any:
+    return option("pbe-def2svp", "Level of theory.")
+
+
+def _threads(text: str) -> Any:
+    return option(1, text, ge=1, le=MOST_THREADS)
+
+
+def _equilibration() -> Any:
+    return option(500.0, "Length of the GFN2-xTB equilibration, fs.", ge=0)
+
+
+def _seed() -> Any:
+    return option(0, "Seed of the starts.", ge=0, le=MOST_SEED)
+
+
+class Settings(BoundedModel):
+    """Settings of a command."""
+
+    model_config = ConfigDict(validate_default=True)
+
+
+class AimdSettings(Settings):
+    """Time stock PySCF and our engine alternately along one 300 K trajectory, and compare forces.
+
+    Example: atom-bench speed aimd --molecules ethanol,benzene --threads 1 --json
+    """
+
+    molecules: str = _molecules("ethanol,benzene,uracil")
+    level: Level = _level()
+    threads: int = _threads("CPU threads of both programs.")
+    step_fs: float = option(0.5, "Velocity Verlet step of both programs, fs.", gt=0, le=2)
+    steps: int = option(10, "Timed steps per segment.", ge=1)
+    repeats: int = option(3, "Segments of the trajectory.", ge=1)
+    warm_up: int = option(
+        12, "Untimed steps of our engine before each segment, to fill its history.", ge=1
+    )
+    outer_fs: Annotated[Sizes, Listed] = option(
+        "1.0,2.0", "Also time multiple time stepping with these outer steps, fs; '' for none."
+    )
+    inner_fs: float = Field(0.25, gt=0)
+    checks: int = option(
+        6, "Geometries at which forces are compared with the tightly converged level.", ge=0
+    )
+    references: int = option(2, "Number of these that are also compared with exact J.", ge=0)
+    equilibration_fs: float = _equilibration()
+    stock_integrals: Integrals = option(
+        "every-cycle",
+        "RI-J integrals of stock PySCF: every-cycle (its default) or memory (faster).",
+    )
+    seed: int = _seed()
+
+    @model_validator(mode="after")
+    def _stock_has_the_level(self) -> AimdSettings:
+        if get_level(self.level).method != "rks":
+            raise UserError(
+                f"--level {self.level}: stock PySCF has no such method; choose a PBE level"
+            )
+        return self
+
+
+class GpuSettings(Settings):
+    """Count the steps of parallel trajectories on one GPU, and on the cores of the CPU.
+
+    Example: atom-bench speed gpu --molecules ethanol --trajectories 1,8 --json
+    """
+
+    molecules: str = _molecules("ethanol,naphthalene")
+    level: Level = _level()
+    trajectories: Counts = option(
+        "1,4,8,16", "Numbers of parallel trajectories; on the CPU at most one per core."
+    )
+    devices: Annotated[tuple[Device, ...], Listed] = option("cpu,cuda", "cpu, cuda, or both.")
+    seconds: float = option(30.0, "Wall time of each measurement, s.", gt=0)
+    step_fs: float = Field(0.5, gt=0, le=2)
+    warm_up: int = Field(12, ge=1)
+    equilibration_fs: float = Field(500.0, ge=0)
+    seed: int = _seed()
+
+
+class MemorySettings(Settings):
+    """Measure the peak memory of a worker that runs real dynamics.
+
+    Example: atom-bench speed memory --molecules naphthalene --memory-gb 2,1000
+    """
+
+    molecules: str = _molecules("ethanol,naphthalene")
+    level: Level = _level()
+    memory_gb: Annotated[Sizes, Listed, Field(min_length=1)] = option(
+        "2,1000", "Memory budgets, GB; each in its own process."
+    )
+    steps: int = option(15, "Outer steps of dynamics.", ge=1)
+    outer_fs: float = Field(1.0, gt=0)
+    inner_fs: float = Field(0.25, gt=0)
+    seed: int = _seed()
+
+
+class ThroughputSettings(Settings):
+    """Compare two single-thread workers with one, as plain processes and with Dask.
+
+    Example: atom-bench speed throughput --molecules ethanol --repeats 5 --json
+    """
+
+    molecules: str = _molecules("ethanol")
+    level: Level = _level()
+    steps: int = option(40, "Outer steps per task.", ge=1)
+    repeats: int = option(5, "Repeats.", ge=1)
+    warm_up: int = Field(12, ge=0)
+    outer_fs: float = Field(1.0, gt=0)
+    inner_fs: float = Field(0.25, gt=0)
+    seed: int = _seed()
+
+
+@dataclass(frozen=True)
+class Integrator:
+    """`verlet`, or `mts` whose inner step is that of the settings; the (outer) step in fs."""
+
+    kind: str
+    step_fs: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} {self.step_fs:g}"
+
+
+def _integrator(value: Any) -> Any:
+    """The integrator of a text such as `mts:1.0`."""
+    if not isinstance(value, str):
+        return value
+    kind, _, step = value.partition(":")
+    try:
+        step_fs = float(step)
+    except ValueError:
+        step_fs = 0.0
+    if kind not in ("verlet", "mts") or not 0 < step_fs <= KEPT_FS:
+        wanted = f"write verlet:0.5 or mts:1.0, steps up to {KEPT_FS:g} fs"
+        raise ValueError(f"{value!r} is no integrator; {wanted}")
+    return Integrator(kind, step_fs)
+
+
+class MtsSettings(Settings):
+    """Compare integrators: deviation from an accurate trajectory, energy, cost per fs.
+
+    Example: atom-bench speed mts --molecules methanol --out mts.json --aimd aimd.json
+    """
+
+    molecules: str = _molecules("methanol,ethanol,ethanethiol,formaldehyde")
+    integrators: Annotated[
+        tuple[Annotated[Integrator, BeforeValidator(_integrator)], ...],
+        Listed,
+        Field(min_length=1),
+    ] = option(
+        "verlet:0.5,verlet:1.0,mts:1.0,mts:1.5,mts:2.0,mts:2.5",
+        "verlet:STEP or mts:OUTER, fs, separated by commas.",
+        exclude=True,
+    )
+    level: Level = _level()
+    threads: int = _threads("CPU threads.")
+    inner_fs: float = option(
+        0.25, "Inner step, and Verlet step of the reference trajectory, fs.", gt=0, le=1
+    )
+    length_fs: float = option(100.0, "Length of the comparison, fs.", ge=5)
+    drift_fs: float = option(
+        0.0, "Length of the trajectories that measure the drift, fs; 0: none.", ge=0, exclude=True
+    )
+    equilibration_fs: float = _equilibration()
+    seed: int = _seed()
+    aimd: Path | None = option(
+        None, "JSON file of `speed aimd`, for the ratio to stock PySCF.", exclude=True
+    )
+
+    @model_validator(mode="after")
+    def _inner_step_divides(self) -> MtsSettings:
+        for one in self.integrators:
+            steps = one.step_fs / self.inner_fs
+            if abs(steps - round(steps)) > 1e-9:
+                text = f"{one.step_fs:g} fs is no multiple of --inner-fs {self.inner_fs:g}"
+                raise UserError(f"--integrators: {one.name}: {text}")
+        return self
+
+    @property
+    def marks_fs(self) -> tuple[float, ...]:
+        """Times at which positions are compared, fs."""
+        marks = tuple(mark for mark in (20.0, 50.0, 100.0) if mark <= self.length_fs)
+        return marks or (self.length_fs,)
+
+
+class LoaderSettings(Settings):
+    """Measure the windows per second that the loader delivers and that the training of ATOM uses,
+    alternately.
+
+    Example: atom-bench speed loader --repeats 9 --markdown
+    """
+
+    data: str = option("mini-xtb", "Shipped set or folder of shards.")
+    fold: int = Field(2, ge=1)
+    presets: Annotated[tuple[Preset, ...], Listed] = option(
+        "mini,public", "Sizes of ATOM to train, separated by commas."
+    )
+    workers: Annotated[tuple[int, ...], Listed] = option("0,2", "Numbers of loader workers.")
+    batch_size: int = option(32, "Windows per batch.", ge=1)
+    n_lags: int = Field(8, ge=1)
+    horizon_fs: float = Field(960.0, gt=0)
+    batches: int = option(200, "Batches per repeat.", ge=1)
+    steps: int = option(4, "Training steps per repeat.", ge=1)
+    repeats: int = option(9, "Repeats.", ge=1)
+    threads: int = _threads("CPU threads of the training.")
+    cores: int = option(
+        2, "Number of cores to which the training is extrapolated (perfect scaling).", ge=1
+    )
+    seed: int = _seed()
+
+
+def _three_lists(value: Any) -> Any:
+    lists = tuple(value.split(";")) if isinstance(value, str) else value
+    if len(lists) != 3:
+        raise ValueError(f"give three lists such as 1,4;10,50;1,8, not {value!r}")
+    return lists
+
+
+class ModelSettings(Settings):
+    """Time the forward and training steps of ATOM, and plain loops of the same equations.
+
+    Example: atom-bench speed model --scaling --out model.json --markdown
+    """
+
+    preset: Preset = option("public", "Size of ATOM: mini, public or paper.")
+    modes: Annotated[tuple[Literal["joint", "start"], ...], Listed] = option(
+        "joint,start", "Time attention: joint, start, or both separated by a comma."
+    )
+    atoms: Counts = option("12,20", "Numbers of atoms N.")
+    batch_size: int = option(32, "Samples per batch B.", ge=1)
+    lags: int = option(8, "Lags per sample P.", ge=1)
+    repeats: int = option(5, "Repeats of each measurement.", ge=1)
+    threads: int = _threads("CPU threads.")
+    device: Device = option("cpu", "cpu or cuda.")
+    plain: bool = option(True, "Also time the plain loops.")
+    bf16: bool = option(False, "Add rows with bf16 autocast.")
+    compile: bool = option(False, "Add rows with torch.compile.")
+    scaling: bool = option(False, "Also vary B, N and P one at a time.", exclude=True)
+    scaling_sizes: Annotated[tuple[Counts, Counts, Counts], BeforeValidator(_three_lists)] = option(
+        "1,4,16,32,64;10,50,100,200,400;1,4,16,32,64",
+        "Values of B, N and P, as three lists.",
+        exclude=True,
+    )
+    memory_gb: float = option(
+        2.0, "Skip sizes that may need more memory than this, GB.", gt=0, exclude=True
+    )
+    seed: int = _seed()
+
+    @property
+    def clock(self) -> Literal["wall", "cpu"]:
+        """What ratios and rates are of: processor time hardly feels what else the machine does."""
+        return "wall" if self.device == "cuda" else "cpu"
+
+
+COMMANDS: dict[str, type[Settings]] = {
+    "aimd": AimdSettings,
+    "gpu": GpuSettings,
+    "memory": MemorySettings,
+    "throughput": ThroughputSettings,
+    "mts": MtsSettings,
+    "loader": LoaderSettings,
+    "model": ModelSettings,
+}
+"""By the name of the command, which is also that of the module that measures."""
