@@ -1,13 +1,16 @@
 """`tg80 public`: files of MD17, rMD17 and MD22."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tg80.console import JsonOption, console
 from tg80.errors import UserError
 from tg80.untrusted.documents import print_json
+
+if TYPE_CHECKING:
+    from tg80.exchange.md17 import PublicData
 
 
 def public(
@@ -49,12 +52,11 @@ def public(
     if file is None:
         _list_sets(json_output)
         return
+    from tg80.exchange.md17 import read_public
+
     path = Path(file) if fetch is None else _fetched(file, fetch, address)
-    facts = _describe(path, set_id=set_id, molecule=molecule, frame_fs=frame_fs)
-    if json_output:
-        print_json(facts, indent=2)
-    else:
-        _show(facts)
+    data = read_public(path, set_id=set_id, molecule=molecule, frame_fs=frame_fs)
+    _describe(data, json_output)
 
 
 def _fetched(name: str, folder: Path, address: str | None) -> Path:
@@ -63,57 +65,51 @@ def _fetched(name: str, folder: Path, address: str | None) -> Path:
 
     set_id, slash, molecule = name.partition("/")
     if not slash:
-        raise UserError(f"--fetch wants SET/MOLECULE, such as md17/ethanol, not {name}")
+        raise UserError(f"--fetch needs SET/MOLECULE, such as md17/ethanol, not {name}")
     with TransferProgress(console) as shown:
         shown.begin(name, None)
         return fetch_public(set_id, molecule, folder, address=address, watcher=shown)
 
 
-def _describe(path: Path, **wish: Any) -> dict[str, Any]:
-    from tg80.exchange.md17 import read_public
-
-    data = read_public(path, **wish)
+def _describe(data: "PublicData", json_output: bool) -> None:
     first, stop = data.longest_stretch
-    return {
-        "file": str(path),
-        "set": data.set_id,
-        "molecule": data.molecule,
-        "n_frames": data.n_frames,
-        "n_atoms": data.n_atoms,
-        "n_heavy_atoms": int((data.atomic_numbers > 1).sum()),
-        "frame_fs": data.frame_fs,
-        "frame_source": data.frame_source,
-        "r_unit": data.r_unit,
-        "e_unit": data.e_unit,
-        "mean_energy_ev": None if data.energies is None else float(data.energies.mean()),
-        "finite_difference_temperature_k": data.finite_difference_temperature_k(),
-        "n_stretches": len(data.stretches),
-        "longest_stretch_frames": stop - first,
-    }
-
-
-def _show(facts: dict[str, Any]) -> None:
-    n_frames, frame_fs = facts["n_frames"], facts["frame_fs"]
+    longest, n_heavy = stop - first, int((data.atomic_numbers > 1).sum())
+    mean = None if data.energies is None else float(data.energies.mean())
+    kelvin = data.finite_difference_temperature_k()
+    if json_output:
+        facts = {
+            "file": str(data.path),
+            "set": data.set_id,
+            "molecule": data.molecule,
+            "n_frames": data.n_frames,
+            "n_atoms": data.n_atoms,
+            "n_heavy_atoms": n_heavy,
+            "frame_fs": data.frame_fs,
+            "frame_source": data.frame_source,
+            "r_unit": data.r_unit,
+            "e_unit": data.e_unit,
+            "mean_energy_ev": mean,
+            "finite_difference_temperature_k": kelvin,
+            "n_stretches": len(data.stretches),
+            "longest_stretch_frames": longest,
+        }
+        print_json(facts, indent=2)
+        return
     print(
-        f"{facts['set']} {facts['molecule']}: {n_frames} frames, {facts['n_atoms']} atoms, "
-        f"{facts['n_heavy_atoms']} of them heavy"
+        f"{data.set_id} {data.molecule}: {data.n_frames} frames, {data.n_atoms} atoms, {n_heavy} "
+        "of them heavy"
     )
-    print(f"frames {frame_fs:g} fs apart: {facts['frame_source']}")
-    mean = facts["mean_energy_ev"]
-    energy = (
-        f"energies in {facts['e_unit']}, mean {mean:.3f} eV" if mean is not None else "no energies"
-    )
-    print(f"positions in {facts['r_unit']}, {energy}")
-    longest = facts["longest_stretch_frames"]
-    if longest == n_frames:
+    print(f"frames {data.frame_fs:g} fs apart: {data.frame_source}")
+    energy = "no energies" if mean is None else f"energies in {data.e_unit}, mean {mean:.3f} eV"
+    print(f"positions in {data.r_unit}, {energy}")
+    if longest == data.n_frames:
         print("all frames follow one another")
     elif longest:
-        print(
-            f"{facts['n_stretches']} stretches of consecutive frames, the longest {longest} frames"
-        )
+        n_stretches = len(data.stretches)
+        print(f"{n_stretches} stretches of consecutive frames, the longest {longest} frames")
     else:
         print("no frame follows another: no velocities")
-    if (kelvin := facts["finite_difference_temperature_k"]) is not None:
+    if kelvin is not None:
         print(f"temperature of finite differences: {kelvin:.0f} K")
 
 

@@ -8,7 +8,6 @@ Each request for a path uses up the first of its faults; one with `forever` stay
 """
 
 import gzip
-import hashlib
 import http.server
 import select
 import socket
@@ -21,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-LAST_MODIFIED = "Wed, 01 Jan 2025 00:00:00 GMT"
 PIECE = 4096
 
 
@@ -36,7 +34,7 @@ class Fault:
         stall_after: bytes of the body after which nothing more comes.
         stated: what Content-Length says instead of the truth.
         no_length: no Content-Length: the body ends when the connection does.
-        no_ranges: answer a Range with the whole file. no_tags: no ETag, no Last-Modified.
+        no_ranges: answer a Range with the whole file.
         encoding: `gzip` sends the file compressed, whatever was asked for.
         answer_range: Content-Range of a 206, instead of the truth.
         forever: every time.
@@ -50,7 +48,6 @@ class Fault:
     stated: int | None = None
     no_length: bool = False
     no_ranges: bool = False
-    no_tags: bool = False
     encoding: str | None = None
     answer_range: str | None = None
     forever: bool = False
@@ -138,13 +135,10 @@ class _Files(http.server.BaseHTTPRequestHandler):
 
     def _send(self, asked: Asked, fault: Fault, content: bytes) -> None:
         status, body, headers = 200, content, {}
-        etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-        if not fault.no_tags:
-            headers |= {"ETag": etag, "Last-Modified": LAST_MODIFIED}
         if fault.encoding == "gzip":
             body = gzip.compress(content)
             headers["Content-Encoding"] = "gzip"
-        begin = self._range_begin(asked, etag)
+        begin = self._range_begin(asked)
         if begin and not fault.no_ranges:
             if begin >= len(body):
                 whole = {"Content-Length": "0", "Content-Range": f"bytes */{len(body)}"}
@@ -161,8 +155,8 @@ class _Files(http.server.BaseHTTPRequestHandler):
         self._answer(asked, status, headers | fault.headers)
         self._send_body(asked, fault, body)
 
-    def _range_begin(self, asked: Asked, etag: str) -> int:
-        if asked.range is None or asked.headers.get("if-range", etag) not in (etag, LAST_MODIFIED):
+    def _range_begin(self, asked: Asked) -> int:
+        if asked.range is None:
             return 0
         return int(asked.range.removeprefix("bytes=").removesuffix("-"))
 

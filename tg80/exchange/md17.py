@@ -223,8 +223,8 @@ def _identify(
         known = next((each for each in found if each and public in (None, each[0])), None)
     if known is None:
         raise UserError(
-            f"{path}: its name tells no molecule of a public set; give --set and --molecule, or "
-            "--frame-fs if it is from elsewhere"
+            f"{path}: its name is that of no molecule of a public set; give --set and --molecule, "
+            "or --frame-fs if it is from elsewhere"
             if molecule is None
             else f"--molecule {molecule}: is in no public set; give --set as well"
         )
@@ -299,7 +299,7 @@ def _contents(path: Path, archive: np.lib.npyio.NpzFile) -> _Contents:
     for key in archive.files:
         if key.lower() in _LATTICES and not _is_zero(archive, key):
             raise UserError(
-                f"{path}: {key} tells of a periodic system; only molecules in vacuum are read"
+                f"{path}: {key} describes a periodic system; only molecules in vacuum are read"
             )
     r_unit, angstrom = _unit(path, archive, "r_unit")
     e_unit, ev = _unit(path, archive, "e_unit")
@@ -308,7 +308,7 @@ def _contents(path: Path, archive: np.lib.npyio.NpzFile) -> _Contents:
         raise UserError(f"{path}: states {_some(strange)}, which is not known; give r_unit, e_unit")
     numbers = arrays.pop("atomic_numbers")
     if numbers.ndim != 1 or numbers.size == 0 or not _whole(numbers, 1, 118):
-        raise UserError(f"{path}: {keys['atomic_numbers']} is no list of atomic numbers")
+        raise UserError(f"{path}: {keys['atomic_numbers']} is not a list of atomic numbers")
     positions = arrays["positions"]
     shape = (len(positions) if positions.ndim else 0, len(numbers), 3)
     if positions.shape != shape or shape[0] == 0:
@@ -322,7 +322,7 @@ def _contents(path: Path, archive: np.lib.npyio.NpzFile) -> _Contents:
         for name, values in arrays.items()
     }
     if frame_numbers.shape != shape[:1] or not _whole(frame_numbers, -(2**53), 2**53):
-        raise UserError(f"{path}: old_indices is no list of {shape[0]} frame numbers")
+        raise UserError(f"{path}: old_indices is not a list of {shape[0]} frame numbers")
     energies, forces = found.get("energies"), found.get("forces")
     return _Contents(
         layout=layout,
@@ -389,7 +389,7 @@ def _numbers(path: Path, archive: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
         message = f"{path}: {key} is pickled Python objects, which are never unpacked"
         raise UserError(message) from None
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
-        raise UserError(f"{path}: {key} holds no numbers")
+        raise UserError(f"{path}: {key} is not numeric")
     return found
 
 

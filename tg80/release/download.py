@@ -1,17 +1,15 @@
 """Downloads a published version, or a part of it, into a folder.
 
 Correct files stay, interrupted ones are resumed, wrong ones are fetched again. A file is
-`NAME.part` until it has the size and SHA-256 of the manifest, then `NAME`. `NAME.part.json` keeps
-which server sent it, so that a later process can ask that server for the rest. A process may be
-killed at any instant: the same call resumes.
+`NAME.part` until it has the size and SHA-256 of the manifest, then `NAME`. A process may be killed
+at any instant: the same call resumes. Published versions never change; should a server mix them up
+all the same, the SHA-256 shows it, and the file is fetched whole.
 """
 
 import errno
 import hashlib
-import json
 import os
 import queue
-import re
 import shutil
 import stat
 import threading
@@ -28,7 +26,6 @@ from tg80.errors import CorruptFile, Tg80Error, UserError
 from tg80.files import check_folder, file_sha256, write_atomically
 from tg80.release.manifest import (
     MANIFEST_NAME,
-    NOTES,
     OWN_SUFFIXES,
     PART,
     WRONG,
@@ -284,7 +281,7 @@ def _fetch_rest(
 ) -> None:
     """Fetch what is missing in one attempt, and compare the whole."""
     if part.n_bytes < entry.n_bytes:
-        with source.open(path, part.n_bytes, part.tag(source.name)) as body:
+        with source.open(path, part.n_bytes) as body:
             if body.n_total not in (None, entry.n_bytes):
                 # What is here need not be at fault: this may be some page in place of the file.
                 raise WrongContent(
@@ -293,7 +290,6 @@ def _fetch_rest(
                 )
             if body.offset == 0 and part.n_bytes:
                 part.reset()
-            part.note(source.name, body.tag)
             for chunk in body.chunks:
                 if stop.is_set():
                     raise Stopped
@@ -480,7 +476,6 @@ class PartFile:
         self._entry = entry
         self._on_bytes = on_bytes
         self._path = Path(f"{target}{PART}")
-        self._notes = Path(f"{target}{NOTES}")
         self.n_bytes = self.n_received = 0
 
     def __enter__(self) -> "PartFile":
@@ -505,7 +500,7 @@ class PartFile:
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         self._stream.close()
         if self.n_bytes == 0 and isinstance(error, Tg80Error):
-            self._remove()
+            self._path.unlink(missing_ok=True)
 
     def _count(self, chunk: bytes | memoryview) -> None:
         self._hash.update(chunk)
@@ -532,37 +527,13 @@ class PartFile:
         self._hash = hashlib.sha256()
         self._on_bytes(-self.n_bytes)
         self.n_bytes = 0
-        self._notes.unlink(missing_ok=True)
 
     def sha256(self) -> str:
         return self._hash.hexdigest()
-
-    def note(self, source: str, tag: str | None) -> None:
-        """Keep what to hand the source to resume later."""
-        if tag is None or tag == self.tag(source):
-            return
-        # Half a note, or none, only means that the server is not asked whether the content changed.
-        with suppress(OSError, Tg80Error):
-            write_atomically(self._notes, json.dumps({"source": source, "tag": tag}).encode())
-
-    def tag(self, source: str) -> str | None:
-        """What `note` kept, if it was for this source and can stand in a header."""
-        with suppress(OSError, ValueError):
-            notes = json.loads(self._notes.read_bytes()[:4096])
-            if isinstance(notes, dict) and notes.get("source") == source:
-                tag = notes.get("tag")
-                if isinstance(tag, str) and re.fullmatch(r"[\x20-\x7e]+", tag):
-                    return tag
-        return None
 
     def finish(self) -> None:
         """Give the file its name; its bytes are on the disk before."""
         os.fsync(self._stream.fileno())
         self._stream.close()
         os.replace(self._path, self._target)
-        self._remove()
         Path(f"{self._target}{WRONG}").unlink(missing_ok=True)
-
-    def _remove(self) -> None:
-        self._path.unlink(missing_ok=True)
-        self._notes.unlink(missing_ok=True)

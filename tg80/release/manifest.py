@@ -33,9 +33,8 @@ MANIFEST_NAME = "manifest.json"
 VERSIONS_NAME = "versions.json"
 # What a download in progress adds to a file's name.
 PART = ".part"
-NOTES = ".part.json"
 WRONG = ".wrong"
-OWN_SUFFIXES = (PART, NOTES, WRONG)
+OWN_SUFFIXES = (PART, WRONG)
 _PATH = re.compile(r"[A-Za-z0-9._/-]+")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Windows keeps these names for its devices, with any ending.

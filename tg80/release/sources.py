@@ -124,13 +124,11 @@ class Body:
     Attributes:
         offset: Place in the file of the first byte that comes; 0 if the source can't start later.
         n_total: Size of the whole file as the source states it, if it does.
-        tag: What to hand back to resume the same content (strong ETag or Last-Modified).
         chunks: The bytes; raises `Interrupted`.
     """
 
     offset: int
     n_total: int | None
-    tag: str | None
     chunks: Iterator[bytes]
 
 
@@ -149,9 +147,7 @@ class Source(Protocol):
         """The full address of a file, for messages."""
         ...
 
-    def open(
-        self, path: str, offset: int = 0, tag: str | None = None
-    ) -> AbstractContextManager[Body]:
+    def open(self, path: str, offset: int = 0) -> AbstractContextManager[Body]:
         """The file from byte `offset` on, or from 0.
 
         Raises:
@@ -202,7 +198,7 @@ class FolderSource:
         return str(self.folder / path)
 
     @contextmanager
-    def open(self, path: str, offset: int = 0, tag: str | None = None) -> Iterator[Body]:
+    def open(self, path: str, offset: int = 0) -> Iterator[Body]:
         target = self.folder / path
         if not target.is_file():
             raise Missing(f"{target}: no such file")
@@ -210,7 +206,7 @@ class FolderSource:
             stream = io.FileIO(target)
         with stream:
             stream.seek(offset)
-            yield Body(offset, os.fstat(stream.fileno()).st_size, None, _blocks(stream, target))
+            yield Body(offset, os.fstat(stream.fileno()).st_size, _blocks(stream, target))
 
 
 def _blocks(stream: io.FileIO, target: Path) -> Iterator[bytes]:
@@ -265,13 +261,11 @@ class WebSource:
         return f"{self.name.rstrip('/')}/{path}"
 
     @contextmanager
-    def open(self, path: str, offset: int = 0, tag: str | None = None) -> Iterator[Body]:
+    def open(self, path: str, offset: int = 0) -> Iterator[Body]:
         # Compressed on the way, the bytes would not be those of the file, nor would ranges.
         headers = {"Accept-Encoding": "identity"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
-            if tag:
-                headers["If-Range"] = tag
         with closing(self._get(path, headers)) as response:
             yield self._body(response, path, offset)
 
@@ -317,14 +311,13 @@ class WebSource:
         status = response.status_code
         encoding = response.headers.get("Content-Encoding", "").strip().lower()
         encoded = encoding not in ("", "identity")
-        tag = None if encoded else _tag(response)
         if status == 200:
             length = response.headers.get("Content-Length", "")
             known = not encoded and re.fullmatch(r"[0-9]{1,18}", length)
-            return Body(0, int(length) if known else None, tag, _chunks(response, encoded))
+            return Body(0, int(length) if known else None, _chunks(response, encoded))
         if status == 206 and offset and not encoded:
             n_total = _check_range(response, offset)
-            return Body(offset, n_total, tag, _chunks(response, False))
+            return Body(offset, n_total, _chunks(response, False))
         if status in (206, 416) and offset:
             raise WrongContent(f"the source has nothing from byte {offset} on")
         # The standard's own words: those of the server could hold anything.
@@ -351,14 +344,6 @@ def _chunks(response: requests.Response, encoded: bool) -> Iterator[bytes]:
             yield chunk
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise Interrupted(_reason(error)) from None
-
-
-def _tag(response: requests.Response) -> str | None:
-    """What If-Range takes: a strong ETag, else the date of the last change."""
-    etag = response.headers.get("ETag", "").strip()
-    if re.fullmatch(r'"[\x21\x23-\x7e]*"', etag):
-        return etag
-    return response.headers.get("Last-Modified")
 
 
 def _retry_after_s(response: requests.Response) -> float | None:

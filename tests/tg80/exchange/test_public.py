@@ -170,17 +170,17 @@ NOT_FINITE = np.where(np.arange(R.size).reshape(R.shape) == 5, np.nan, R)
         (spoilt(GOOD, E=np.full(6, np.inf)), "E holds values that are not finite numbers"),
         (spoilt(GOOD, F=R[:5]), "F has shape"),
         (spoilt(GOOD, z=ETHANOL[:8], R=R[:, :8], F=R[:, :8]), "8 atoms; this molecule has 9"),
-        (spoilt(GOOD, z=np.array(list("CCOHHHHHH"))), "z holds no numbers"),
-        (spoilt(GOOD, z=ETHANOL * 0), "z is no list of atomic numbers"),
-        (spoilt(GOOD, z=ETHANOL + 0.5), "z is no list of atomic numbers"),
+        (spoilt(GOOD, z=np.array(list("CCOHHHHHH"))), "z is not numeric"),
+        (spoilt(GOOD, z=ETHANOL * 0), "z is not a list of atomic numbers"),
+        (spoilt(GOOD, z=ETHANOL + 0.5), "z is not a list of atomic numbers"),
         (spoilt(rmd17_arrays(R, np.arange(6)), old_indices=None), "lacks old_indices"),
         (
             spoilt(rmd17_arrays(R, np.arange(6)), old_indices=np.arange(5)),
-            "old_indices is no list of 6 frame numbers",
+            "old_indices is not a list of 6 frame numbers",
         ),
         (
             spoilt(rmd17_arrays(R, np.arange(6)), old_indices=np.full(6, np.nan)),
-            "old_indices is no list of 6 frame numbers",
+            "old_indices is not a list of 6 frame numbers",
         ),
     ],
 )
@@ -306,11 +306,11 @@ def test_the_units_of_the_file_are_honoured(r_unit, e_unit, length, energy, tmp_
         ({"r_unit": np.array([None])}, "r_unit is not a text"),
         ({"r_unit": ["Ang", "Ang"]}, "r_unit is not a text"),
         ({"force_unit": "eV/A"}, "states force_unit, which is not known"),
-        ({"lattice": np.eye(3) * 20}, "lattice tells of a periodic system"),
-        ({"lattice": np.array(None)}, "lattice tells of a periodic system"),
-        ({"lattice": "none"}, "lattice tells of a periodic system"),
-        ({"pbc": [True, False, False]}, "pbc tells of a periodic system"),
-        ({"cell": np.eye(3)}, "cell tells of a periodic system"),
+        ({"lattice": np.eye(3) * 20}, "lattice describes a periodic system"),
+        ({"lattice": np.array(None)}, "lattice describes a periodic system"),
+        ({"lattice": "none"}, "lattice describes a periodic system"),
+        ({"pbc": [True, False, False]}, "pbc describes a periodic system"),
+        ({"cell": np.eye(3)}, "cell describes a periodic system"),
     ],
 )  # fmt: skip
 def test_units_that_are_not_known_and_lattices_are_refused(layout, changes, message, tmp_path):
@@ -417,7 +417,7 @@ def test_a_file_without_atoms_is_refused(tmp_path):
     empty = {"R": np.zeros((10, 0, 3)), "z": np.zeros(0, int), "E": np.zeros(10)}
     path = tmp_path / "md17_ethanol.npz"
     np.savez(path, **empty, F=np.zeros((10, 0, 3)))
-    with pytest.raises(UserError, match="z is no list of atomic numbers"):
+    with pytest.raises(UserError, match="z is not a list of atomic numbers"):
         read_public(path, frame_fs=1.0)
     with pytest.raises(UserError, match="less than 1e6, not inf"):
         read_public(path, frame_fs=float("inf"))

@@ -179,7 +179,7 @@ def test_the_command_fetches_and_describes(web, tmp_path, capsys):
     assert "frames 0.5 fs apart: Chmiela et al. 2017, doi:10.1126/sciadv.1603015" in shown
     assert "all frames follow one another" in shown
     assert run(["public", "ethanol", *options]) == 2
-    assert "--fetch wants SET/MOLECULE" in capsys.readouterr().err
+    assert "--fetch needs SET/MOLECULE" in capsys.readouterr().err
 
 
 def test_the_command_describes_a_file_as_json(tmp_path, capsys):

@@ -252,7 +252,7 @@ def test_stopped_in_the_middle_and_gone_on_with(tmp_path, how):
         whole = tree(out)
         parts = {path: n for path, n in part_sizes(out).items() if 0 < n < 300_000}
         published = tree(tmp_path / "site" / "1.0")
-        finished = {path for path in whole if not path.endswith((".part", ".part.json"))}
+        finished = {path for path in whole if not path.endswith(".part")}
         assert {path: whole[path] for path in finished}.items() <= published.items()
         assert parts and 3 <= len(shards_in(out)) < 10
 
@@ -268,7 +268,6 @@ def test_stopped_in_the_middle_and_gone_on_with(tmp_path, how):
         for part, size in parts.items():
             path = str(part.relative_to(out)).removesuffix(".part")
             assert asked[path].range == f"bytes={size}-"
-            assert asked[path].headers["if-range"].startswith('"')
             assert asked[path].n_sent == len(published[path]) - size
 
 

@@ -29,7 +29,7 @@ ONE = Selection(molecules=("ethanol",), level="pbe-def2svp")
         "../evil", "a/../../evil", "..", "./evil", "a/./b", "a//b", "/evil", "/tmp/evil", "a/",
         "C:/evil", "C:evil", "..\\evil", "a\\b", "\\\\host\\evil", "evil\n", "e\x00vil", "",
         "~/evil", "%2e%2e/evil", "evil:stream", "\u202eevil",
-        ".bashrc", ".git/config", "a/.hidden", "evil.part", "evil.part.json", "evil.wrong",
+        ".bashrc", ".git/config", "a/.hidden", "evil.part", "evil.wrong",
         "evil/x.part", "aux", "a/NUL.txt", "com1", "evil.", "a./b", "e" * 250,
         "README.md", "readme.MD", "manifest.json", "Manifest.JSON", "README.md/evil",
     ],
@@ -144,7 +144,7 @@ def link(tmp_path, name, target):
 
 @pytest.mark.parametrize(
     "name",
-    ["pbe-def2svp", PATH, f"{PATH}.part", f"{PATH}.part.json", f"{PATH}.wrong", "manifest.json",
+    ["pbe-def2svp", PATH, f"{PATH}.part", f"{PATH}.wrong", "manifest.json",
      ".download.lock", "folds", "README.md"],
 )  # fmt: skip
 @pytest.mark.parametrize("dangling", [False, True])
