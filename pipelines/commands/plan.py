@@ -1,7 +1,8 @@
 """`tg80 plan`."""
 
 import os
-from typing import Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,8 +21,11 @@ from pipelines.commands.options import (
     StoreOption,
     WorkersOption,
 )
-from tg80.console import JsonOption, console
+from tg80.console import JsonOption, Table, console, print_tables
 from tg80.untrusted.documents import print_json
+
+if TYPE_CHECKING:
+    from pipelines.plan.plan import Plan, Totals
 
 
 def plan(
@@ -78,47 +82,42 @@ def plan(
         )
     dataset = plan_of_tg80(made)
     if as_json:
-        more = {"tg80": dataset and dataset.totals(), "left_out": listed.left_out_records()}
+        more = {"tg80": dataset and asdict(dataset.total), "left_out": listed.left_out_records()}
         print_json(made.as_dict() | more, indent=2)
     else:
         _show(made, dataset)
 
 
-def _show(made, dataset) -> None:
-    from rich.table import Table
-
+def _show(made: "Plan", dataset: "Plan | None") -> None:
     from pipelines.run.progress import format_duration
-    from tg80.untrusted.tables import Console
 
-    method = made.recipe.resolved_level().method
-    size = "atoms" if method == "xtb" else "basis"
-    columns = ["molecule", "atoms", "basis", "s/step", "time", "MB memory", "MB disk"]
-    if method == "xtb":
-        columns.remove("basis")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "molecule" else "right", no_wrap=True)
-    for cost in made.costs:
-        cells = {
-            "molecule": cost.name,
-            "atoms": str(cost.n_atoms),
-            "basis": str(cost.size),
-            "s/step": f"{cost.step_s:.3g}{'*' if cost.measured else ' '}",
-            "time": format_duration(cost.total_s),
-            "MB memory": f"{cost.memory_bytes / 1e6:.0f}",
-            "MB disk": f"{(cost.shard_bytes + cost.work_bytes) / 1e6:.1f}",
-        }
-        table.add_row(*(cells[column] for column in columns))
-    out = Console()
-    if not out.is_terminal:  # a pipe or a file has no width to fit into
-        out = Console(width=160)
-    out.print(table)
-    law = made.law
+    xtb = made.recipe.resolved_level().method == "xtb"
+    size = "atoms" if xtb else "basis"
+    heading = ["molecule", "atoms", *([] if xtb else ["basis"])]
+    heading += ["s/step", "time", "MB memory", "MB disk"]
+    rows = [
+        [
+            cost.name,
+            str(cost.n_atoms),
+            *([] if xtb else [str(cost.size)]),
+            f"{cost.step_s:.3g}{'*' if cost.measured else ' '}",
+            format_duration(cost.total_s),
+            f"{cost.memory_bytes / 1e6:.0f}",
+            f"{(cost.shard_bytes + cost.work_bytes) / 1e6:.1f}",
+        ]
+        for cost in made.costs
+    ]
+    law, total = made.law, made.total
     scatter = "" if law.scatter is None else f", scatter {100 * law.scatter:.0f} %"
     lines = [
         f"* timed here; the others by s/step = {law(1.0):.3g} x ({size})^"
         f"{law.exponent:.2f}{scatter}",
-        *_totals(made, format_duration),
+        f"total: {_span(total)} ({format_duration(total.wall_longest_first_s)} with the list "
+        "sorted longest first); never less than the longest trajectory, "
+        f"{format_duration(total.longest_trajectory_s)}",
+        f"memory: {total.memory_per_worker_bytes / 1e6:.0f} MB a worker, "
+        f"{total.memory_bytes / 1e9:.1f} GB for {total.n_workers}; "
+        f"disk: {total.disk_bytes / 1e9:.2f} GB, {total.peak_disk_bytes / 1e9:.2f} GB on the way",
     ]
     if made.busy > 0.1:
         lines.append(
@@ -130,27 +129,19 @@ def _show(made, dataset) -> None:
     else:
         lines.append(
             f"TG80 ({len(dataset.costs)} compounds, {dataset.recipe.length_fs / 1000:g} ps each) "
-            f"at this level: {_span(dataset, format_duration)}"
+            f"at this level: {_span(dataset.total)}"
         )
+    print_tables([Table("", heading, rows)])
     for line in lines:
-        out.print(line, highlight=False, markup=False, soft_wrap=True)
+        print(line)
 
 
-def _span(made, duration) -> str:
+def _span(total: "Totals") -> str:
     """Worker time with its error, and wall time."""
-    error = "" if made.relative_error is None else f" +- {100 * made.relative_error:.0f} %"
+    from pipelines.run.progress import format_duration
+
+    error = "" if total.relative_error is None else f" +- {100 * total.relative_error:.0f} %"
     return (
-        f"{duration(made.worker_s)}{error} of one worker, {duration(made.wall_s)} with "
-        f"{made.n_workers}"
+        f"{format_duration(total.worker_s)}{error} of one worker, "
+        f"{format_duration(total.wall_s)} with {total.n_workers}"
     )
-
-
-def _totals(made, duration) -> list[str]:
-    mega, giga = 1e6, 1e9
-    return [
-        f"total: {_span(made, duration)} ({duration(made.longest_first_s)} with the list sorted "
-        f"longest first); never less than the longest trajectory, {duration(made.longest_s)}",
-        f"memory: {made.memory_per_worker_bytes / mega:.0f} MB a worker, "
-        f"{made.memory_bytes / giga:.1f} GB for {made.n_workers}; "
-        f"disk: {made.disk_bytes / giga:.2f} GB, {made.peak_disk_bytes / giga:.2f} GB on the way",
-    ]

@@ -8,7 +8,7 @@ the xTB level. Work on one trajectory is sequential, so no number of workers bea
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 from importlib import resources as package_files
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from pipelines.engines.engine import Resources
-from pipelines.plan.probe import Probe, probe_apart
+from pipelines.plan.probe import Probe, probe_apart, size_of
 from pipelines.recipe import Recipe
 from tg80.chemistry.lists import tg80_molecules
 from tg80.chemistry.molecule import Molecule
-from tg80.shards.fields import ALL_FIELDS
+from tg80.shards.fields import AXIS_FIELDS, FRAME_FIELDS, STATIC_FIELDS
 from tg80.shards.shard import Shard, expected_shape, find_shards
-from tg80.theory import Level, symbols_of
+from tg80.theory import Level
 
 N_PROBES = 4
 N_STEPS = 8
@@ -59,12 +59,12 @@ class PowerLaw:
             None if the scatter is needed and not known.
         """
         cost = np.array([self(size) for size in sizes])
-        guessed = np.where([error is None for error in own_errors], cost, 0.0)
-        if self.scatter is None and guessed.any():
+        fitted = np.where([error is None for error in own_errors], cost, 0.0)
+        if self.scatter is None and fitted.any():
             return None
-        slope = np.array([guessed.sum(), guessed @ np.log(np.asarray(sizes, dtype=float))])
-        variance = slope @ self.covariance @ slope
+        slope = np.array([fitted.sum(), fitted @ np.log(np.asarray(sizes, dtype=float))])
         errors = [self.scatter if error is None else error for error in own_errors]
+        variance = slope @ self.covariance @ slope
         variance += sum((c * e) ** 2 for c, e in zip(cost, errors, strict=True) if e is not None)
         return float(np.sqrt(variance) / cost.sum())
 
@@ -73,32 +73,18 @@ def fit_power_law(sizes: Sequence[float], costs: Sequence[float]) -> PowerLaw:
     """The power law through timings; costs that are zero count as a microsecond."""
     x = np.log(np.asarray(sizes, dtype=float))
     y = np.log(np.maximum(np.asarray(costs, dtype=float), 1e-6))
+    unknown = np.zeros((2, 2))
     if np.ptp(x) == 0:
-        return PowerLaw(float(y.mean()), 0.0, None, np.zeros((2, 2)))
+        return PowerLaw(float(y.mean()), 0.0, None, unknown)
     design = np.stack([np.ones_like(x), x], axis=1)
-    (intercept, exponent), *_ = np.linalg.lstsq(design, y, rcond=None)
+    intercept, exponent = map(float, np.linalg.lstsq(design, y, rcond=None)[0])
     n_free = len(x) - 2
     if n_free < 1:
-        return PowerLaw(float(intercept), float(exponent), None, np.zeros((2, 2)))
+        return PowerLaw(intercept, exponent, None, unknown)
     residuals = y - design @ [intercept, exponent]
-    scatter = float(np.sqrt(residuals @ residuals / n_free))
-    covariance = scatter**2 * np.linalg.inv(design.T @ design)
-    return PowerLaw(float(intercept), float(exponent), scatter, covariance)
-
-
-def size_of(molecule: Molecule, level: Level) -> int:
-    """Basis functions of a molecule at a Kohn-Sham level; atoms at the xTB level."""
-    if level.method == "xtb":
-        return molecule.n_atoms
-    assert level.basis is not None
-    return sum(_n_functions(symbol, level.basis) for symbol in symbols_of(molecule.atomic_numbers))
-
-
-@cache
-def _n_functions(symbol: str, basis: str) -> int:
-    from pyscf import gto
-
-    return gto.M(atom=symbol, basis=basis, spin=None, verbose=0, parse_arg=False).nao
+    variance = float(residuals @ residuals) / n_free
+    covariance = variance * np.linalg.inv(design.T @ design)
+    return PowerLaw(intercept, exponent, variance**0.5, covariance)
 
 
 def choose_probes(molecules: Sequence[Molecule], level: Level, n_probes: int) -> list[Molecule]:
@@ -107,8 +93,7 @@ def choose_probes(molecules: Sequence[Molecule], level: Level, n_probes: int) ->
     count = min(n_probes, len(ordered))
     if count == 1:
         return ordered[-1:]
-    places = [round(i * (len(ordered) - 1) / (count - 1)) for i in range(count)]
-    return [ordered[place] for place in places]
+    return [ordered[round(i * (len(ordered) - 1) / (count - 1))] for i in range(count)]
 
 
 @dataclass(frozen=True)
@@ -159,85 +144,56 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Totals:
+    """What a whole run costs.
+
+    Attributes:
+        worker_s: time of a single worker; relative_error is its standard error.
+        wall_s: with the list in its order, as `tg80 generate` works through it.
+        wall_longest_first_s: with the dearest molecules first.
+        longest_trajectory_s: a bound on the wall time with any number of workers.
+        memory_bytes: all workers at once on the molecules that need most.
+        disk_bytes: shards and what stays beside them.
+        peak_disk_bytes: the same with the part files of the trajectories that are under way.
+    """
+
+    n_molecules: int
+    n_replicas: int
+    length_fs: float
+    n_workers: int
+    worker_s: float
+    relative_error: float | None
+    wall_s: float
+    wall_longest_first_s: float
+    longest_trajectory_s: float
+    memory_per_worker_bytes: int
+    memory_bytes: int
+    disk_bytes: int
+    peak_disk_bytes: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """The cost of a run.
 
     Attributes:
-        recipe: its settings. n_replicas: trajectories a molecule. n_workers: side by side.
-        probes: what was timed. costs: every molecule, in the order of the list.
-        law: cost of a step at the level by size. relative_error: standard error of the total.
+        recipe: its settings.
+        probes: what was timed.
+        costs: every molecule, in the order of the list.
+        law: cost of a step at the level by size.
+        total: of all molecules.
     """
 
     recipe: Recipe
-    n_replicas: int
-    n_workers: int
     probes: list[Probe]
     costs: list[Cost]
     law: PowerLaw
-    relative_error: float | None
+    total: Totals
 
     @property
     def busy(self) -> float:
         """Share of the time of the timings that other programs had the core."""
         return 1.0 - 1.0 / max(1.0, *(probe.wall_over_cpu for probe in self.probes))
-
-    @property
-    def worker_s(self) -> float:
-        return sum(cost.total_s for cost in self.costs)
-
-    @cached_property
-    def wall_s(self) -> float:
-        """Wall time with the list in its order, as `tg80 generate` works through it."""
-        return wall_time_s(self.costs, self.n_workers)
-
-    @cached_property
-    def longest_first_s(self) -> float:
-        """Wall time if the dearest molecules came first in the list."""
-        order = sorted(self.costs, key=lambda cost: -cost.longest_s)
-        return wall_time_s(order, self.n_workers)
-
-    @property
-    def longest_s(self) -> float:
-        """The longest chain: a bound on the wall time with any number of workers."""
-        return max(cost.longest_s for cost in self.costs)
-
-    @property
-    def memory_per_worker_bytes(self) -> int:
-        return max(cost.memory_bytes for cost in self.costs)
-
-    @property
-    def memory_bytes(self) -> int:
-        """All workers at once on the molecules that need most."""
-        return sum(sorted((c.memory_bytes for c in self.costs), reverse=True)[: self.n_workers])
-
-    @property
-    def disk_bytes(self) -> int:
-        """Shards and what stays beside them."""
-        return sum(cost.shard_bytes + cost.work_bytes for cost in self.costs)
-
-    @property
-    def peak_disk_bytes(self) -> int:
-        """The same with the part files of the trajectories that are under way."""
-        parts = sorted((cost.parts_bytes for cost in self.costs), reverse=True)
-        return self.disk_bytes + sum(parts[: self.n_workers])
-
-    def totals(self) -> dict[str, Any]:
-        """The totals, JSON-able."""
-        return {
-            "n_molecules": len(self.costs),
-            "n_replicas": self.n_replicas,
-            "length_fs": self.recipe.length_fs,
-            "n_workers": self.n_workers,
-            "worker_s": self.worker_s,
-            "relative_error": self.relative_error,
-            "wall_s": self.wall_s,
-            "wall_longest_first_s": self.longest_first_s,
-            "longest_trajectory_s": self.longest_s,
-            "memory_per_worker_bytes": self.memory_per_worker_bytes,
-            "memory_bytes": self.memory_bytes,
-            "disk_bytes": self.disk_bytes,
-            "peak_disk_bytes": self.peak_disk_bytes,
-        }
 
     def as_dict(self) -> dict[str, Any]:
         """The plan for `--json`."""
@@ -247,7 +203,7 @@ class Plan:
             "probes": [asdict(probe) for probe in self.probes],
             "core_share_of_others": self.busy,
             "fit": {
-                "prefactor_s": float(np.exp(self.law.intercept)),
+                "prefactor_s": self.law(1.0),
                 "exponent": self.law.exponent,
                 "scatter_ln": self.law.scatter,
             },
@@ -255,7 +211,7 @@ class Plan:
                 asdict(cost) | {"total_s": cost.total_s, "longest_s": cost.longest_s}
                 for cost in self.costs
             ],
-            "total": self.totals(),
+            "total": asdict(self.total),
         }
 
 
@@ -265,10 +221,10 @@ def make_plan(
     n_replicas: int,
     n_workers: int,
     *,
-    resources: Resources | None = None,
-    n_probes: int = N_PROBES,
-    n_steps: int = N_STEPS,
-    on_probe: Callable[[str], None] = lambda name: None,
+    resources: Resources,
+    n_probes: int,
+    n_steps: int,
+    on_probe: Callable[[str], None],
 ) -> Plan:
     """Time a few molecules and price the whole list.
 
@@ -286,7 +242,6 @@ def make_plan(
         UserError: the level does not cover a molecule.
         RunFailed: a computation failed.
     """
-    resources = resources or Resources()
     resources.check()
     level = recipe.resolved_level()
     for molecule in molecules:
@@ -295,7 +250,7 @@ def make_plan(
     for molecule in choose_probes(molecules, level, n_probes):
         on_probe(molecule.name)
         probes.append(probe_apart(molecule, recipe, resources, n_steps))
-    return price(molecules, recipe, n_replicas, n_workers, _sized(probes, molecules, level))
+    return price(molecules, recipe, n_replicas, n_workers, probes)
 
 
 def price(
@@ -303,40 +258,63 @@ def price(
     recipe: Recipe,
     n_replicas: int,
     n_workers: int,
-    probes: list[tuple[int, Probe]],
+    probes: list[Probe],
 ) -> Plan:
-    """The plan that follows from timings, each with the size of its molecule."""
+    """The plan that follows from timings."""
     level = recipe.resolved_level()
-    sizes = [size for size, _ in probes]
     per_segment = recipe.segment_fs / recipe.time_step_fs
     timings = {
-        "geometry": [p.geometry_s for _, p in probes],
-        "xtb": [p.xtb_step_s for _, p in probes],
-        "level": [p.level_step_s + p.restart_s / per_segment for _, p in probes],
+        probe.name: {
+            "geometry": probe.geometry_s,
+            "xtb": probe.xtb_step_s,
+            "level": probe.level_step_s + probe.restart_s / per_segment,
+        }
+        for probe in probes
     }
-    laws = {name: fit_power_law(sizes, values) for name, values in timings.items()}
-    own = {p.name: {k: v[i] for k, v in timings.items()} for i, (_, p) in enumerate(probes)}
-    memory = np.array(sorted((size, p.peak_memory_bytes) for size, p in probes)).T
+    sizes = [probe.size for probe in probes]
+    laws = {
+        name: fit_power_law(sizes, [timing[name] for timing in timings.values()])
+        for name in ("geometry", "xtb", "level")
+    }
+    memory = np.array(sorted((probe.size, probe.peak_memory_bytes) for probe in probes)).T
     costs = []
     for molecule in molecules:
         size = size_of(molecule, level)
-        seconds = own.get(molecule.name) or {name: law(size) for name, law in laws.items()}
+        seconds = timings.get(molecule.name) or {name: law(size) for name, law in laws.items()}
         cost = Cost(
             name=molecule.name,
             n_atoms=molecule.n_atoms,
             size=size,
-            measured=molecule.name in own,
+            measured=molecule.name in timings,
             n_replicas=n_replicas,
             memory_bytes=int(np.interp(size, memory[0], memory[1])),
             **_durations(recipe, seconds),
             **_disk(recipe, molecule.n_atoms, n_replicas),
         )
         costs.append(cost)
-    errors = {p.name: p.relative_error for _, p in probes}
+    own = {probe.name: probe.relative_error for probe in probes}
     error = laws["level"].relative_error_of_sum(
-        [cost.size for cost in costs], [errors.get(cost.name) for cost in costs]
+        [cost.size for cost in costs], [own.get(cost.name) for cost in costs]
     )
-    return Plan(recipe, n_replicas, n_workers, [p for _, p in probes], costs, laws["level"], error)
+    largest = sorted((cost.memory_bytes for cost in costs), reverse=True)
+    parts = sorted((cost.parts_bytes for cost in costs), reverse=True)
+    disk = sum(cost.shard_bytes + cost.work_bytes for cost in costs)
+    total = Totals(
+        n_molecules=len(costs),
+        n_replicas=n_replicas,
+        length_fs=recipe.length_fs,
+        n_workers=n_workers,
+        worker_s=sum(cost.total_s for cost in costs),
+        relative_error=error,
+        wall_s=wall_time_s(costs, n_workers),
+        wall_longest_first_s=wall_time_s(sorted(costs, key=lambda c: -c.longest_s), n_workers),
+        longest_trajectory_s=max(cost.longest_s for cost in costs),
+        memory_per_worker_bytes=largest[0],
+        memory_bytes=sum(largest[:n_workers]),
+        disk_bytes=disk,
+        peak_disk_bytes=disk + sum(parts[:n_workers]),
+    )
+    return Plan(recipe, probes, costs, laws["level"], total)
 
 
 def plan_of_tg80(plan: Plan) -> Plan | None:
@@ -345,25 +323,16 @@ def plan_of_tg80(plan: Plan) -> Plan | None:
     Returns:
         None if the timings are of one size only, so that nothing is known of other sizes.
     """
-    level = plan.recipe.resolved_level()
-    by_name = {cost.name: cost.size for cost in plan.costs}
-    probes = [(by_name[probe.name], probe) for probe in plan.probes]
-    if len({size for size, _ in probes}) < 2:
+    if len({probe.size for probe in plan.probes}) < 2:
         return None
     lengths = ("length_fs", "equilibration_fs", "pre_equilibration_fs")
     defaults = {name: Recipe.model_fields[name].default for name in lengths}
     recipe = plan.recipe.model_copy(update=defaults)
     # A molecule of the same name in another list may be another compound: go by the fit.
-    unnamed = [(size, replace(probe, name=f"probe {i}")) for i, (size, probe) in enumerate(probes)]
-    molecules = [m for m in tg80_molecules() if m.elements <= set(level.elements)]
-    return price(molecules, recipe, 1, plan.n_workers, unnamed)
-
-
-def _sized(
-    probes: list[Probe], molecules: Sequence[Molecule], level: Level
-) -> list[tuple[int, Probe]]:
-    by_name = {molecule.name: molecule for molecule in molecules}
-    return [(size_of(by_name[probe.name], level), probe) for probe in probes]
+    unnamed = [replace(probe, name=f"probe {i}") for i, probe in enumerate(plan.probes)]
+    covered = set(recipe.resolved_level().elements)
+    molecules = [molecule for molecule in tg80_molecules() if molecule.elements <= covered]
+    return price(molecules, recipe, 1, plan.total.n_workers, unnamed)
 
 
 def _durations(recipe: Recipe, seconds: dict[str, float]) -> dict[str, float]:
@@ -398,7 +367,7 @@ def raw_bytes(n_atoms: int, n_frames: int) -> int:
     """Bytes of all fields of a shard before compression."""
     return sum(
         int(np.prod(expected_shape(field, n_frames, n_atoms))) * np.dtype(field.dtype).itemsize
-        for field in ALL_FIELDS
+        for field in (*FRAME_FIELDS, *AXIS_FIELDS, *STATIC_FIELDS)
     )
 
 
@@ -420,8 +389,7 @@ def wall_time_s(costs: Sequence[Cost], n_workers: int) -> float:
     A molecule's preparation comes before its replicas; the production of one replica and the NVT
     before the next can go side by side.
     """
-    ready = [(order, 0, False) for order in range(len(costs))]
-    heapq.heapify(ready)
+    ready = [(order, 0, False) for order in range(len(costs))]  # a heap, as it is sorted
     running: list[tuple[float, int, int, bool]] = []
     now = 0.0
     while ready or running:

@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from pipelines.recipe import Recipe
 from tg80.chemistry.mechanics import degrees_of_freedom, is_linear
 from tg80.chemistry.molecule import Molecule
 from tg80.errors import RunFailed, Tg80Error
+from tg80.theory import Level, symbols_of
 
 # Steps before the clock starts: the density predictor has its whole memory then.
 WARM_UP_STEPS = 12
@@ -39,6 +41,7 @@ class Probe:
 
     Attributes:
         name: the molecule.
+        size: its number of basis functions, or of atoms at the xTB level.
         geometry_s: search of the start conformer, s.
         xtb_step_s: one step of GFN2-xTB dynamics, s.
         level_step_s: one step at the level, s: the median of `level_steps_s`.
@@ -49,6 +52,7 @@ class Probe:
     """
 
     name: str
+    size: int
     geometry_s: float
     xtb_step_s: float
     level_step_s: float
@@ -64,6 +68,21 @@ class Probe:
         if n < 2:
             return 0.0
         return statistics.stdev(self.level_steps_s) / self.level_step_s / math.sqrt(n)
+
+
+def size_of(molecule: Molecule, level: Level) -> int:
+    """Basis functions of a molecule at a Kohn-Sham level; atoms at the xTB level."""
+    if level.method == "xtb":
+        return molecule.n_atoms
+    assert level.basis is not None
+    return sum(_n_functions(symbol, level.basis) for symbol in symbols_of(molecule.atomic_numbers))
+
+
+@cache
+def _n_functions(symbol: str, basis: str) -> int:
+    from pyscf import gto
+
+    return gto.M(atom=symbol, basis=basis, spin=None, verbose=0, parse_arg=False).nao
 
 
 def probe(molecule: Molecule, recipe: Recipe, resources: Resources, n_steps: int) -> Probe:
@@ -108,6 +127,7 @@ def probe(molecule: Molecule, recipe: Recipe, resources: Resources, n_steps: int
     restart_s = max(0.0, clock() - begin - step_s)
     return Probe(
         name=molecule.name,
+        size=size_of(molecule, recipe.resolved_level()),
         geometry_s=geometry_s,
         xtb_step_s=xtb_s,
         level_step_s=step_s,

@@ -16,10 +16,9 @@ from pipelines.plan.plan import (
     plan_of_tg80,
     price,
     raw_bytes,
-    size_of,
     wall_time_s,
 )
-from pipelines.plan.probe import Probe
+from pipelines.plan.probe import Probe, size_of
 from pipelines.recipe import Recipe
 from tg80.chemistry.lists import tg80_molecules
 from tg80.chemistry.molecule import molecule_from_smiles
@@ -38,9 +37,9 @@ def cost(name="m", preparation=0.0, production=1.0, n_replicas=1, spacing=0.0, l
     )  # fmt: skip
 
 
-def timing(name: str, level_step_s: float, memory=2e8, spread=0.0) -> Probe:
+def timing(name: str, size: int, level_step_s: float, memory=2e8, spread=0.0) -> Probe:
     steps = (level_step_s * (1 - spread), level_step_s, level_step_s * (1 + spread))
-    return Probe(name, 2.0, 0.004, level_step_s, steps, 0.0, int(memory), 1.0)
+    return Probe(name, size, 2.0, 0.004, level_step_s, steps, 0.0, int(memory), 1.0)
 
 
 # --- the fit ----------------------------------------------------------------------------------
@@ -139,30 +138,30 @@ def test_price_follows_from_the_timings():
     recipe = Recipe(level="gfn2-xtb", length_fs=1000.0, equilibration_fs=500.0)
     recipe = recipe.model_copy(update={"pre_equilibration_fs": 100.0})
     molecules = [molecule_from_smiles(*line.split()) for line in LIST.splitlines()]
-    probes = [(5, timing("methane", 0.01)), (9, timing("ethanol", 0.02, memory=3e8))]
+    probes = [timing("methane", 5, 0.01), timing("ethanol", 9, 0.02, memory=3e8)]
     plan = price(molecules, recipe, 2, 2, probes)
     ethanol = next(c for c in plan.costs if c.name == "ethanol")
     assert ethanol.measured
     assert ethanol.production_s == pytest.approx(1000 / 0.5 * 0.02)
     assert ethanol.preparation_s == pytest.approx(2.0 + 200 * 0.004 + 1000 * 0.02)
     assert ethanol.total_s == pytest.approx(ethanol.preparation_s + 2 * 40 + 2000 * 0.02)
-    assert ethanol.memory_bytes == plan.memory_per_worker_bytes == 300_000_000
+    assert ethanol.memory_bytes == plan.total.memory_per_worker_bytes == 300_000_000
     methanol = next(c for c in plan.costs if c.name == "methanol")
     assert not methanol.measured
     assert 0.01 < methanol.step_s < 0.02
-    assert plan.worker_s == pytest.approx(sum(c.total_s for c in plan.costs))
-    assert plan.longest_first_s <= plan.wall_s
-    assert plan.longest_s <= plan.longest_first_s
-    assert plan.relative_error is None  # two timings say nothing of the scatter
-    assert plan_of_tg80(plan).totals()["n_molecules"] == 80
-    assert plan_of_tg80(plan).totals()["length_fs"] == 32000.0
+    assert plan.total.worker_s == pytest.approx(sum(c.total_s for c in plan.costs))
+    assert plan.total.wall_longest_first_s <= plan.total.wall_s
+    assert plan.total.longest_trajectory_s <= plan.total.wall_longest_first_s
+    assert plan.total.relative_error is None  # two timings say nothing of the scatter
+    assert plan_of_tg80(plan).total.n_molecules == 80
+    assert plan_of_tg80(plan).total.length_fs == 32000.0
 
 
 def test_restarts_are_shared_out_over_a_segment():
     recipe = Recipe(level="gfn2-xtb")
     molecule = molecule_from_smiles("C", "methane")
-    slow = replace(timing("methane", 0.01), restart_s=20.0)
-    plan = price([molecule], recipe, 1, 1, [(5, slow)])
+    slow = replace(timing("methane", 5, 0.01), restart_s=20.0)
+    plan = price([molecule], recipe, 1, 1, [slow])
     assert plan.costs[0].step_s == pytest.approx(0.01 + 20.0 / 2000)
     assert plan_of_tg80(plan) is None
 
