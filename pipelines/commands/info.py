@@ -6,15 +6,13 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from pydantic import ValidationError
-from rich.table import Table
 
 from tg80.chemistry import mechanics
-from tg80.console import JsonOption, print_error
+from tg80.console import JsonOption, Table, print_error, print_tables
 from tg80.errors import CorruptFile, UserError
 from tg80.shards.quality import block_mean, count_flags, judge_drift, thresholds_of
 from tg80.shards.shard import Shard, find_shards
 from tg80.untrusted.documents import print_json
-from tg80.untrusted.tables import Console
 
 
 def info(
@@ -89,35 +87,27 @@ def _facts(shard: Shard) -> dict[str, Any]:
     }
 
 
-_COLUMNS = (
+_HEADING = (
     "molecule", "level", "ensemble", "frames", "fs", "T / K", "drift", "limit", "verdict", "flags",
     "MB",
 )  # fmt: skip
+_VERDICTS = {"ok": "ok", "warning": "unproven", "error": "too large"}
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in _COLUMNS:
-        left = column in ("molecule", "level", "ensemble", "verdict", "flags")
-        table.add_column(column, justify="left" if left else "right", no_wrap=column != "flags")
     if not rows:
         return
-    for row in rows:
-        table.add_row(*_cells(row))
-    console = Console()
-    if not console.is_terminal:  # a pipe or a file has no width to fit into
-        console = Console(width=160)
-    console.print(table)
-    console.print("drift in meV/atom/ps; +- is one standard error, ? is unknown", style="dim")
     kept = sum(row["drift_verdict"] == "ok" for row in rows)
-    console.print(f"drift under its limit: {kept} of {len(rows)}", highlight=False)
+    notes = [
+        "drift in meV/atom/ps; +- is one standard error, ? is unknown",
+        f"drift under its limit: {kept} of {len(rows)}",
+    ]
     for row in rows:
         if row["end"] != "complete":
-            ended = f"{row['name']}-r{row['replica']} ended early: {row['end']}"
-            console.print(ended, highlight=False)
-
-
-_VERDICTS = {"ok": "ok", "warning": "unproven", "error": "too large"}
+            notes.append(f"{row['name']}-r{row['replica']} ended early: {row['end']}")
+    print_tables([Table("", _HEADING, [_cells(row) for row in rows])])
+    for note in notes:
+        print(note)
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from rich.table import Table
 
 from tg80.chemistry.xyz import read_xyz
-from tg80.console import JsonOption
+from tg80.console import JsonOption, Table, print_tables
 from tg80.constants import EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR, EV_PER_HARTREE
 from tg80.errors import UserError
 from tg80.theory import LEVELS, Level, get_level, symbols_of
 from tg80.untrusted.documents import print_json
 from tg80.untrusted.limits import MOST_THREADS
-from tg80.untrusted.tables import Console
 
 if TYPE_CHECKING:
     from pipelines.engines.engine import Evaluation
@@ -91,21 +89,17 @@ def _report(
 def _print_tables(evaluation: "Evaluation", level: Level, numbers: np.ndarray, charge: int) -> None:
     from pipelines.engines.engine import formula
 
-    console = Console()
     cycles = f"{evaluation.scf_cycles} cycles" if evaluation.scf_cycles >= 0 else "converged"
-    console.print(f"{formula(numbers)}, charge {charge:+d}, {level.name} ({cycles})")
-    summary = Table(show_header=False)
-    hartree = evaluation.energy / EV_PER_HARTREE
-    summary.add_row("energy", f"{hartree:.8f} hartree", f"{evaluation.energy:.6f} eV")
-    summary.add_row("HOMO-LUMO gap", f"{evaluation.gap:.3f} eV", "")
-    dipole = np.asarray(evaluation.dipole)
-    summary.add_row(
-        "dipole", f"{np.linalg.norm(dipole):.4f} e A", " ".join(f"{x:.4f}" for x in dipole)
-    )
-    console.print(summary)
-    table = Table("atom", "Mulliken charge, e", "fx, eV/A", "fy", "fz")
-    for symbol, mulliken, force in zip(
-        symbols_of(numbers), evaluation.charges, evaluation.forces, strict=True
-    ):
-        table.add_row(symbol, f"{mulliken:.4f}", *(f"{component:.5f}" for component in force))
-    console.print(table)
+    hartree, dipole = evaluation.energy / EV_PER_HARTREE, np.asarray(evaluation.dipole)
+    components = " ".join(f"{x:.4f}" for x in dipole)
+    print(f"{formula(numbers)}, charge {charge:+d}, {level.name} ({cycles})")
+    print(f"energy: {hartree:.8f} hartree, {evaluation.energy:.6f} eV")
+    print(f"HOMO-LUMO gap: {evaluation.gap:.3f} eV")
+    print(f"dipole: {np.linalg.norm(dipole):.4f} e A ({components})")
+    rows = [
+        (symbol, f"{mulliken:.4f}", *(f"{component:.5f}" for component in force))
+        for symbol, mulliken, force in zip(
+            symbols_of(numbers), evaluation.charges, evaluation.forces, strict=True
+        )
+    ]
+    print_tables([Table("", ("atom", "Mulliken charge, e", "fx, eV/A", "fy", "fz"), rows)])

@@ -16,7 +16,6 @@ from tg80.files import write_atomically
 from tg80.shards.shard import Shard, find_shards
 from tg80.splits.split import HELD_PARTS, PARTS, TG80_VERSION, Split, load_split
 from tg80.untrusted.documents import print_json
-from tg80.untrusted.tables import Console
 
 if TYPE_CHECKING:
     from tg80.chemistry.lists import MoleculeList
@@ -105,7 +104,7 @@ def split(
     if plot is not None:
         equal = plot_clusters(certificate.split, plot)
         if not as_json:
-            _say(f"map written to {plot}; clusters found on it: {'equal' if equal else 'differ'}")
+            print(f"map written to {plot}; clusters found on it: {'equal' if equal else 'differ'}")
 
 
 def _check_free(option: str, path: Path, force: bool) -> None:
@@ -142,7 +141,7 @@ def _make(
     else:
         _print_certificate(certificate)
         if written:
-            _say(f"written to {out}")
+            print(f"written to {out}")
     return certificate
 
 
@@ -156,7 +155,7 @@ def _check(target: str, data: Path | None, recompute: bool, as_json: bool) -> Ce
     else:
         _print_certificate(certificate)
         if recompute and (whole := certificate.split.subset_of):
-            _say(f"recomputation: not done for a restriction; check {whole}")
+            print(f"recomputation: not done for a restriction; check {whole}")
     return certificate
 
 
@@ -186,28 +185,24 @@ def _shards_in(data: Path) -> list[Shard]:
 def _print_certificate(certificate: Certificate) -> None:
     checked = certificate.split
     n_clusters = len(set(checked.clusters.values()))
-    _say(f"split {checked.version}, sha256 {checked.sha256}")
-    _say(
+    print(f"split {checked.version}, sha256 {checked.sha256}")
+    print(
         f"{len(checked.molecules)} compounds in {n_clusters} clusters, {len(checked.folds)} folds; "
         f"UMAP seed {checked.umap_seed}"
     )
     if certificate.folds:
         print_tables([_fold_table(certificate)])
-        _say_similarity(certificate)
+        _print_similarity(certificate)
     for fold in checked.folds:
         for dropped in fold.dropped:
-            _say(f"fold {fold.index}: {dropped.name} left out of {dropped.part}: {dropped.reason}")
+            print(f"fold {fold.index}: {dropped.name} left out of {dropped.part}: {dropped.reason}")
     for rule in certificate.rules:
-        _say(f"{'ok    ' if rule.holds else 'BROKEN'}  {rule.name}")
+        print(f"{'ok    ' if rule.holds else 'BROKEN'}  {rule.name}")
         for problem in rule.problems:
-            _say(f"          {problem}")
+            print(f"          {problem}")
     if certificate.recomputation is not None:
-        _say_recomputation(certificate.recomputation)
-    _say("leak-free" if certificate.holds else "NOT leak-free: see BROKEN above")
-
-
-def _say(text: str) -> None:
-    Console().print(text, highlight=False, soft_wrap=True)
+        _print_recomputation(certificate.recomputation)
+    print("leak-free" if certificate.holds else "NOT leak-free: see BROKEN above")
 
 
 def _fold_table(certificate: Certificate) -> Table:
@@ -230,24 +225,24 @@ def _fold_table(certificate: Certificate) -> Table:
     return Table(title, heading, rows)
 
 
-def _say_similarity(certificate: Certificate) -> None:
+def _print_similarity(certificate: Certificate) -> None:
     ood, seen = certificate.mean_similarity("test_ood"), certificate.mean_similarity("test_id")
     random = certificate.random_similarity
     if ood is not None and seen is not None and random is not None:
-        _say(
+        print(
             f"nearest training compound, Tanimoto: test_ood {ood:.3f}, test_id {seen:.3f}, random "
             f"molecule splits {random.mean:.3f} (sd {random.sd:.3f}, {random.n_splits} splits of "
             "the same sizes)"
         )
 
 
-def _say_recomputation(found: Recomputation) -> None:
+def _print_recomputation(found: Recomputation) -> None:
     clusters = "clusters equal"
     if not found.clusters_equal:
         clusters = f"clusters differ, adjusted Rand index {found.adjusted_rand_index:.3f} (the "
         clusters += "frozen file is the authority)"
-    _say(f"recomputation with the libraries installed: {clusters}")
-    _say(f"recomputed deal: folds {'equal' if found.folds_equal else 'differ'}")
+    print(f"recomputation with the libraries installed: {clusters}")
+    print(f"recomputed deal: folds {'equal' if found.folds_equal else 'differ'}")
     changed = found.library_versions_changed.items()
     if versions := ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed):
-        _say(f"library versions since the freeze: {versions}")
+        print(f"library versions since the freeze: {versions}")

@@ -1,5 +1,6 @@
 """`tg80 status`: how does this run stand?"""
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -50,9 +51,7 @@ def status(
 
 
 def _show(found: "RunStatus", everything: bool) -> None:
-    console = Console()
-    if not console.is_terminal:  # a pipe or a file has no width to fit into
-        console = Console(width=160)
+    console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(_headline(found), highlight=False, soft_wrap=True)
     # What needs attention first, then what is under way, then what is done.
     lanes = sorted(found.trajectories, key=_rank)

@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from pipelines.commands.options import WorkersOption
-from tg80.console import JsonOption, console
+from tg80.console import JsonOption, Table, console, print_tables
 from tg80.errors import UserError
 from tg80.untrusted.documents import print_json
 from tg80.untrusted.limits import MOST_SEED
+
+ERRORS = ("floor_a2", "persistence_a2")
 
 
 def twin(
@@ -116,24 +118,33 @@ def _chosen(data: Path, molecules: str | None) -> list[Path]:
 
 def _show(rows: list[dict], curve: list[dict], exit_code: int) -> None:
     """Floors of the shards at the end of their twins, and the median curve."""
-    from rich.table import Table
-
-    table = Table("shard", "starts", "twins", "fs", "floor", "persistence", box=None)
-    for row in rows:
-        if row["path"] is not None:
-            counts = (str(len(row["start_ids"])), str(row["n_twins"]), f"{row['lags_fs'][-1]:g}")
-            errors = (row["floor_a2"][-1], row["persistence_a2"][-1])
-            table.add_row(row["shard"], *counts, *(f"{100 * error:.3g}" for error in errors))
-    medians = Table("lag / fs", "floor", "persistence", box=None)
-    for point in curve:
-        errors = (point["floor_a2"], point["persistence_a2"])
-        medians.add_row(f"{point['lag_fs']:g}", *(f"{100 * error:.3g}" for error in errors))
-    console.print(table)
+    tables = [
+        Table(
+            "errors at the end of the twins, 0.01 A^2",
+            ("shard", "starts", "twins", "fs", "floor", "persistence"),
+            [
+                (
+                    row["shard"],
+                    str(len(row["start_ids"])),
+                    str(row["n_twins"]),
+                    f"{row['lags_fs'][-1]:g}",
+                    *(f"{100 * row[name][-1]:.3g}" for name in ERRORS),
+                )
+                for row in rows
+                if row["path"] is not None
+            ],
+        )
+    ]
     if curve:
-        console.print("\nmedian over the shards; all errors in A^2 x 1e-2, heavy atoms")
-        console.print(medians)
+        medians = [
+            (f"{point['lag_fs']:g}", *(f"{100 * point[name]:.3g}" for name in ERRORS))
+            for point in curve
+        ]
+        title = "median over the shards, 0.01 A^2, heavy atoms"
+        tables.append(Table(title, ("lag / fs", "floor", "persistence"), medians))
+    print_tables(tables, console=console)
     for row in rows:
         if row["failure"]:
             console.print(f"failed: {row['shard']}: {row['failure']}", highlight=False)
     if exit_code == 130:
-        console.print("stopped; the same command goes on from here")
+        console.print("stopped; run the same command again to resume")

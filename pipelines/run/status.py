@@ -4,6 +4,7 @@ So it may be asked of a run that goes on, on another machine too, or of one that
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -17,15 +18,16 @@ from pipelines.dynamics.checkpoint import read_arrays
 from pipelines.dynamics.parts import read_part, work_folder
 from pipelines.recipe import Recipe
 from pipelines.run.folder import failure_path, is_locked, read_left_out, read_run, read_session
+from pipelines.run.progress import Left, worker_seconds_left
 from pipelines.trajectory import COMPLETE
 from tg80.chemistry.molecule import Molecule
 from tg80.errors import CorruptFile
 from tg80.files import checksum_path
-from tg80.shards.metadata import ShardMetadata
 from tg80.shards.shard import Shard
 
 # A trajectory whose last commit is older than this many of its segments is not being worked on.
 _ACTIVE_SEGMENTS = 4.0
+_AT_THE_LEVEL = ("equilibration", "production")
 _VERDICTS = ("ok", "warning", "error")
 
 
@@ -95,27 +97,19 @@ class RunStatus:
         """Sums over all trajectories."""
         lanes = self.trajectories
         stages = [lane.stage for lane in lanes if lane.failure is None]
-        counts = {
+        verdicts = Counter(lane.quality for lane in lanes)
+        return {
             "trajectories": len(lanes),
             "done": stages.count("done"),
             "under_way": sum(stage not in ("done", "waiting") for stage in stages),
             "waiting": stages.count("waiting"),
             "failed": len(lanes) - len(stages),
             "damaged_files": sum(len(lane.damaged) for lane in lanes),
+            **{f"quality_{verdict}": verdicts[verdict] for verdict in _VERDICTS},
+            "n_frames": sum(lane.n_frames for lane in lanes),
+            "done_fs": sum(lane.done_fs for lane in lanes),
+            "length_fs": sum(lane.length_fs for lane in lanes),
         }
-        quality = {
-            f"quality_{verdict}": sum(lane.quality == verdict for lane in lanes)
-            for verdict in _VERDICTS
-        }
-        return (
-            counts
-            | quality
-            | {
-                "n_frames": sum(lane.n_frames for lane in lanes),
-                "done_fs": sum(lane.done_fs for lane in lanes),
-                "length_fs": sum(lane.length_fs for lane in lanes),
-            }
-        )
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -141,7 +135,7 @@ def run_status(folder: Path, verify: bool = False) -> RunStatus:
         for replica in range(_n_replicas(folder, molecule.name, session))
     ]
     running = is_locked(folder)
-    worker_seconds = _worker_seconds_left(lanes, recipe)
+    worker_seconds = worker_seconds_left([_left(lane, recipe) for lane in lanes])
     active = sum(map(_is_active, lanes)) if running is not False else 0
     return RunStatus(
         folder=str(folder),
@@ -158,16 +152,10 @@ def run_status(folder: Path, verify: bool = False) -> RunStatus:
 def _n_replicas(folder: Path, name: str, session: dict[str, Any]) -> int:
     """What the last run asked for, or what is there if that is more."""
     stated = session.get("n_replicas")
-    found = [stated - 1 if isinstance(stated, int) else 0]
-    for path in folder.glob(f"{name}-r*.h5md"):
-        found += _number(path.stem.removeprefix(f"{name}-r"))
-    for path in work_folder(folder, name).glob("*r[0-9]*"):
-        found += _number(path.name.split(".")[0].rpartition("r")[2])
-    return max(found) + 1
-
-
-def _number(text: str) -> list[int]:
-    return [int(text)] if text.isdigit() else []
+    names = [path.stem for path in folder.glob(f"{name}-r*.h5md")]
+    names += [path.name.split(".")[0] for path in work_folder(folder, name).glob("*r[0-9]*")]
+    numbers = [int(text) for each in names if (text := each.rpartition("r")[2]).isdigit()]
+    return max([*numbers, stated - 1 if isinstance(stated, int) else 0]) + 1
 
 
 def _trajectory_status(
@@ -184,19 +172,17 @@ def _trajectory_status(
     lane.failure = note.read_text(errors="replace").strip() if note.exists() else None
     if (work / "geometry.npz").exists():
         lane.stage = "geometry"
-        lane.last_commit = _iso(_modified(work / "geometry.npz"))
-    stages = [
-        ("pre-equilibration", "pre-equilibration", recipe.pre_equilibration_fs),
-        ("equilibration", "equilibration", recipe.equilibration_fs),
-        ("production", f"r{replica}", recipe.length_fs),
-    ]
+        lane.last_commit = _commit_time(work / "geometry.npz")
+    nvt = ("equilibration", recipe.equilibration_fs)
     if replica:
-        stages[1] = ("equilibration", f"equilibration-r{replica}", recipe.replica_spacing_fs)
-    for stage, subfolder, length_fs in stages:
-        step_fs = recipe.time_step_fs
-        if stage == "pre-equilibration":
-            step_fs = recipe.verlet_step_fs
-        _stage(lane, stage, work / subfolder, length_fs, step_fs, verify)
+        nvt = (f"equilibration-r{replica}", recipe.replica_spacing_fs)
+    step_fs, cheap_fs = recipe.time_step_fs, recipe.verlet_step_fs
+    for stage, (subfolder, length_fs), of_step_fs in (
+        ("pre-equilibration", ("pre-equilibration", recipe.pre_equilibration_fs), cheap_fs),
+        ("equilibration", nvt, step_fs),
+        ("production", (f"r{replica}", recipe.length_fs), step_fs),
+    ):
+        _stage(lane, stage, work / subfolder, length_fs, of_step_fs, verify)
     if lane.stage == "production":
         lane.done_fs = lane.stage_fs
         lane.n_frames = int(lane.done_fs / recipe.store_every_fs + 1e-9) + 1
@@ -205,9 +191,14 @@ def _trajectory_status(
 
 def _finished(lane: TrajectoryStatus, shard: Path, verify: bool) -> None:
     lane.stage = "done"
-    lane.last_commit = _iso(_modified(shard))
+    lane.last_commit = _commit_time(shard)
     try:
-        metadata = verified_metadata(shard) if verify else _metadata(shard)
+        if not checksum_path(shard).exists():
+            raise CorruptFile(f"{shard}: its checksum file is missing")
+        if verify:
+            verified_metadata(shard)
+        with Shard(shard) as opened:
+            metadata = opened.metadata
     except CorruptFile as error:
         lane.damaged.append(str(error))
         return
@@ -225,13 +216,6 @@ def _finished(lane: TrajectoryStatus, shard: Path, verify: bool) -> None:
         lane.quality_checks = sorted(check for check, said in verdicts.items() if said != "ok")
 
 
-def _metadata(shard: Path) -> ShardMetadata:
-    if not checksum_path(shard).exists():
-        raise CorruptFile(f"{shard}: its checksum file is missing")
-    with Shard(shard) as opened:
-        return opened.metadata
-
-
 def _stage(
     lane: TrajectoryStatus, stage: str, folder: Path, length_fs: float, step_fs: float, verify: bool
 ) -> None:
@@ -239,21 +223,21 @@ def _stage(
     if length_fs <= 0 or not folder.is_dir():
         return
     lane.damaged += [f"{path}: was set aside" for path in sorted(folder.glob("*.corrupt"))]
-    header = None
+    newest = None
     for path, found in _checkpoints(folder):
-        if isinstance(found, CorruptFile):
-            lane.damaged.append(str(found))
-            continue
-        header = found
-        lane.last_commit = _iso(_modified(path))
-        break
-    if header is None:
+        if not isinstance(found, CorruptFile):
+            newest = (path, found)
+            break
+        lane.damaged.append(str(found))
+    if newest is None:
         return
+    path, header = newest
+    lane.last_commit = _commit_time(path)
     lane.stage, lane.stage_length_fs = stage, length_fs
     lane.stage_fs = header["step"] * step_fs
-    parts = [(folder / name, digest) for name, digest in header["parts"]]
     times = []
-    for path, digest in parts:
+    for name, digest in header["parts"]:
+        path = folder / name
         try:
             times.append(path.stat().st_mtime)
             if verify:
@@ -285,15 +269,10 @@ def _checkpoints(folder: Path) -> Iterator[tuple[Path, dict[str, Any] | CorruptF
             return
 
 
-def _modified(path: Path) -> float | None:
+def _commit_time(path: Path) -> str | None:
     try:
-        return path.stat().st_mtime
+        seconds = path.stat().st_mtime
     except OSError:
-        return None
-
-
-def _iso(seconds: float | None) -> str | None:
-    if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
@@ -305,34 +284,15 @@ def _is_active(lane: TrajectoryStatus) -> bool:
     return age < _ACTIVE_SEGMENTS * max(lane.segment_s or 0.0, 60.0)
 
 
-def _worker_seconds_left(lanes: list[TrajectoryStatus], recipe: Recipe) -> float | None:
-    """Work left, from the times between commits; unknown prices grow with n_atoms squared.
-
-    None where no two segments at the level have been committed yet.
-    """
-    price = {
-        id(lane): lane.segment_s / lane.segment_fs
-        for lane in lanes
-        if lane.segment_s is not None
-        and lane.segment_fs
-        and lane.stage in ("equilibration", "production")
-    }
-    left_fs = {id(lane): _fs_left(lane, recipe) for lane in lanes}
-    if not any(left_fs.values()):
-        return 0.0
-    per_atom2 = [price[id(lane)] / lane.n_atoms**2 for lane in lanes if id(lane) in price]
-    if not per_atom2:
-        return None
-    mean = sum(per_atom2) / len(per_atom2)
-    return sum(price.get(id(lane), mean * lane.n_atoms**2) * left_fs[id(lane)] for lane in lanes)
-
-
-def _fs_left(lane: TrajectoryStatus, recipe: Recipe) -> float:
-    """Simulated time at the level that a trajectory still needs."""
+def _left(lane: TrajectoryStatus, recipe: Recipe) -> Left:
+    """What a trajectory still needs at the level, by the times between its commits there."""
+    pace = None
+    if lane.segment_s is not None and lane.segment_fs and lane.stage in _AT_THE_LEVEL:
+        pace = lane.segment_s / lane.segment_fs
+    left_fs = lane.length_fs - lane.done_fs
     if lane.stage == "done" or lane.failure:
-        return 0.0
-    if lane.stage == "production":
-        return lane.length_fs - lane.done_fs
-    before = recipe.replica_spacing_fs if lane.replica else recipe.equilibration_fs
-    done = lane.stage_fs if lane.stage == "equilibration" else 0.0
-    return lane.length_fs + before - done
+        left_fs = 0.0
+    elif lane.stage != "production":
+        left_fs += recipe.replica_spacing_fs if lane.replica else recipe.equilibration_fs
+        left_fs -= lane.stage_fs if lane.stage == "equilibration" else 0.0
+    return Left(left_fs, pace, lane.n_atoms)
