@@ -61,7 +61,7 @@ def twin(
     from pydantic import ValidationError
 
     from pipelines.twins.schedule import median_curve, run_twins
-    from pipelines.twins.twins import TwinRun, TwinSource, default_length_fs
+    from pipelines.twins.twins import TwinRun, TwinSource
     from tg80.shards.twins import TwinSettings
 
     sources = [TwinSource(path) for path in _chosen(data, molecules)]
@@ -76,7 +76,7 @@ def twin(
                     resample_hydrogens=resample_hydrogens,
                     n_starts=starts,
                     n_twins=twins,
-                    length_fs=length_fs or default_length_fs(source.recipe),
+                    length_fs=length_fs or source.default_length_fs,
                     store_every_fs=store_every_fs,
                     seed=seed,
                 ),

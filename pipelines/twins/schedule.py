@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from typing import Any
 import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipelines.dynamics.parts import WORK
 from pipelines.engines.engine import Resources
 from pipelines.run.cluster.workers import local_client
 from pipelines.run.folder import locked
 from pipelines.run.run import STOPPED
 from pipelines.run.schedule import Schedule
 from pipelines.run.task import Task
-from pipelines.twins.twins import TwinRun, TwinTask, do_segment, remove_empty_work, twin_progress
+from pipelines.twins.twins import Twin, TwinRun, TwinTask, do_segment
 from tg80.files import make_folder, remove_temporary_files
 from tg80.shards.twins import floor, persistence, read_twins
 from tg80.untrusted.tables import Console
@@ -57,7 +59,7 @@ class TwinWork:
             twins = run.tasks()
             step_fs, length_fs = run.source.recipe.time_step_fs, run.settings.length_fs
             for number, twin in enumerate(twins):
-                progress = twin_progress(run.source, twin)
+                progress = Twin(run.source, twin).progress()
                 present_fs = progress.step * step_fs if progress else 0.0
                 self.total_fs += length_fs
                 self.present_fs += present_fs
@@ -93,35 +95,21 @@ class _TwinProgress:
     """A bar over the simulated time on a terminal, now and then a line in a log file."""
 
     def __init__(self, console: Console):
-        self._console = console
-        columns = (
-            TextColumn("twins"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} fs, left"),
-            TimeRemainingColumn(),
-        )
-        self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        left = (TextColumn("{task.completed:.0f}/{task.total:.0f} fs, left"), TimeRemainingColumn())
+        columns = (TextColumn("twins"), BarColumn(), *left)
+        self.bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._task = self.bar.add_task("twins")
         self._last_line = time.monotonic()
-        self._done = self._total = 0.0
 
     def begin(self, total_fs: float, present_fs: float) -> None:
-        """Show the run before its first segment."""
-        self._done, self._total = present_fs, total_fs
-        self._task = self._bar.add_task("twins", total=total_fs, completed=int(present_fs))
-        self._bar.start()
+        self.bar.reset(self._task, total=total_fs, completed=int(present_fs))
 
     def add(self, added_fs: float) -> None:
-        """Show what a segment added."""
-        self._done += added_fs
-        self._bar.advance(self._task, added_fs)
-        now = time.monotonic()
-        if not self._console.is_terminal and now - self._last_line >= LINE_EVERY_S:
+        self.bar.advance(self._task, added_fs)
+        task, now = self.bar.tasks[0], time.monotonic()
+        if self.bar.disable and now - self._last_line >= LINE_EVERY_S:
             self._last_line = now
-            self._console.print(f"{self._done:g}/{self._total:g} fs", highlight=False)
-
-    def end(self) -> None:
-        """Leaves the last picture standing."""
-        self._bar.stop()
+            self.bar.console.print(f"{task.completed:g}/{task.total:g} fs", highlight=False)
 
 
 def run_twins(
@@ -149,12 +137,11 @@ def run_twins(
         schedule = Schedule(work.tasks())
         if schedule.n_unfinished:
             progress.begin(work.total_fs, work.present_fs)
-            try:
-                with local_client(min(n_workers, schedule.n_unfinished), out) as client:
-                    schedule.run(client)
-            finally:
-                progress.end()
-        remove_empty_work(out)
+            n_workers = min(n_workers, schedule.n_unfinished)
+            with progress.bar, local_client(n_workers, out) as client:
+                schedule.run(client)
+        with suppress(OSError):  # something unfinished is in it
+            (out / WORK).rmdir()
     rows = [describe(run, work.failures.get(run.source.stem)) for run in runs]
     if any(row["failure"] for row in rows):
         return rows, 1

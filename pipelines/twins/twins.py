@@ -6,7 +6,6 @@ parts and checkpoints like any other, so it can be killed at any moment and goes
 """
 
 import hashlib
-import os
 import platform
 import shutil
 from dataclasses import dataclass
@@ -18,19 +17,18 @@ from filelock import FileLock
 from pydantic import ValidationError
 
 from pipelines.assembly import verified_metadata
-from pipelines.dynamics.integrators import Body, Stepper
+from pipelines.dynamics.integrators import Body
 from pipelines.dynamics.parts import read_parts, work_folder
 from pipelines.dynamics.segments import Progress, Stage, StagePlan, read_progress
 from pipelines.dynamics.steppers import level_stepper
-from pipelines.dynamics.thermostats import make_thermostat, thermal_velocities
+from pipelines.dynamics.thermostats import make_thermostat
 from pipelines.engines.engine import Resources
 from pipelines.recipe import Recipe
-from tg80.chemistry.mechanics import is_linear, remove_rigid_motion
+from pipelines.twins.starts import perturbed_start, resampled_hydrogens
 from tg80.chemistry.molecule import Molecule, molecule_from_smiles
 from tg80.errors import CorruptFile, UserError
 from tg80.files import file_sha256, make_folder
-from tg80.shards.fields import FIELDS
-from tg80.shards.shard import Shard, stored_resolution
+from tg80.shards.shard import Shard
 from tg80.shards.twins import SUFFIX, TwinMetadata, Twins, TwinSettings, read_twins, write_twins
 from tg80.shards.versions import package_versions
 from tg80.splits.split import time_blocks
@@ -88,6 +86,11 @@ class TwinSource:
     def stem(self) -> str:
         """`NAME-rK`."""
         return f"{self.metadata.name}-r{self.metadata.replica}"
+
+    @property
+    def default_length_fs(self) -> float:
+        """The horizon of the benchmark's task at the level of the shard."""
+        return DEFAULT_LENGTH_FS[self.recipe.resolved_level().method]
 
     @cached_property
     def molecule(self) -> Molecule:
@@ -169,12 +172,16 @@ class TwinRun:
             UserError: twins with other settings, or of another shard, are there.
         """
         if not self.path.exists():
-            self._refuse_other_work()
+            if self.work.is_dir() and any(e.name != self.key for e in self.work.iterdir()):
+                raise UserError(
+                    f"{self.work}: unfinished twins with other settings; choose another --out, or "
+                    "remove that folder"
+                )
             return False
         try:
             there = read_twins(self.path).metadata
         except CorruptFile:
-            if self._work_here.is_dir():  # a kill between the file and its checksum
+            if (self.work / self.key).is_dir():  # a kill between the file and its checksum
                 return False
             raise
         if there.settings != self.settings or there.source_sha256 != self.source_sha256:
@@ -198,7 +205,7 @@ class TwinRun:
 
     def assemble(self, tasks: list[TwinTask]) -> Twins:
         """Write the file from the finished twins and remove their parts."""
-        runs = [_read_frames(self.source, task) for task in tasks]
+        runs = [Twin(self.source, task).frames() for task in tasks]
         shape = (len(tasks) // self.settings.n_twins, self.settings.n_twins)
 
         def stack(name: str, frames: slice | int = slice(None)) -> np.ndarray:
@@ -218,17 +225,6 @@ class TwinRun:
         shutil.rmtree(self.work, ignore_errors=True)
         return twins
 
-    @property
-    def _work_here(self) -> Path:
-        return self.work / self.key
-
-    def _refuse_other_work(self) -> None:
-        if self.work.is_dir() and any(e.name != self.key for e in self.work.iterdir()):
-            raise UserError(
-                f"{self.work}: unfinished twins with other settings; choose another --out, or "
-                "remove that folder"
-            )
-
     def _metadata(self) -> TwinMetadata:
         facts = self.source.metadata
         names = ("name", "replica", "mapped_smiles", "inchikey", "charge", "level", "recipe")
@@ -245,58 +241,87 @@ class TwinRun:
         )
 
 
-def twin_progress(source: TwinSource, task: TwinTask) -> Progress | None:
-    """Where a twin stands on disk; None if nothing is committed yet."""
-    return read_progress(_folder(source, task), _identity(source, task))
-
-
-def _folder(source: TwinSource, task: TwinTask) -> Path:
-    name = f"start-{task.start}-twin-{task.twin}"
-    return work_folder(Path(task.out), source.stem) / task.key / name
-
-
-def _identity(source: TwinSource, task: TwinTask) -> str:
-    return f"{source.stem} twin {task.start}.{task.twin} {task.key}"
-
-
-def twin_stage(
-    source: TwinSource, task: TwinTask, resources: Resources | None = None, stepper=None
-) -> Stage:
-    """The dynamics of one twin, with checkpoints in the output folder.
+class Twin:
+    """One twin: a stage of dynamics with checkpoints in the output folder.
 
     Args:
         source: the shard of the task.
         task: which twin.
-        resources: what an evaluation may use.
-        stepper: None for the integrator of the shard's recipe.
     """
-    recipe, settings, body = source.recipe, task.settings, source.body
-    stepper = stepper or level_stepper(recipe, source.molecule, body, resources)
-    thermostat = make_thermostat(
-        recipe.thermostat, body, recipe.temperature_k, recipe.thermostat_time_fs
-    )
-    stride = round(settings.store_every_fs / stepper.step_fs)
-    segment = max(1, round(recipe.segment_fs / settings.store_every_fs)) * stride
-    noise_twin = task.twin if settings.noise else 0
-    plan = StagePlan(
-        identity=_identity(source, task),
-        n_steps=round(settings.length_fs / stepper.step_fs),
-        steps_per_segment=segment,
-        store_stride=stride,
-        seed=_seed(source, task, "noise", noise_twin),
-    )
-    return Stage(
-        _folder(source, task),
-        plan,
-        body,
-        stepper,
-        thermostat,
-        lambda: _start(source, task, stepper),
-    )
+
+    def __init__(self, source: TwinSource, task: TwinTask):
+        self.source, self.task = source, task
+        self.identity = f"{source.stem} twin {task.start}.{task.twin} {task.key}"
+        work = work_folder(Path(task.out), source.stem) / task.key
+        self.folder = work / f"start-{task.start}-twin-{task.twin}"
+
+    def progress(self) -> Progress | None:
+        """Where it stands on disk; None if nothing is committed yet."""
+        return read_progress(self.folder, self.identity)
+
+    def frames(self) -> dict[str, np.ndarray]:
+        """What is kept of it, once it is finished."""
+        progress = self.progress()
+        assert progress is not None
+        return read_parts([(self.folder / name, digest) for name, digest in progress.parts])
+
+    def stage(self, resources: Resources | None = None) -> Stage:
+        """Its dynamics, by the integrator of the shard's recipe."""
+        recipe, settings, body = self.source.recipe, self.task.settings, self.source.body
+        stepper = level_stepper(recipe, self.source.molecule, body, resources)
+        thermostat = make_thermostat(
+            recipe.thermostat, body, recipe.temperature_k, recipe.thermostat_time_fs
+        )
+        stride = round(settings.store_every_fs / stepper.step_fs)
+        plan = StagePlan(
+            identity=self.identity,
+            n_steps=round(settings.length_fs / stepper.step_fs),
+            steps_per_segment=max(1, round(recipe.segment_fs / settings.store_every_fs)) * stride,
+            store_stride=stride,
+            seed=self._seed("noise", self.task.twin if settings.noise else 0),
+        )
+        return Stage(self.folder, plan, body, stepper, thermostat, self._start)
+
+    def _start(self) -> tuple[np.ndarray, np.ndarray]:
+        source, settings = self.source, self.task.settings
+        positions, velocities = source.frame(self.task.frame)
+        moved, speeds = perturbed_start(
+            positions,
+            velocities,
+            source.body,
+            settings.perturbation_angstrom,
+            self._generator("displacement"),
+        )
+        if settings.resample_hydrogens:
+            speeds = resampled_hydrogens(
+                moved,
+                speeds,
+                source.atomic_numbers,
+                source.body.masses,
+                source.metadata.temperature_k,
+                self._generator("hydrogens"),
+            )
+        return moved, speeds
+
+    def _seed(self, stream: str, twin: int) -> tuple[int, ...]:
+        """Words of the master seed, compound, replica, start, twin and purpose."""
+        facts, task = self.source.metadata, self.task
+        digest = hashlib.sha256(facts.inchikey.encode()).digest()
+        compound = int.from_bytes(digest[:8], "little")
+        return (
+            task.settings.seed, compound, facts.replica, task.frame, twin, _STREAMS[stream],
+        )  # fmt: skip
+
+    def _generator(self, stream: str) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence(self._seed(stream, self.task.twin)))
 
 
 def do_segment(task: TwinTask, resources: Resources) -> tuple[float, float]:
     """What a worker does: the next segment of one twin, found on disk; safe to repeat.
+
+    Args:
+        task: which twin.
+        resources: what an evaluation may use.
 
     Returns:
         How far the twin is now and what was added, fs.
@@ -305,51 +330,14 @@ def do_segment(task: TwinTask, resources: Resources) -> tuple[float, float]:
         RunFailed: a computation failed.
         CorruptFile: a committed file is damaged; nothing is overwritten.
     """
-    stage = twin_stage(TwinSource(Path(task.shard)), task, resources)
+    twin = Twin(TwinSource(Path(task.shard)), task)
+    stage = twin.stage(resources)
     make_folder(stage.folder)
     with FileLock(stage.folder / ".lock"):
-        before = read_progress(stage.folder, stage.plan.identity)
+        before = twin.progress()
         after = stage.advance()
     step_fs = stage.stepper.step_fs
     return after.step * step_fs, (after.step - (before.step if before else 0)) * step_fs
-
-
-def _start(source: TwinSource, task: TwinTask, stepper: Stepper) -> tuple[np.ndarray, np.ndarray]:
-    positions, velocities = source.frame(task.frame)
-    rng = _generator(source, task, "displacement")
-    sigma = task.settings.perturbation_angstrom
-    moved, speeds = perturbed_start(positions, velocities, stepper.body, sigma, rng)
-    if task.settings.resample_hydrogens:
-        speeds = resampled_hydrogens(
-            moved,
-            speeds,
-            source.atomic_numbers,
-            stepper.body.masses,
-            source.metadata.temperature_k,
-            _generator(source, task, "hydrogens"),
-        )
-    return moved, speeds
-
-
-def _seed(source: TwinSource, task: TwinTask, stream: str, twin: int) -> tuple[int, ...]:
-    """Words of the master seed, the compound, the replica, the start, the twin and the purpose."""
-    digest = hashlib.sha256(source.metadata.inchikey.encode()).digest()
-    compound = int.from_bytes(digest[:8], "little")
-    words = (compound, source.metadata.replica, task.frame, twin, _STREAMS[stream])
-    return (task.settings.seed, *words)
-
-
-def _generator(source: TwinSource, task: TwinTask, stream: str) -> np.random.Generator:
-    words = _seed(source, task, stream, task.twin)
-    return np.random.default_rng(np.random.SeedSequence(words))
-
-
-def _read_frames(source: TwinSource, task: TwinTask) -> dict[str, np.ndarray]:
-    """What is kept of a finished twin."""
-    progress = twin_progress(source, task)
-    assert progress is not None
-    folder = _folder(source, task)
-    return read_parts([(folder / name, digest) for name, digest in progress.parts])
 
 
 def _check(source: TwinSource, settings: TwinSettings) -> None:
@@ -370,79 +358,3 @@ def _difference(there: TwinSettings, ours: TwinSettings) -> str:
         if value != getattr(ours, name)
     ]
     return "; ".join(pairs) or "of another shard"
-
-
-def default_length_fs(recipe: Recipe) -> float:
-    """The horizon of the benchmark's task at the level of the recipe, fs."""
-    return DEFAULT_LENGTH_FS[recipe.resolved_level().method]
-
-
-def remove_empty_work(out: Path) -> None:
-    """Remove the work folder once nothing unfinished is in it."""
-    work = work_folder(out, "")
-    if work.is_dir() and not os.listdir(work):
-        work.rmdir()
-
-
-def perturbed_start(
-    positions: np.ndarray,
-    velocities: np.ndarray,
-    body: Body,
-    sigma: float,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """A start state near the stored one.
-
-    Positions move by independent Gaussian displacements without net translation and rotation; the
-    velocities stay, and so the total energy is known no better than the positions are. With
-    sigma = 0 both move within the rounding of what is stored.
-
-    Args:
-        positions: (n_atoms, 3) float32 A, as stored.
-        velocities: (n_atoms, 3) float32 A/fs, as stored.
-        body: masses and degrees of freedom.
-        sigma: standard deviation of each coordinate's displacement, A.
-        rng: generator.
-
-    Returns:
-        positions and velocities, float64.
-    """
-    if sigma == 0:
-        shape = positions.shape
-        lost = [
-            stored_resolution(FIELDS[name], values) * rng.uniform(-0.5, 0.5, shape)
-            for name, values in (("positions", positions), ("velocities", velocities))
-        ]
-        return positions + lost[0], velocities + lost[1]
-    start = positions.astype(np.float64)
-    shift = rng.normal(scale=sigma, size=start.shape)
-    shift = remove_rigid_motion(body.masses, start, shift, linear=body.linear)
-    return start + shift, velocities.astype(np.float64)
-
-
-def resampled_hydrogens(
-    positions: np.ndarray,
-    velocities: np.ndarray,
-    atomic_numbers: np.ndarray,
-    masses: np.ndarray,
-    temperature_k: float,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """Velocities (n_atoms, 3) A/fs with those of the hydrogens drawn anew.
-
-    The heavy atoms keep theirs, and total linear and angular momentum stay what they are: the
-    hydrogens' velocities are Maxwell-Boltzmann under that condition. A single hydrogen is thereby
-    fixed and keeps its own.
-    """
-    hydrogen = np.asarray(atomic_numbers) == 1
-    if hydrogen.sum() < 2:
-        return velocities.copy()
-    mass, place = masses[hydrogen], positions[hydrogen]
-    part = Body(mass, 0, linear=is_linear(mass, place))
-    thermal = thermal_velocities(part, place, temperature_k, rng)
-    own = velocities[hydrogen]
-    internal = remove_rigid_motion(mass, place, own, linear=part.linear)
-    drawn = velocities.copy()
-    # Own rigid motion of the hydrogens, which the momenta fix, and thermal internal motion.
-    drawn[hydrogen] = own - internal + thermal
-    return drawn

@@ -241,25 +241,12 @@ def make_cluster(profile: JobProfile, security: Security, dashboard: bool = Fals
     Raises:
         UserError: dask-jobqueue is not installed, or the profile does not suit its class.
     """
-    factory = _cluster_class(profile.kind)
     try:
-        return factory(silence_logs="critical", **profile.arguments(security, dashboard))
+        return _cluster_class(profile.kind)(
+            silence_logs="critical", **profile.arguments(security, dashboard)
+        )
     except (ValueError, TypeError) as error:
         raise UserError(f"profile of kind {profile.kind}: {str(error).splitlines()[0]}") from None
-
-
-def check_queue(profile: JobProfile) -> None:
-    """Make sure that jobs can be submitted from here.
-
-    Raises:
-        UserError: dask-jobqueue or the queue's own command is not there.
-    """
-    command = getattr(_cluster_class(profile.kind).job_cls, "submit_command", None)
-    if command and shutil.which(shlex.split(command)[0]) is None:
-        raise UserError(
-            f"kind {profile.kind}: no {shlex.split(command)[0]} on this machine; run this where "
-            "jobs can be submitted"
-        )
 
 
 def _cluster_class(kind: Kind) -> Any:
@@ -307,17 +294,47 @@ class JobQueue:
     def check(self, level: Level, device: str) -> None:
         """Make sure that jobs can be submitted from here, and that the profile is a job's.
 
+        Args:
+            level: not needed here.
+            device: not needed here.
+
         Raises:
             UserError: no dask-jobqueue, no such queue on this machine, or a setting that its class
                 does not know.
         """
-        check_queue(self.profile)
         with tempfile.TemporaryDirectory() as folder, self._cluster_in(Path(folder)):
             pass
 
     @contextmanager
+    def open(self, order: Order) -> Iterator[Client]:
+        """A client of a scheduler here, once the first workers have joined it.
+
+        Args:
+            order: what is to be done.
+
+        Raises:
+            UserError: no dask-jobqueue, or no such queue on this machine.
+            Tg80Error: a job could not be submitted, or its workers don't suit this run.
+        """
+        with self._cluster_in(order.folder) as cluster:
+            self._cluster, self._say = cluster, order.say
+            cluster.scheduler.add_plugin(self._arrivals)
+            self._submit(self._n_wanted(order.n_tasks))
+            with Client(cluster, set_as_default=False) as client:
+                say_dashboard(client, order.say)
+                check_workers(client, order)
+                yield client
+
+    @contextmanager
     def _cluster_in(self, folder: Path) -> Iterator[Any]:
         """The cluster, its certificates below a folder that the jobs see."""
+        kind = self.profile.kind
+        command = getattr(_cluster_class(kind).job_cls, "submit_command", None)
+        if command and shutil.which(shlex.split(command)[0]) is None:
+            raise UserError(
+                f"kind {kind}: no {shlex.split(command)[0]} on this machine; run this where jobs "
+                "can be submitted"
+            )
         with (
             quiet_logs(),
             dask_config.set(SETTINGS),
@@ -326,24 +343,9 @@ class JobQueue:
         ):
             yield cluster
 
-    @contextmanager
-    def open(self, order: Order) -> Iterator[Client]:
-        """A client of a scheduler here, once the first workers have joined it.
-
-        Raises:
-            UserError: no dask-jobqueue, or no such queue on this machine.
-            Tg80Error: a job could not be submitted, or its workers don't suit this run.
-        """
-        check_queue(self.profile)
-        with self._cluster_in(order.folder) as cluster:
-            self._cluster, self._say = cluster, order.say
-            cluster.scheduler.add_plugin(self._arrivals)
-            wanted = -(-order.n_tasks // self.profile.n_processes)
-            self._submit(min(self.profile.jobs, wanted))
-            with Client(cluster, set_as_default=False) as client:
-                say_dashboard(client, order.say)
-                check_workers(client, order)
-                yield client
+    def _n_wanted(self, n_tasks: int) -> int:
+        """Jobs that so many tasks keep busy, as far as the profile allows them."""
+        return min(self.profile.jobs, -(-n_tasks // self.profile.n_processes))
 
     def tend(self, n_tasks: int) -> None:
         """Submit jobs that have ended again, and give back idle ones that no task is left for.
@@ -355,7 +357,8 @@ class JobQueue:
         if now - self._last_look < _TEND_EVERY_S:
             return
         self._last_look = now
-        alive = {str(worker["name"]) for worker in self._workers().values()}
+        workers = self._cluster.scheduler_info["workers"]
+        alive = {str(worker["name"]) for worker in workers.values()}
         for job in list(self._cluster.worker_spec):
             if any(name in alive for name in self._members(job)):
                 self._gone_since.pop(job, None)
@@ -363,7 +366,7 @@ class JobQueue:
                 gone_since = self._gone_since.setdefault(job, now)
                 if now - gone_since > _GONE_AFTER_S:
                     self._forget(job)
-        wanted = min(self.profile.jobs, -(-n_tasks // self.profile.n_processes))
+        wanted = self._n_wanted(n_tasks)
         for job in self._idle_jobs()[: max(0, len(self._cluster.worker_spec) - wanted)]:
             self._forget(job)
         try:
@@ -372,7 +375,9 @@ class JobQueue:
             if str(error) not in self._said:
                 self._say(f"{error}; trying again")
             self._said.add(str(error))
-            self._forget_unsubmitted()
+            for job, submitted in self._cluster.workers.items():
+                if submitted.job_id is None and job in self._cluster.worker_spec:
+                    self._forget(job)
 
     def _submit(self, n_jobs: int) -> None:
         """Brings the number of jobs, pending ones included, to this.
@@ -398,9 +403,6 @@ class JobQueue:
                 f"a job could not be submitted: {lines[-1] if lines else type(error).__name__}"
             ) from None
 
-    def _workers(self) -> dict[str, Any]:
-        return dict(self._cluster.scheduler_info["workers"])
-
     def _members(self, job: str) -> list[str]:
         return [str(job) + end for end in self._cluster.worker_spec[job].get("group", [""])]
 
@@ -408,11 +410,6 @@ class JobQueue:
         self._arrivals.names.difference_update(self._members(job))
         del self._cluster.worker_spec[job]
         self._gone_since.pop(job, None)
-
-    def _forget_unsubmitted(self) -> None:
-        for name, job in self._cluster.workers.items():
-            if job.job_id is None and name in self._cluster.worker_spec:
-                self._forget(name)
 
     def _idle_jobs(self) -> list[str]:
         """Jobs without a task, those that have not even started first."""

@@ -16,7 +16,7 @@ from distributed import Client, Security, rpc
 from distributed.comm.addressing import get_address_host_port
 from pydantic import BaseModel, ConfigDict
 
-from pipelines.run.cluster.tls import PROTOCOL, ClientFiles
+from pipelines.run.cluster.tls import PROTOCOL, client_security
 from pipelines.run.cluster.workers import Order, check_workers, quiet_logs
 from tg80.errors import Tg80Error, UserError
 from tg80.theory import Level
@@ -173,7 +173,7 @@ def _target(profile: SchedulerProfile, address: str) -> Target:
             raise UserError(
                 f"{given}: TLS needs certificates; give --tls-ca, --tls-cert and --tls-key"
             )
-        return Target(address, files.security(), files.warnings())
+        return Target(address, *client_security(*files))
     if files is not None:
         raise UserError(f"{given}: certificates are given, but {address} is an address without TLS")
     risk = f"{rest} is a scheduler without TLS: whoever can reach it can run code as you"
@@ -186,22 +186,22 @@ def _target(profile: SchedulerProfile, address: str) -> Target:
     return Target(_PLAIN + rest, security, [risk])
 
 
-def _given_files(profile: SchedulerProfile) -> ClientFiles | None:
+def _given_files(profile: SchedulerProfile) -> tuple[Path, Path, Path] | None:
     ca, cert, key = profile.tls_ca, profile.tls_cert, profile.tls_key
     if ca and cert:
-        return ClientFiles(ca, cert, key)
+        return ca, cert, key or cert
     if ca or cert or key:
         raise UserError("--tls-ca and --tls-cert go together; --tls-key if it is a file of its own")
     return None
 
 
-def _configured_files() -> ClientFiles | None:
+def _configured_files() -> tuple[Path, Path, Path] | None:
     """Those of the user's own Dask settings."""
     own = Security()
     if not (own.tls_ca_file and own.tls_client_cert):
         return None
-    key = Path(own.tls_client_key) if own.tls_client_key else None
-    return ClientFiles(Path(own.tls_ca_file), Path(own.tls_client_cert), key)
+    key = own.tls_client_key or own.tls_client_cert
+    return Path(own.tls_ca_file), Path(own.tls_client_cert), Path(key)
 
 
 def _is_loopback(host: str) -> bool:

@@ -13,7 +13,6 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,12 +29,7 @@ PROTOCOL = "tls://"
 _ROLES = ("client", "scheduler", "worker")
 _WANTED = "a certificate or key in PEM"
 # The user's Dask settings have no say in how strong the encryption is.
-_STRENGTH = {"tls_ciphers": None, "tls_min_version": None, "tls_max_version": None}
-
-
-def temporary_security() -> Security:
-    """A certificate and its key for one cluster, in memory."""
-    return Security.temporary(**_STRENGTH)
+STRENGTH = {"tls_ciphers": None, "tls_min_version": None, "tls_max_version": None}
 
 
 class _JobSecurity(Security):
@@ -59,7 +53,7 @@ def job_security(folder: Path) -> Security:
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
         stream.write(f"{made.tls_worker_key}{made.tls_worker_cert}")
     names = ["tls_ca_file", *(f"tls_{role}_{what}" for role in _ROLES for what in ("cert", "key"))]
-    return _JobSecurity(require_encryption=True, **dict.fromkeys(names, str(path)), **_STRENGTH)
+    return _JobSecurity(require_encryption=True, **dict.fromkeys(names, str(path)), **STRENGTH)
 
 
 @contextmanager
@@ -96,57 +90,39 @@ def _others_may_read(path: Path) -> bool:
     return bool(path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
 
 
-@dataclass(frozen=True)
-class ClientFiles:
-    """Files by which a client and the scheduler it joins know each other, PEM.
+def client_security(ca: Path, cert: Path, key: Path) -> tuple[Security, list[str]]:
+    """What a client needs to join a scheduler over TLS, from files in PEM.
 
-    Attributes:
+    Args:
         ca: certificates of the authority that has signed the scheduler's.
         cert: this client's certificate.
-        key: its key; None if it is in the same file.
+        key: its key; may be the same file.
+
+    Returns:
+        The settings, and a warning if others can read the key.
+
+    Raises:
+        UserError: a file is missing, is no such thing or has expired, or the key is not the
+            certificate's.
     """
-
-    ca: Path
-    cert: Path
-    key: Path | None = None
-
-    def security(self) -> Security:
-        """For a client.
-
-        Raises:
-            UserError: a file is missing, is no such thing or has expired, or the key is not the
-                certificate's.
-        """
-        _read_certificates(self.ca)
-        certificate = _read_certificates(self.cert)[0]
-        key = self.key or self.cert
-        try:
-            # Here and not by OpenSSL, which would ask for a pass phrase at the terminal.
-            public = load_pem_private_key(read_bytes(key, _WANTED), password=None).public_key()
-        except TypeError:
-            raise UserError(
-                f"{key}: the key has a pass phrase; give one without, in a file of mode 0600"
-            ) from None
-        except ValueError:
-            raise UserError(f"{key}: holds no private key in PEM; give --tls-key") from None
-        if public != certificate.public_key():
-            raise UserError(
-                f"{key}: not the key of {self.cert}; give the two that were made together"
-            )
-        return Security(
-            require_encryption=True,
-            tls_ca_file=str(self.ca),
-            tls_client_cert=str(self.cert),
-            tls_client_key=str(key),
-            **_STRENGTH,
-        )
-
-    def warnings(self) -> list[str]:
-        """A line if others can read the key."""
-        key = self.key or self.cert
-        if not _others_may_read(key):
-            return []
-        return [f"{key}: others can read this key, and use it; chmod 600 it"]
+    _read_certificates(ca)
+    certificate = _read_certificates(cert)[0]
+    try:
+        # Here and not by OpenSSL, which would ask for a pass phrase at the terminal.
+        public = load_pem_private_key(read_bytes(key, _WANTED), password=None).public_key()
+    except TypeError:
+        raise UserError(
+            f"{key}: the key has a pass phrase; give one without, in a file of mode 0600"
+        ) from None
+    except ValueError:
+        raise UserError(f"{key}: holds no private key in PEM; give --tls-key") from None
+    if public != certificate.public_key():
+        raise UserError(f"{key}: not the key of {cert}; give the two that were made together")
+    files = {"tls_ca_file": str(ca), "tls_client_cert": str(cert), "tls_client_key": str(key)}
+    warnings = []
+    if _others_may_read(key):
+        warnings = [f"{key}: others can read this key, and use it; chmod 600 it"]
+    return Security(require_encryption=True, **files, **STRENGTH), warnings
 
 
 def _read_certificates(path: Path) -> list[x509.Certificate]:

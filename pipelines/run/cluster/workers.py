@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from dask import config as dask_config
-from distributed import Client, Nanny, SpecCluster, WorkerPlugin
+from distributed import Client, Nanny, Security, SpecCluster, WorkerPlugin
 from filelock import FileLock, Timeout
 
 from pipelines.engines.dft.gpu_devices import find_gpus
 from pipelines.run.cluster.dask_servers import PrivateScheduler, PrivateWorker
-from pipelines.run.cluster.tls import LOOPBACK, PROTOCOL, private_folder, temporary_security
+from pipelines.run.cluster.tls import LOOPBACK, PROTOCOL, STRENGTH, private_folder
 from pipelines.run.folder import LOCK
 from pipelines.run.task import PACKAGES, Ticket, differing_versions, sees_session
 from tg80.chemistry.molecule import Molecule
@@ -119,26 +119,18 @@ def local_client(n_workers: int, folder: Path, dashboard: bool = False) -> Itera
     _allow_open_files(100 + 20 * n_workers)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
-    security = temporary_security()
+    security = Security.temporary(**STRENGTH)
     # What fails is said in our one line. The annotation says bool.
     quiet: Any = logging.CRITICAL
     shared = {"host": LOOPBACK, "protocol": PROTOCOL, "security": security}
-    worker = {
-        "cls": Nanny,
-        "options": shared
-        | {
-            "worker_class": PrivateWorker,
-            "nthreads": 1,
-            "memory_limit": 0,
-            "silence_logs": quiet,
-        },
-    }
+    worker = {"worker_class": PrivateWorker, "nthreads": 1, "memory_limit": 0}
+    nanny = {"cls": Nanny, "options": shared | worker | {"silence_logs": quiet}}
     with (
         dask_config.set(SETTINGS),
         private_scratch(folder),
         _running(
             scheduler={"cls": PrivateScheduler, "options": shared | dashboard_options(dashboard)},
-            workers=dict.fromkeys(range(n_workers), worker),
+            workers=dict.fromkeys(range(n_workers), nanny),
             security=security,
             silence_logs=quiet,
         ) as cluster,
@@ -171,8 +163,13 @@ def _running(**options: Any) -> Iterator[SpecCluster]:
     cluster = None
     try:
         with _undisturbed():
-            cluster = _started(**options)
+            cluster = SpecCluster(**options)
         yield cluster
+    except RuntimeError as error:
+        if cluster is not None:
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise RunFailed(f"the workers on this machine could not be started: {reason}") from None
     finally:
         if cluster is not None:
             with _undisturbed():
@@ -199,14 +196,6 @@ def _undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number in came[:1]:
             signal.raise_signal(number)
-
-
-def _started(**options: Any) -> SpecCluster:
-    try:
-        return SpecCluster(**options)
-    except RuntimeError as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise RunFailed(f"the workers on this machine could not be started: {reason}") from None
 
 
 def dashboard_options(wanted: bool) -> dict[str, Any]:
@@ -290,28 +279,25 @@ def check_workers(client: Client, order: Order) -> None:
             GPU is not there or not to be trusted.
     """
     try:
-        _check_workers(client, order)
+        _wait_for_workers(client, order)
+        refuse_threads(worker_threads(client))
+        _check_versions(client, order.ticket)
+        _check_folder(client, order)
+        if order.device == "cuda":
+            from pipelines.run.gpu_check import prepare_run
+
+            client.submit(prepare_run, order.level, order.molecules, pure=False).result()
     except OSError:
         raise lost_scheduler(client) from None
 
 
-def _check_workers(client: Client, order: Order) -> None:
-    where = scheduler_address(client)
-    told = False
+def _wait_for_workers(client: Client, order: Order) -> None:
+    if not worker_threads(client):
+        order.say(f"no worker at {scheduler_address(client)} yet; waiting (Ctrl-C stops)")
     while not worker_threads(client):
-        if not told:
-            order.say(f"no worker at {where} yet; waiting (Ctrl-C stops)")
-        told = True
         if client.status != "running":
             raise lost_scheduler(client)
         time.sleep(_POLL_S)
-    refuse_threads(worker_threads(client))
-    _check_versions(client, order.ticket)
-    _check_folder(client, order)
-    if order.device == "cuda":
-        from pipelines.run.gpu_check import prepare_run
-
-        client.submit(prepare_run, order.level, order.molecules, pure=False).result()
 
 
 def scheduler_address(client: Client) -> str:

@@ -12,14 +12,8 @@ from pipelines.cli import run
 from pipelines.dynamics.integrators import Body, Stepper
 from pipelines.engines.engine import Resources
 from pipelines.recipe import Recipe
-from pipelines.twins.twins import (
-    TwinRun,
-    TwinSource,
-    do_segment,
-    perturbed_start,
-    resampled_hydrogens,
-    twin_stage,
-)
+from pipelines.twins.starts import perturbed_start, resampled_hydrogens
+from pipelines.twins.twins import Twin, TwinRun, TwinSource, do_segment
 from tests.pipelines.dynamics.analytic import SpringEngine
 from tg80.chemistry.mechanics import (
     angular_momentum,
@@ -252,9 +246,9 @@ def test_a_stage_of_several_segments_goes_on_where_it_was(source, tmp_path):
         again = TwinSource(FORMALDEHYDE)
         again.recipe = recipe
         task = TwinRun(out, again, settings).tasks()[0]
-        stage = twin_stage(again, task)
+        stage = Twin(again, task).stage()
         for segment in range(4):
-            stage = twin_stage(again, task) if segment < processes else stage
+            stage = Twin(again, task).stage() if segment < processes else stage
             progress = stage.advance()
         assert progress.step == 80
         return progress.positions
@@ -317,7 +311,7 @@ def test_a_shard_without_its_recipe_is_refused(shard_factory):
 
 def test_a_failing_twin_names_its_start(source, tmp_path):
     task = TwinRun(tmp_path, source, TwinSettings(length_fs=20.0)).tasks()[0]
-    stage = twin_stage(source, task)
+    stage = Twin(source, task).stage()
 
     def fails(positions):
         raise RunFailed("no self-consistency")
