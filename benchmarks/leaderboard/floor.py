@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.leaderboard.averages import panels
+from benchmarks.leaderboard.lines import panels
 from benchmarks.runs.evaluation import AVERAGES, MEAN, Row
 from benchmarks.runs.records import Record
 from benchmarks.scoring.metrics import Metric

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from enum import StrEnum
+from functools import partial
 from itertools import groupby
 
-from benchmarks.leaderboard.board import COST_HEADING, QUALITY_HEADING, cost_cells, quality_cells
 from benchmarks.leaderboard.floor import PartFloor, on_molecules
 from benchmarks.leaderboard.lines import Entry, entries, line_labels
 from benchmarks.runs.evaluation import Row
@@ -28,11 +28,6 @@ class View(StrEnum):
     COSTS = "costs"
     QUALITY = "quality"
 
-    @property
-    def title(self) -> str:
-        """What stands after the part."""
-        return _TITLES[self]
-
 
 _TITLES = {
     View.ERRORS: "MSE x 1e-2 A^2, S2S ± 2 sigma over seeds",
@@ -43,38 +38,83 @@ _TITLES = {
 }
 
 
-def columns(entry: Entry, view: View = View.ERRORS) -> list[str]:
-    """Headings of a table whose first line is `entry`."""
-    if view == View.COSTS:
-        return list(COST_HEADING)
-    if view == View.QUALITY:
-        return list(QUALITY_HEADING)
-    is_skill = view == View.SKILL
-    lags = [f"{lag:g} fs" for lag in (entry.skills if is_skill else entry.mse)]
-    scores = [] if is_skill else ["S2T", "S2S", "S2S aligned", "skill"]
-    return ["model", *lags, *scores, "folds", "seeds", "failed"]
+Columns = dict[str, Callable[[Entry], str]]
+"""Headings after the name of the model, and what stands below them; errors x 1e-2 A^2."""
+
+_COSTS: Columns = {
+    "inputs": lambda e: ", ".join(name.replace("_", " ") for name in e.costs.inputs) or "-",
+    "labels": lambda e: ", ".join(e.costs.labels) or "none",
+    "parameters": lambda e: _number(e.costs.n_parameters),
+    "samples seen": lambda e: _number(e.costs.n_samples),
+    "training / CPU s": lambda e: _number(e.costs.training_seconds),
+    "prediction / CPU s": lambda e: _number(e.costs.prediction_seconds),
+    "s per trajectory": lambda e: _formatted("{:.2g}", e.costs.seconds_per_trajectory),
+}
+_QUALITY: Columns = {
+    "valid / %": lambda e: _percent(e.quality.valid),
+    "bond distance / A": lambda e: _length(e.quality.bond_distance),
+    "valid, all atoms / %": lambda e: _formatted("{:.1%}", e.quality.valid_all_atoms).removesuffix(
+        "%"
+    ),
+    "bond distance, all / A": lambda e: _length(e.quality.bond_distance_all_atoms),
+    "turned / stored": lambda e: _formatted("{:.2f}", e.quality.robustness),
+}
+_SCORES: Columns = {
+    "S2T": lambda e: _scaled(e.s2t),
+    "S2S": lambda e: _with_spread(e),
+    "S2S aligned": lambda e: _scaled(e.s2s_aligned),
+    "skill": lambda e: _signed(e.skill),
+}
+_RUNS: Columns = {
+    "folds": lambda e: _folds(e.folds),
+    "seeds": lambda e: str(e.seeds),
+    "failed": lambda e: f"{e.n_failed}/{e.n}",
+}
 
 
-def cells(entry: Entry, name: str, view: View = View.ERRORS) -> list[str]:
-    """One line as text, errors x 1e-2 A^2."""
+def _columns(first: Entry, view: View) -> Columns:
+    """The columns of a table whose first line is given."""
     if view == View.COSTS:
-        return [name, *cost_cells(entry.costs)]
+        return _COSTS
     if view == View.QUALITY:
-        return [name, *quality_cells(entry.quality)]
-    errors = [
-        *(_scaled(value) for value in entry.mse.values()),
-        _scaled(entry.s2t),
-        _with_spread(entry),
-        _scaled(entry.s2s_aligned),
-        _signed(entry.skill),
-    ]
-    return [
-        name,
-        *(map(_signed, entry.skills.values()) if view == View.SKILL else errors),
-        _folds(entry.folds),
-        str(entry.seeds),
-        f"{entry.n_failed}/{entry.n}",
-    ]
+        return _QUALITY
+    if view == View.SKILL:
+        return {f"{lag:g} fs": partial(_skill_at, lag) for lag in first.skills} | _RUNS
+    return {f"{lag:g} fs": partial(_mse_at, lag) for lag in first.mse} | _SCORES | _RUNS
+
+
+def _skill_at(lag: float, entry: Entry) -> str:
+    return _signed(entry.skills.get(lag))
+
+
+def _mse_at(lag: float, entry: Entry) -> str:
+    return _scaled(entry.mse.get(lag))
+
+
+def _formatted(template: str, value: float | None) -> str:
+    return "-" if value is None else template.format(value)
+
+
+def _number(value: float | None) -> str:
+    return _formatted("{:,.0f}" if value == 0 or (value or 0) >= 100 else "{:.2g}", value)
+
+
+def _percent(share: float | None) -> str:
+    return _formatted("{:.1%}", share).removesuffix("%")
+
+
+def _length(value: float | None) -> str:
+    return _formatted("{:.4f}" if (value or 0) < 1 else "{:.2f}", value)
+
+
+def _signed(skill: float | None) -> str:
+    return _formatted("{:+.2f}" if abs(skill or 0) < 100 else "{:+.0f}", skill)
+
+
+def _scaled(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{PRINTED_SCALE * value:.3g}" if value < 10 else f"{PRINTED_SCALE * value:.0f}"
 
 
 def _with_spread(entry: Entry) -> str:
@@ -82,8 +122,7 @@ def _with_spread(entry: Entry) -> str:
     return _scaled(entry.s2s) + spread
 
 
-def floor_cells(floor: PartFloor) -> list[str]:
-    """The floor under the headings of errors."""
+def _floor_cells(floor: PartFloor) -> list[str]:
     errors = [*floor.mse.values(), floor.s2t, floor.s2s]
     numbers = [f"{PRINTED_SCALE * value:.2g}" for value in errors]
     return [floor.label, *numbers, "-", "-", _folds(floor.folds), "-", "-"]
@@ -91,16 +130,6 @@ def floor_cells(floor: PartFloor) -> list[str]:
 
 def _folds(folds: Iterable[int]) -> str:
     return ",".join("-" if fold == NO_FOLD else str(fold) for fold in folds)
-
-
-def _scaled(value: float | None) -> str:
-    return (
-        "-"
-        if value is None
-        else f"{PRINTED_SCALE * value:.3g}"
-        if value < 10
-        else f"{PRINTED_SCALE * value:.0f}"
-    )
 
 
 def boards(
@@ -126,15 +155,19 @@ def boards(
         lines, key=lambda e: (e.task, e.track, e.part, e.folds)
     ):
         members = list(group)
-        rows = [cells(e, n, view) for e, n in zip(members, _names(members), strict=True)]
+        columns = _columns(members[0], view)
+        rows = [
+            [name, *(cell(line) for cell in columns.values())]
+            for name, line in zip(_names(members), members, strict=True)
+        ]
         key = task, track, part, folds
         mine = [f for f in floors if (f.task, f.track, f.part, f.folds) == key]
         notes = [f.note for f in mine] if view == View.ERRORS else []
         notes += _notes_on_submissions(members, view)
-        rows += [floor_cells(f) for f in mine] if view == View.ERRORS else []
+        rows += [_floor_cells(f) for f in mine] if view == View.ERRORS else []
         on = f", folds {_folds(folds)}" if (task, track) in several else ""
-        title = f"{_marked(task)}, {track}, {part}{on}: {view.title}"
-        result.append(Table(title, columns(members[0], view), rows, notes))
+        title = f"{_marked(task)}, {track}, {part}{on}: {_TITLES[view]}"
+        result.append(Table(title, ("model", *columns), rows, notes))
     return result
 
 
@@ -171,7 +204,7 @@ def _summary(
         rows.append([label, *scores, "-", "-"])
     on = "" if folds == (NO_FOLD,) else f", fold {_folds(folds)}"
     return Table(
-        f"{_marked(task)}, {track}{on}: {View.SUMMARY.title}",
+        f"{_marked(task)}, {track}{on}: {_TITLES[View.SUMMARY]}",
         ["model", *heading, "seeds", "failed"], rows, _notes_on_submissions(firsts, View.SUMMARY),
     )  # fmt: skip
 
@@ -186,12 +219,6 @@ def _floor_scores(floor: PartFloor | None) -> tuple[str, str, str]:
     if floor is None:
         return "-", "-", "-"
     return f"{PRINTED_SCALE * floor.s2t:.2g}", f"{PRINTED_SCALE * floor.s2s:.2g}", "-"
-
-
-def _signed(skill: float | None) -> str:
-    if skill is None:
-        return "-"
-    return f"{skill:+.2f}" if abs(skill) < 100 else f"{skill:+.0f}"
 
 
 def _names(lines: Sequence[Entry]) -> list[str]:

@@ -1,18 +1,63 @@
-"""Lines of the leaderboard: the records of one model with one set of settings, averaged."""
+"""Lines of the leaderboard: the records of one model with one set of settings, averaged.
+
+Seeds are averaged within folds first; models stand in one table if they ran on the same folds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from benchmarks.leaderboard.averages import over_runs, panels, spread_over_seeds
-from benchmarks.leaderboard.board import Costs, Quality, costs_of, quality_of
+import numpy as np
+
+from benchmarks.models import MODELS
+from benchmarks.models.cards import read_card
 from benchmarks.runs.evaluation import MEAN, MEDIAN
 from benchmarks.runs.records import Record, settings_key
 from benchmarks.scoring.metrics import Metric
+from benchmarks.scoring.significance import two_sigma
 
 PART_ORDER = ("test_time", "test_id", "test_ood", "val", "val_time", "train")
+
+Run = TypeVar("Run")
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a line took; means over its runs, None where records do not say.
+
+    Attributes:
+        inputs, labels: what the model predicts from, and learns from.
+        n_samples: windows learnt from, repetitions counted.
+        training_seconds, prediction_seconds: CPU time (wall time on a GPU) of a run.
+        seconds_per_trajectory: the latter for one window, which is all lags from one start.
+    """
+
+    inputs: tuple[str, ...]
+    labels: tuple[str, ...]
+    n_parameters: float | None
+    n_samples: float | None
+    training_seconds: float | None
+    prediction_seconds: float | None
+    seconds_per_trajectory: float | None
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a line's predicted structures are like; means over molecules and runs.
+
+    Attributes:
+        valid, valid_all_atoms: shares. bond_distance, bond_distance_all_atoms: A.
+        robustness: S2S of turned windows over that of the same as stored; exactly 1 for models
+            that follow every rotation.
+    """
+
+    valid: float | None
+    valid_all_atoms: float | None
+    bond_distance: float | None
+    bond_distance_all_atoms: float | None
+    robustness: float | None
 
 
 @dataclass(frozen=True)
@@ -107,6 +152,34 @@ def line_labels(lines: Sequence[Entry]) -> list[str]:
     ]
 
 
+def panels(runs: Iterable[Run], record_of: Callable[[Run], Record]) -> list[list[Run]]:
+    """Group runs that are compared on the same folds, by task and track; most folds first.
+
+    Folds differ in difficulty by more than models do. Where models have run on different ones there
+    is a table for each set of folds, of all models that have run on every one of them.
+    """
+    by_task: dict[tuple[str, str], list[tuple[Run, Record, str]]] = {}
+    for run in runs:
+        record = record_of(run)
+        line = f"{record.model} {settings_key(record)}"
+        by_task.setdefault((record.task, record.track), []).append((run, record, line))
+    found = []
+    for members in by_task.values():
+        folds: dict[str, set[int]] = {}
+        for _, record, line in members:
+            folds.setdefault(line, set()).add(record.fold)
+        sets = {frozenset(one) for one in folds.values()}
+        found += [
+            [
+                run
+                for run, record, line in members
+                if folds[line] >= wanted and record.fold in wanted
+            ]
+            for wanted in sorted(sets, key=lambda one: (-len(one), sorted(one)))
+        ]
+    return found
+
+
 def _entry(records: Sequence[Record], part: str, settings: str) -> Entry:
     first = records[0]
     lags = [float(lag) for lag in first.task_spec["lags_fs"]]
@@ -134,8 +207,54 @@ def _entry(records: Sequence[Record], part: str, settings: str) -> Entry:
         n=sum(row.n for row in counted),
         n_failed=sum(row.n_failed for row in counted),
         equal_to_truth=sum(r.equal_to_truth or 0 for r in records),
-        costs=costs_of(records),
-        quality=quality_of(records, part),
+        costs=_costs(records),
+        quality=_quality(records, part),
+    )
+
+
+def _costs(records: Sequence[Record]) -> Costs:
+    """Costs of the records of one line."""
+    first = records[0]
+    inputs, labels = first.inputs, first.labels
+    if not inputs and first.model in MODELS:
+        # Written before records held them.
+        card = read_card(first.model)
+        inputs, labels = card.inputs, card.labels
+    fits = [record.fit for record in records]
+    asked = [record.prediction for record in records if record.prediction]
+    trains = any(fit.get("n_steps") for fit in fits)
+    return Costs(
+        inputs=inputs,
+        labels=labels,
+        n_parameters=_mean(fit.get("n_parameters") for fit in fits),
+        # Records of before count no samples: not known is not none.
+        n_samples=_mean(fit.get("n_samples") or (None if trains else 0) for fit in fits),
+        training_seconds=_mean(fit.get("cpu_seconds") for fit in fits),
+        prediction_seconds=_mean(cost["seconds"] for cost in asked),
+        seconds_per_trajectory=_mean(cost["seconds"] / cost["n_windows"] for cost in asked),
+    )
+
+
+def _quality(records: Sequence[Record], part: str) -> Quality:
+    """Quality of the records of one line in a part."""
+
+    def mean(metric: Metric) -> float | None:
+        return _mean(record.value(part, metric) for record in records)
+
+    ratios = [
+        turned / stored
+        for record in records
+        if (turned := record.value(part, Metric.S2S)) is not None
+        and (stored := record.value(part, Metric.S2S_STORED_FRAME))
+    ]
+    known = MODELS.get(records[0].model)
+    follows = known is not None and known.equivariance != "none"
+    return Quality(
+        valid=mean(Metric.VALID),
+        valid_all_atoms=mean(Metric.VALID_ALL_ATOMS),
+        bond_distance=mean(Metric.BOND_DISTANCE),
+        bond_distance_all_atoms=mean(Metric.BOND_DISTANCE_ALL_ATOMS),
+        robustness=1.0 if follows else _mean(ratios),
     )
 
 
@@ -175,3 +294,36 @@ def horizon_skill(record: Record, part: str) -> float | None:
 def skills_by_lag(records: Sequence[Record], part: str) -> dict[float, float]:
     """Skill at every lag in order of time, median over molecules, mean over runs."""
     return _by_lag(records, part, MEDIAN, Metric.SKILL)
+
+
+def over_runs(records: Sequence[Record], values: Sequence[float | None]) -> float | None:
+    """Mean over the seeds of each fold, then over folds: all folds weigh alike.
+
+    Args:
+        records: of one model.
+        values: one value for each record, None where it has none.
+    """
+    folds: dict[int, list[float]] = {}
+    for record, value in zip(records, values, strict=True):
+        if value is not None:
+            folds.setdefault(record.fold, []).append(value)
+    return float(np.mean([np.mean(found) for found in folds.values()])) if folds else None
+
+
+def spread_over_seeds(records: Sequence[Record], values: Sequence[float | None]) -> float | None:
+    """Twice the standard deviation of the seeds' means over folds.
+
+    Of seeds that have all folds, so that folds do not count as spread; None with fewer than two.
+    """
+    seeds: dict[int | None, dict[int, float]] = {}
+    for record, value in zip(records, values, strict=True):
+        if value is not None:
+            seeds.setdefault(record.seed, {})[record.fold] = value
+    n_folds = len({fold for found in seeds.values() for fold in found})
+    complete = [found for found in seeds.values() if len(found) == n_folds]
+    return two_sigma([float(np.mean(list(found.values()))) for found in complete])
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return float(np.mean(present)) if present else None

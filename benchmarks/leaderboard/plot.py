@@ -6,9 +6,8 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.leaderboard.averages import panels
 from benchmarks.leaderboard.floor import PartFloor
-from benchmarks.leaderboard.lines import Entry, entries, errors_by_lag, grouped, line_labels
+from benchmarks.leaderboard.lines import Entry, entries, errors_by_lag, grouped, line_labels, panels
 from benchmarks.models import TRIVIAL
 from benchmarks.runs.records import Record
 from benchmarks.scoring.metrics import PRINTED_SCALE

@@ -12,10 +12,18 @@ from typing import Any
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 
-from benchmarks.leaderboard.averages import over_runs, panels
-from benchmarks.leaderboard.board import Costs, Quality
 from benchmarks.leaderboard.floor import PartFloor, part_floors
-from benchmarks.leaderboard.lines import PART_ORDER, Entry, entries, grouped, line_labels
+from benchmarks.leaderboard.lines import (
+    PART_ORDER,
+    Costs,
+    Entry,
+    Quality,
+    entries,
+    grouped,
+    line_labels,
+    over_runs,
+    panels,
+)
 from benchmarks.models import MODELS, TRIVIAL
 from benchmarks.runs.evaluation import MEAN, MEDIAN, POOLED
 from benchmarks.runs.examples import Example, read_examples

@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 
-from benchmarks.leaderboard.averages import over_runs, panels, spread_over_seeds
+from benchmarks.leaderboard.lines import over_runs, panels, spread_over_seeds
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What `averages` reads of a record."""
+    """What `lines` reads of a record."""
 
     model: str
     fold: int
