@@ -62,3 +62,14 @@ def test_documented_pages_exist():
     pages = re.findall(r"(\w[\w/-]*\.md)", (ROOT / "mkdocs.yml").read_text())
     assert len(pages) >= 6
     assert [page for page in pages if not (ROOT / "docs" / page).exists()] == []
+
+
+def test_the_docs_name_files_that_exist():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    missing = {
+        f"{page.relative_to(ROOT)}: {name}"
+        for page in pages
+        for name in re.findall(r"\b(?:[\w-]+/)+[\w-]+\.(?:py|toml|txt)\b", page.read_text())
+        if not (ROOT / name).exists() and "friction" not in name  # an example of a new model
+    }
+    assert missing == set()
