@@ -16,8 +16,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from pipelines.commands.options import molecule_names
 from tg80.console import JsonOption, console, print_error
-from tg80.errors import UserError
 from tg80.release.download import DEFAULT_JOBS, Report
 from tg80.release.download import download as download_release
 from tg80.release.selection import Selection
@@ -75,7 +75,7 @@ def download(
 
     Example: tg80 download --molecules ethanol,benzene --level pbe-def2svp --dry-run
     """
-    selection = Selection(fold, tuple(part or ()), _names(molecules), level)
+    selection = Selection(fold, tuple(part or ()), molecule_names(molecules) or (), level)
     shown = TransferProgress(console)
     try:
         with shown:
@@ -95,12 +95,6 @@ def download(
         print_error(reason)
     if report.failed:
         raise typer.Exit(1)
-
-
-def _names(molecules: str | None) -> tuple[str, ...]:
-    if molecules is not None and not molecules.strip(" ,"):
-        raise UserError("--molecules names no molecule; leave it out for all")
-    return tuple(name.strip() for name in (molecules or "").split(",") if name.strip())
 
 
 class TransferProgress(Watcher):

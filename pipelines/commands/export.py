@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipelines.commands.options import molecule_names
 from tg80.console import JsonOption, console
 from tg80.splits.split import TG80_VERSION
 from tg80.untrusted.documents import print_json
@@ -73,7 +74,7 @@ def export(
     from tg80.exchange.export import Selection, plan_export, write_export
 
     selection = Selection(
-        molecules=None if molecules is None else tuple(_names(molecules)),
+        molecules=molecule_names(molecules),
         level=level,
         split=split,
         fold=fold,
@@ -92,10 +93,6 @@ def export(
         print_json(written, indent=2)
     else:
         _show(written)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _show(written: Sequence[dict[str, Any]]) -> None:

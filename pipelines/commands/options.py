@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from tg80.errors import UserError
 from tg80.untrusted.limits import MOST_PROCESSES
 
 ListOption = Annotated[
@@ -66,3 +67,20 @@ MemoryOption = Annotated[
         "they fit into the rest, else recomputed. Default 2.",
     ),
 ]
+
+
+def molecule_names(option: str | None) -> tuple[str, ...] | None:
+    """The names of --molecules A,B,...; None if it is not given.
+
+    Args:
+        option: Its value.
+
+    Raises:
+        UserError: It names nothing, which does not mean everything.
+    """
+    if option is None:
+        return None
+    names = tuple(name.strip() for name in option.split(",") if name.strip())
+    if not names:
+        raise UserError("--molecules names no molecule; leave it out for all")
+    return names

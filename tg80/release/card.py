@@ -223,19 +223,18 @@ def _folds(publication: Publication) -> str:
     if split is None:
         return "This version comes without a split."
     rows = [
-        [
-            fold.index,
-            ", ".join(map(str, fold.ood_clusters)),
-            *(len(publication.folds[fold.index][part]) for part in PARTS),
-        ]
+        {
+            "fold": fold.index,
+            "clusters held out": ", ".join(map(str, fold.ood_clusters)),
+            **{part: len(publication.folds[fold.index][part]) for part in PARTS},
+        }
         for fold in split.folds
     ]
     lists = publication.place("folds/fold-K.json")
     text = (
         f"Shards in each part of the folds of `{split.version}`; `{lists}` names them. Scores"
         " belong to a fold: train on its `train` alone. `val_time` and `test_time` are later"
-        " stretches of the trajectories of `train`.\n\n"
-        + _table(["fold", "clusters held out", *PARTS], rows)
+        " stretches of the trajectories of `train`.\n\n" + _table(rows)
     )
     if publication.outside:
         listed = ", ".join(
@@ -258,17 +257,18 @@ def _physics_and_cost(facts: Facts) -> list[str]:
     parts = ["## Physics"]
     for level, shards in by_level(facts).items():
         settings = _settings(shards[0])
-        rows = [["method", _METHODS.get(settings.get("method", ""), "not stated")]]
-        rows += [
-            [label, _number(settings[key])]
+        values = {"method": _METHODS.get(settings.get("method", ""), "not stated")}
+        values |= {
+            label: _number(settings[key])
             for key, label in _LEVEL_SETTINGS.items()
             if settings.get(key) is not None
-        ]
-        rows += [
-            [label, _distinct(get(fact.metadata) for fact in shards)]
+        }
+        values |= {
+            label: _distinct(get(fact.metadata) for fact in shards)
             for label, get in _RUN_SETTINGS.items()
-        ]
-        parts += [f"### Level `{level}`", _table(["setting", "value"], rows)]
+        }
+        rows = [{"setting": label, "value": value} for label, value in values.items()]
+        parts += [f"### Level `{level}`", _table(rows)]
     return [*parts, "## Cost and hardware", _cost(facts)]
 
 
@@ -293,14 +293,19 @@ def _cost(facts: Facts) -> str:
         hours = f"{sum(known) / 3600:.2f}" if known else "not recorded"
         if 0 < len(known) < len(shards):
             hours += f" in {len(known)} of {len(shards)} trajectories, else not recorded"
-        rows.append([f"`{level}`", evaluations, mean, hours])
-    evaluations = "evaluations of energy and forces (production)"
-    table = _table(["level", evaluations, "SCF cycles, mean", "CPU hours"], rows)
+        rows.append(
+            {
+                "level": f"`{level}`",
+                "evaluations of energy and forces (production)": evaluations,
+                "SCF cycles, mean": mean,
+                "CPU hours": hours,
+            }
+        )
     machines = _distinct(_listed(fact.metadata.platform) for fact in facts)
     programs = _distinct(_listed(fact.metadata.versions) for fact in facts)
     processor = any("cpu" in fact.metadata.platform for fact in facts)
     return (
-        f"{table}\n\nHardware, as recorded: {machines or 'not recorded'}."
+        f"{_table(rows)}\n\nHardware, as recorded: {machines or 'not recorded'}."
         + ("" if processor else " The model of the processor was not recorded.")
         + f"\nSoftware: {programs or 'not recorded'}."
     )
@@ -314,22 +319,20 @@ def _quality_ranges(facts: Facts) -> str:
         kelvin = [fact.checks["temperature"].value for fact in shards]
         worst = max(drifts, key=lambda check: abs(check.value))
         kept = sum(check.verdict == "ok" for check in drifts)
+        largest = f"{_signed(worst.value)} (limit {worst.threshold:g})"
+        net_force = max(fact.checks["net_force"].max or 0.0 for fact in shards)
         rows.append(
-            [
-                f"`{level}`",
-                f"{_signed(worst.value)} (limit {worst.threshold:g})",
-                f"{kept} of {len(shards)}",
-                f"{min(kelvin):.1f} to {max(kelvin):.1f}",
-                f"{max(fact.checks['net_force'].max or 0.0 for fact in shards):.1e}",
-                f"{min(fact.checks['gap'].value for fact in shards):.2f}",
-                sum(sum(fact.n_flagged.values()) for fact in shards),
-            ]
+            {
+                "level": f"`{level}`",
+                "largest drift / meV/atom/ps": largest,
+                "drift proven under its limit": f"{kept} of {len(shards)}",
+                "mean T / K": f"{min(kelvin):.1f} to {max(kelvin):.1f}",
+                "largest net force before projection / eV/A": f"{net_force:.1e}",
+                "smallest gap / eV": f"{min(fact.checks['gap'].value for fact in shards):.2f}",
+                "flags": sum(sum(fact.n_flagged.values()) for fact in shards),
+            }
         )
-    header = [
-        "level", "largest drift / meV/atom/ps", "drift proven under its limit", "mean T / K",
-        "largest net force before projection / eV/A", "smallest gap / eV", "flags",
-    ]  # fmt: skip
-    return _table(header, rows)
+    return _table(rows)
 
 
 def _quality_of_shards(facts: Facts) -> str:
@@ -338,20 +341,21 @@ def _quality_of_shards(facts: Facts) -> str:
         drift, kelvin = fact.checks["drift"], fact.checks["temperature"]
         flags = ", ".join(f"{name} {count}" for name, count in fact.n_flagged.items() if count)
         rows.append(
-            [
-                fact.id, f"`{fact.metadata.level}`", fact.metadata.n_frames,
-                f"{fact.metadata.length_fs:g}",
-                f"{kelvin.value:.1f} +- {_error(kelvin, '.1f')}",
-                f"{_signed(drift.value)} +- {_error(drift, '.3f')}",
-                f"{drift.threshold:g}", drift.verdict, f"{fact.checks['net_force'].value:.1e}",
-                f"{fact.checks['gap'].value:.2f}", flags or "none",
-            ]
-        )  # fmt: skip
-    header = [
-        "shard", "level", "frames", "fs", "T / K", "drift / meV/atom/ps", "limit", "verdict",
-        "net force, RMS / eV/A", "smallest gap / eV", "flagged frames",
-    ]  # fmt: skip
-    return _table(header, rows)
+            {
+                "shard": fact.id,
+                "level": f"`{fact.metadata.level}`",
+                "frames": fact.metadata.n_frames,
+                "fs": f"{fact.metadata.length_fs:g}",
+                "T / K": f"{kelvin.value:.1f} +- {_error(kelvin, '.1f')}",
+                "drift / meV/atom/ps": f"{_signed(drift.value)} +- {_error(drift, '.3f')}",
+                "limit": f"{drift.threshold:g}",
+                "verdict": drift.verdict,
+                "net force, RMS / eV/A": f"{fact.checks['net_force'].value:.1e}",
+                "smallest gap / eV": f"{fact.checks['gap'].value:.2f}",
+                "flagged frames": flags or "none",
+            }
+        )
+    return _table(rows)
 
 
 def _warnings_and_flaws(facts: Facts) -> list[str]:
@@ -389,8 +393,9 @@ def _warnings_and_flaws(facts: Facts) -> list[str]:
     ]
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    """A Markdown table; the keys of a row are the heading."""
+    lines = [rows[0], ["---"] * len(rows[0]), *(row.values() for row in rows)]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tg80.release.card import data_bibtex
-from tg80.release.manifest import PublishedFile, PublishedShard
+from tg80.release.manifest import PublishedFile
 from tg80.release.survey import Publication
 from tg80.shards.fields import ALL_FIELDS
 from tg80.splits.split import PARTS
@@ -82,15 +82,12 @@ _FOLDS = (
 )
 
 
-def croissant(
-    publication: Publication, shards: Sequence[PublishedShard], files: Sequence[PublishedFile]
-) -> str:
+def croissant(publication: Publication, files: Sequence[PublishedFile]) -> str:
     """The text of croissant.json.
 
     Args:
         publication: What is published.
-        shards: The trajectories, in the order of `publication.facts`.
-        files: Every other file but croissant.json and the manifest.
+        files: Every file but the trajectories, croissant.json and the manifest.
     """
     description = {
         "@context": _CONTEXT,
@@ -106,8 +103,8 @@ def croissant(
         "keywords": ["molecular dynamics", "density functional theory", "machine learning"],
         "isLiveDataset": False,
         "citeAs": data_bibtex(publication),
-        "distribution": [_file_object(publication, entry) for entry in (*shards, *files)],
-        "recordSet": _record_sets(publication, shards),
+        "distribution": [_file_object(publication, f) for f in (*publication.shards, *files)],
+        "recordSet": _record_sets(publication),
     }
     return json.dumps(description, indent=1) + "\n"
 
@@ -134,12 +131,10 @@ def _file_object(publication: Publication, entry: PublishedFile) -> dict[str, An
     }
 
 
-def _record_sets(
-    publication: Publication, shards: Sequence[PublishedShard]
-) -> list[dict[str, Any]]:
+def _record_sets(publication: Publication) -> list[dict[str, Any]]:
     trajectories = [
         dict(shard) | {"file": shard.path, "n_atoms": fact.n_atoms}
-        for shard, fact in zip(shards, publication.facts, strict=True)
+        for shard, fact in zip(publication.shards, publication.facts, strict=True)
     ]
     fields = [
         {

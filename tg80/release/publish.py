@@ -17,7 +17,6 @@ from datetime import date
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
 from tg80.errors import CorruptFile, Tg80Error, UserError
 from tg80.files import check_folder, data_folders, file_sha256, sync_folder, write_atomically
@@ -28,7 +27,6 @@ from tg80.release.manifest import (
     VERSIONS_NAME,
     Manifest,
     PublishedFile,
-    PublishedShard,
     VersionEntry,
     Versions,
     check_version,
@@ -252,14 +250,13 @@ def _build(site: Path, publication: Publication, tell: Tell) -> Manifest:
 
 
 def _write(folder: Path, publication: Publication, tell: Tell) -> Manifest:
-    shards, files = [], []
-    for fact in publication.facts:
-        path = publication.shard_path(fact)
-        tell(f"copying {path}")
-        shards.append(_published_shard(path, fact))
-        _copy(fact, folder / path)
-        line = f"{fact.sha256}  {(folder / path).name}\n"
-        files.append(_put(folder, f"{path}.sha256", line.encode()))
+    files = []
+    for fact, shard in zip(publication.facts, publication.shards, strict=True):
+        tell(f"copying {shard.path}")
+        target = folder / shard.path
+        _copy(fact, target)
+        line = f"{shard.sha256}  {target.name}\n"
+        files.append(_put(folder, f"{shard.path}.sha256", line.encode()))
     tell("writing card and plots")
     if publication.split is not None:
         split = publication.place(f"splits/{publication.split.version}.json")
@@ -271,8 +268,7 @@ def _write(folder: Path, publication: Publication, tell: Tell) -> Manifest:
         for plot, content in plots(facts).items():
             files.append(_put(folder, plot_path(publication, level, plot), content))
     files.append(_put(folder, CARD_NAME, site_card(publication).encode()))
-    description = croissant(publication, shards, files)
-    files.append(_put(folder, CROISSANT_NAME, description.encode()))
+    files.append(_put(folder, CROISSANT_NAME, croissant(publication, files).encode()))
     manifest = Manifest(
         name=publication.name,
         version=publication.version,
@@ -280,33 +276,11 @@ def _write(folder: Path, publication: Publication, tell: Tell) -> Manifest:
         licence=publication.licence,
         split=publication.split.version if publication.split else None,
         split_sha256=publication.split.sha256 if publication.split else None,
-        shards=tuple(shards),
+        shards=publication.shards,
         files=tuple(sorted(files, key=lambda entry: entry.path)),
     )
     write_atomically(folder / MANIFEST_NAME, manifest.to_json().encode())
     return manifest
-
-
-def _published_shard(path: str, fact: ShardFacts) -> PublishedShard:
-    known = fact.metadata
-    try:
-        return PublishedShard(
-            path=path,
-            n_bytes=fact.n_bytes,
-            sha256=fact.sha256,
-            molecule=known.name,
-            replica=known.replica,
-            smiles=known.smiles,
-            inchikey=known.inchikey,
-            level=known.level,
-            n_frames=known.n_frames,
-            frame_fs=known.store_every_fs,
-            length_fs=known.length_fs,
-            ensemble=known.ensemble,
-            licence=known.licence,
-        )
-    except ValidationError as error:
-        raise UserError(f"{fact.path}: {error.errors()[0]['msg']}; rename the compound") from None
 
 
 def _copy(fact: ShardFacts, target: Path) -> None:
@@ -338,8 +312,7 @@ def _finish(target: Path, publication: Publication) -> Manifest:
         manifest = Manifest.parse((target / MANIFEST_NAME).read_bytes(), str(target))
     except (OSError, CorruptFile):
         raise UserError(f"{taken}; move it away or give another --version") from None
-    wanted = tuple(_published_shard(publication.shard_path(f), f) for f in publication.facts)
-    if (manifest.name, manifest.shards) != (publication.name, wanted):
+    if (manifest.name, manifest.shards) != (publication.name, publication.shards):
         raise UserError(f"{taken}; it holds other shards: give another --version")
     for entry in manifest.entries:
         path = target / entry.path

@@ -9,11 +9,12 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
 from tg80.elements import SYMBOLS
 from tg80.errors import UserError
 from tg80.files import file_sha256
-from tg80.release.manifest import flat_path
+from tg80.release.manifest import PublishedShard, flat_path
 from tg80.shards.checks.evidence import Evidence
 from tg80.shards.metadata import ShardMetadata
 from tg80.shards.problems import Problem
@@ -99,23 +100,47 @@ class Publication:
         """Path of a file below the version's folder."""
         return flat_path(path) if self.flat else path
 
-    def shard_path(self, fact: ShardFacts) -> str:
-        """Path of a shard: LEVEL/NAME-rK.h5md."""
-        return self.place(f"{fact.metadata.level}/{fact.id}{SUFFIX}")
-
     def address(self, path: str) -> str:
         """URL of a file; relative to the version's folder while that has no address."""
         return f"{self.url}/{path}" if self.url else path
 
     @cached_property
+    def shards(self) -> tuple[PublishedShard, ...]:
+        """The trajectories as the manifest lists them, in the order of `facts`.
+
+        Raises:
+            UserError: A name or level cannot be part of a path.
+        """
+        return tuple(map(self._published, self.facts))
+
+    def _published(self, fact: ShardFacts) -> PublishedShard:
+        known = fact.metadata
+        try:
+            return PublishedShard(
+                path=self.place(f"{known.level}/{fact.id}{SUFFIX}"),
+                n_bytes=fact.n_bytes,
+                sha256=fact.sha256,
+                molecule=known.name,
+                replica=known.replica,
+                smiles=known.smiles,
+                inchikey=known.inchikey,
+                level=known.level,
+                n_frames=known.n_frames,
+                frame_fs=known.store_every_fs,
+                length_fs=known.length_fs,
+                ensemble=known.ensemble,
+                licence=known.licence,
+            )
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise UserError(f"{fact.path}: {reason}; rename the compound") from None
+
+    @cached_property
     def folds(self) -> dict[int, dict[str, list[str]]]:
         """Paths of the shards in each part of each fold."""
-        paths: dict[str, list[str]] = {}
-        for fact in self.facts:
-            paths.setdefault(fact.metadata.name, []).append(self.shard_path(fact))
         return {
             fold.index: {
-                part: sorted(path for name in fold.part(part) for path in paths.get(name, []))
+                part: sorted(s.path for s in self.shards if s.molecule in fold.part(part))
                 for part in PARTS
             }
             for fold in (self.split.folds if self.split else ())
