@@ -30,7 +30,7 @@ from benchmarks.models.egno import Egno, EGNOConfig
 from benchmarks.models.force_field import RolloutSettings
 from benchmarks.runs.records import Record, find_records
 from benchmarks.studies.compare import compare_records
-from benchmarks.studies.tune import TRIAL, read_trial, sheet
+from benchmarks.studies.tune import TRIAL, read_trial, tables
 from benchmarks.training.settings import TrainingSettings
 from pipelines.cli import app as data
 from pipelines.recipe import Recipe
@@ -277,7 +277,7 @@ def tuning() -> str:
     """The trials by which settings were chosen."""
     trials = [t for path in sorted(RECORDS.rglob(TRIAL)) if (t := read_trial(path.parent))]
     grouped = groupby(trials, lambda trial: trial.model)
-    return "\n\n".join(sheet(list(own)).markdown().strip() for _, own in grouped)
+    return "\n\n".join(tables(list(own))[0].markdown().strip() for _, own in grouped)
 
 
 # Pages

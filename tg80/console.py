@@ -16,6 +16,7 @@ import rich.table
 import typer
 
 from tg80.errors import Tg80Error, UserError, missing_package
+from tg80.untrusted.documents import print_json
 from tg80.untrusted.limits import MOST_COUNT, MOST_SEED, MOST_SIZE, is_meant, meant_range
 from tg80.untrusted.tables import (
     Console,
@@ -113,6 +114,16 @@ def print_tables(
             print(table.markdown())
         else:
             table.print(console)
+
+
+def print_report(
+    document: Any, tables: Sequence[Table], *, as_json: bool, as_markdown: bool
+) -> None:
+    """Print a report as one JSON document, or as tables."""
+    if as_json:
+        print_json(document)
+    else:
+        print_tables(tables, as_markdown=as_markdown)
 
 
 def run_app(app: typer.Typer, argv: list[str] | None, prog: str) -> int:

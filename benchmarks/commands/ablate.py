@@ -29,7 +29,6 @@ from benchmarks.commands.options import (
 )
 from tg80.console import JsonOption
 from tg80.files import make_folder
-from tg80.untrusted.documents import print_json
 
 
 def ablate(
@@ -69,10 +68,10 @@ def ablate(
 
     Example: atom-bench ablate --fold 2 --change training.loss=mse --change model.n_blocks=3
     """
-    from benchmarks.studies.ablate import document, run_all, sheets, variants
+    from benchmarks.studies.ablate import document, run_all, tables, variants
     from benchmarks.tasks.data import load_benchmark
     from benchmarks.tasks.tasks import get_task
-    from tg80.console import print_tables
+    from tg80.console import print_report
 
     budget = parse_budget(epochs, budget_cpu_minutes)
     chosen_task, chosen_seeds = get_task(task, track), parse_seeds(seeds)
@@ -86,14 +85,12 @@ def ablate(
             chosen, benchmark, seeds=chosen_seeds, budget=budget, out=out, progress=progress,
             tell=teller(progress),
         )  # fmt: skip
-    if as_json:
-        about = {
-            "task": task,
-            "track": track,
-            "fold": benchmark.fold,
-            "base": model,
-            "seeds": chosen_seeds,
-        }
-        print_json(document(chosen, done, **about))
-    else:
-        print_tables(sheets(chosen, done), as_markdown=as_markdown)
+    about = {
+        "task": task,
+        "track": track,
+        "fold": benchmark.fold,
+        "base": model,
+        "seeds": chosen_seeds,
+    }
+    report = about | document(chosen, done)
+    print_report(report, tables(chosen, done), as_json=as_json, as_markdown=as_markdown)

@@ -10,7 +10,6 @@ import typer
 from benchmarks.commands.options import MarkdownOption
 from tg80.console import JsonOption
 from tg80.errors import Tg80Error
-from tg80.untrusted.documents import print_json
 
 
 def compare(
@@ -39,14 +38,11 @@ def compare(
     Example: atom-bench compare runs atom persistence --part test_time
     """
     from benchmarks.studies.compare import compare as compare_models
-    from benchmarks.studies.compare import document, sheet
-    from tg80.console import print_tables
+    from benchmarks.studies.compare import document, tables
+    from tg80.console import print_report
 
     bad: list[str] = []
     found = compare_models(folder, a, b, part=part, fold=fold, resamples=resamples, bad=bad)
-    if as_json:
-        print_json(document(found))
-    else:
-        print_tables([sheet(found)], as_markdown=as_markdown)
+    print_report(document(found), tables(found), as_json=as_json, as_markdown=as_markdown)
     if bad:
         raise Tg80Error(*bad)

@@ -27,7 +27,6 @@ from benchmarks.commands.options import (
 from tg80.console import JsonOption
 from tg80.errors import UserError
 from tg80.files import make_folder
-from tg80.untrusted.documents import print_json
 from tg80.untrusted.tables import Console
 
 
@@ -71,11 +70,11 @@ def finetune(
 
     Example: atom-bench finetune ethanol --from runs --frames 32,128,512 --seeds 3
     """  # fmt: skip
-    from benchmarks.studies.finetune import document, figure, find_pretraining, sheet, study
+    from benchmarks.studies.finetune import document, figure, find_pretraining, study, tables
     from benchmarks.tasks.data import molecule_data
     from benchmarks.tasks.tasks import get_task
     from benchmarks.training import distributed
-    from tg80.console import print_tables
+    from tg80.console import print_report
     from tg80.files import write_atomically
     from tg80.splits.split import load_split
 
@@ -102,8 +101,7 @@ def finetune(
             return
     drawing = out / chosen_task.id / f"{chosen_task.track}-fold{begin.fold}.png"
     write_atomically(drawing, figure(found))
-    if as_json:
-        print_json(document(found) | {"figure": str(drawing)})
-    else:
-        print_tables([sheet(found)], as_markdown=as_markdown)
+    report = document(found) | {"figure": str(drawing)}
+    print_report(report, tables(found), as_json=as_json, as_markdown=as_markdown)
+    if not as_json:
         Console(stderr=True).print(f"figure: {drawing.resolve()}", soft_wrap=True)

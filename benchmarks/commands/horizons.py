@@ -20,7 +20,7 @@ from benchmarks.commands.options import (
 )
 from tg80.console import JsonOption
 from tg80.files import make_folder
-from tg80.untrusted.documents import print_json, to_json
+from tg80.untrusted.documents import to_json
 from tg80.untrusted.tables import Console
 
 
@@ -71,12 +71,12 @@ def horizons(
         document,
         figure,
         questions,
-        sheets,
         study,
+        tables,
     )
     from benchmarks.tasks.data import load_benchmark
     from benchmarks.tasks.tasks import get_task
-    from tg80.console import print_tables
+    from tg80.console import print_report
     from tg80.files import write_atomically
 
     chosen_task = get_task(task, track)
@@ -109,10 +109,7 @@ def horizons(
         for label in by_label(found):
             name = "".join(c if c.isalnum() or c in "-_.=" else "_" for c in label)
             write_atomically(out / f"horizons-{name}.png", figure(found, label))
-    if as_json:
-        print_json(report)
-    else:
-        print_tables(sheets(found), as_markdown=as_markdown)
+    print_report(report, tables(found), as_json=as_json, as_markdown=as_markdown)
     console = Console(stderr=True)
     for line in refused:
         console.print(f"refused: {line}", soft_wrap=True, highlight=False)

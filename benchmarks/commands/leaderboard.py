@@ -150,13 +150,13 @@ def _write_page(folder: Path, site: Path, twins: Path | None, *, as_json: bool) 
 def _print_published(style: str) -> None:
     from benchmarks.leaderboard import published
 
-    tables = published.read_published()
+    found = published.read_published()
     if style == "json":
-        print_json(published.as_json(tables))
+        print_json(published.as_json(found))
     elif style == "csv":
-        print(published.as_csv(tables), end="")
+        print(published.as_csv(found), end="")
     else:
-        print_tables(published.sheets(tables), as_markdown=style == "markdown")
+        print_tables(published.tables(found), as_markdown=style == "markdown")
 
 
 def _print_records(

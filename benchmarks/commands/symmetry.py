@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated
 
 import typer
@@ -20,7 +19,6 @@ from benchmarks.commands.options import (
 )
 from tg80.console import JsonOption
 from tg80.errors import RunFailed
-from tg80.untrusted.documents import print_json
 
 
 def symmetry(
@@ -54,10 +52,10 @@ def symmetry(
     """
     from benchmarks.models import model_class
     from benchmarks.runs.saved import cases
-    from benchmarks.studies.symmetry import SymmetrySettings, figures, measure, sheets
+    from benchmarks.studies.symmetry import SymmetrySettings, document, measure, tables
     from benchmarks.tasks.data import load_benchmark
     from benchmarks.tasks.tasks import get_task
-    from tg80.console import print_tables
+    from tg80.console import print_report
 
     chosen_task = get_task(task, track)
     chosen_seeds = None if seeds is None else parse_seeds(seeds)
@@ -78,17 +76,9 @@ def symmetry(
                 )
             )  # fmt: skip
             progress.advance(bar)
-    if as_json:
-        document = {
-            "task": chosen_task.id,
-            "track": chosen_task.track,
-            "fold": benchmark.fold,
-            "settings": dataclasses.asdict(settings),
-            "rows": [figures(one) for one in found],
-        }
-        print_json(document)
-    else:
-        print_tables(sheets(found, settings), as_markdown=as_markdown)
+    about = {"task": chosen_task.id, "track": chosen_task.track, "fold": benchmark.fold}
+    report = about | document(found, settings)
+    print_report(report, tables(found, settings), as_json=as_json, as_markdown=as_markdown)
     wrong = sorted({one.label for one in found if not one.is_exact})
     if wrong:
         raise RunFailed(f"shifts or orders of atoms change the prediction of {', '.join(wrong)}")

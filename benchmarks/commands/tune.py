@@ -25,7 +25,6 @@ from benchmarks.commands.options import (
 )
 from tg80.console import JsonOption
 from tg80.files import make_folder
-from tg80.untrusted.documents import print_json
 from tg80.untrusted.limits import MOST_SEED
 
 
@@ -72,10 +71,10 @@ def tune(
     Example: atom-bench tune --model egno --change training.learning_rate=0.003 --change
     "model.width=96 model.n_layers=3"
     """
-    from benchmarks.studies.tune import TUNING_FOLD, candidates, run_trials, sheet
+    from benchmarks.studies.tune import TUNING_FOLD, candidates, run_trials, tables
     from benchmarks.tasks.data import load_benchmark
     from benchmarks.tasks.tasks import get_task
-    from tg80.console import print_tables
+    from tg80.console import print_report
 
     budget = parse_budget(epochs, budget_cpu_minutes)
     chosen_task = get_task(task, track)
@@ -89,7 +88,5 @@ def tune(
             chosen, benchmark, seed=seed, budget=budget, out=out, most=most, progress=progress,
             tell=teller(progress),
         )  # fmt: skip
-    if as_json:
-        print_json([trial.model_dump(mode="json") for trial in trials])
-    else:
-        print_tables([sheet(trials)], as_markdown=as_markdown)
+    report = [trial.model_dump(mode="json") for trial in trials]
+    print_report(report, tables(trials), as_json=as_json, as_markdown=as_markdown)

@@ -78,7 +78,7 @@ def cell(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.2f}"
 
 
-def sheets(tables: Sequence[PublishedTable]) -> list[Table]:
+def tables(found: Sequence[PublishedTable]) -> list[Table]:
     """The tables as text; source, protocol and caveat stand in the title."""
     return [
         Table(
@@ -87,7 +87,7 @@ def sheets(tables: Sequence[PublishedTable]) -> list[Table]:
             ["as printed", *table.columns],
             [[name, *map(cell, row)] for name, row in table.errors.items()],
         )
-        for table in tables
+        for table in found
     ]
 
 

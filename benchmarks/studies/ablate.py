@@ -177,6 +177,7 @@ class Effect:
         difference: of the means, variant less base. error: twice its standard error.
         interval: 95 % interval of the difference over molecules and windows, seeds averaged;
             None for skill.
+        is_clear: the difference is beyond chance over seeds, and over molecules.
     """
 
     values: tuple[float, ...]
@@ -185,26 +186,48 @@ class Effect:
     difference: float
     error: float | None
     interval: tuple[float, float] | None
-
-    @property
-    def is_clear(self) -> bool:
-        """Beyond chance over seeds, and over molecules."""
-        beyond = self.error is not None and abs(self.difference) > self.error
-        return beyond and (self.interval is None or self.interval[0] * self.interval[1] > 0)
+    is_clear: bool
 
 
-def effects(done: Mapping[str, Sequence[ScoredRun]]) -> dict[str, dict[str, dict[str, Effect]]]:
-    """Variant -> part -> "s2t", "s2s", "skill" at the longest lag and "skill_short" -> effect."""
+@dataclass(frozen=True)
+class PartEffects:
+    """The figures of one variant in one part; skill at the longest and at the shortest lag."""
+
+    s2t: Effect
+    s2s: Effect
+    skill_short: Effect
+    skill: Effect
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training took, means over seeds."""
+
+    n_parameters: int
+    n_steps: float
+    cpu_seconds: float
+
+    @classmethod
+    def of(cls, runs: Sequence[ScoredRun]) -> Trained:
+        fits = [run.record.fit for run in runs]
+        steps, seconds = (
+            float(np.mean([fit[name] for fit in fits])) for name in ("n_steps", "cpu_seconds")
+        )
+        return cls(fits[0]["n_parameters"], steps, seconds)
+
+
+def effects(done: Mapping[str, Sequence[ScoredRun]]) -> dict[str, dict[str, PartEffects]]:
+    """Compute what each variant is worth in each part."""
     base = done[BASE]
     parts = _scored_parts([run.record for run in base])
     return {
         name: {
-            part: {
-                "s2t": _error_effect(runs, base, part, Metric.S2T),
-                "s2s": _error_effect(runs, base, part, Metric.S2S),
-                "skill_short": _skill_effect(runs, base, part, min),
-                "skill": _skill_effect(runs, base, part, max),
-            }
+            part: PartEffects(
+                s2t=_error_effect(runs, base, part, Metric.S2T),
+                s2s=_error_effect(runs, base, part, Metric.S2S),
+                skill_short=_skill_effect(runs, base, part, min),
+                skill=_skill_effect(runs, base, part, max),
+            )
             for part in parts
         }
         for name, runs in done.items()
@@ -251,46 +274,32 @@ def _effect(
         variances = [np.var(values, ddof=1) / len(values) for values in (mine, base)]
         error = 2 * float(np.sqrt(sum(variances)))
     difference = float(np.mean(mine) - np.mean(base))
-    return Effect(tuple(mine), float(np.mean(mine)), spread, difference, error, interval)
+    is_clear = error is not None and abs(difference) > error
+    if interval is not None:
+        is_clear = is_clear and interval[0] * interval[1] > 0
+    mean = float(np.mean(mine))
+    return Effect(tuple(mine), mean, spread, difference, error, interval, is_clear)
 
 
-def document(
-    chosen: Sequence[Variant], done: Mapping[str, Sequence[ScoredRun]], **run: Any
-) -> dict[str, Any]:
+def document(chosen: Sequence[Variant], done: Mapping[str, Sequence[ScoredRun]]) -> dict[str, Any]:
     """Everything as JSON-able figures; errors in A^2."""
     found = effects(done)
-    return {
-        **run,
-        "unit": "A^2",
-        "variants": [
-            {
-                "name": v.name,
-                "description": v.description,
-                "model": v.model,
-                "overrides": v.overrides,
-                "is_base": v.is_base,
-                **_training(done[v.name]),
-                "keys": [one.record.key for one in done[v.name]],
-                "parts": {
-                    part: {key: asdict(e) | {"is_clear": e.is_clear} for key, e in both.items()}
-                    for part, both in found[v.name].items()
-                },
+    variants = []
+    for variant in chosen:
+        runs, own = done[variant.name], asdict(variant)
+        del own["settings"]
+        variants.append(
+            own
+            | asdict(Trained.of(runs))
+            | {
+                "keys": [one.record.key for one in runs],
+                "parts": {part: asdict(both) for part, both in found[variant.name].items()},
             }
-            for v in chosen
-        ],
-    }
+        )
+    return {"unit": "A^2", "variants": variants}
 
 
-def _training(runs: Sequence[ScoredRun]) -> dict[str, Any]:
-    fits = [run.record.fit for run in runs]
-    return {
-        "n_parameters": fits[0]["n_parameters"],
-        "n_steps": float(np.mean([fit["n_steps"] for fit in fits])),
-        "cpu_seconds": float(np.mean([fit["cpu_seconds"] for fit in fits])),
-    }
-
-
-def sheets(chosen: Sequence[Variant], done: Mapping[str, Sequence[ScoredRun]]) -> list[Table]:
+def tables(chosen: Sequence[Variant], done: Mapping[str, Sequence[ScoredRun]]) -> list[Table]:
     """One table for each part, and one of what was trained."""
     found = effects(done)
     n_seeds = len(done[BASE])
@@ -304,28 +313,19 @@ def sheets(chosen: Sequence[Variant], done: Mapping[str, Sequence[ScoredRun]]) -
         for part in found[BASE]
         for lags in [list(skills_by_lag([done[BASE][0].record], part))]
     ]  # fmt: skip
-    result.append(
-        Table(
-            "Trained",
-            ("variant", "parameters", "steps", "CPU s", "what differs"),
-            [
-                (
-                    v.name,
-                    f"{figures['n_parameters']:,}",
-                    f"{figures['n_steps']:.0f}",
-                    f"{figures['cpu_seconds']:.0f}",
-                    v.description,
-                )
-                for v in chosen
-                for figures in [_training(done[v.name])]
-            ],
-        )
-    )
-    return result
+    columns = {
+        "variant": "{0.name}",
+        "parameters": "{1.n_parameters:,}",
+        "steps": "{1.n_steps:.0f}",
+        "CPU s": "{1.cpu_seconds:.0f}",
+        "what differs": "{0.description}",
+    }
+    trained = [(variant, Trained.of(done[variant.name])) for variant in chosen]
+    return [*result, Table.of("Trained", columns, trained)]
 
 
-def _row(variant: Variant, found: Mapping[str, Effect]) -> tuple[str, ...]:
-    s2t, s2s, short, skill = (found[key] for key in ("s2t", "s2s", "skill_short", "skill"))
+def _row(variant: Variant, found: PartEffects) -> tuple[str, ...]:
+    s2t, s2s, short, skill = found.s2t, found.s2s, found.skill_short, found.skill
     name = variant.name if variant.name == BASE or not variant.is_base else f"{variant.name} = base"
     if variant.is_base:
         skills = _value(short, 1), "-", _value(skill, 1), "-"

@@ -305,24 +305,30 @@ def _time_blocks(record: Record, start_ids: Sequence[str]) -> list[str]:
     return [str(int(start.rsplit("@", 1)[1]) // horizon) for start in start_ids]
 
 
-def sheet(comparisons: Sequence[Comparison]) -> Table:
-    """The comparisons as a table, errors and intervals x 1e-2 A^2."""
+def tables(comparisons: Sequence[Comparison]) -> list[Table]:
+    """The comparisons, errors and intervals x 1e-2 A^2."""
+    columns = {
+        "task": "{0.task}, {0.track}",
+        "part": "{0.part}",
+        "score": "{1}",
+        "A": "{2:.3g}",
+        "B": "{3:.3g}",
+        "A - B, 95 %": "{0.interval}",
+        "folds": "{4}",
+        "molecules": "{0.molecules}",
+        "windows": "{0.windows}",
+        "verdict": "{0.verdict}",
+    }
     scale = metrics.PRINTED_SCALE
-    heading = (
-        "task", "part", "score", "A", "B", "A - B, 95 %", "folds", "molecules", "windows", "verdict"
-    )  # fmt: skip
     rows = [
         (
-            f"{c.task}, {c.track}", c.part, c.score.upper(),
-            f"{scale * c.a_error:.3g}", f"{scale * c.b_error:.3g}",
-            c.interval,
-            _listed(fold for fold in c.folds if fold != NO_FOLD) or "-",
-            str(c.molecules), str(c.windows), c.verdict,
+            one, one.score.upper(), scale * one.a_error, scale * one.b_error,
+            _listed(fold for fold in one.folds if fold != NO_FOLD) or "-",
         )
-        for c in comparisons
+        for one in comparisons
     ]  # fmt: skip
     a, b = comparisons[0].a, comparisons[0].b
-    return Table(f"A = {a}, B = {b}: MSE x 1e-2 A^2, mean of seeds", heading, rows)
+    return [Table.of(f"A = {a}, B = {b}: MSE x 1e-2 A^2, mean of seeds", columns, rows)]
 
 
 def document(comparisons: Sequence[Comparison]) -> list[Mapping[str, Any]]:

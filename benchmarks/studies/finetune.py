@@ -321,7 +321,7 @@ def document(study: Study) -> dict[str, Any]:
     }
 
 
-def sheet(study: Study) -> Table:
+def tables(study: Study) -> list[Table]:
     """Errors against frames, both starts side by side; then what needs no frames."""
     rows = []
     by_key = {(row.start, row.n_frames): row for row in study.rows}
@@ -344,7 +344,7 @@ def sheet(study: Study) -> Table:
     for name in TRIVIAL:
         row = by_key[name, None]
         rows.append((name, "", "", _number(row.s2t), "", "", _number(row.s2s), _skill(row)))
-    return Table(_title(study), HEADING, rows)
+    return [Table(_title(study), HEADING, rows)]
 
 
 HEADING = (

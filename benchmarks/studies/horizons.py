@@ -315,7 +315,7 @@ def document(study: Study) -> dict[str, Any]:
     return {"unit": "A^2", "models": models, "rows": rows, "refused": list(study.refused)}
 
 
-def sheets(study: Study) -> list[Table]:
+def tables(study: Study) -> list[Table]:
     """Tables: by horizon, by number of steps, at irregular lags, and the dependence on others."""
     groups = by_label(study)
     names = [*groups, *study.references]
@@ -333,7 +333,7 @@ def sheets(study: Study) -> list[Table]:
             heading = (first, "windows", *names, *(f"skill {name}" for name in groups))
             if rows:
                 result.append(Table(f"{part}: {title}, MSE x 1e-2 A^2", heading, rows))
-    result.append(_dependence_sheet(groups))
+    result.append(_dependence_table(groups))
     return result
 
 
@@ -369,7 +369,7 @@ def _row(
     return first, str(len(question.windows.states)), *errors, *skills
 
 
-def _dependence_sheet(groups: dict[str, list[Curves]]) -> Table:
+def _dependence_table(groups: dict[str, list[Curves]]) -> Table:
     keys = ("alone_8", "alone_32", "eight_32", "largest", "displacement")
     return Table(
         "Difference of predictions at the same lags, A: root mean squares, and the largest",

@@ -45,6 +45,14 @@ class Robustness:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """Errors of the features behind one layer, without unit."""
+
+    rotations: EquivarianceError
+    reflections: EquivarianceError
+
+
+@dataclass(frozen=True)
 class Symmetry:
     """What was measured on one model.
 
@@ -66,7 +74,7 @@ class Symmetry:
     seed: int | None
     rotations: EquivarianceError
     reflections: EquivarianceError
-    layers: dict[str, dict[str, EquivarianceError]]
+    layers: dict[str, Layer]
     displacement: float
     translation: float
     permutation: float
@@ -117,10 +125,7 @@ def measure(
         seed=seed,
         rotations=rotations,
         reflections=reflections,
-        layers={
-            name: {"rotations": error, "reflections": reflected_layers[name]}
-            for name, error in layers.items()
-        },
+        layers={name: Layer(error, reflected_layers[name]) for name, error in layers.items()},
         displacement=float((per_atom / lags_fs.shape[1]).mean().sqrt()),
         translation=translation_error(operator, *inputs),
         permutation=_permutation(model, operator, data, states, lags_fs, settings.seed),
@@ -255,32 +260,36 @@ def reordered(training: TrainingData, orders: Mapping[str, np.ndarray]) -> Train
     )
 
 
-def figures(found: Symmetry) -> dict[str, Any]:
-    """One measurement as JSON-able figures, named and with their unit in mind: A, A^2 or 1."""
-    document = asdict(found) | {"is_exact": found.is_exact}
-    document |= {key: getattr(found, key)._asdict() for key in ("rotations", "reflections")}
-    document["layers"] = {
-        name: {kind: error._asdict() | {"relative": error.relative} for kind, error in both.items()}
-        for name, both in found.layers.items()
+def document(found: Sequence[Symmetry], settings: SymmetrySettings) -> dict[str, Any]:
+    """Everything as JSON-able figures, named and with their unit in mind: A, A^2 or 1."""
+    return {"settings": asdict(settings), "rows": [_figures(one) for one in found]}
+
+
+def _figures(found: Symmetry) -> dict[str, Any]:
+    kinds = ("rotations", "reflections")
+    figures = asdict(found) | {"is_exact": found.is_exact}
+    figures |= {kind: getattr(found, kind)._asdict() for kind in kinds}
+    figures["layers"] = {
+        name: {
+            kind: error._asdict() | {"relative": error.relative}
+            for kind, error in ((kind, getattr(layer, kind)) for kind in kinds)
+        }
+        for name, layer in found.layers.items()
     }
-    return document
+    return figures
 
 
-def sheets(found: Sequence[Symmetry], settings: SymmetrySettings) -> list[Table]:
+def tables(found: Sequence[Symmetry], settings: SymmetrySettings) -> list[Table]:
     """The tables: positions, then robustness, then the layers; means over seeds."""
     groups: dict[tuple[str, str], list[Symmetry]] = {}
     for one in found:
         groups.setdefault((one.label, one.state), []).append(one)
-    where = f"{settings.rotations} rotations, {settings.part}"
-    result = [
-        Table(
-            f"Errors of predicted positions, A ({where}); shifts and orders of atoms must be exact "
-            f"to rounding (< {EXACT_A:g} A)",
-            ("model", "state", "seeds", "eps paper", "eps point", "eps reflected", "displacement",
-             "shift", "order of atoms", "exact"),
-            [_errors_row(*key, members) for key, members in groups.items()],
-        ),
-    ]  # fmt: skip
+    title = (
+        f"Errors of predicted positions, A ({settings.rotations} rotations, {settings.part}); "
+        f"shifts and orders of atoms must be exact to rounding (< {EXACT_A:g} A)"
+    )
+    rows = [_errors_row(*key, members) for key, members in groups.items()]
+    result = [Table(title, _ERRORS_HEADING, rows)]
     parts = list(dict.fromkeys(part for one in found for part in one.robustness))
     result.append(
         Table(
@@ -289,10 +298,14 @@ def sheets(found: Sequence[Symmetry], settings: SymmetrySettings) -> list[Table]
             [(*key, *(_ratio(members, p) for p in parts)) for key, members in groups.items()],
         )
     )
-    for key, members in groups.items():
-        if members[0].layers:
-            result.append(_layer_sheet(key, members))
-    return result
+    layered = {key: members for key, members in groups.items() if members[0].layers}
+    return result + [_layer_table(*key, members) for key, members in layered.items()]
+
+
+_ERRORS_HEADING = (
+    "model", "state", "seeds", "eps paper", "eps point", "eps reflected", "displacement", "shift",
+    "order of atoms", "exact",
+)  # fmt: skip
 
 
 def _errors_row(label: str, state: str, members: Sequence[Symmetry]) -> tuple[str, ...]:
@@ -318,23 +331,18 @@ def _ratio(members: Sequence[Symmetry], part: str) -> str:
     return f"{np.mean(s2t):.3f} ({np.mean(s2s):.3f})"
 
 
-def _layer_sheet(key: tuple[str, str], members: Sequence[Symmetry]) -> Table:
-    label, state = key
-
+def _layer_table(label: str, state: str, members: Sequence[Symmetry]) -> Table:
     def cell(layer: str, kind: str, figure: str) -> str:
-        return with_spread([getattr(one.layers[layer][kind], figure) for one in members])
+        return with_spread([getattr(getattr(one.layers[layer], kind), figure) for one in members])
 
-    return Table(
-        f"{label}, {state}: features behind each layer, scalars fixed and vectors turned",
-        ("layer", "eps paper", "eps point", "eps point / size", "reflected / size"),
-        [
-            (
-                layer,
-                cell(layer, "rotations", "paper"),
-                cell(layer, "rotations", "point"),
-                cell(layer, "rotations", "relative"),
-                cell(layer, "reflections", "relative"),
-            )
-            for layer in members[0].layers
-        ],
-    )
+    columns = {
+        "eps paper": ("rotations", "paper"),
+        "eps point": ("rotations", "point"),
+        "eps point / size": ("rotations", "relative"),
+        "reflected / size": ("reflections", "relative"),
+    }
+    rows = [
+        (layer, *(cell(layer, *which) for which in columns.values())) for layer in members[0].layers
+    ]
+    title = f"{label}, {state}: features behind each layer, scalars fixed and vectors turned"
+    return Table(title, ("layer", *columns), rows)

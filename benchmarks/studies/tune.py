@@ -179,23 +179,25 @@ def read_trial(folder: Path) -> Trial | None:
         raise UserError(f"{error}; not a trial of this version, remove its folder") from None
 
 
-def sheet(trials: Sequence[Trial]) -> Table:
+def tables(trials: Sequence[Trial]) -> list[Table]:
     """The trials, best first."""
     first = trials[0]
     budget = first.budget["cpu_minutes"]
     told = f"{budget:g} CPU minutes" if budget else f"{first.budget['epochs']} epochs"
-    return Table(
+    title = (
         f"{first.task}, {first.track}, fold {first.fold}: {first.model}, seed {first.seed}, "
-        f"{told}; error in validation, best weights",
-        ("settings", "validation", "parameters", "steps", "best at step", "CPU s"),
-        [
-            (
-                trial.change, f"{trial.error:.4f}", f"{trial.fit['n_parameters']:,}",
-                str(trial.fit["n_steps"]), _best_step(trial), f"{trial.fit['cpu_seconds']:.0f}",
-            )
-            for trial in sorted(trials, key=lambda trial: trial.error)
-        ],
-    )  # fmt: skip
+        f"{told}; error in validation, best weights"
+    )
+    columns = {
+        "settings": "{0.change}",
+        "validation": "{0.error:.4f}",
+        "parameters": "{0.fit[n_parameters]:,}",
+        "steps": "{0.fit[n_steps]}",
+        "best at step": "{1}",
+        "CPU s": "{0.fit[cpu_seconds]:.0f}",
+    }
+    best_first = sorted(trials, key=lambda trial: trial.error)
+    return [Table.of(title, columns, [(trial, _best_step(trial)) for trial in best_first])]
 
 
 def _best_step(trial: Trial) -> str:

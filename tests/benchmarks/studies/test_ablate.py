@@ -11,7 +11,7 @@ from benchmarks.cli import main
 from benchmarks.models import Budget, make_model
 from benchmarks.runs.evaluation import MEAN, MEDIAN
 from benchmarks.scoring.significance import paired_interval
-from benchmarks.studies.ablate import BASE, document, effects, run_all, sheets, variants
+from benchmarks.studies.ablate import BASE, document, effects, run_all, tables, variants
 from tests.support import toys
 from tg80.errors import UserError
 
@@ -111,7 +111,7 @@ def test_effects_are_differences_of_the_recorded_figures(finished):
     for name in CHOSEN:
         for part, figures in found[name].items():
             values = [[r.record.value(part, "s2s", MEAN) for r in done[n]] for n in (name, BASE)]
-            s2s = figures["s2s"]
+            s2s = figures.s2s
             assert s2s.values == tuple(values[0])
             assert s2s.difference == pytest.approx(np.mean(values[0]) - np.mean(values[1]))
             assert s2s.spread == pytest.approx(2 * np.std(values[0], ddof=1))
@@ -120,20 +120,20 @@ def test_effects_are_differences_of_the_recorded_figures(finished):
             assert s2s.interval[0] <= s2s.difference <= s2s.interval[1]
             for key, lag in (("skill_short", 10.0), ("skill", 90.0)):
                 values = [r.record.value(part, "skill", MEDIAN, lag) for r in done[name]]
-                assert figures[key].values == tuple(values)
-    same = found["joint"]["test_id"]["s2s"]
+                assert getattr(figures, key).values == tuple(values)
+    same = found["joint"]["test_id"].s2s
     assert same.difference == 0 and same.interval == (0, 0) and not same.is_clear
 
 
 def test_report(finished):
     _, chosen, done, _ = finished
-    *parts, trained = sheets(chosen, done)
+    *parts, trained = tables(chosen, done)
     assert [sheet.title.split(":")[0] for sheet in parts] == ["test_time", "test_id", "test_ood"]
     names = [row[0] for row in parts[0].rows]
     assert names == [BASE, "no-value-residual", "joint = base", "start"]
     assert parts[0].rows[0][2] == "-" and parts[0].rows[1][-1] in ("yes", "no")
     assert trained.rows[1][-1] == ABLATIONS["no-value-residual"].description
-    report = json.loads(json.dumps(document(chosen, done, fold=2)))
+    report = json.loads(json.dumps(document(chosen, done)))
     assert [v["name"] for v in report["variants"]] == [BASE, *CHOSEN]
     figures = report["variants"][3]["parts"]["test_ood"]["s2t"]
     assert len(figures["values"]) == 2 and len(figures["interval"]) == 2
@@ -142,9 +142,9 @@ def test_report(finished):
 def test_one_seed_has_no_spread(finished, data):
     out = finished[0]
     chosen, done, _ = run(data, out, only=["start"], seeds=[1])
-    effect = effects(done)["start"]["test_id"]["s2s"]
+    effect = effects(done)["start"]["test_id"].s2s
     assert effect.spread is None and effect.error is None and not effect.is_clear
-    assert "±" not in "".join(sheets(chosen, done)[0].rows[1])
+    assert "±" not in "".join(tables(chosen, done)[0].rows[1])
 
 
 def test_command_on_the_mini_set(tmp_path, capsys):

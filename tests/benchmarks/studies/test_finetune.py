@@ -14,7 +14,7 @@ from benchmarks.cli import main
 from benchmarks.models import Budget, make_model
 from benchmarks.models.atom import AtomJoint
 from benchmarks.runs.records import read_records
-from benchmarks.studies.finetune import document, figure, find_pretraining, sheet, study
+from benchmarks.studies.finetune import document, figure, find_pretraining, study, tables
 from benchmarks.tasks.data import molecule_data
 from benchmarks.tasks.tasks import FINE_TUNING, get_task
 from tests.support.factories import make_dataset
@@ -140,7 +140,7 @@ def test_the_study_compares_both_starts_and_reuses_what_is_finished(begin, molec
     assert again.rows == found.rows
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == stamps
 
-    table = sheet(found)
+    (table,) = tables(found)
     assert [row[0] for row in table.rows[:3]] == ["0", "8", "40"]
     ratio = rows["from scratch", 8].s2s / rows["fine-tuned", 8].s2s
     assert table.rows[1][4] == f"{ratio:.2f}"

@@ -17,8 +17,8 @@ from benchmarks.studies.horizons import (
     document,
     figure,
     questions,
-    sheets,
     study,
+    tables,
     trained_range,
 )
 
@@ -121,9 +121,9 @@ def test_report(found):
     expected = ["trained", "trained", *["extrapolation"] * 6]  # 480, 960, 1440 .. 3840 fs
     assert all(r["lag_kinds"] == expected for r in beyond)
     assert report["refused"] == list(result.refused)
-    titles = [sheet.title for sheet in sheets(result)]
+    titles = [sheet.title for sheet in tables(result)]
     assert len(titles) == 10 and titles[0].startswith("test_time: error at the horizon")
-    (row,) = sheets(result)[-1].rows
+    (row,) = tables(result)[-1].rows
     assert row[0] == "atom-start"
 
 

@@ -10,7 +10,7 @@ from benchmarks.cli import main
 from benchmarks.models import Budget, make_model
 from benchmarks.runs.evaluation import References
 from benchmarks.runs.runner import run_once
-from benchmarks.studies.tune import BASE, TRIAL, candidates, run_trials, sheet
+from benchmarks.studies.tune import BASE, TRIAL, candidates, run_trials, tables
 from tests.support import toys
 from tg80.errors import UserError
 
@@ -110,7 +110,7 @@ def test_a_damaged_trial_is_named(data, tmp_path):
 
 def test_the_table_has_the_best_first(tuned):
     _, trials, _ = tuned
-    shown = sheet(trials)
+    (shown,) = tables(trials)
     assert shown.title.startswith("toy-v1, canonical, fold 2: egnn, seed 0, 2 epochs")
     assert [row[0] for row in shown.rows] == [
         trial.change for trial in sorted(trials, key=lambda trial: trial.error)
