@@ -29,11 +29,14 @@ class PublicSet:
     """One public set.
 
     Attributes:
-        id, title: short and full name. layout: which keys its files have.
-        frame_fs: time between frames of the simulation. frame_source: who says so.
-        address: folder of the files on the web; of an archive, the archive itself.
-        archive: whether `address` is a tar archive of all files.
-        margin_frames: frames that the published single-task runs leave out at either end.
+        id: Short name.
+        title: Full name.
+        layout: Which keys its files have.
+        frame_fs: Time between frames of the simulation.
+        frame_source: Who states it.
+        address: Folder of the files on the web; of an archive, the archive itself.
+        archive: Whether `address` is a tar archive of all files.
+        margin_frames: Frames that the published single-task runs leave out at either end.
     """
 
     id: str
@@ -50,7 +53,7 @@ class PublicSet:
         """The molecule of that name.
 
         Raises:
-            UserError: the set has none.
+            UserError: The set has none.
         """
         for molecule in self.molecules:
             if molecule.name == name:
@@ -130,7 +133,7 @@ def get_public_set(set_id: str) -> PublicSet:
     """The set of that id.
 
     Raises:
-        UserError: there is none.
+        UserError: There is none.
     """
     if set_id not in PUBLIC_SETS:
         raise UserError(f"no public set {set_id!r}; sets are {', '.join(PUBLIC_SETS)}")
@@ -146,9 +149,9 @@ _ORIGIN = re.compile(
 
 
 def contradiction(text: str, public: PublicSet) -> str | None:
-    """The word of a name by which a file is of another set, run or level of theory, if any.
+    """The word in a name that says another set, run or level of theory, if any.
 
-    `benzene2018_dft` and `ethanol_ccsd_t-train` are no files of MD17.
+    `benzene2018_dft` and `ethanol_ccsd_t-train` are not of MD17.
     """
     own = {public.id, "2017"} if public is MD17 else {public.id}
     for match in _ORIGIN.finditer(_spaced(text)):

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from tg80.release.survey import BOND_EDGES, ShardFacts
-from tg80.shards.quality import Check
 
 _MARKERS = {
     "ok": ("o", "#0072b2", "within the limit"),
@@ -23,16 +22,16 @@ _MARKERS = {
     "unjudged": ("D", "#808080", "too short to judge"),
 }
 _COLUMNS = 4
+Facts = Sequence[ShardFacts]
 
 
-def plots(facts: Sequence[ShardFacts]) -> dict[str, bytes]:
+def plots(facts: Facts) -> dict[str, bytes]:
     """PNG files by name of the plot, of shards at one level of theory."""
-    level = facts[0].metadata.level
     return {
-        "temperature": _png(_rows(facts, level, _temperature)),
-        "drift": _png(_rows(facts, level, _drift)),
-        "net-force": _png(_rows(facts, level, _net_force)),
-        "bond-lengths": _png(_bond_lengths(facts, level)),
+        "temperature": _png(_rows(facts, _temperature)),
+        "drift": _png(_rows(facts, _drift)),
+        "net-force": _png(_rows(facts, _net_force)),
+        "bond-lengths": _png(_bond_lengths(facts)),
     }
 
 
@@ -42,42 +41,40 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _rows(facts: Sequence[ShardFacts], level: str, draw: Callable[[Axes, list], None]) -> Figure:
-    """A figure with one row a shard."""
+def _rows(facts: Facts, draw: Callable[[Axes, Facts], str]) -> Figure:
+    """A figure with one row a shard; `draw` fills it and returns its title."""
     figure = Figure(figsize=(7.0, 1.4 + 0.19 * len(facts)), layout="constrained")
     axes = figure.subplots()
     axes.set_yticks(range(len(facts)), [fact.id for fact in facts], fontsize=8)
     axes.set_ylim(len(facts) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.3)
-    draw(axes, list(facts))
-    axes.set_title(f"{axes.get_title()} ({level})", fontsize=10)
-    figure.legend(
-        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
-    )
+    axes.set_title(f"{draw(axes, facts)} ({facts[0].metadata.level})", fontsize=10)
+    handles = axes.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
 
-def _temperature(axes: Axes, facts: list[ShardFacts]) -> None:
+def _temperature(axes: Axes, facts: Facts) -> str:
     checks = [fact.checks["temperature"] for fact in facts]
     verdicts = [check.verdict if check.judged else "unjudged" for check in checks]
-    _points(axes, verdicts, [check.value for check in checks], [_double(c) for c in checks])
+    _points(axes, verdicts, [c.value for c in checks], [c.error for c in checks])
     for target in sorted({check.target or 0.0 for check in checks}):
         axes.axvline(target, color="0.3", linestyle="--", label=f"target {target:g} K")
     axes.set_xlabel("mean temperature / K; bars: two standard errors")
-    axes.set_title("Temperature")
+    return "Temperature"
 
 
-def _drift(axes: Axes, facts: list[ShardFacts]) -> None:
+def _drift(axes: Axes, facts: Facts) -> str:
     checks = [fact.checks["drift"] for fact in facts]
     limit = max(check.threshold for check in checks)
     axes.axvspan(-limit, limit, color="0.9", label=f"limit {limit:g}")
     verdicts = [check.verdict for check in checks]
-    _points(axes, verdicts, [check.value for check in checks], [_double(c) for c in checks])
+    _points(axes, verdicts, [c.value for c in checks], [c.error for c in checks])
     axes.set_xlabel("drift of the conserved quantity / meV/atom/ps; bars: two standard errors")
-    axes.set_title("Drift")
+    return "Drift"
 
 
-def _net_force(axes: Axes, facts: list[ShardFacts]) -> None:
+def _net_force(axes: Axes, facts: Facts) -> str:
     """RMS as the marker, the largest frame as the end of a line to the right."""
     checks = [fact.checks["net_force"] for fact in facts]
     # A logarithm needs something above zero: the rounding of a double is nothing.
@@ -93,30 +90,23 @@ def _net_force(axes: Axes, facts: list[ShardFacts]) -> None:
     axes.set_xlim(10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("net force before projection / eV/A; markers: root mean square")
-    axes.set_title("Net force")
-
-
-def _double(check: Check) -> float | None:
-    return None if check.error is None else 2 * check.error
+    return "Net force"
 
 
 def _points(
-    axes: Axes,
-    verdicts: Sequence[str],
-    values: Sequence[float],
-    bars: Sequence[float | None],
+    axes: Axes, verdicts: Sequence[str], values: Sequence[float], errors: Sequence[float | None]
 ) -> None:
-    """One marker a row, its shape the verdict; `bars` are half lengths of error bars, if known."""
+    """One marker a row, its shape the verdict, with a bar of two standard errors if known."""
     for verdict, (marker, colour, label) in _MARKERS.items():
         rows = [row for row, found in enumerate(verdicts) if found == verdict]
         if rows:
             axes.errorbar(
-                [values[row] for row in rows], rows, xerr=[bars[row] or 0.0 for row in rows],
+                [values[row] for row in rows], rows, xerr=[2 * (errors[r] or 0.0) for r in rows],
                 marker=marker, color=colour, linestyle="none", markersize=5, label=label,
             )  # fmt: skip
 
 
-def _bond_lengths(facts: Sequence[ShardFacts], level: str) -> Figure:
+def _bond_lengths(facts: Facts) -> Figure:
     """A histogram for each kind of bond, all shards together."""
     totals: dict[str, np.ndarray] = {}
     for fact in facts:
@@ -136,6 +126,7 @@ def _bond_lengths(facts: Sequence[ShardFacts], level: str) -> Figure:
         axes.tick_params(labelsize=7)
     for axes in list(grid.flat)[len(totals) :]:
         axes.set_axis_off()
+    level = facts[0].metadata.level
     figure.suptitle(f"Bond lengths / A, all frames of all shards ({level})", fontsize=10)
     figure.supxlabel("-, =, #: single, double, triple; ':' aromatic or conjugated", fontsize=8)
     return figure

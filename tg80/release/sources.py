@@ -347,13 +347,10 @@ def _chunks(response: requests.Response, encoded: bool) -> Iterator[bytes]:
 
 
 def _retry_after_s(response: requests.Response) -> float | None:
-    """Seconds of the Retry-After header, given as a number or as a date."""
-    value = response.headers.get("Retry-After")
-    if value is None:
-        return None
+    """Seconds of the Retry-After header, a number or a date; None without a valid one."""
     try:
         # Of a number no more digits than a date has characters: enough for every wait.
-        return Retry().parse_retry_after(value.strip()[:29])
+        return Retry().parse_retry_after(response.headers.get("Retry-After", "").strip()[:29])
     except (urllib3.exceptions.HTTPError, ValueError, OverflowError):
         return None
 
