@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,9 @@ def write_atomically(path: Path | str, content: bytes) -> None:
     """
     with writing_atomically(path) as stream:
         stream.write(content)
+
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @contextmanager
@@ -56,9 +60,6 @@ def writing_atomically(path: Path | str) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove_temporary_files(folder: Path) -> None:
@@ -151,10 +152,10 @@ _MISTAKES = {
 
 def unreadable(path: Path | str, error: Exception) -> Tg80Error:
     """The error to raise where the system refuses an input: the user's mistake, or a failure."""
-    reason = getattr(error, "strerror", None) or error
-    mistaken = not isinstance(error, OSError) or error.errno in _MISTAKES
-    kind = UserError if mistaken else Tg80Error
-    return kind(f"{path}: cannot be read: {reason}")
+    number = error.errno if isinstance(error, OSError) else None
+    reason = os.strerror(number) if number else error  # h5py's errors have a text of their own
+    mistaken = not isinstance(error, OSError) or number in _MISTAKES
+    return (UserError if mistaken else Tg80Error)(f"{path}: cannot be read: {reason}")
 
 
 def check_regular(path: Path | str, wanted: str = "a file") -> os.stat_result:
@@ -221,33 +222,27 @@ def read_text(path: Path | str, wanted: str = "a text file") -> str:
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 
 
-def read_lines(path: Path, what: str, most: int = MOST_TEXT_BYTES) -> list[str]:
+def read_lines(path: Path | str, what: str, most: int = MOST_TEXT_BYTES) -> list[str]:
     """The lines of a text file in UTF-8, UTF-16 with a byte order mark, or Latin-1.
 
     Args:
-        path: the file.
+        path: the file; `-` for standard input.
         what: the kind of file that is wanted, for the messages.
         most: bytes.
 
     Raises:
         UserError: it is no regular file, no text, or larger than any that is meant.
     """
-    return lines_of(read_bytes(path, what, most), path, what)
-
-
-def lines_of(content: bytes, path: Path | str, what: str) -> list[str]:
-    """The lines of a text, as `read_lines` finds them.
-
-    Args:
-        content: the text.
-        path: where it is from.
-        what: the kind of file that is wanted.
-
-    Raises:
-        UserError: it is no text, or larger than any that is meant.
-    """
-    if len(content) > MOST_TEXT_BYTES:
-        raise UserError(f"{path}: more than {MOST_TEXT_BYTES >> 20} MiB; give {what}")
+    if str(path) == "-":
+        path = "<stdin>"
+        try:
+            content = sys.stdin.buffer.read(most + 1)
+        except (OSError, ValueError) as error:
+            raise unreadable(path, error) from None
+        if len(content) > most:
+            raise UserError(f"{path}: more than {most >> 20} MiB; give {what}")
+    else:
+        content = read_bytes(path, what, most)
     utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = content.decode("utf-16" if utf_16 else "utf-8-sig")

@@ -9,7 +9,7 @@ span. Two structures are one isomer if a renumbering that keeps all bonds turns 
 the other's; an isomer far above the lowest in energy counts as impossible.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -29,7 +29,6 @@ MAX_STRAIN = 50.0
 trans-bicyclo[3.1.0]hexane, which can be made, at 41, prismane with one hydrogen inside at 271."""
 _FREE_TRIALS = 8
 _FEW = 3  # open centres whose settings are all tried though free embeddings met one isomer only
-_MAX_RENUMBERINGS = 20_000
 _RANDOM_SEED = 1
 _TAGS = {1: Chem.ChiralType.CHI_TETRAHEDRAL_CCW, -1: Chem.ChiralType.CHI_TETRAHEDRAL_CW}
 
@@ -37,8 +36,12 @@ _TAGS = {1: Chem.ChiralType.CHI_TETRAHEDRAL_CCW, -1: Chem.ChiralType.CHI_TETRAHE
 @dataclass(frozen=True)
 class _Isomer:
     full: Chem.Mol  # with hydrogens and one conformer
+    graph: Chem.Mol  # without, the settings as chiral tags
     signs: tuple[int, ...]  # setting of each open centre: sign of the volume of its neighbours
     energy: float = 0.0  # kcal/mol
+
+    def is_in(self, others: Iterable["_Isomer"]) -> bool:
+        return any(self.graph.HasSubstructMatch(o.graph, useChirality=True) for o in others)
 
 
 def cage_isomers(
@@ -58,17 +61,20 @@ def cage_isomers(
     Raises:
         UserError: nothing could be built.
     """
-    bare = Chem.RemoveHs(graph)
-    full = Chem.AddHs(bare)
+    full = Chem.AddHs(Chem.RemoveHs(graph))
     found: list[_Isomer] = []
     for isomer in _structures(full, centres, found):
-        if not any(_equal(bare, centres, isomer.signs, other.signs) for other in found):
-            found[:] = _possible(bare, centres, [*found, isomer])
+        if not isomer.is_in(found):
+            found[:] = _possible(centres, [*found, isomer])
         if len(found) == stop_at:
             break
     if not found:
         raise UserError("no 3D structure of this cage could be built; give another compound")
-    return [graph] if len(found) == 1 else [_written(isomer, centres) for isomer in found]
+    if len(found) == 1:
+        return [graph]
+    for isomer in found:
+        Chem.AssignStereochemistry(isomer.graph, cleanIt=True, force=True)
+    return [isomer.graph for isomer in found]
 
 
 def _structures(
@@ -90,7 +96,7 @@ def _structures(
         yield from _embedded(asked, centres, _RANDOM_SEED, mirrors)
 
 
-def _possible(bare: Chem.Mol, centres: Sequence[int], isomers: list[_Isomer]) -> list[_Isomer]:
+def _possible(centres: Sequence[int], isomers: list[_Isomer]) -> list[_Isomer]:
     """Those not strained beyond belief, each once, by energy; one alone is not relaxed for that."""
     if len(isomers) == 1:
         return isomers
@@ -99,9 +105,7 @@ def _possible(bare: Chem.Mol, centres: Sequence[int], isomers: list[_Isomer]) ->
     possible: list[_Isomer] = []
     # Rounded, since mirror images differ in the last digits.
     for isomer in sorted(relaxed, key=lambda each: (round(each.energy, 2), each.signs)):
-        if isomer.energy < lowest + MAX_STRAIN and not any(
-            _equal(bare, centres, isomer.signs, other.signs) for other in possible
-        ):
+        if isomer.energy < lowest + MAX_STRAIN and not isomer.is_in(possible):
             possible.append(isomer)
     return possible
 
@@ -120,11 +124,11 @@ def _embedded(
                 return
     except RuntimeError:  # RDKit's minimiser gives up
         return
-    yield _Isomer(built, _signs(built, centres))
+    yield _isomer(built, centres)
     if mirrors:
         image = Chem.Mol(built)
         image.GetConformer().SetPositions(-built.GetConformer().GetPositions())
-        yield _Isomer(image, _signs(image, centres))
+        yield _isomer(image, centres)
 
 
 def _relaxed(isomer: _Isomer, centres: Sequence[int]) -> _Isomer:
@@ -143,64 +147,25 @@ def _relaxed(isomer: _Isomer, centres: Sequence[int]) -> _Isomer:
             energy = field.CalcEnergy()
         except RuntimeError:
             return isomer
-    return _Isomer(relaxed, _signs(relaxed, centres), energy)
+    return _isomer(relaxed, centres, energy)
 
 
-def _signs(full: Chem.Mol, centres: Sequence[int]) -> tuple[int, ...]:
-    """The setting of each centre, seen with its neighbours in the order of their numbers.
+def _isomer(full: Chem.Mol, centres: Sequence[int], energy: float = 0.0) -> _Isomer:
+    """The isomer of a structure, its centres seen with their neighbours in order of number.
 
     The volume that four neighbours span has the right sign in distorted geometries, too, unlike
     that of three seen from the centre; with three neighbours the centre is the fourth point.
     """
     positions = full.GetConformer().GetPositions()
+    graph = Chem.Mol(full)
+    graph.RemoveAllConformers()
     signs = []
     for index in centres:
-        around = [*_neighbours(full, index), index][:4]
+        atom = graph.GetAtomWithIdx(index)
+        neighbours = [neighbour.GetIdx() for neighbour in atom.GetNeighbors()]
+        around = [*sorted(neighbours), index][:4]
         volume = np.linalg.det(positions[around[:3]] - positions[around[3]])
         signs.append(1 if volume > 0 else -1)
-    return tuple(signs)
-
-
-def _neighbours(graph: Chem.Mol, index: int) -> list[int]:
-    return sorted(atom.GetIdx() for atom in graph.GetAtomWithIdx(index).GetNeighbors())
-
-
-def _equal(
-    bare: Chem.Mol, centres: Sequence[int], one: tuple[int, ...], other: tuple[int, ...]
-) -> bool:
-    """Whether a renumbering of the graph turns the settings of one isomer into the other's.
-
-    Implicit hydrogens keep their place, the last: a centre has one at most.
-    """
-    if one == other:
-        return True
-    wanted = dict(zip(centres, other, strict=True))
-    around = {index: _neighbours(bare, index) for index in centres}
-    images = bare.GetSubstructMatches(
-        bare, uniquify=False, useChirality=True, maxMatches=_MAX_RENUMBERINGS
-    )
-    return any(
-        all(
-            wanted.get(image[index]) == sign * _parity([image[i] for i in around[index]])
-            for index, sign in zip(centres, one, strict=True)
-        )
-        for image in images
-    )
-
-
-def _parity(numbers: list[int]) -> int:
-    """1 for an even, -1 for an odd permutation of ascending numbers."""
-    swaps = sum(a > b for place, b in enumerate(numbers) for a in numbers[:place])
-    return -1 if swaps % 2 else 1
-
-
-def _written(isomer: _Isomer, centres: Sequence[int]) -> Chem.Mol:
-    """The graph with the settings of an isomer as chiral tags."""
-    full = Chem.Mol(isomer.full)
-    full.RemoveAllConformers()
-    for index, sign in zip(centres, isomer.signs, strict=True):
-        atom = full.GetAtomWithIdx(index)
-        as_stored = [neighbour.GetIdx() for neighbour in atom.GetNeighbors()]
-        atom.SetChiralTag(_TAGS[sign * _parity(as_stored)])
-    Chem.AssignStereochemistry(full, cleanIt=True, force=True)
-    return Chem.RemoveHs(full)
+        swaps = sum(a > b for place, b in enumerate(neighbours) for a in neighbours[:place])
+        atom.SetChiralTag(_TAGS[signs[-1] * (-1) ** swaps])
+    return _Isomer(full, Chem.RemoveHs(graph), tuple(signs), energy)

@@ -3,14 +3,13 @@
 `.smi`: one SMILES a line, then its CXSMILES block if it has one, then a name, with white space
 between; a comment follows after ` #`. A table is told by its first line, which names a column of
 SMILES; comma, semicolon, tab, bar or spaces stand between fields. In both, blank lines and lines
-that begin with `#` are skipped. See `tg80.files.lines_of` for the encodings.
+that begin with `#` are skipped. See `tg80.files.read_lines` for the encodings.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -20,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 from tg80.chemistry.molecule import Molecule, molecule_from_smiles, stereoisomers_of_smiles
 from tg80.errors import UserError
-from tg80.files import MOST_TEXT_BYTES, lines_of, read_lines, unreadable
+from tg80.files import read_lines
 
 _LONGEST_TEXT = 200
 
@@ -115,7 +114,7 @@ def read_list(
         label, lines = "tg80", tg80_table_text().splitlines()
     else:
         label = "<stdin>" if str(source) == "-" else str(source)
-        lines = _lines(source)
+        lines = read_lines(source, "a .smi or CSV file of SMILES")
     return parse_list(lines, label, stereo=stereo, skip_bad=skip_bad, check=check)
 
 
@@ -210,17 +209,6 @@ class _Reading:
             )
         self.compounds.setdefault(molecule.inchikey, []).append((molecule, number))
         self.molecules.append(molecule)
-
-
-def _lines(source: str | Path) -> list[str]:
-    wanted = "a .smi or CSV file of SMILES"
-    if str(source) != "-":
-        return read_lines(Path(source), wanted)
-    try:
-        content = sys.stdin.buffer.read(MOST_TEXT_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise unreadable("<stdin>", error) from None
-    return lines_of(content, "<stdin>", wanted)
 
 
 # --- lines of a list ----------------------------------------------------------------

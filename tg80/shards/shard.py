@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 
 from tg80.errors import CorruptFile
-from tg80.files import find_files, write_with_checksum
+from tg80.files import find_files, unreadable, write_with_checksum
 from tg80.shards.fields import (
     ALL_FIELDS,
     AXIS_FIELDS,
@@ -35,7 +35,7 @@ from tg80.shards.fields import (
 )
 from tg80.shards.metadata import ShardMetadata, metadata_from_attributes
 from tg80.shards.packing import pack_chunk
-from tg80.untrusted.hdf5 import check_values, first_line, open_hdf5, system_error
+from tg80.untrusted.hdf5 import check_values, first_line, open_hdf5
 
 SUFFIX = ".h5md"
 CHUNK_FRAMES = 1024
@@ -185,7 +185,7 @@ def named_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, KeyError, RuntimeError, TypeError, ValueError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno:
-            raise system_error(path, error) from None
+            raise unreadable(path, error) from None
         reason = first_line(error)
         raise CorruptFile(f"{path}: cut short, altered or no TG80 shard: {reason}") from None
 

@@ -20,8 +20,6 @@ def check_plot_path(path: Path) -> None:
     """Refuse a file that no figure can be written to."""
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: a figure ends in {', '.join(SUFFIXES)}")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"{path}: its folder does not exist; make it first")
 
 
 def plot_clusters(split: Split, path: Path) -> bool:

@@ -19,8 +19,8 @@ import h5py
 import numpy as np
 from h5py import h5, h5a, h5d, h5g, h5l, h5o, h5s, h5t, h5z  # pyright: ignore
 
-from tg80.errors import CorruptFile, Tg80Error, UserError
-from tg80.files import check_regular
+from tg80.errors import CorruptFile, UserError
+from tg80.files import check_regular, unreadable
 from tg80.untrusted.apart import run_apart
 
 MOST_BYTES = 64 << 20
@@ -36,14 +36,6 @@ MOST_TEXT_BYTES = 4096
 _FILTERS = {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32}
 _SUM_BYTES = 4  # what fletcher32 adds
 _NUMBERS = {h5t.INTEGER, h5t.FLOAT}
-_KINDS = {
-    h5t.COMPOUND: "compound values (records or complex numbers)",
-    h5t.COMPLEX: "complex numbers",
-    h5t.VLEN: "objects or arrays of varying length",
-    h5t.REFERENCE: "references",
-    h5t.OPAQUE: "opaque bytes",
-    h5t.STRING: "texts of varying length, or too long ones",
-}
 _SHIPPED = Path(__file__).parents[1] / "data"
 
 _Key = tuple[int, ...]
@@ -123,7 +115,7 @@ def _open(path: Path) -> h5py.File:
                 "wait for it or close it"
             ) from None
         if isinstance(error, OSError) and error.errno:
-            raise system_error(path, error) from None
+            raise unreadable(path, error) from None
         if "truncated" in text:
             why = "cut short: the end of the file is missing"
         elif "signature not found" in text:
@@ -131,13 +123,6 @@ def _open(path: Path) -> h5py.File:
         else:
             why = f"damaged, HDF5 cannot open it: {first_line(error)}"
         raise CorruptFile(f"{path}: {why}; {ANEW}") from None
-
-
-def system_error(path: Path, error: OSError) -> Tg80Error:
-    """What the system says of a file, by its number: the text of h5py's errors is HDF5's."""
-    reason = os.strerror(error.errno) if error.errno else first_line(error)
-    mistaken = isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError)
-    return (UserError if mistaken else Tg80Error)(f"{path}: cannot be read: {reason}")
 
 
 class _Inspection:
@@ -290,18 +275,15 @@ def _check_link(group: h5g.GroupID, name: bytes, link_type: int, shown: str) -> 
 def _plain_size(kind: h5t.TypeID, name: str) -> int:
     """Bytes of one value: a number of at most 8 bytes, true or false, or a short text."""
     code, size = kind.get_class(), kind.get_size()
-    if code in _NUMBERS and size <= 8:
+    is_number = code in _NUMBERS and size <= 8
+    is_truth = isinstance(kind, h5t.TypeEnumID) and size == 1
+    is_text = isinstance(kind, h5t.TypeStringID) and not kind.is_variable_str()
+    if is_number or is_truth or (is_text and size <= MOST_TEXT_BYTES):
         return size
-    if isinstance(kind, h5t.TypeEnumID) and size == 1:
-        return size
-    if (
-        isinstance(kind, h5t.TypeStringID)
-        and not kind.is_variable_str()
-        and size <= MOST_TEXT_BYTES
-    ):
-        return size
-    what = _KINDS.get(code, f"values of a strange type (HDF5 class {code}, {size} bytes)")
-    raise CorruptFile(f"{name!r} holds {what}; only plain numbers and short texts are read")
+    raise CorruptFile(
+        f"{name!r} holds values of {size} bytes of another type (HDF5 class {code}); only plain "
+        "numbers and short texts are read"
+    )
 
 
 def _count(space: h5s.SpaceID) -> int:

@@ -148,17 +148,17 @@ HOSTILE = {
     "virtual dataset": (_edited(_virtual), "is a virtual dataset"),
     "virtual dataset of a pipe": (_edited(_virtual_pipe), "is a virtual dataset"),
     "external storage": (_edited(_external), "lie in another file"),
-    "objects": (_made(_SHAPE, h5t.vlen_create(h5t.STD_I32LE)), "varying length"),
-    "texts": (_typed(h5py.string_dtype(), lambda v, _: ["6"] * len(v)), "varying length"),
-    "references": (_edited(_reference), "holds references"),
-    "complex": (_typed("c8"), "compound values"),
+    "objects": (_made(_SHAPE, h5t.vlen_create(h5t.STD_I32LE)), "of another type"),
+    "texts": (_typed(h5py.string_dtype(), lambda v, _: ["6"] * len(v)), "of another type"),
+    "references": (_edited(_reference), "of another type"),
+    "complex": (_typed("c8"), "of another type"),
     "compound": (
-        _typed([("a", "i4")], lambda v, dtype: np.zeros(len(v), dtype)), "compound values"),
-    "opaque": (_typed("V4", lambda v, dtype: np.zeros(len(v), dtype)), "opaque"),
+        _typed([("a", "i4")], lambda v, dtype: np.zeros(len(v), dtype)), "of another type"),
+    "opaque": (_typed("V4", lambda v, dtype: np.zeros(len(v), dtype)), "of another type"),
     "long texts": (
-        _typed("S100000", lambda v, dtype: np.zeros(len(v), dtype)), "too long ones"),
+        _typed("S100000", lambda v, dtype: np.zeros(len(v), dtype)), "of another type"),
     "a million numbers a value": (
-        _made(_SHAPE, h5t.array_create(h5t.STD_I32LE, (10**6,))), "strange type"),
+        _made(_SHAPE, h5t.array_create(h5t.STD_I32LE, (10**6,))), "of another type"),
     "stored type": (
         _edited(lambda f, p: f.__setitem__("parameters/type", np.dtype("i4"))), "is a stored type"),
     "giant shape": (_made((10**9, 10**5, 3), chunk=(1, 10, 3)), "declares 1200000000000000 bytes"),
@@ -187,7 +187,7 @@ HOSTILE = {
     "large attribute": (_attribute("x", np.zeros(300_000)), "2400000 bytes"),
     "long text in an attribute": (_attribute("recipe", "x" * 3_000_000), "more than 1048576"),
     "objects in an attribute": (
-        _attribute("x", h5py.Empty(h5py.vlen_dtype("i4"))), "varying length"),
+        _attribute("x", h5py.Empty(h5py.vlen_dtype("i4"))), "of another type"),
     "compound attribute": (_attribute("x", np.zeros(1, [("a", "i4")])), "compound"),
     "values behind the end": (_cut_short, "cut short|HDF5"),
 }  # fmt: skip

@@ -7,7 +7,6 @@ force along a bond vanishes and how stiff it is: at the relaxed length and as th
 """
 
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 
@@ -41,14 +40,6 @@ REST_LENGTH = ((1.0, 0.006), (1.01, 0.05))
 STIFFNESS = ((1.0, 0.07), (1.13, 0.33))
 
 
-class Bond(NamedTuple):
-    """How the force along a bond depends on its length."""
-
-    rest_length: float  # as a share of the relaxed one
-    stiffness: float  # as a share of the Hessian's
-    has_hydrogen: bool
-
-
 class Geometry:
     """Functions of the geometry of all frames, computed once."""
 
@@ -67,12 +58,17 @@ class Geometry:
         return series @ axes[:, kept] / np.sqrt(squares[kept])
 
     @cached_property
+    def bond_vectors(self) -> np.ndarray:
+        """(n_frames, n_bonds, 3) A, from the first atom of a bond to the second."""
+        first, second = self.evidence.bonded.T
+        return self.evidence.positions[:, second] - self.evidence.positions[:, first]
+
+    @cached_property
     def bond_forces(self) -> np.ndarray:
         """(n_frames, n_bonds) eV/A, forces that drive the two atoms of a bond apart."""
         evidence = self.evidence
         first, second = evidence.bonded.T
-        along = evidence.positions[:, second] - evidence.positions[:, first]
-        along = along / np.linalg.norm(along, axis=2)[:, :, None]
+        along = self.bond_vectors / np.linalg.norm(self.bond_vectors, axis=2)[:, :, None]
         shares = 1 / evidence.masses
         reduced = 1 / (shares[first] + shares[second])
         pulls = (
@@ -83,12 +79,9 @@ class Geometry:
 
     def bent(self, series: np.ndarray) -> np.ndarray:
         """Parabolas in the bonds' own lengths, fitted to series (n_frames, n_bonds)."""
-        first, second = self.evidence.bonded.T
-        along = self.evidence.positions[:, second] - self.evidence.positions[:, first]
-        lengths = np.linalg.norm(along, axis=2)
-        lines = [np.polyfit(x - x.mean(), y, 2) for x, y in zip(lengths.T, series.T, strict=True)]
-        pairs = zip(lines, lengths.T, strict=True)
-        return np.column_stack([np.polyval(line, x - x.mean()) for line, x in pairs])
+        lengths = np.linalg.norm(self.bond_vectors, axis=2)
+        pairs = zip((lengths - lengths.mean(axis=0)).T, series.T, strict=True)
+        return np.column_stack([np.polyval(np.polyfit(x, y, 2), x) for x, y in pairs])
 
     def rest(
         self, series: np.ndarray, floor: float, known: np.ndarray | float = 0.0
@@ -114,27 +107,22 @@ class Geometry:
         sizes = np.sqrt(np.mean((left / usual) ** 2, axis=1))
         return 1 - float(np.mean(left**2)), sizes
 
-    @cached_property
-    def near(self) -> np.ndarray:
-        """(n_near,) the pairs of atoms that are bonded, or bonded to one and the same atom."""
-        return np.flatnonzero(self.evidence.bonds_apart > 0)
-
-    @cached_property
-    def bonds(self) -> list[Bond]:
-        """Each bond's length at rest and stiffness, from its forces.
+    def rest_and_stiffness(self) -> tuple[np.ndarray, np.ndarray]:
+        """(n_bonds,) length at rest over the relaxed one, and stiffness over the Hessian's.
 
         Forces are fitted by straight lines in all distances over one bond and two, and a parabola
         in the bond's own length. How that answers a stretch of the relaxed bond, its atoms moved
         against each other and all others left, is compared with how the Hessian does.
         """
         evidence, reference = self.evidence, self.evidence.reference
-        first, second = (atoms[self.near] for atoms in evidence.pairs)
+        near = np.flatnonzero(evidence.bonds_apart > 0)
+        first, second = (atoms[near] for atoms in evidence.pairs)
         axes = reference[second] - reference[first]
         relaxed = np.linalg.norm(axes, axis=1)
         axes = axes / relaxed[:, None]
-        changes = evidence.distances[:, self.near] - relaxed
+        changes = evidence.distances[:, near] - relaxed
         hessian, inverse = evidence.static["hessian"], 1 / evidence.masses
-        bonds = []
+        found = []
         for forces, (i, j) in zip(self.bond_forces.T, evidence.bonded, strict=True):
             own = int(np.flatnonzero((first == min(i, j)) & (second == max(i, j)))[0])
             stretch = changes[:, own]
@@ -146,9 +134,9 @@ class Geometry:
             move[j], move[i] = direction * inverse[j], -direction * inverse[i]
             answer = lines @ np.einsum("pi,pi->p", axes, move[second] - move[first])
             stiffness = float(move.ravel() @ hessian @ move.ravel())
-            hydrogen = 1 in evidence.numbers[[i, j]]
-            bonds.append(Bond(1 - value / slope / relaxed[own], -answer / stiffness, hydrogen))
-        return bonds
+            found.append((1 - value / slope / relaxed[own], -answer / stiffness))
+        rest, stiff = np.array(found).T
+        return rest, stiff
 
 
 def check_geometry(evidence: Evidence, found: Findings) -> None:
@@ -180,25 +168,21 @@ def check_geometry(evidence: Evidence, found: Findings) -> None:
             message = f"{name} does not fit the geometry in frame {{frame}}: "
             message += "{worst:.0f} times as far off as usual"
             found.above("geometry", sizes, WORST[name], message)
-    _check_bonds(geometry.bonds, evidence, found)
+    _check_bonds(geometry, evidence, found)
 
 
-def _check_bonds(bonds: list[Bond], evidence: Evidence, found: Findings) -> None:
+def _check_bonds(geometry: Geometry, evidence: Evidence, found: Findings) -> None:
     """Length at rest and stiffness of the bonds are those of relaxed structure and Hessian."""
     metadata = evidence.metadata
     other = metadata.level != "gfn2-xtb"
     hot, short = max(1.0, metadata.temperature_k / ORDINARY_K), SHORT_FS / metadata.length_fs
-    rest = float(np.mean([bond.rest_length for bond in bonds]))
+    rest, stiff = geometry.rest_and_stiffness()
     middle, off = REST_LENGTH[other]
-    if abs(rest - middle) > hot * off + short * REST_LENGTH[0][1]:
-        found.error(
-            "bond lengths",
-            f"forces vanish at {rest:.4f} times the relaxed length, on average",
-        )
-    stiff = [bond.stiffness for bond in bonds if bond.has_hydrogen]
+    if abs(rest.mean() - middle) > hot * off + short * REST_LENGTH[0][1]:
+        message = f"forces vanish at {rest.mean():.4f} times the relaxed length, on average"
+        found.error("bond lengths", message)
+    stiff = stiff[(evidence.numbers[evidence.bonded] == 1).any(axis=1)]
     middle, off = STIFFNESS[other]
-    if stiff and abs(np.mean(stiff) - middle) > hot * off + short * STIFFNESS[0][1]:
-        found.error(
-            "bond stiffness",
-            f"bonds of hydrogens are {np.mean(stiff):.3g} times as stiff as the Hessian has them",
-        )
+    if len(stiff) and abs(stiff.mean() - middle) > hot * off + short * STIFFNESS[0][1]:
+        message = f"bonds of hydrogens are {stiff.mean():.3g} times as stiff as the Hessian has"
+        found.error("bond stiffness", f"{message} them")
