@@ -51,22 +51,8 @@ def assemble(
         CorruptFile: a part is not what its checksum says; the message names it.
     """
     frames = read_parts(parts)
-    kind = "mean-energy" if start else "canonical"
-    quality = judge(
-        frames,
-        atomic_numbers=np.asarray(molecule.atomic_numbers),
-        bonds=molecule.bonds,
-        reference_positions=geometry["positions"],
-        degrees_of_freedom=body.n_degrees,
-        temperature_k=recipe.temperature_k,
-        ensemble=recipe.thermostat,
-        start=kind,
-        thresholds=recipe.quality,
-    )
-    statistics = quality.statistics()
     machine = _machine_facts()
     if cost is not None:
-        statistics["cpu_seconds"] = round(cost.cpu_seconds, 3)
         machine["cpu"] = " and ".join(cost.processors)
     metadata = ShardMetadata(
         **_molecule_facts(molecule),
@@ -77,11 +63,10 @@ def assemble(
         length_fs=float(frames["time"][-1]),
         degrees_of_freedom=body.n_degrees,
         linear=body.linear,
-        start=kind,
+        start="mean-energy" if start else "canonical",
         target_energy_ev=start.get("target_energy_ev"),
         energy_source=start.get("source", "nvt-frame"),
         end=end,
-        statistics=statistics,
         author="the TG80 authors",
     )
     static = {
@@ -90,6 +75,11 @@ def assemble(
         "relaxed_positions": geometry["positions"],
         "hessian": geometry["hessian"],
     }
+    quality = judge(frames, static, metadata)
+    statistics = quality.statistics()
+    if cost is not None:
+        statistics["cpu_seconds"] = round(cost.cpu_seconds, 3)
+    metadata = ShardMetadata.model_validate(dict(metadata) | {"statistics": statistics})
     write_shard(path, frames | static | {"quality_flags": quality.flags}, metadata)
 
 

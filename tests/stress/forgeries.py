@@ -15,7 +15,7 @@ from tg80.constants import ACCELERATION, ANGSTROM_PER_BOHR, EV_PER_HARTREE
 from tg80.shards.checks.evidence import Evidence
 from tg80.shards.fields import AXIS_FIELDS, FRAME_FIELDS, STATIC_FIELDS
 from tg80.shards.metadata import ShardMetadata
-from tg80.shards.quality import judge, thresholds_of
+from tg80.shards.quality import judge
 from tg80.shards.shard import Shard, to_disk, to_memory, write_shard
 
 VECTORS = ("positions", "velocities", "forces")
@@ -76,17 +76,7 @@ def restate(trajectory: Trajectory) -> None:
     statistics = {}
     if all(np.all(np.isfinite(values)) for values in frames.values()):
         with np.errstate(all="ignore"):
-            quality = judge(
-                frames,
-                atomic_numbers=trajectory.static["atomic_numbers"],
-                bonds=metadata.bonds,
-                reference_positions=trajectory.static["relaxed_positions"],
-                degrees_of_freedom=metadata.degrees_of_freedom,
-                temperature_k=metadata.temperature_k,
-                ensemble=metadata.ensemble,
-                start=metadata.start,
-                thresholds=thresholds_of(metadata.recipe),
-            )
+            quality = judge(frames, trajectory.static, metadata)
             frames["quality_flags"], statistics = quality.flags, quality.statistics()
     target = metadata.target_energy_ev
     changes = {

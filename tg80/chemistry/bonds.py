@@ -7,8 +7,7 @@ counts once it lasts 20 fs: a single vibration that overshoots is no reaction.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,9 +33,6 @@ class GraphChange:
     atoms: tuple[int, ...]
     start_fs: float
     end_fs: float
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
     def __str__(self) -> str:
         atoms = "-".join(str(atom) for atom in self.atoms)

@@ -17,8 +17,9 @@ from pydantic import Field
 from scipy.special import stdtrit
 
 from tg80.chemistry import mechanics
-from tg80.chemistry.bonds import MINIMUM_FS, STRETCH, Bonds, GraphChange, change_mask, graph_changes
+from tg80.chemistry.bonds import MINIMUM_FS, STRETCH, GraphChange, change_mask, graph_changes
 from tg80.shards.fields import QUALITY_FLAGS
+from tg80.shards.metadata import ShardMetadata
 from tg80.untrusted.limits import BoundedModel
 
 Verdict = Literal["ok", "warning", "error"]
@@ -97,14 +98,11 @@ class Check:
     judged: bool | None = None
     max: float | None = None
     n_frames: int | None = None
-    changes: tuple[GraphChange, ...] | None = None
+    changes: list[GraphChange] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As it is stored in the metadata of a shard: without what this check does not have."""
-        stated = asdict(self)
-        if self.changes is not None:
-            stated["changes"] = [change.as_dict() for change in self.changes]
-        return {k: v for k, v in stated.items() if v is not None or k == "error"}
+        return {k: v for k, v in asdict(self).items() if v is not None or k == "error"}
 
 
 @dataclass(frozen=True)
@@ -135,19 +133,8 @@ def count_flags(flags: np.ndarray) -> dict[str, int]:
     return {name: int(np.sum((flags & bit) != 0)) for name, bit in QUALITY_FLAGS.items()}
 
 
-def judge(
-    frames: Frames,
-    *,
-    atomic_numbers: np.ndarray,
-    bonds: Bonds,
-    reference_positions: np.ndarray,
-    degrees_of_freedom: int,
-    temperature_k: float,
-    ensemble: str,
-    start: str,
-    thresholds: QualityThresholds,
-) -> Quality:
-    """Judge a whole trajectory.
+def judge(frames: Frames, static: Frames, metadata: ShardMetadata) -> Quality:
+    """Judge a whole trajectory by the limits of its recipe.
 
     Changes of the bond graph count by how long they last, so a segment alone would be judged
     wrongly at its ends. The mean temperature should be the target in a thermostatted run or one
@@ -155,31 +142,30 @@ def judge(
 
     Args:
         frames: arrays by field name in the units of the code, with `time` in fs.
-        atomic_numbers: (n_atoms,).
-        bonds: (i, j, order).
-        reference_positions: (n_atoms, 3) A, whose double bonds stand as they should.
-        degrees_of_freedom: internal ones, 3N-6 or 3N-5.
-        temperature_k: target temperature.
-        ensemble: `nve`, `bussi` or `langevin`.
-        start: `mean-energy` or `canonical`.
-        thresholds: limits.
+        static: `atomic_numbers` and `relaxed_positions`, whose double bonds stand as they should.
+        metadata: of the shard; its statistics do not count.
+
+    Raises:
+        ValidationError: the recipe has no valid limits.
     """
+    thresholds = thresholds_of(metadata.recipe)
+    times, n_degrees = frames["time"], metadata.degrees_of_freedom
     n_atoms = frames["positions"].shape[1]
-    times = frames["time"]
     conserved = 1000.0 * np.asarray(frames["conserved_quantity"], dtype=float) / n_atoms
-    kelvin = np.asarray(mechanics.temperature(frames["kinetic_energy"], degrees_of_freedom))
-    is_set = start == "mean-energy" or ensemble != "nve"
+    kelvin = np.asarray(mechanics.temperature(frames["kinetic_energy"], n_degrees))
+    is_set = metadata.start == "mean-energy" or metadata.ensemble != "nve"
     judged = is_set and times[-1] - times[0] >= thresholds.temperature_length_fs
     changes = graph_changes(
-        times, frames["positions"], atomic_numbers, bonds, reference_positions,
-        stretch=thresholds.bond_stretch, minimum_fs=thresholds.bond_minimum_fs,
+        times, frames["positions"], static["atomic_numbers"], metadata.bonds,
+        static["relaxed_positions"], stretch=thresholds.bond_stretch,
+        minimum_fs=thresholds.bond_minimum_fs,
     )  # fmt: skip
     force, torque = frames["raw_net_force"], frames["raw_net_torque"]
     checks = {
         "drift": judge_drift(times, conserved, thresholds),
         "drift_total": _judge_total_drift(times, conserved, thresholds),
         "temperature": _judge_temperature(
-            kelvin, temperature_k, judged, thresholds, degrees_of_freedom
+            kelvin, metadata.temperature_k, judged, thresholds, n_degrees
         ),
         "gap": _judge_gap(frames["homo_lumo_gap"], thresholds),
         "scf": _judge_scf(frames["scf_converged"]),
@@ -312,7 +298,7 @@ def _judge_graph(changes: list[GraphChange]) -> Check:
     shown = "; ".join(str(change) for change in changes[:3])
     more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
     message = f"{shown}{more}" if changes else "the bond graph is kept"
-    return Check(len(changes), None, "changes", 0, verdict, message, changes=tuple(changes))
+    return Check(len(changes), None, "changes", 0, verdict, message, changes=changes)
 
 
 # --- means and drifts of correlated series, with an error bar of which two hold 95 % ---

@@ -23,7 +23,7 @@ from pydantic import Field as Setting
 
 from tg80.constants import EV_PER_KJ_PER_MOL
 from tg80.errors import CorruptFile, UserError
-from tg80.files import verify, write_with_checksum
+from tg80.files import find_files, verify, write_with_checksum
 from tg80.shards.fields import Field
 from tg80.shards.metadata import (
     CHECKSUM_ATTRIBUTE,
@@ -216,18 +216,12 @@ def _stored_frame(times: np.ndarray, lag_fs: float, twins: Twins) -> int:
 
 
 def find_twins(folder: Path | str) -> list[Path]:
-    """The files of twins in a folder (not below it), sorted by name.
+    """The files of twins in a folder, sorted by name.
 
     Raises:
         UserError: there is no such folder, or it holds no twins.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
-    paths = sorted(entry for entry in folder.glob(f"*{SUFFIX}") if entry.is_file())
-    if not paths:
-        raise UserError(f"{folder}: no {SUFFIX} file in this folder; `tg80 twin` makes them")
-    return paths
+    return find_files(folder, (SUFFIX,))
 
 
 def shipped_twins(name: str) -> Path:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from tg80.chemistry.molecule import molecule_from_smiles
 from tg80.shards.metadata import ShardMetadata
 from tg80.splits.clusters import (
     cluster_molecules,
@@ -189,8 +188,7 @@ def _random_similarity(split: Split, bits: np.ndarray) -> RandomSimilarity | Non
 def _recomputed(split: Split) -> Recomputation:
     from sklearn.metrics import adjusted_rand_score
 
-    molecules = [molecule_from_smiles(c.smiles, name) for name, c in split.molecules.items()]
-    found = cluster_molecules(molecules, split.fingerprint, split.umap, split.clustering)
+    found = cluster_molecules(split.molecules, split.fingerprint, split.umap, split.clustering)
     names = sorted(split.molecules)
     index = adjusted_rand_score(
         [split.clusters[name] for name in names], [found.labels[name] for name in names]

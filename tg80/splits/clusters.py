@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -20,9 +20,8 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 
-from tg80.chemistry.molecule import Molecule
 from tg80.errors import UserError
-from tg80.splits.split import ClusteringSettings, FingerprintSettings, UmapSettings
+from tg80.splits.split import ClusteringSettings, Compound, FingerprintSettings, UmapSettings
 
 LIBRARIES = ("numpy", "rdkit", "scikit-learn", "scipy", "umap-learn", "numba", "pynndescent")
 
@@ -92,7 +91,7 @@ def agglomerate(plane: np.ndarray, settings: ClusteringSettings) -> np.ndarray:
 
 
 def cluster_molecules(
-    molecules: Sequence[Molecule],
+    compounds: Mapping[str, Compound],
     fingerprint: FingerprintSettings,
     umap: UmapSettings,
     clustering: ClusteringSettings,
@@ -106,7 +105,7 @@ def cluster_molecules(
     Raises:
         UserError: Too few compounds differ in more than stereo.
     """
-    n_points, least = len(_points(molecules)), 2 * clustering.n_clusters
+    n_points, least = len(_points(compounds)), 2 * clustering.n_clusters
     if n_points < least:
         raise UserError(
             f"{n_points} compounds that differ in more than stereo are too few for "
@@ -114,7 +113,7 @@ def cluster_molecules(
         )
     best = Clusters(labels={}, umap_seed=-1, smallest=-1)
     for seed in range(clustering.max_seeds):
-        _, labels = map_molecules(molecules, fingerprint, umap, clustering, seed)
+        _, labels = map_molecules(compounds, fingerprint, umap, clustering, seed)
         smallest = min(Counter(labels.values()).values())
         if smallest > best.smallest:
             best = Clusters(labels, seed, smallest)
@@ -124,7 +123,7 @@ def cluster_molecules(
 
 
 def map_molecules(
-    molecules: Sequence[Molecule],
+    compounds: Mapping[str, Compound],
     fingerprint: FingerprintSettings,
     umap: UmapSettings,
     clustering: ClusteringSettings,
@@ -135,21 +134,21 @@ def map_molecules(
     Returns:
         The place of each name in the plane, and its cluster number.
     """
-    points = _points(molecules)
-    plane = umap_plane(fingerprints([m.smiles for m in points.values()], fingerprint), umap, seed)
+    points = _points(compounds)
+    plane = umap_plane(fingerprints([c.smiles for c in points.values()], fingerprint), umap, seed)
     places = dict(zip(points, map(tuple, plane[:, :2].tolist()), strict=True))
     labels = dict(zip(points, agglomerate(plane, clustering).tolist(), strict=True))
     return (
-        {m.name: places[m.inchikey_block] for m in molecules},
-        _renumbered({m.name: labels[m.inchikey_block] for m in molecules}),
+        {name: places[compound.block] for name, compound in compounds.items()},
+        _renumbered({name: labels[compound.block] for name, compound in compounds.items()}),
     )
 
 
-def _points(molecules: Sequence[Molecule]) -> dict[str, Molecule]:
-    """One molecule of each InChIKey connectivity block, the same for every order of the list."""
-    points: dict[str, Molecule] = {}
-    for molecule in sorted(molecules, key=lambda m: m.name):
-        points.setdefault(molecule.inchikey_block, molecule)
+def _points(compounds: Mapping[str, Compound]) -> dict[str, Compound]:
+    """One compound of each InChIKey connectivity block, the same for every order of the list."""
+    points: dict[str, Compound] = {}
+    for name in sorted(compounds):
+        points.setdefault(compounds[name].block, compounds[name])
     return points
 
 

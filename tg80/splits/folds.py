@@ -95,8 +95,8 @@ def make_split(molecules: Sequence[Molecule]) -> Split:
     """
     fingerprint, umap = FingerprintSettings(), UmapSettings()
     clustering = clustering_settings(len(molecules))
-    found = cluster_molecules(molecules, fingerprint, umap, clustering)
     compounds = {m.name: compound_of(m) for m in sorted(molecules, key=lambda m: m.name)}
+    found = cluster_molecules(compounds, fingerprint, umap, clustering)
     folds = deal_folds(compounds, found.labels)
     return Split(
         version=_version_of(compounds, found.labels, folds),

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from tg80.chemistry.molecule import molecule_from_smiles
 from tg80.errors import UserError
 from tg80.files import write_atomically
 from tg80.splits.clusters import map_molecules
@@ -41,9 +40,8 @@ def plot_clusters(split: Split, path: Path) -> bool:
             "plot the whole split instead"
         )
     whole = split if split.subset_of is None else load_split(split.subset_of)
-    molecules = [molecule_from_smiles(c.smiles, name) for name, c in whole.molecules.items()]
     places, labels = map_molecules(
-        molecules, whole.fingerprint, whole.umap, whole.clustering, whole.umap_seed
+        whole.molecules, whole.fingerprint, whole.umap, whole.clustering, whole.umap_seed
     )
     equal = labels == whole.clusters
     buffer = io.BytesIO()

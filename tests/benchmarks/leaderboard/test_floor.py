@@ -134,7 +134,7 @@ def test_records_of_other_data_have_no_floor(runs):
     other = records[0].model_copy(update={"manifest_sha256": "0" * 64})
     assert part_floors([other]) == []
     assert part_floors([other], SHIPPED)  # Unless it is said which twins are theirs.
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="no such file or folder"):
         part_floors(records, SHIPPED / "none")
 
 

@@ -24,17 +24,12 @@ def clean():
 def judged(clean, n_frames=2000, start="mean-energy", ensemble="nve", **changed):
     model, arrays = clean
     arrays = {name: np.array(values[:n_frames]) for name, values in (arrays | changed).items()}
-    quality = judge(
-        arrays,
-        atomic_numbers=np.array(model.molecule.atomic_numbers),
-        bonds=model.molecule.bonds,
-        reference_positions=model.rest,
-        degrees_of_freedom=21,
-        temperature_k=300.0,
-        ensemble=ensemble,
-        start=start,
-        thresholds=QualityThresholds.model_validate({}),
-    )
+    static = {
+        "atomic_numbers": np.array(model.molecule.atomic_numbers),
+        "relaxed_positions": model.rest,
+    }
+    metadata = factories.make_metadata(model, arrays, start=start, ensemble=ensemble)
+    quality = judge(arrays, static, metadata)
     return quality.statistics(), quality.flags
 
 

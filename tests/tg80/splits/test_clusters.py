@@ -14,9 +14,10 @@ from tg80.splits.clusters import (
     nearest_similarity,
     tanimoto,
 )
-from tg80.splits.split import ClusteringSettings, FingerprintSettings, UmapSettings
+from tg80.splits.split import ClusteringSettings, FingerprintSettings, UmapSettings, compound_of
 
 SETTINGS = (FingerprintSettings(), UmapSettings())
+FIRST = {molecule.name: compound_of(molecule) for molecule in tg80_molecules()[:12]}
 
 
 def test_fingerprints_are_2048_morgan_bits_without_chirality():
@@ -63,36 +64,34 @@ def seeds_tried(monkeypatch):
 
 def test_the_first_seed_with_large_enough_clusters_is_taken(seeds_tried):
     found = cluster_molecules(
-        tg80_molecules()[:12], *SETTINGS, ClusteringSettings(n_clusters=2, min_cluster_size=4)
+        FIRST, *SETTINGS, ClusteringSettings(n_clusters=2, min_cluster_size=4)
     )
     assert (found.umap_seed, found.smallest, seeds_tried) == (3, 6, [0, 1, 2, 3])
 
 
 def test_without_such_a_seed_the_best_of_those_tried_is_taken(seeds_tried):
     settings = ClusteringSettings(n_clusters=2, min_cluster_size=4, max_seeds=3)
-    found = cluster_molecules(tg80_molecules()[:12], *SETTINGS, settings)
+    found = cluster_molecules(FIRST, *SETTINGS, settings)
     assert (found.umap_seed, found.smallest, seeds_tried) == (0, 3, [0, 1, 2])
 
 
 def test_the_order_of_the_list_does_not_matter(seeds_tried):
     settings = ClusteringSettings(n_clusters=2)
-    molecules = tg80_molecules()[:12]
-    forward = cluster_molecules(molecules, *SETTINGS, settings)
-    assert cluster_molecules(molecules[::-1], *SETTINGS, settings) == forward
+    forward = cluster_molecules(FIRST, *SETTINGS, settings)
+    backward = dict(reversed(FIRST.items()))
+    assert cluster_molecules(backward, *SETTINGS, settings) == forward
     assert forward.labels[min(forward.labels)] == 1  # numbered by the first name
 
 
 def test_stereoisomers_share_a_cluster(seeds_tried):
     pair = [molecule_from_smiles(s) for s in ("C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O")]
-    found = cluster_molecules(
-        [*tg80_molecules()[:12], *pair], *SETTINGS, ClusteringSettings(n_clusters=2)
-    )
+    both = FIRST | {molecule.name: compound_of(molecule) for molecule in pair}
+    found = cluster_molecules(both, *SETTINGS, ClusteringSettings(n_clusters=2))
     assert len({found.labels[molecule.name] for molecule in pair}) == 1
 
 
 def test_stereoisomers_of_one_compound_are_not_a_list():
     sugars = ["OC[C@H](O)[C@H](O)C=O", "OC[C@@H](O)[C@H](O)C=O", "OC[C@H](O)[C@@H](O)C=O"]
+    compounds = {smiles: compound_of(molecule_from_smiles(smiles)) for smiles in sugars}
     with pytest.raises(UserError, match="differ in more than stereo"):
-        cluster_molecules(
-            [molecule_from_smiles(s) for s in sugars], *SETTINGS, ClusteringSettings(n_clusters=2)
-        )
+        cluster_molecules(compounds, *SETTINGS, ClusteringSettings(n_clusters=2))

@@ -188,7 +188,7 @@ HOSTILE = {
     "long text in an attribute": (_attribute("recipe", "x" * 3_000_000), "more than 1048576"),
     "objects in an attribute": (
         _attribute("x", h5py.Empty(h5py.vlen_dtype("i4"))), "of another type"),
-    "compound attribute": (_attribute("x", np.zeros(1, [("a", "i4")])), "compound"),
+    "compound attribute": (_attribute("x", np.zeros(1, [("a", "i4")])), "of another type"),
     "values behind the end": (_cut_short, "cut short|HDF5"),
 }  # fmt: skip
 """Name -> (what spoils a shard in place, what is said of it)."""

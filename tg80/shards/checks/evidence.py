@@ -17,7 +17,7 @@ from tg80.constants import ACCELERATION
 from tg80.elements import COVALENT_RADII
 from tg80.shards.fields import AXIS_FIELDS, FRAME_FIELDS, STATIC_FIELDS
 from tg80.shards.metadata import ShardMetadata
-from tg80.shards.quality import Frames, Quality, judge, thresholds_of
+from tg80.shards.quality import Frames, Quality, judge
 from tg80.shards.shard import Shard
 
 CENTRE_TOLERANCE_A = 1e-4
@@ -105,18 +105,7 @@ class Evidence:
         Raises:
             ValidationError: The recipe has no valid limits.
         """
-        metadata = self.metadata
-        return judge(
-            self.frames,
-            atomic_numbers=self.numbers,
-            bonds=metadata.bonds,
-            reference_positions=self.static["relaxed_positions"],
-            degrees_of_freedom=metadata.degrees_of_freedom,
-            temperature_k=metadata.temperature_k,
-            ensemble=metadata.ensemble,
-            start=metadata.start,
-            thresholds=thresholds_of(metadata.recipe),
-        )
+        return judge(self.frames, self.static, self.metadata)
 
     @cached_property
     def positions(self) -> np.ndarray:
