@@ -208,7 +208,7 @@ def side_by_side(molecule: Molecule, settings: AimdSettings) -> AimdFigures:
     parts: Counter[str] = Counter()
     outer: dict[float, list[tuple[Clock, int]]] = {step: [] for step in settings.outer_fs}
     for repeat in range(settings.repeats):
-        say(f"{molecule.name}: stretch {repeat + 1} of {settings.repeats}")
+        say(f"{molecule.name}: segment {repeat + 1} of {settings.repeats}")
         for _ in range(settings.warm_up):
             stepper.step(state)
         stock.evaluate(state.positions)
@@ -255,7 +255,7 @@ def _figures(
         return np.array([getattr(step, name) for step in steps], dtype=float)
 
     stock, ours, stock_cpu = column("stock_s"), column("ours_s"), column("stock_cpu_s")
-    stretches = [column("repeat") == i for i in range(settings.repeats)]
+    segments = [column("repeat") == i for i in range(settings.repeats)]
     per_fs = []
     for outer_fs, found in outer.items():
         stock_s, stock_cpu_s = np.median(stock) / settings.step_fs, np.median(stock_cpu)
@@ -281,7 +281,7 @@ def _figures(
         fock_builds=float(column("fock_builds").mean()),
         ratio=float(np.median(stock / ours)),
         ratio_spread=Spread.of(stock / ours),
-        ratio_of_repeats=[float(np.median(stock[i]) / np.median(ours[i])) for i in stretches],
+        ratio_of_repeats=[float(np.median(stock[i]) / np.median(ours[i])) for i in segments],
         ratio_cpu=float(np.median(stock_cpu / column("ours_cpu_s"))),
         per_fs=per_fs,
         ours_parts_s={name: seconds / len(steps) for name, seconds in parts.items()},
@@ -328,7 +328,7 @@ def tables(settings: AimdSettings, results: Results) -> list[Table]:
     molecules = results.all(AimdFigures)
     threads = f"{settings.threads} thread{'s' * (settings.threads > 1)}"
     parts = list(dict.fromkeys(name for one in molecules for name in one.ours_parts_s))
-    sheets = [
+    found = [
         Table.of(
             f"Seconds per energy + forces, {settings.level}, {threads}, {settings.step_fs:g} fs "
             f"steps (medians; stock's integrals: {settings.stock_integrals})",
@@ -377,8 +377,8 @@ def tables(settings: AimdSettings, results: Results) -> list[Table]:
             for one in molecules
         ]
         heading = ("molecule", *parts, "rest")
-        sheets.append(Table("Where ours goes, seconds per step (means)", heading, rows))
-    return sheets
+        found.append(Table("Where ours goes, seconds per step (means)", heading, rows))
+    return found
 
 
 def _differences(one: AimdFigures) -> list[tuple[AimdFigures, str, str, Difference, int]]:

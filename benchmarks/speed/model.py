@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -115,30 +115,35 @@ class Times:
 
 @dataclass(frozen=True)
 class Point:
-    """All variants at one size, and the memory that a step takes beyond model and moments."""
+    """All variants at one size; without times where a step may need too much memory.
+
+    Attributes:
+        mode: time attention.
+        batch_size: B.
+        atoms: N.
+        lags: P.
+        n_parameters: of the model.
+        step_memory_bytes: what a step takes beyond model, gradients and moments.
+        times: by variant.
+        axis: what grows, of a point of `--scaling`.
+        needs_bytes: upper bound of what a step that was left out takes.
+    """
 
     mode: str
     batch_size: int
     atoms: int
     lags: int
-    n_parameters: int
-    step_memory_bytes: int
-    times: dict[str, Times]
-
-
-@dataclass(frozen=True)
-class Growth:
-    """The model at one size of an axis; without times where a step may need too much memory."""
-
-    axis: Axis
-    mode: str
-    clock: Literal["wall", "cpu"]
-    batch_size: int
-    atoms: int
-    lags: int
-    needs_bytes: float | None = None
+    n_parameters: int | None = None
     step_memory_bytes: int | None = None
-    times: Times | None = None
+    times: dict[str, Times] = field(default_factory=dict)
+    axis: Axis | None = None
+    needs_bytes: float | None = None
+
+    @property
+    def memory_mb(self) -> str:
+        if self.step_memory_bytes is None:
+            return f"up to {(self.needs_bytes or 0) / 1e6:.0f}"
+        return f"{self.step_memory_bytes / 1e6:.0f}"
 
 
 class Work:
@@ -266,21 +271,20 @@ def _grow(
     before: tuple[int, int] | None = None  # size and bytes
     for size in sorted(sizes):
         shape = BASE[axis]._replace(**{axis: size})
-        grown = partial(Growth, axis, mode, settings.clock, *shape)
         needed = 0.0
         if before is not None:
             # No worse than quadratic, so that this is an upper bound.
             needed = before[1] * (size / before[0]) ** (1 if axis == "batch_size" else 2)
 
-        def point(shape: Shape = shape, grown=grown, needed: float = needed) -> Growth:
+        def point(shape: Shape = shape, needed: float = needed) -> Point:
             if needed > 1e9 * settings.memory_gb:
-                return grown(needs_bytes=needed)
+                return Point(mode, *shape, axis=axis, needs_bytes=needed)
             say(f"{mode}: {shape}")
             memory, times = _step_memory(settings, mode, shape, SCALING_TURNS)
-            return grown(step_memory_bytes=memory, times=times)
+            return Point(mode, *shape, step_memory_bytes=memory, times=times, axis=axis)
 
         key = f"scaling {mode} {axis} {'x'.join(str(part) for part in shape)}"
-        found = results.get(key, Growth, point)
+        found = results.get(key, Point, point)
         if found.step_memory_bytes is None:
             return  # the larger ones need more still
         before = size, found.step_memory_bytes
@@ -321,7 +325,7 @@ def _repeated(work: Work, call: Callable[[], object]) -> Callable[[], int]:
 
 def _step_memory(
     settings: ModelSettings, mode: str, shape: Shape, repeats: int = 0
-) -> tuple[int, Times | None]:
+) -> tuple[int, dict[str, Times]]:
     """Bytes that a step takes beyond model, gradients and moments, and times if asked for.
 
     On the CPU in a process of its own: what was freed before would hide what is taken.
@@ -339,7 +343,9 @@ class StepWorker:
     def __init__(self, index: int) -> None:
         del index
 
-    def __call__(self, question: tuple[ModelSettings, str, Shape, int]) -> tuple[int, Times | None]:
+    def __call__(
+        self, question: tuple[ModelSettings, str, Shape, int]
+    ) -> tuple[int, dict[str, Times]]:
         settings, mode, shape, repeats = question
         torch.set_num_threads(settings.threads)
         work = Work(settings.preset, mode, shape, settings.device, seed=settings.seed)
@@ -349,9 +355,7 @@ class StepWorker:
         before = self._in_use(work, peak=False)
         work.step()
         memory = self._in_use(work, peak=True) - before
-        if not repeats:
-            return memory, None
-        return memory, _times({"model": work}, repeats, lambda text: None)["model"]
+        return memory, _times({"model": work}, repeats, lambda _: None) if repeats else {}
 
     def _in_use(self, work: Work, *, peak: bool) -> int:
         if work.device.type == "cuda":
@@ -393,21 +397,11 @@ COLUMNS = {
     "forward /": "{forward_ratio:.1f}",
     "step /": "{step_ratio:.1f}",
 }
-_OF_GROWTH = (
-    "forward s",
-    "step s",
-    "step CPU s",
-    "trajectories/s",
-    "trained/s",
-    "step memory MB",
-)
 
 
 def tables(settings: ModelSettings, results: Results) -> list[Table]:
     """Times side by side, and growth if it was measured."""
-    found = results.document.results
-    points = [results.read(key, Point) for key in found if not key.startswith("scaling ")]
-    grown = [results.read(key, Growth) for key in found if key.startswith("scaling ")]
+    points = results.all(Point)
     threads = f"{settings.threads} thread{'s' * (settings.threads > 1)}"
     on = "the GPU" if settings.device == "cuda" else threads
     clock = {"wall": "wall time", "cpu": "CPU time"}[settings.clock]
@@ -416,8 +410,37 @@ def tables(settings: ModelSettings, results: Results) -> list[Table]:
         f"said, {on}; medians of {settings.repeats} turns; rates by {clock}; last two columns: how "
         f"many times faster the model is, likewise. {PUBLISHED_SOURCE.capitalize()}"
     )
-    rows = [row for point in points for row in _rows(settings, point)]
-    return [Table.of(title, COLUMNS, rows), *_growth_tables(settings, grown)]
+    compared = [point for point in points if point.axis is None]
+    rows = [row for point in compared for row in _rows(settings, point)]
+    found = [Table.of(title, COLUMNS, rows)]
+    columns = {heading: COLUMNS[heading] for heading in list(COLUMNS)[2:-2]}
+    for mode in settings.modes:
+        for axis, letter in LETTERS.items():
+            grown = [point for point in points if (point.mode, point.axis) == (mode, axis)]
+            exponent = growth_exponent(grown, settings.clock)
+            told = "" if exponent is None else f"; a step's time grows as {letter}^{exponent:.2f}"
+            title = f"ATOM {settings.preset}, {mode}: growth with {letter}{told}"
+            rows = [_growth_row(settings, point) for point in grown]
+            found.append(Table.of(title, {"B, N, P": "{name}"} | columns, rows))
+    return found
+
+
+def _row(name: str, point: Point, times: Times, clock: str) -> Row:
+    forward, step = _medians(times, clock)
+    return Row(
+        name=name,
+        parameters=point.n_parameters,
+        forward_s=times.forward.wall.median,
+        step_s=times.step.wall.median,
+        forward_cpu_s=times.forward.cpu.median,
+        step_cpu_s=times.step.cpu.median,
+        predicted_per_s=point.batch_size / forward,
+        trained_per_s=point.batch_size / step,
+    )
+
+
+def _medians(times: Times, clock: str) -> tuple[float, float]:
+    return getattr(times.forward, clock).median, getattr(times.step, clock).median
 
 
 def _rows(settings: ModelSettings, point: Point) -> list[Row]:
@@ -425,14 +448,12 @@ def _rows(settings: ModelSettings, point: Point) -> list[Row]:
     forward, step = _medians(point.times["model"], settings.clock)
     rows = []
     for name, times in point.times.items():
-        row = _row(f"{where}, {name}", point.batch_size, times, settings.clock)
-        row = replace(row, parameters=point.n_parameters)
+        row = _row(f"{where}, {name}", point, times, settings.clock)
         if name == "model":
-            row = replace(row, memory_mb=f"{point.step_memory_bytes / 1e6:.0f}")
+            rows.append(replace(row, memory_mb=point.memory_mb))
         else:
             mine = _medians(times, settings.clock)
-            row = replace(row, forward_ratio=mine[0] / forward, step_ratio=mine[1] / step)
-        rows.append(row)
+            rows.append(replace(row, forward_ratio=mine[0] / forward, step_ratio=mine[1] / step))
     if reference := published(settings, point):
         rows.append(
             Row(
@@ -449,21 +470,12 @@ def _rows(settings: ModelSettings, point: Point) -> list[Row]:
     return rows
 
 
-def _row(name: str, batch_size: int, times: Times, clock: str) -> Row:
-    forward, step = _medians(times, clock)
-    return Row(
-        name=name,
-        forward_s=times.forward.wall.median,
-        step_s=times.step.wall.median,
-        forward_cpu_s=times.forward.cpu.median,
-        step_cpu_s=times.step.cpu.median,
-        predicted_per_s=batch_size / forward,
-        trained_per_s=batch_size / step,
-    )
-
-
-def _medians(times: Times, clock: str) -> tuple[float, float]:
-    return getattr(times.forward, clock).median, getattr(times.step, clock).median
+def _growth_row(settings: ModelSettings, point: Point) -> Row:
+    name = f"{point.batch_size}, {point.atoms}, {point.lags}"
+    if not point.times:
+        return Row(f"{name}: left out", memory_mb=point.memory_mb)
+    row = _row(name, point, point.times["model"], settings.clock)
+    return replace(row, memory_mb=point.memory_mb)
 
 
 def published(settings: ModelSettings, point: Point) -> Reference | None:
@@ -476,37 +488,15 @@ def published(settings: ModelSettings, point: Point) -> Reference | None:
     return PUBLISHED.get(sizes, {}).get(point.atoms) if alike else None
 
 
-def _growth_tables(settings: ModelSettings, grown: list[Growth]) -> list[Table]:
-    columns = {"B, N, P": "{name}"} | {name: COLUMNS[name] for name in _OF_GROWTH}
-    tables = []
-    for mode in settings.modes:
-        for axis, letter in LETTERS.items():
-            points = [point for point in grown if (point.mode, point.axis) == (mode, axis)]
-            exponent = growth_exponent(points)
-            told = "" if exponent is None else f"; a step's time grows as {letter}^{exponent:.2f}"
-            title = f"ATOM {settings.preset}, {mode}: growth with {letter}{told}"
-            tables.append(Table.of(title, columns, map(_growth_row, points)))
-    return tables
-
-
-def _growth_row(point: Growth) -> Row:
-    name = f"{point.batch_size}, {point.atoms}, {point.lags}"
-    if point.times is None or point.step_memory_bytes is None:
-        return Row(f"{name}: left out", memory_mb=f"up to {(point.needs_bytes or 0) / 1e6:.0f}")
-    row = _row(name, point.batch_size, point.times, point.clock)
-    return replace(row, memory_mb=f"{point.step_memory_bytes / 1e6:.0f}")
-
-
-def growth_exponent(rows: list[Growth]) -> float | None:
+def growth_exponent(points: list[Point], clock: str) -> float | None:
     """Slope of log(seconds of a step) over log(size) through the largest sizes of one axis.
 
-    None with fewer than two of them. On the CPU the processor time is taken, which hardly feels
-    what else the machine does.
+    None with fewer than two of them.
     """
     found = [
-        (getattr(row, row.axis), getattr(row.times.step, row.clock).median)
-        for row in rows
-        if row.times is not None
+        (getattr(point, str(point.axis)), _medians(point.times["model"], clock)[1])
+        for point in points
+        if point.times
     ]
     found = [pair for pair in found if pair[0] >= LARGE * max(found)[0]]
     if len(found) < 2:

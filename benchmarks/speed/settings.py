@@ -42,7 +42,18 @@ def _parts(value: Any) -> Any:
 Listed = BeforeValidator(_parts)
 Counts = Annotated[tuple[PositiveInt, ...], Listed, Field(min_length=1)]
 Sizes = tuple[Annotated[float, Field(gt=0, lt=1e6)], ...]
-Level = Annotated[str, AfterValidator(lambda name: get_level(name).name)]
+Level = Annotated[
+    str, AfterValidator(lambda name: get_level(name).name), Field(description="Level of theory.")
+]
+Molecules = Annotated[
+    str,
+    Field(exclude=True, description="Names of TG80 compounds or SMILES, separated by commas."),
+]
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED, description="Seed of the starts.")]
+Threads = Annotated[int, Field(ge=1, le=MOST_THREADS, description="CPU threads.")]
+Equilibration = Annotated[
+    float, Field(ge=0, description="Length of the GFN2-xTB equilibration, fs.")
+]
 
 
 def option(default: Any, text: str, **constraints: Any) -> Any:
@@ -50,42 +61,29 @@ def option(default: Any, text: str, **constraints: Any) -> Any:
     return Field(default, description=text, **constraints)
 
 
-def _molecules(default: str) -> Any:
-    text = "Names of TG80 compounds or SMILES, separated by commas."
-    return option(default, text, exclude=True)
-
-
-def _level() -> Any:
-    return option("pbe-def2svp", "Level of theory.")
-
-
-def _threads(text: str) -> Any:
-    return option(1, text, ge=1, le=MOST_THREADS)
-
-
-def _equilibration() -> Any:
-    return option(500.0, "Length of the GFN2-xTB equilibration, fs.", ge=0)
-
-
-def _seed() -> Any:
-    return option(0, "Seed of the starts.", ge=0, le=MOST_SEED)
-
-
 class Settings(BoundedModel):
     """Settings of a command."""
 
     model_config = ConfigDict(validate_default=True)
 
+    seed: Seed = 0
 
-class AimdSettings(Settings):
+
+class DynamicsSettings(Settings):
+    """Settings of a command that runs dynamics."""
+
+    molecules: Molecules = "ethanol,naphthalene"
+    level: Level = "pbe-def2svp"
+
+
+class AimdSettings(DynamicsSettings):
     """Time stock PySCF and our engine alternately along one 300 K trajectory, and compare forces.
 
     Example: atom-bench speed aimd --molecules ethanol,benzene --threads 1 --json
     """
 
-    molecules: str = _molecules("ethanol,benzene,uracil")
-    level: Level = _level()
-    threads: int = _threads("CPU threads of both programs.")
+    molecules: Molecules = "ethanol,benzene,uracil"
+    threads: Threads = 1
     step_fs: float = option(0.5, "Velocity Verlet step of both programs, fs.", gt=0, le=2)
     steps: int = option(10, "Timed steps per segment.", ge=1)
     repeats: int = option(3, "Segments of the trajectory.", ge=1)
@@ -100,12 +98,11 @@ class AimdSettings(Settings):
         6, "Geometries at which forces are compared with the tightly converged level.", ge=0
     )
     references: int = option(2, "Number of these that are also compared with exact J.", ge=0)
-    equilibration_fs: float = _equilibration()
+    equilibration_fs: Equilibration = 500.0
     stock_integrals: Integrals = option(
         "every-cycle",
         "RI-J integrals of stock PySCF: every-cycle (its default) or memory (faster).",
     )
-    seed: int = _seed()
 
     @model_validator(mode="after")
     def _stock_has_the_level(self) -> AimdSettings:
@@ -116,14 +113,12 @@ class AimdSettings(Settings):
         return self
 
 
-class GpuSettings(Settings):
+class GpuSettings(DynamicsSettings):
     """Count the steps of parallel trajectories on one GPU, and on the cores of the CPU.
 
     Example: atom-bench speed gpu --molecules ethanol --trajectories 1,8 --json
     """
 
-    molecules: str = _molecules("ethanol,naphthalene")
-    level: Level = _level()
     trajectories: Counts = option(
         "1,4,8,16", "Numbers of parallel trajectories; on the CPU at most one per core."
     )
@@ -132,40 +127,34 @@ class GpuSettings(Settings):
     step_fs: float = Field(0.5, gt=0, le=2)
     warm_up: int = Field(12, ge=1)
     equilibration_fs: float = Field(500.0, ge=0)
-    seed: int = _seed()
 
 
-class MemorySettings(Settings):
+class MemorySettings(DynamicsSettings):
     """Measure the peak memory of a worker that runs real dynamics.
 
     Example: atom-bench speed memory --molecules naphthalene --memory-gb 2,1000
     """
 
-    molecules: str = _molecules("ethanol,naphthalene")
-    level: Level = _level()
     memory_gb: Annotated[Sizes, Listed, Field(min_length=1)] = option(
         "2,1000", "Memory budgets, GB; each in its own process."
     )
     steps: int = option(15, "Outer steps of dynamics.", ge=1)
     outer_fs: float = Field(1.0, gt=0)
     inner_fs: float = Field(0.25, gt=0)
-    seed: int = _seed()
 
 
-class ThroughputSettings(Settings):
+class ThroughputSettings(DynamicsSettings):
     """Compare two single-thread workers with one, as plain processes and with Dask.
 
     Example: atom-bench speed throughput --molecules ethanol --repeats 5 --json
     """
 
-    molecules: str = _molecules("ethanol")
-    level: Level = _level()
+    molecules: Molecules = "ethanol"
     steps: int = option(40, "Outer steps per task.", ge=1)
     repeats: int = option(5, "Repeats.", ge=1)
     warm_up: int = Field(12, ge=0)
     outer_fs: float = Field(1.0, gt=0)
     inner_fs: float = Field(0.25, gt=0)
-    seed: int = _seed()
 
 
 @dataclass(frozen=True)
@@ -195,13 +184,13 @@ def _integrator(value: Any) -> Any:
     return Integrator(kind, step_fs)
 
 
-class MtsSettings(Settings):
+class MtsSettings(DynamicsSettings):
     """Compare integrators: deviation from an accurate trajectory, energy, cost per fs.
 
     Example: atom-bench speed mts --molecules methanol --out mts.json --aimd aimd.json
     """
 
-    molecules: str = _molecules("methanol,ethanol,ethanethiol,formaldehyde")
+    molecules: Molecules = "methanol,ethanol,ethanethiol,formaldehyde"
     integrators: Annotated[
         tuple[Annotated[Integrator, BeforeValidator(_integrator)], ...],
         Listed,
@@ -211,8 +200,7 @@ class MtsSettings(Settings):
         "verlet:STEP or mts:OUTER, fs, separated by commas.",
         exclude=True,
     )
-    level: Level = _level()
-    threads: int = _threads("CPU threads.")
+    threads: Threads = 1
     inner_fs: float = option(
         0.25, "Inner step, and Verlet step of the reference trajectory, fs.", gt=0, le=1
     )
@@ -220,8 +208,7 @@ class MtsSettings(Settings):
     drift_fs: float = option(
         0.0, "Length of the trajectories that measure the drift, fs; 0: none.", ge=0, exclude=True
     )
-    equilibration_fs: float = _equilibration()
-    seed: int = _seed()
+    equilibration_fs: Equilibration = 500.0
     aimd: Path | None = option(
         None, "JSON file of `speed aimd`, for the ratio to stock PySCF.", exclude=True
     )
@@ -261,11 +248,10 @@ class LoaderSettings(Settings):
     batches: int = option(200, "Batches per repeat.", ge=1)
     steps: int = option(4, "Training steps per repeat.", ge=1)
     repeats: int = option(9, "Repeats.", ge=1)
-    threads: int = _threads("CPU threads of the training.")
+    threads: Threads = 1
     cores: int = option(
         2, "Number of cores to which the training is extrapolated (perfect scaling).", ge=1
     )
-    seed: int = _seed()
 
 
 def _three_lists(value: Any) -> Any:
@@ -289,7 +275,7 @@ class ModelSettings(Settings):
     batch_size: int = option(32, "Samples per batch B.", ge=1)
     lags: int = option(8, "Lags per sample P.", ge=1)
     repeats: int = option(5, "Repeats of each measurement.", ge=1)
-    threads: int = _threads("CPU threads.")
+    threads: Threads = 1
     device: Device = option("cpu", "cpu or cuda.")
     plain: bool = option(True, "Also time the plain loops.")
     bf16: bool = option(False, "Add rows with bf16 autocast.")
@@ -303,7 +289,6 @@ class ModelSettings(Settings):
     memory_gb: float = option(
         2.0, "Skip sizes that may need more memory than this, GB.", gt=0, exclude=True
     )
-    seed: int = _seed()
 
     @property
     def clock(self) -> Literal["wall", "cpu"]:
