@@ -131,7 +131,7 @@ def check_folder(path: Path | str, option: str) -> None:
         if place.is_dir():
             return
         if os.path.lexists(place):
-            raise UserError(f"{place}: is no folder; {option} wants one, choose another {option}")
+            raise UserError(f"{place}: is not a folder; choose another {option}")
 
 
 MOST_TEXT_BYTES = 16 << 20
@@ -190,7 +190,7 @@ def read_bytes(path: Path | str, wanted: str = "a file", most: int = MOST_TEXT_B
         most: bytes; no file of the kind has more.
 
     Raises:
-        UserError: it is no regular file, larger than any of its kind, or there is no right to it.
+        UserError: it is not a regular file, too large, or not accessible.
         Tg80Error: the system fails.
     """
     check_regular(path, wanted)
@@ -231,7 +231,7 @@ def read_lines(path: Path | str, what: str, most: int = MOST_TEXT_BYTES) -> list
         most: bytes.
 
     Raises:
-        UserError: it is no regular file, no text, or larger than any that is meant.
+        UserError: it is not a regular file, no text, or larger than any that is meant.
     """
     if str(path) == "-":
         path = "<stdin>"
@@ -258,7 +258,7 @@ def file_sha256(path: Path | str) -> str:
     """SHA-256 of a file, hexadecimal.
 
     Raises:
-        UserError: it is no regular file.
+        UserError: it is not a regular file.
     """
     check_regular(path)
     with open(path, "rb") as stream:
@@ -307,7 +307,7 @@ def verify(path: Path, *, required: bool = False, advice: str = "get both again"
         return sha256
     words = read_bytes(beside, "a checksum file").decode(errors="replace").split()
     if len(words) != 2 or len(words[0]) != 64 or words[1] != path.name:
-        raise CorruptFile(f"{path}: {beside.name} is no checksum file of this file; {advice}")
+        raise CorruptFile(f"{path}: {beside.name} is not a checksum file of this file; {advice}")
     if words[0] != sha256:
         raise CorruptFile(f"{path}: does not match {beside.name}: cut short or altered; {advice}")
     return sha256
@@ -338,7 +338,7 @@ def find_files(
     Args:
         path: a file or a folder.
         suffixes: ends of the names.
-        must_be_files: refuse a folder in which something of such a name is no file that can be
+        must_be_files: refuse a folder in which something of such a name is not a file that can be
             read, e.g. a link to what is not there: passed over, a set on a disk that is not there
             would look whole. If not, who reads the files tells each.
 

@@ -92,7 +92,7 @@ class Record(BaseModel):
     def _check_fit(cls, fit: dict[str, Any]) -> dict[str, Any]:
         for name in ("n_steps", "n_samples", "n_parameters", "cpu_seconds"):
             if fit.get(name) is not None and not _is_number(fit[name]):
-                raise ValueError(f"{name} is no number")
+                raise ValueError(f"{name} is not a number")
         return fit
 
     @field_validator("prediction")
@@ -201,7 +201,7 @@ class ScoredRun:
             if any(
                 a.ndim != 2 for name, a in errors.items() if name.endswith(("/raw", "/aligned"))
             ):
-                raise ValueError("errors are no table of windows and lags")
+                raise ValueError("errors are not a table of windows and lags")
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read ({error}); run it again") from error
         return cls(folder, record, errors)

@@ -180,7 +180,7 @@ def _integrator(value: Any) -> Any:
         step_fs = 0.0
     if kind not in ("verlet", "mts") or not 0 < step_fs <= KEPT_FS:
         wanted = f"write verlet:0.5 or mts:1.0, steps up to {KEPT_FS:g} fs"
-        raise ValueError(f"{value!r} is no integrator; {wanted}")
+        raise ValueError(f"{value!r} is not an integrator; {wanted}")
     return Integrator(kind, step_fs)
 
 
@@ -218,7 +218,7 @@ class MtsSettings(DynamicsSettings):
         for one in self.integrators:
             steps = one.step_fs / self.inner_fs
             if abs(steps - round(steps)) > 1e-9:
-                text = f"{one.step_fs:g} fs is no multiple of --inner-fs {self.inner_fs:g}"
+                text = f"{one.step_fs:g} fs is not a multiple of --inner-fs {self.inner_fs:g}"
                 raise UserError(f"--integrators: {one.name}: {text}")
         return self
 

@@ -46,7 +46,7 @@ def find_molecules(names: str) -> list[Molecule]:
             molecule = molecule_from_smiles(_SMALL.get(name, name))
         except UserError as error:
             raise UserError(
-                f"--molecules: {name!r} is no compound of TG80 and no usable SMILES ({error})"
+                f"--molecules: {name!r} is neither a compound of TG80 nor a usable SMILES ({error})"
             ) from None
         called = name if name in _SMALL else default_name(molecule)
         found.append(replace(molecule, name=called))

@@ -268,7 +268,9 @@ def cut(
         validation_blocks=(*blocks["val"], *blocks["val_time"]),
     )
     if task.kind == Kind.ZERO_SHOT:
-        parts.pop("val", None)  # The molecules that choose the weights are no part of the question.
+        parts.pop(
+            "val", None
+        )  # The molecules that choose the weights are not part of the question.
     return BenchmarkData(
         task=task,
         fold=fold,

@@ -176,7 +176,7 @@ def leak_free(
 ) -> Starts:
     """Spread starts over disjoint blocks of time, and take velocities from the frame before each.
 
-    The longest stretch of consecutive frames is used.
+    The longest segment of consecutive frames is used.
 
     Args:
         data: the file.
@@ -186,7 +186,7 @@ def leak_free(
     Raises:
         UserError: There are too few consecutive frames.
     """
-    first, stop = data.longest_stretch
+    first, stop = data.longest_segment
     positions = data.positions[first:stop]
     velocities = np.diff(positions, axis=0) / data.frame_fs
     trajectory = _trajectory(data, positions[1:], velocities, first + 1)

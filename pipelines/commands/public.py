@@ -72,7 +72,7 @@ def _fetched(name: str, folder: Path, address: str | None) -> Path:
 
 
 def _describe(data: "PublicData", json_output: bool) -> None:
-    first, stop = data.longest_stretch
+    first, stop = data.longest_segment
     longest, n_heavy = stop - first, int((data.atomic_numbers > 1).sum())
     mean = None if data.energies is None else float(data.energies.mean())
     kelvin = data.finite_difference_temperature_k()
@@ -90,8 +90,8 @@ def _describe(data: "PublicData", json_output: bool) -> None:
             "e_unit": data.e_unit,
             "mean_energy_ev": mean,
             "finite_difference_temperature_k": kelvin,
-            "n_stretches": len(data.stretches),
-            "longest_stretch_frames": longest,
+            "n_segments": len(data.segments),
+            "longest_segment_frames": longest,
         }
         print_json(facts, indent=2)
         return
@@ -105,8 +105,8 @@ def _describe(data: "PublicData", json_output: bool) -> None:
     if longest == data.n_frames:
         print("all frames follow one another")
     elif longest:
-        n_stretches = len(data.stretches)
-        print(f"{n_stretches} stretches of consecutive frames, the longest {longest} frames")
+        n_segments = len(data.segments)
+        print(f"{n_segments} segments of consecutive frames, the longest {longest} frames")
     else:
         print("no frame follows another: no velocities")
     if kelvin is not None:

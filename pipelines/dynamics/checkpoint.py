@@ -39,7 +39,7 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         found, header = split_header(read_npz(body))
     except ValueError:
-        raise CorruptFile(f"{path}: is no checkpoint, though its checksum matches") from None
+        raise CorruptFile(f"{path}: is not a checkpoint, although its checksum matches") from None
     # Older checkpoints put "array:" before each name.
     return {name.removeprefix("array:"): values for name, values in found.items()}, header
 

@@ -55,7 +55,7 @@ _ATTEMPTS = (
 class XtbEngine:
     """GFN2-xTB through tblite, geometry after geometry, restarted from the last density.
 
-    tblite's density is no part of `state`: it can't be read back bit for bit, so a caller who
+    tblite's density is not part of `state`: it can't be read back bit for bit, so a caller who
     needs that resets the engine at every checkpoint.
 
     References:

@@ -85,4 +85,4 @@ def _json(case: Case, outcome: Outcome) -> list[str]:
 
 
 def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")

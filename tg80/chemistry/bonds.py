@@ -3,7 +3,7 @@
 A bond is broken while it is longer than 1.5 times the sum of the covalent radii. A hydrogen belongs
 to its nearest heavy atom; if that is another one than in the SMILES it is transferred, not broken.
 A double bond has turned when the cosine of a dihedral about it has changed its sign. Any of these
-counts once it lasts 20 fs: a single vibration that overshoots is no reaction.
+counts once it lasts 20 fs: a single vibration that overshoots is not a reaction.
 """
 
 from collections.abc import Iterator, Sequence

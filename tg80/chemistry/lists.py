@@ -232,7 +232,7 @@ def _compound_of(line: str, header: _Header | None) -> tuple[str, str | None]:
     """SMILES (or CXSMILES) and name of a line, which is one row, so that line numbers stay true.
 
     Raises:
-        UserError: the line is no row of the table.
+        UserError: the line is not a row of the table.
     """
     if header is None or header.rest_is_name:
         smiles, rest = (*line.split(maxsplit=1), "")[:2]
@@ -265,7 +265,7 @@ def _fields(line: str, delimiter: str | None) -> list[str]:
 
 
 def _header(line: str, where: str) -> _Header | None:
-    """What the first line says of the columns; None if it is no header."""
+    """What the first line says of the columns; None if it is not a header."""
     for delimiter in (",", ";", "\t", "|", None):
         try:
             keys = [re.sub(r"[\W_]", "", field.lower()) for field in _fields(line, delimiter)]

@@ -139,7 +139,7 @@ def _atom_count(path: Path, line: str) -> int:
 
 
 def _read_comment(place: str, line: str, charge: int | None) -> tuple[_Layout, int]:
-    """Layout of the rows, and the charge, once everything else the line says is no obstacle."""
+    """Layout of the rows, and the charge, once everything else the line says is not an obstacle."""
     if len(line) > _LONGEST_COMMENT:
         raise UserError(f"{place} has {len(line)} characters; no comment is as long")
     words = line.split()
@@ -198,7 +198,7 @@ def _layout(place: str, properties: str) -> _Layout:
         n_columns += int(width) if valid else 0
     if not valid or "positions" not in first or not {"species", "number"} & set(first):
         raise UserError(
-            f"{place}: Properties={properties[:60]!r} is no list of NAME:TYPE:COLUMNS with types "
+            f"{place}: Properties={properties[:60]!r} is not a list of NAME:TYPE:COLUMNS, types "
             "R, I, S and L that has species:S:1 (or Z:I:1) and pos:R:3 once"
         )
     return _Layout(first, n_columns)
@@ -209,7 +209,7 @@ def _charge(place: str, text: str, given: int | None) -> int:
     told = ["".join(filter(None, match.groups())) for match in _CHARGE.finditer(text)]
     for value in told:
         if not _WHOLE.fullmatch(value):
-            raise UserError(f"{place}: charge {value[:20]!r} is no whole number")
+            raise UserError(f"{place}: charge {value[:20]!r} is not a whole number")
     charges = {int(float(value)) for value in told}
     pair = _CHARGE_AND_MULTIPLICITY.fullmatch(text)
     if pair and given is None and (int(pair[1]), int(pair[2])) != (0, 1):
@@ -261,7 +261,7 @@ def _atom(place: str, row: list[str], layout: _Layout) -> tuple[int, list[float]
     number = numbers.pop()
     if not number or numbers:
         raise UserError(
-            f"{place}: {' and '.join(names)[:40]!r} is no element; isotopes, labels, ghost and "
+            f"{place}: {' and '.join(names)[:40]!r} is not an element; isotopes, labels, ghost and "
             "dummy atoms are not read"
         )
     start = layout.first["positions"]

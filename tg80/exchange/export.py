@@ -140,7 +140,7 @@ def plan_export(
         force: Write over files of an earlier export.
 
     Raises:
-        UserError: As for `select`, there is no such format, `out` is no folder, or a file exists.
+        UserError: As for `select`; no such format; `out` is not a folder; or a file exists.
         CorruptFile: A shard is not what its checksum says.
     """
     if to not in FORMATS:

@@ -2,7 +2,7 @@
 
 The units that a file states are used; without any it is in kcal/mol and A, as the originals are. No
 file states its frame spacing; it comes from `tg80.exchange.md17_sets` with its source. Frames are
-put in the order of time, and where one does not follow the frame before it, a new stretch begins:
+put in the order of time, and where one does not follow the frame before it, a new segment begins:
 no velocity is ever taken across.
 """
 
@@ -114,7 +114,7 @@ class PublicData(_Frames):
         molecule: Name as a slug.
         frame_fs: Time between frames of the simulation.
         frame_source: Who states it.
-        stretches: (first, stop) frames of each stretch of two or more frames in which every frame
+        segments: (first, stop) frames of each segment of two or more frames in which every frame
             follows the one before it.
     """
 
@@ -123,7 +123,7 @@ class PublicData(_Frames):
     molecule: str
     frame_fs: float
     frame_source: str
-    stretches: tuple[tuple[int, int], ...]
+    segments: tuple[tuple[int, int], ...]
 
     @property
     def n_frames(self) -> int:
@@ -134,9 +134,9 @@ class PublicData(_Frames):
         return len(self.atomic_numbers)
 
     @property
-    def longest_stretch(self) -> tuple[int, int]:
-        """The longest stretch of consecutive frames; (0, 0) if there is none."""
-        return max(self.stretches, key=lambda pair: pair[1] - pair[0], default=(0, 0))
+    def longest_segment(self) -> tuple[int, int]:
+        """The longest segment of consecutive frames; (0, 0) if there is none."""
+        return max(self.segments, key=lambda pair: pair[1] - pair[0], default=(0, 0))
 
     def finite_difference_temperature_k(self, most: int = 2000) -> float | None:
         """Temperature of (x_t - x_{t-1}) / dt over at most `most` pairs; None without any pair.
@@ -144,9 +144,9 @@ class PublicData(_Frames):
         A check of the spacing and the order of the frames, which the file itself does not state:
         MD17 was run at 500 K.
         """
-        if not self.stretches:
+        if not self.segments:
             return None
-        seconds = np.concatenate([np.arange(first + 1, stop) for first, stop in self.stretches])
+        seconds = np.concatenate([np.arange(first + 1, stop) for first, stop in self.segments])
         chosen = seconds[:: max(1, len(seconds) // most)]
         velocities = (self.positions[chosen] - self.positions[chosen - 1]) / self.frame_fs
         masses = masses_of(self.atomic_numbers)
@@ -195,10 +195,10 @@ def read_public(
         for key in ("positions", "energies", "forces", "frame_numbers"):
             values = frames[key]
             frames[key] = None if values is None else values[order]
-    stretches = _stretches(frames["positions"], frames["frame_numbers"], frame_fs)
+    segments = _segments(frames["positions"], frames["frame_numbers"], frame_fs)
     return PublicData(
         path=path, set_id=found_set, molecule=name, frame_fs=frame_fs, frame_source=source,
-        stretches=stretches, **frames,
+        segments=segments, **frames,
     )  # fmt: skip
 
 
@@ -253,7 +253,7 @@ def _refuse_others(
         raise UserError(f"{path}: {n_atoms} atoms; this molecule has {molecule.n_atoms}")
 
 
-def _stretches(
+def _segments(
     positions: np.ndarray, frame_numbers: np.ndarray, frame_fs: float
 ) -> tuple[tuple[int, int], ...]:
     follows = np.diff(frame_numbers) == 1

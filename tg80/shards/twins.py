@@ -2,7 +2,7 @@
 
 K twins start from the same stored frame, each a little displaced. How far they part is how well
 any model could predict the future of a state known that well: the floor of the error. One HDF5 file
-holds the twins of one shard, `NAME-rK-twins.h5`, with its SHA-256 beside it. It is no shard: no
+holds the twins of one shard, `NAME-rK-twins.h5`, with its SHA-256 beside it. It is not a shard: no
 split, validation or window ever sees it.
 """
 

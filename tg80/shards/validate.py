@@ -169,7 +169,7 @@ def _check_structure(file: h5py.File, found: Findings) -> None:
     file.visit(names.append)
     for name in sorted(set(names) - _known_paths()):
         if not name.startswith(f"{PARAMETERS}/"):  # `_check_schema` warns of these
-            found.error("structure", f"{name} is no part of the format")
+            found.error("structure", f"{name} is not part of the format")
     for field in FRAME_FIELDS:
         for axis in AXIS_FIELDS:
             linked, original = file.get(f"{field.path}/{axis.name}"), file.get(axis.path)

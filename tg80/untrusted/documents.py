@@ -27,7 +27,7 @@ def parse_json(content: bytes | str, where: str) -> Any:
         where: the file or option that it is from, for the message.
 
     Raises:
-        UserError: it is no JSON, holds NaN or infinity, or is nested too deeply.
+        UserError: it is not JSON, holds NaN or infinity, or is nested too deeply.
     """
     return _parse(lambda: json.loads(content, parse_constant=_refuse), where, "JSON")
 
@@ -36,7 +36,7 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     """The tables of a TOML text.
 
     Raises:
-        UserError: it is no TOML, or nested too deeply.
+        UserError: it is not TOML, or nested too deeply.
     """
     return _parse(lambda: tomllib.loads(text), where, "TOML")
 
@@ -45,7 +45,7 @@ def read_toml(path: Path | str, wanted: str = "a TOML file") -> dict[str, Any]:
     """The tables of a TOML file.
 
     Raises:
-        UserError: it cannot be read, is no TOML, or nested too deeply.
+        UserError: it cannot be read, is not TOML, or nested too deeply.
     """
     return parse_toml(read_text(path, wanted), str(path))
 
@@ -54,7 +54,7 @@ def read_json(path: Path | str, wanted: str = "a JSON file") -> Any:
     """The value of a JSON file.
 
     Raises:
-        UserError: it cannot be read, is no JSON, holds NaN or infinity, or is nested too deeply.
+        UserError: it cannot be read, is not JSON, holds NaN or infinity, or is nested too deeply.
     """
     return parse_json(read_bytes(path, wanted), str(path))
 
@@ -63,7 +63,7 @@ def parse_model(kind: type[Model], content: bytes | str, where: str) -> Model:
     """A JSON text as one of our models.
 
     Raises:
-        UserError: it is no JSON, or a field is missing, unknown or of the wrong kind; the first.
+        UserError: it is not JSON, or a field is missing, unknown or of the wrong kind; the first.
     """
     parse_json(content, where)  # refuses what pydantic lets through
     try:
@@ -112,4 +112,4 @@ def _parse(action: Callable[[], Any], where: str, kind: str) -> Any:
 
 
 def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not allowed in JSON")

@@ -236,10 +236,10 @@ def check_values(dataset: h5py.Group | h5py.Dataset | h5py.Datatype) -> None:
     memory behind it.
 
     Raises:
-        ValueError: as said, or it is no dataset; without the file's name.
+        ValueError: as said, or it is not a dataset; without the file's name.
     """
     if not isinstance(dataset, h5py.Dataset):
-        raise ValueError(f"{dataset.name} is no dataset")
+        raise ValueError(f"{dataset.name} is not a dataset")
     stored, plist = dataset.id, dataset.id.get_create_plist()
     if plist.get_layout() != h5d.CHUNKED:
         return
@@ -269,7 +269,7 @@ def _check_link(group: h5g.GroupID, name: bytes, link_type: int, shown: str) -> 
     if link_type != h5l.TYPE_HARD:
         raise CorruptFile(f"{shown!r} is a soft link, which is not followed")
     if b"/" in name or name == b".":
-        raise CorruptFile(f"{shown!r} is no name of an object")
+        raise CorruptFile(f"{shown!r} is not the name of an object")
 
 
 def _plain_size(kind: h5t.TypeID, name: str) -> int:

@@ -43,7 +43,7 @@ def split_header(found: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], d
     """The arrays of a file written with a header, and the header.
 
     Raises:
-        ValueError: there is no header, or it is no JSON.
+        ValueError: there is no header, or it is not JSON.
     """
     if _HEADER not in found:
         raise ValueError("has no header")

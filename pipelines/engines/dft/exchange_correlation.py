@@ -41,7 +41,7 @@ def check_functional(functional: str) -> None:
     except (KeyError, ValueError):
         raise UserError(f"functional {functional!r} is not known to libxc") from None
     if kind != "GGA" or not pure:
-        raise UserError(f"functional {functional!r} is no pure GGA, such as PBE")
+        raise UserError(f"functional {functional!r} is not a pure GGA, such as PBE")
 
 
 def grid_order(molecule: gto.Mole, coordinates: np.ndarray) -> np.ndarray:

@@ -79,7 +79,7 @@ class RunningScheduler:
         """Asks the scheduler who it is; its workers may come later.
 
         Raises:
-            UserError: this is no address, there is no such file, or it may not be joined like this.
+            UserError: not an address, no such file, or it may not be joined like this.
             Tg80Error: nothing answers.
         """
         with quiet_logs():
@@ -90,7 +90,7 @@ class RunningScheduler:
         """A client of that scheduler, once workers are there and see the folder.
 
         Raises:
-            UserError: this is no address, there is no such file, or it may not be joined like this.
+            UserError: not an address, no such file, or it may not be joined like this.
             Tg80Error: nothing answers, packages differ, or the folder is not shared.
         """
         with quiet_logs():
@@ -110,7 +110,7 @@ def find_scheduler(profile: SchedulerProfile) -> Target:
 
     Raises:
         UserError: no such file, no address, or it may not be joined like this.
-        Tg80Error: nothing answers there, or something that is no scheduler.
+        Tg80Error: nothing answers there, or something that is not a scheduler.
     """
     given = profile.address
     target = _target(profile, _scheduler_file_address(given) or given)

@@ -102,7 +102,7 @@ def client_security(ca: Path, cert: Path, key: Path) -> tuple[Security, list[str
         The settings, and a warning if others can read the key.
 
     Raises:
-        UserError: a file is missing, is no such thing or has expired, or the key is not the
+        UserError: a file is missing, is not one or has expired, or the key is not the
             certificate's.
     """
     _read_certificates(ca)

@@ -99,7 +99,7 @@ def test_integrators_are_read_and_refused():
         Integrator("mts", 1.0),
     )
     for text, named in [
-        ("euler:1", "no integrator"), ("mts", "no integrator"), ("mts:50", "up to 5 fs"),
+        ("euler:1", "not an integrator"), ("mts", "not an integrator"), ("mts:50", "up to 5 fs"),
         ("mts:0.6", "multiple"), (",", "--integrators"),
     ]:  # fmt: skip
         with pytest.raises(UserError, match=named):

@@ -101,13 +101,13 @@ def test_too_short_data_are_refused_with_the_length_it_takes(tmp_path, make):
         make(read_public(path))
 
 
-def test_the_longest_stretch_of_rmd17_is_used(tmp_path):
+def test_the_longest_segment_of_rmd17_is_used(tmp_path):
     positions = vibrating(400)
     kept = np.delete(np.arange(400), [7, 100, 101, 102, 399])
     chosen = np.random.default_rng(1).permutation(kept)
     data = read_public(write(tmp_path / "rmd17_ethanol.npz", rmd17_arrays(positions, chosen)))
     task = leak_free(data, dict.fromkeys(("train", "val_time", "test_time"), 5), horizon=8)
-    # The first frame of the stretch has no frame before it, so no velocity.
+    # The first frame of the segment has no frame before it, so no velocity.
     assert task.trajectory.first_frame == 100
     np.testing.assert_array_equal(task.trajectory.positions, positions[104:399].astype("f4"))
     with pytest.raises(UserError, match="took the file order of rMD17 for time"):

@@ -64,6 +64,6 @@ def test_a_file_in_the_folder_s_place_gives_2(data, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
         assert run(["export", str(data), "--to", "npz", "--out", str(out)]) == 2
-        line = f"error: {tmp_path / 'file'}: is no folder; --out wants one, choose another --out\n"
+        line = f"error: {tmp_path / 'file'}: is not a folder; choose another --out\n"
         assert capsys.readouterr().err == line
     assert (tmp_path / "file").read_text() == "mine"

@@ -178,11 +178,11 @@ REFUSED = {
     "columns twice": (
         with_comment("Properties=species:S:1:pos:R:3 Properties=pos:R:3:species:S:1"), "twice"),
     "two charges": (with_comment("charge=1 total charge: 2"), "says charge 1, 2, but they differ"),
-    "half a charge": (with_comment("charge=0.5"), "charge '0.5' is no whole number"),
-    "charge in words": (with_comment("charge=two"), "charge 'two' is no whole number"),
-    "charge that is none": (with_comment("charge="), "charge '' is no whole number"),
-    "charge with a digit separator": (with_comment("charge=1_0"), "'1_0' is no whole number"),
-    "charge with a dash": (with_comment("charge=−2"), "'−2' is no whole number"),
+    "half a charge": (with_comment("charge=0.5"), "charge '0.5' is not a whole number"),
+    "charge in words": (with_comment("charge=two"), "charge 'two' is not a whole number"),
+    "charge that is none": (with_comment("charge="), "charge '' is not a whole number"),
+    "charge with a digit separator": (with_comment("charge=1_0"), "'1_0' is not a whole number"),
+    "charge with a dash": (with_comment("charge=−2"), "'−2' is not a whole number"),
     "triplet": (with_comment("charge=0 multiplicity=3"), "'multiplicity=3'; only closed-shell"),
     "triplet in other words": (with_comment("spin: 2"), "only closed-shell"),
     "unpaired": (with_comment("uhf=2"), "only closed-shell"),
@@ -195,15 +195,15 @@ REFUSED = {
     "units=au": (with_comment('pos_unit: "au"'), "another unit of length"),
     "nm": (with_comment("length_unit=nm"), "another unit of length"),
     "atomic units": (with_comment("geometry in atomic units"), "another unit of length"),
-    "dummy": (with_comment("").replace("O", "Xx"), "'Xx' is no element"),
-    "X": (with_comment("").replace("O", "X"), "'X' is no element"),
-    "ghost": (with_comment("").replace("O", "Gh(O)"), r"'Gh\(O\)' is no element"),
-    "deuterium": (with_comment("").replace("H", "D"), "'D' is no element; isotopes"),
-    "isotope": (with_comment("").replace("H", "2H"), "'2H' is no element; isotopes"),
-    "label": (with_comment("").replace("O", "O1"), "'O1' is no element; isotopes, labels"),
-    "atomic number 0": (with_comment("").replace("O", "0"), "'0' is no element"),
-    "atomic number 119": (with_comment("").replace("O", "119"), "'119' is no element"),
-    "full-width letter": (with_comment("").replace("O", "Ｏ"), "is no element"),
+    "dummy": (with_comment("").replace("O", "Xx"), "'Xx' is not an element"),
+    "X": (with_comment("").replace("O", "X"), "'X' is not an element"),
+    "ghost": (with_comment("").replace("O", "Gh(O)"), r"'Gh\(O\)' is not an element"),
+    "deuterium": (with_comment("").replace("H", "D"), "'D' is not an element; isotopes"),
+    "isotope": (with_comment("").replace("H", "2H"), "'2H' is not an element; isotopes"),
+    "label": (with_comment("").replace("O", "O1"), "'O1' is not an element; isotopes, labels"),
+    "atomic number 0": (with_comment("").replace("O", "0"), "'0' is not an element"),
+    "atomic number 119": (with_comment("").replace("O", "119"), "'119' is not an element"),
+    "full-width letter": (with_comment("").replace("O", "Ｏ"), "is not an element"),
     "two columns": ("2\n\nO 0 0\nH 0 0 1\n", "three coordinates"),
     "words": ("2\n\nO a b c\nH 0 0 1\n", "three numbers in angstrom .*, not 'a b c'"),
     "number in front": ("2\n\n1 O 0 0 0\n2 H 0 0 1\n", "three numbers .*, not 'O 0 0'"),
@@ -225,11 +225,11 @@ REFUSED = {
     "two coordinates": (in_columns("species:S:1:pos:R:2", SYMBOLS, "pos"), "pos:R:3 once"),
     "positions twice": (
         in_columns("species:S:1:pos:R:3:positions:R:3", SYMBOLS, "pos", "pos"), "pos:R:3 once"),
-    "columns cut short": (in_columns("species:S:1:pos:R", SYMBOLS, "pos"), "no list of NAME:TYPE"),
-    "unknown type": (in_columns("species:S:1:pos:F:3", SYMBOLS, "pos"), "no list of NAME:TYPE"),
-    "no type": (in_columns("species::1:pos:R:3", SYMBOLS, "pos"), "no list of NAME:TYPE"),
+    "columns cut short": (in_columns("species:S:1:pos:R", SYMBOLS, "pos"), "not a list of NAME"),
+    "unknown type": (in_columns("species:S:1:pos:F:3", SYMBOLS, "pos"), "not a list of NAME"),
+    "no type": (in_columns("species::1:pos:R:3", SYMBOLS, "pos"), "not a list of NAME"),
     "10^12 columns": (
-        in_columns("species:S:1:pos:R:3:x:R:1000000000000", SYMBOLS, "pos"), "no list of NAME"),
+        in_columns("species:S:1:pos:R:3:x:R:1000000000000", SYMBOLS, "pos"), "not a list of NAME"),
     "fewer columns": (
         in_columns("species:S:1:pos:R:3:x:R:3", SYMBOLS, "pos"), "4 columns, expected 7"),
     "more columns": (
@@ -241,7 +241,8 @@ REFUSED = {
         in_columns("species:S:1:charge:R:1:pos:R:3", SYMBOLS, ("-0.8", "x", "x"), "pos"),
         "add up to nan"),
     "species against Z": (
-        in_columns("species:S:1:Z:I:1:pos:R:3", SYMBOLS, "861", "pos"), "'H and 6' is no element"),
+        in_columns("species:S:1:Z:I:1:pos:R:3", SYMBOLS, "861", "pos"),
+        "'H and 6' is not an element"),
 }  # fmt: skip
 
 

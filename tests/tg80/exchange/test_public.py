@@ -28,7 +28,7 @@ def test_md17_is_read_in_the_units_of_the_code(tmp_path):
     np.testing.assert_array_equal(data.atomic_numbers, ETHANOL)
     np.testing.assert_allclose(data.energies, arrays["E"][:, 0] * EV_PER_KCAL, rtol=1e-8)
     np.testing.assert_allclose(data.forces, arrays["F"] * EV_PER_KCAL, rtol=1e-6)
-    assert data.stretches == ((0, 20),)
+    assert data.segments == ((0, 20),)
 
 
 def test_md22_is_read_with_its_own_spacing(tmp_path):
@@ -101,14 +101,14 @@ def test_rmd17_is_put_in_the_order_of_time(tmp_path):
     np.testing.assert_array_equal(data.frame_numbers, kept)
     np.testing.assert_array_equal(data.positions, positions[kept])
     np.testing.assert_allclose(data.energies / EV_PER_KCAL, -97_000 + 0.001 * kept, rtol=1e-9)
-    assert data.stretches == ((0, 7), (7, 99), (99, 395))
+    assert data.segments == ((0, 7), (7, 99), (99, 395))
 
 
 def test_scattered_frames_of_rmd17_give_no_velocities(tmp_path):
     chosen = np.random.default_rng(1).permutation(np.arange(0, 400, 2))
     path = write(tmp_path / "rmd17_ethanol.npz", rmd17_arrays(vibrating(400), chosen))
     data = read_public(path)
-    assert data.stretches == () and data.longest_stretch == (0, 0)
+    assert data.segments == () and data.longest_segment == (0, 0)
     assert data.finite_difference_temperature_k() is None
 
 
@@ -131,10 +131,10 @@ def test_finite_differences_tell_whether_the_spacing_is_right(tmp_path):
 def test_a_jump_ends_a_stretch(tmp_path):
     glued = np.concatenate([vibrating(60), vibrating(90, seed=2)])
     data = read_public(write(tmp_path / "md17_ethanol.npz", sgdml_arrays(glued)))
-    assert data.stretches == ((0, 60), (60, 150))
+    assert data.segments == ((0, 60), (60, 150))
     shuffled = np.random.default_rng(0).permutation(vibrating(300, seed=3) * 5)
     data = read_public(write(tmp_path / "ethanol_dft.npz", sgdml_arrays(shuffled)))
-    assert data.longest_stretch[1] - data.longest_stretch[0] < 10
+    assert data.longest_segment[1] - data.longest_segment[0] < 10
 
 
 class Explosive:
@@ -289,9 +289,9 @@ def test_the_units_of_the_file_are_honoured(r_unit, e_unit, length, energy, tmp_
     np.testing.assert_allclose(data.positions, usual.positions, rtol=1e-10)
     np.testing.assert_allclose(data.energies, usual.energies, rtol=1e-9)
     np.testing.assert_allclose(data.forces, usual.forces, rtol=1e-6)
-    assert (data.r_unit, data.stretches) == (
+    assert (data.r_unit, data.segments) == (
         str(np.array(r_unit).astype("U")).strip() or "Ang (assumed)",
-        usual.stretches,
+        usual.segments,
     )
 
 
@@ -404,7 +404,7 @@ def test_our_own_export_reads_back(ethanol_shard, tmp_path):
         np.testing.assert_array_equal(data.positions.astype("f4"), shard.read("positions"))
         np.testing.assert_allclose(data.energies, shard.read("potential_energy"), rtol=1e-12)
         np.testing.assert_allclose(data.forces, shard.read("forces"), rtol=1e-6)
-    assert data.stretches == ((0, 400),)
+    assert data.segments == ((0, 400),)
 
 
 def test_a_molecule_that_is_in_no_set_is_not_passed_over(tmp_path):
@@ -432,4 +432,4 @@ def test_our_export_for_the_public_atom_code_reads_back(ethanol_shard, tmp_path)
     with Shard(ethanol_shard) as shard:
         np.testing.assert_array_equal(data.positions.astype("f4"), shard.read("positions"))
         np.testing.assert_array_equal(data.atomic_numbers, shard.atomic_numbers)
-    assert data.stretches == ((0, 400),)
+    assert data.segments == ((0, 400),)

@@ -189,7 +189,7 @@ def test_the_command_describes_a_file_as_json(tmp_path, capsys):
     assert run(["public", str(path), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["set"], facts["molecule"], facts["n_frames"]) == ("rmd17", "ethanol", 39)
-    assert (facts["n_stretches"], facts["longest_stretch_frames"]) == (2, 20)
+    assert (facts["n_segments"], facts["longest_segment_frames"]) == (2, 20)
     assert (facts["r_unit"], facts["e_unit"]) == ("Ang (assumed)", "kcal/mol (assumed)")
     assert facts["mean_energy_ev"] == pytest.approx(-97_000 / 23.0605478, rel=1e-6)
     path.write_bytes(b"PK\x03\x04 no zip")
@@ -211,6 +211,6 @@ def test_the_command_lists_the_sets(capsys):
 def test_a_file_in_the_folder_s_place_is_refused_before_anything_is_asked(web, tmp_path):
     _, asked, address = web
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="is no folder; --fetch wants one"):
+    with pytest.raises(UserError, match="is not a folder; choose another --fetch"):
         fetch_public("md17", "ethanol", tmp_path / "file" / "below", address=address)
     assert asked == []

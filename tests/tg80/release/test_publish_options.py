@@ -58,7 +58,7 @@ def test_a_file_in_the_site_s_place_is_refused(one, tmp_path, below, capsys):
     (tmp_path / "file").write_text("mine")
     out = tmp_path / "file" / below if below else tmp_path / "file"
     assert run(["publish", str(one), "--out", str(out)]) == 2
-    message = f"error: {tmp_path / 'file'}: is no folder; --out wants one, choose another --out\n"
+    message = f"error: {tmp_path / 'file'}: is not a folder; choose another --out\n"
     assert capsys.readouterr().err == message
     assert (tmp_path / "file").read_text() == "mine"
 

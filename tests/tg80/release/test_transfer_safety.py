@@ -187,7 +187,7 @@ def test_what_is_no_file_in_the_way_of_one(server, tmp_path, name):
 
 def test_a_file_for_a_folder(server, tmp_path):
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         download(server.url, tmp_path / "out", patience=FAST)
     with pytest.raises(Tg80Error):
         download(server.url, tmp_path / "out" / "deeper", patience=FAST)

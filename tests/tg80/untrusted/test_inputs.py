@@ -58,8 +58,8 @@ def test_a_text_is_utf_8_and_no_larger_than_any_of_its_kind(tmp_path):
     ("text", "reason"),
     [
         (b"", "not a JSON file"),
-        (b'{"a": NaN}', "NaN is no number of JSON"),
-        (b"[-Infinity]", "-Infinity is no number"),
+        (b'{"a": NaN}', "NaN is not allowed in JSON"),
+        (b"[-Infinity]", "-Infinity is not allowed in JSON"),
         (b"[" * 200_000, "nested too deeply"),
         (b"9" * 10_000, "not a JSON file"),
         (b"\xff\xfe\xfd", "not a JSON file"),
