@@ -183,7 +183,7 @@ BROKEN = {
     "entry too many": (edited(_more_rows), r"57 entries, the template has 56; begin"),
     "entry twice": (replaced("entry", _twice), r"entry [0-9a-f]{16} stands there 2 times"),
     "entries are objects": (
-        replaced("entry", lambda v: v.astype(h5py.string_dtype())), r"'entry' holds texts of vary"),
+        replaced("entry", lambda v: v.astype(h5py.string_dtype())), r"'entry' holds values of .* of"),
     "names that are none": (
         replaced("molecule", lambda v: np.full_like(v, b"\x1b[31m")),
         r"'molecule' holds texts that are not names",
@@ -217,12 +217,13 @@ BROKEN = {
     "virtual dataset": (_virtual, r"'predictions' is a virtual dataset, a view of other files"),
     "float16": (replaced("predictions", lambda x: x.astype("f2")), r"holds float16; write float"),
     "integers": (replaced("predictions", lambda x: x.astype("i4")), r"holds int32; write float"),
-    "complex": (replaced("predictions", lambda x: x.astype("c16")), r"'predictions' holds compou"),
+    "complex": (
+        replaced("predictions", lambda x: x.astype("c16")), r"holds values of 16 .*HDF5 class 6\)"),
     "texts": (replaced("predictions", lambda x: x.astype("S8")), r"\|S8; write float32"),
     "objects": (
         edited(lambda f: (f.__delitem__("predictions"), f.create_dataset(
             "predictions", f["entry"].shape, h5py.vlen_dtype("f8")))),
-        r"'predictions' holds objects or arrays of varying length; only plain",
+        r"'predictions' holds values .*HDF5 class 9\); only plain",
     ),
     "axes swapped": (
         replaced("predictions", lambda x: x.swapaxes(1, 2)),
