@@ -22,9 +22,37 @@ CHECKSUM_ATTRIBUTE = "metadata_sha256"
 
 
 class FileMetadata(BaseModel):
-    """All that is not an array in one of our files."""
+    """What shards and files of twins both say of a molecule and of how it was moved."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    format_version: int = FORMAT_VERSION
+    name: str
+    replica: int = Field(ge=0)
+    mapped_smiles: str
+    inchikey: str
+    charge: int
+    level: str
+    level_settings: dict[str, Any] = {}
+    recipe: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    platform: dict[str, Any] = {}
+    integrator: str
+    ensemble: Literal["nve", "bussi", "langevin"]
+    temperature_k: float = Field(gt=0)
+    time_step_fs: float = Field(gt=0)
+    licence: str = "CC-BY-4.0"
+
+    @field_validator(
+        "level_settings", "recipe", "software", "platform", "statistics", check_fields=False
+    )
+    @classmethod
+    def _plain_json(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """What will be read back: no infinities, no tuples, no NumPy numbers."""
+        try:
+            return json.loads(json.dumps(value, allow_nan=False))
+        except TypeError as error:
+            raise ValueError(str(error)) from None
 
     def canonical_json(self) -> str:
         """One fixed text for one content: sorted keys, no spaces, floats that read back exactly."""
@@ -79,26 +107,11 @@ class ShardMetadata(FileMetadata):
     energy E* a mean-energy trajectory was scaled to, and `energy_source` says where it came from.
     """
 
-    format_version: int = FORMAT_VERSION
-    name: str
-    replica: int = Field(ge=0)
     smiles: str
-    mapped_smiles: str
-    inchikey: str
     formula: str
-    charge: int
     bonds: tuple[tuple[int, int, float], ...]
-    level: str
-    level_settings: dict[str, Any] = {}
-    recipe: dict[str, Any] = {}
     seed: int
-    versions: dict[str, str] = {}
     software: dict[str, Any] = {}
-    platform: dict[str, Any] = {}
-    integrator: str
-    ensemble: Literal["nve", "bussi", "langevin"]
-    temperature_k: float = Field(gt=0)
-    time_step_fs: float = Field(gt=0)
     store_every_fs: float = Field(gt=0)
     n_frames: int = Field(ge=1)
     length_fs: float = Field(ge=0)
@@ -109,17 +122,7 @@ class ShardMetadata(FileMetadata):
     energy_source: str
     end: str
     statistics: dict[str, Any] = {}
-    licence: str = "CC-BY-4.0"
     author: str = "not stated"
-
-    @field_validator("level_settings", "recipe", "software", "platform", "statistics")
-    @classmethod
-    def _plain_json(cls, value: dict[str, Any]) -> dict[str, Any]:
-        """What will be read back: no infinities, no tuples, no NumPy numbers."""
-        try:
-            return json.loads(json.dumps(value, allow_nan=False))
-        except TypeError as error:
-            raise ValueError(str(error)) from None
 
     def to_attributes(self) -> dict[str, str | int | float | bool]:
         """HDF5 attributes: scalars as they are, the rest as JSON; what is None is left out."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import h5py
 import numpy as np
@@ -27,7 +27,6 @@ from tg80.files import find_files, verify, write_with_checksum
 from tg80.shards.fields import Field
 from tg80.shards.metadata import (
     CHECKSUM_ATTRIBUTE,
-    FORMAT_VERSION,
     FileMetadata,
     checked_metadata,
 )
@@ -93,27 +92,11 @@ class TwinMetadata(FileMetadata):
     because twins are made exactly as it was made. `starts_in` is the time block of the starts.
     """
 
-    format_version: int = FORMAT_VERSION
-    name: str
-    replica: int = Setting(ge=0)
-    mapped_smiles: str
-    inchikey: str
-    charge: int
     source: str
     source_sha256: str
     settings: TwinSettings
     starts_in: str
-    level: str
-    level_settings: dict[str, Any]
-    recipe: dict[str, Any]
-    integrator: str
-    ensemble: Literal["nve", "bussi", "langevin"]
-    temperature_k: float = Setting(gt=0)
-    time_step_fs: float = Setting(gt=0)
     frame_fs: float = Setting(gt=0)
-    versions: dict[str, str]
-    platform: dict[str, Any]
-    licence: str = "CC-BY-4.0"
 
 
 @dataclass(frozen=True)

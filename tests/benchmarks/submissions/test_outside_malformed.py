@@ -183,7 +183,7 @@ BROKEN = {
     "entry too many": (edited(_more_rows), r"57 entries, the template has 56; begin"),
     "entry twice": (replaced("entry", _twice), r"entry [0-9a-f]{16} stands there 2 times"),
     "entries are objects": (
-        replaced("entry", lambda v: v.astype(h5py.string_dtype())), r"'entry' holds values of .* of"),
+        replaced("entry", lambda v: v.astype(h5py.string_dtype())), r"'entry' holds values of"),
     "names that are none": (
         replaced("molecule", lambda v: np.full_like(v, b"\x1b[31m")),
         r"'molecule' holds texts that are not names",
