@@ -13,7 +13,6 @@ from pydantic import ValidationError
 
 from tg80.elements import SYMBOLS
 from tg80.errors import UserError
-from tg80.files import file_sha256
 from tg80.release.manifest import PublishedShard, flat_path
 from tg80.shards.checks.evidence import Evidence
 from tg80.shards.metadata import ShardMetadata
@@ -165,17 +164,12 @@ def survey(folder: Path | str, tell: Callable[[str], None] = lambda _: None) -> 
     errors: list[Problem] = []
     for path in find_shards(folder):
         tell(path.name)
-        try:
-            digest = file_sha256(path)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            errors.append(Problem("error", str(path), "readable", reason))
-            continue
-        problems, evidence = examine(path)
-        if problem := next((p for p in problems if p.level == "error"), None):
+        found = examine(path)
+        if problem := next((p for p in found.problems if p.level == "error"), None):
             errors.append(problem)
-        elif evidence is not None:
-            facts.append(_describe(path, digest, problems, evidence))
+        elif found.evidence is not None:
+            warnings = tuple(f"{p.check}: {p.message}" for p in found.problems)
+            facts.append(_describe(path, found.sha256, warnings, found.evidence))
     if errors:
         named = "; ".join(f"{e.file}: {e.check}: {e.message}" for e in errors)
         raise UserError(f"{len(errors)} shards have errors, remove or repair them: {named}")
@@ -207,20 +201,18 @@ def _check_unique(facts: Sequence[ShardFacts]) -> None:
             )
 
 
-def _describe(
-    path: Path, digest: str, problems: Sequence[Problem], evidence: Evidence
-) -> ShardFacts:
+def _describe(path: Path, sha256: str, warnings: tuple[str, ...], evidence: Evidence) -> ShardFacts:
     cycles = evidence.frames["scf_cycles"]
     return ShardFacts(
         path=path,
         n_bytes=path.stat().st_size,
-        sha256=digest,
+        sha256=sha256,
         metadata=evidence.metadata,
         n_atoms=evidence.n_atoms,
         checks=evidence.quality.checks,
         n_flagged=count_flags(evidence.frames["quality_flags"]),
         scf_cycles=float(cycles.mean()) if np.all(cycles >= 0) else None,
-        warnings=tuple(f"{p.check}: {p.message}" for p in problems),
+        warnings=warnings,
         bond_lengths=_bond_lengths(evidence),
     )
 

@@ -6,6 +6,7 @@ judged from the stored arrays; the statistics a file states about itself are com
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import h5py
 import numpy as np
 
 from tg80.errors import CorruptFile, Tg80Error
-from tg80.files import checksum_path, data_folders, find_files, verify
+from tg80.files import checksum_path, data_folders, file_sha256, find_files, verify
 from tg80.shards.checks.content import check_content
 from tg80.shards.checks.evidence import Evidence
 from tg80.shards.fields import (
@@ -59,19 +60,30 @@ def validate(path: Path | str) -> list[Problem]:
         for folder in data_folders(path) if is_tree else [path]:
             problems += _leftovers(folder)
     for file in files:
-        problems += examine(file)[0]
+        problems += examine(file).problems
     return problems
 
 
-def examine(path: Path) -> tuple[list[Problem], Evidence | None]:
-    """Check one file; that it cannot be read is a problem too, and never raised.
+@dataclass(frozen=True)
+class Examined:
+    """One file that was checked.
 
-    Returns:
-        The problems, and what was read of a shard; None for twins or an unreadable file.
+    Attributes:
+        problems: What was found.
+        sha256: Of the file, taken before it was read; "" if it could not be.
+        evidence: What was read of a shard; None for twins or an unreadable file.
     """
-    found, evidence = Findings(path), None
+
+    problems: list[Problem]
+    sha256: str
+    evidence: Evidence | None
+
+
+def examine(path: Path) -> Examined:
+    """Check one file; that it cannot be read is a problem too, and never raised."""
+    found, sha256, evidence = Findings(path), "", None
     try:
-        _check_checksum(found)
+        sha256 = _check_checksum(found)
         # A file that is not what its checksum says is not opened: damaged HDF5 can do anything.
         if not found.has_errors:
             if path.name.endswith(TWINS_SUFFIX):
@@ -86,7 +98,7 @@ def examine(path: Path) -> tuple[list[Problem], Evidence | None]:
         # Whatever a damaged file leads to, the others are still to be checked.
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         found.error("readable", f"holds what cannot be judged ({what}); get it again")
-    return found.problems, evidence
+    return Examined(found.problems, sha256, evidence)
 
 
 def _leftovers(folder: Path) -> list[Problem]:
@@ -134,15 +146,17 @@ def _check_shard(found: Findings) -> Evidence | None:
         return None if found.has_errors else check_content(shard, metadata, found)
 
 
-def _check_checksum(found: Findings) -> None:
+def _check_checksum(found: Findings) -> str:
+    """The SHA-256 of the file, compared with the one beside it."""
     beside = checksum_path(found.path)
     if not os.path.lexists(beside):
         found.warning("checksum", f"no {beside.name} beside it; alterations cannot be told")
-        return
+        return file_sha256(found.path)
     try:
-        verify(found.path)
+        return verify(found.path)
     except CorruptFile as error:
         found.error("checksum", str(error).removeprefix(f"{found.path}: "))
+        return ""
 
 
 def _visit_everything(file: h5py.File) -> None:
