@@ -3,7 +3,7 @@
     start geometry -> NVT at GFN2-xTB -> NVT at the level -> production of replica 0
                                               |-> 1 ps more NVT -> production of replica 1 ...
 
-Everything is told from the disk, so any process may do the next piece at any time.
+The state is on disk alone, so any process may do the next piece at any time.
 """
 
 import hashlib

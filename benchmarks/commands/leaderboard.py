@@ -103,7 +103,7 @@ def leaderboard(
 
 
 def _refuse(given: Mapping[str, bool], names: Iterable[str], reason: str) -> None:
-    """Options that would be passed over are told, the first of them."""
+    """Name the first option that would be ignored."""
     for name in names:
         if given[name]:
             raise UserError(f"{reason}; leave out {name}")

@@ -74,7 +74,7 @@ def run(
                 if settings or preset:
                     raise UserError(f"model {model} takes neither --set nor --preset")
                 given = {}
-            make_model(model, **given)  # Wrong settings are told before any data is read.
+            make_model(model, **given)  # Wrong settings are reported before any data are read.
             benchmark = load_benchmark(chosen_task, fold, data, split)
             make_folder(out, "--out")
         with progress_bars() as progress:

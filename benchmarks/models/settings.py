@@ -17,7 +17,7 @@ def parse_settings(kind: type[Settings], values: Mapping[str, Any], prefix: str 
     """A settings object of `kind`.
 
     Raises:
-        UserError: a name is unknown or a value does not fit; the first one is told.
+        UserError: a name is unknown or a value does not fit; the message names the first.
     """
     try:
         return kind(**values)

@@ -78,7 +78,7 @@ def examples_of(model: Model, data: BenchmarkData) -> list[Example]:
 
 def _example(model: Model, part: Part, index: int) -> Example:
     sets = [one for one in (part.windows, part.curve) if one is not None]
-    # Asked as they were scored: with some models a prediction hangs on which lags are asked.
+    # The lags of the scoring: with some models a prediction depends on the other lags of the call.
     answers = [_predicted(model, windows, index) for windows in sets]
     lags = np.concatenate([windows.lags_fs[index].double().numpy() for windows in sets])
     order = np.argsort(lags)[: int((~np.isnan(lags)).sum())]

@@ -166,7 +166,7 @@ def answer(model: Model, question: Question, best: Mapping[str, np.ndarray] | No
 
 @dataclass(frozen=True)
 class Dependence:
-    """How far the prediction at a lag hangs on which other lags are asked with it.
+    """How much the prediction at a lag depends on the other lags of the call.
 
     Root mean squares over windows, scored atoms and lags, A.
 

@@ -37,7 +37,7 @@ class Unpacked:
 
 
 def card_of(submission: Submission) -> dict[str, Any]:
-    """What is told of a submission, to be read without HDF5."""
+    """The card of a submission, which is read without HDF5."""
     header = submission.template.header
     return {
         "template": submission.template.id,

@@ -59,7 +59,7 @@ def training_lags(
     """The lags that are learnt from.
 
     Where `train_frames` leaves blocks shorter than the task's horizon, all horizons are drawn up to
-    the block's length, and what is asked beyond is extrapolation.
+    the block's length, and longer lags are extrapolation.
     """
     fraction = settings.fixed_lag_fraction
     if fraction is None:

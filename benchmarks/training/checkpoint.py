@@ -34,7 +34,7 @@ def read_checkpoint(
 
     Raises:
         CorruptFile: it cannot be read.
-        UserError: it belongs to a run with other settings; the first that differs is told.
+        UserError: it belongs to a run with other settings; the message names the first difference.
     """
     try:
         state = torch.load(path, map_location=device, weights_only=True)

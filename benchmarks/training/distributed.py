@@ -109,7 +109,8 @@ def _one_line(error: Exception) -> Exception:
     if lost:
         return RunFailed(
             "another process of this run has ended, or torchrun was stopped; the message of that "
-            "process says why, if it left one. The same command goes on from the last checkpoint"
+            "process says why, if it left one. Run the same command again to resume from the "
+            "last checkpoint"
         )
     failure = RunFailed(f"rank {rank()}: {_message(error)}")
     failure.exit_code = getattr(error, "exit_code", 1)

@@ -63,7 +63,7 @@ class Probe:
 
     @property
     def relative_error(self) -> float:
-        """Relative standard error of `level_step_s`; that of the mean, for want of a better."""
+        """Relative standard error of `level_step_s`; that of the mean."""
         n = len(self.level_steps_s)
         if n < 2:
             return 0.0

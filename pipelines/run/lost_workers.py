@@ -1,6 +1,6 @@
 """What becomes of a task whose worker is lost: it is done again, up to a limit.
 
-What the task has committed is found on disk, so it goes on from its last checkpoint.
+The committed part of the task is on disk, so it resumes from its last checkpoint.
 """
 
 from concurrent.futures import CancelledError

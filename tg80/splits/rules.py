@@ -166,7 +166,9 @@ def _parts_are_disjoint(split: Split, found: Found, fold: Fold) -> Iterator[str]
 
 
 def _one_name_a_compound(split: Split, found: Found) -> Iterator[str]:
-    """Replicas are told by the name of their compound, so a second name would part them."""
+    """Replicas are identified by the name of their compound, so a second name would separate
+    them.
+    """
     names: dict[str, list[str]] = {}
     for name in sorted(found):
         names.setdefault(found[name].inchikey, []).append(name)

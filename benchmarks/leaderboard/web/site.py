@@ -22,7 +22,7 @@ RECORDS = "records"
 
 @dataclass(frozen=True)
 class Written:
-    """The page, how many records stand on it, and what could not be read, a line each."""
+    """The page, its number of records, and one line for each record that could not be read."""
 
     path: Path
     n_records: int

@@ -80,7 +80,7 @@ def read_card(model_id: str) -> Card:
     """The card of a registered model.
 
     Raises:
-        UserError: there is none, or it does not fit the schema; the first reason is told.
+        UserError: there is none, or it does not fit the schema; the message has the first reason.
     """
     path = card_path(model_id)
     if not path.exists():
