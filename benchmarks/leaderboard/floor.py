@@ -31,7 +31,9 @@ class MoleculeFloor:
     """Floor of one molecule for one way to displace its twins.
 
     Attributes:
-        values: lag in fs -> A^2, mean over the starts. n_starts, n_twins: that it comes from.
+        values: lag in fs -> A^2, mean over the starts.
+        n_starts: number of starts.
+        n_twins: number of twins of each.
     """
 
     displacement_angstrom: float
@@ -46,8 +48,11 @@ class PartFloor:
     """Floor of one table, as its errors are averaged: over molecules, then folds.
 
     Attributes:
-        mse: lag in fs -> A^2, of the task's lags; s2t, s2s: their mean, and the last.
-        molecules: those that have twins, with their own floors. n_molecules: of the part in all.
+        mse: lag in fs -> A^2, of the task's lags.
+        s2t: their mean.
+        s2s: the last of them.
+        molecules: those that have twins, with their own floors.
+        n_molecules: number of molecules of the part.
     """
 
     task: str

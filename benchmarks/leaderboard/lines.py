@@ -28,10 +28,13 @@ class Costs:
     """What a line took; means over its runs, None where records do not say.
 
     Attributes:
-        inputs, labels: what the model predicts from, and learns from.
+        inputs: what the model predicts from.
+        labels: what it learns from.
+        n_parameters: number of trained parameters.
         n_samples: windows learnt from, repetitions counted.
-        training_seconds, prediction_seconds: CPU time (wall time on a GPU) of a run.
-        seconds_per_trajectory: the latter for one window, which is all lags from one start.
+        training_seconds: CPU time (wall time on a GPU) of a training.
+        prediction_seconds: the same of the predictions of a run.
+        seconds_per_trajectory: the same for one window, which is all lags from one start.
     """
 
     inputs: tuple[str, ...]
@@ -48,7 +51,10 @@ class Quality:
     """What a line's predicted structures are like; means over molecules and runs.
 
     Attributes:
-        valid, valid_all_atoms: shares. bond_distance, bond_distance_all_atoms: A.
+        valid: share of structures whose bonds and angles of scored atoms are possible.
+        valid_all_atoms: the same of all atoms.
+        bond_distance: of the scored atoms, A.
+        bond_distance_all_atoms: of all atoms, A.
         robustness: S2S of turned windows over that of the same as stored; exactly 1 for models
             that follow every rotation.
     """
@@ -65,13 +71,16 @@ class Entry:
     """One line: one model with one set of settings on one part.
 
     Attributes:
-        mse: lag in fs -> error, task lags only. All errors in A^2: mean over molecules, folds and
-            seeds; `s2s_spread` is twice the standard deviation over seeds, None with one seed.
-        skill: median over molecules at the horizon, mean over folds and seeds. skills: lag in fs ->
-            the same at every lag, those of the curve too.
-        n_failed: windows whose prediction failed, of n.
+        mse: lag in fs -> error, task lags only. All errors in A^2, means over molecules, folds and
+            seeds.
+        s2s_spread: twice the standard deviation over seeds; None with one seed.
+        skill: median over molecules at the horizon, mean over folds and seeds.
+        skills: lag in fs -> the same at every lag, those of the curve too.
+        n: number of windows.
+        n_failed: windows whose prediction failed.
         equal_to_truth: entries of submissions that equal the truth, all parts together.
-        costs: of runs, all their parts together. quality: of the predicted structures.
+        costs: of runs, all their parts together.
+        quality: of the predicted structures.
     """
 
     task: str

@@ -28,7 +28,6 @@ def error_against_lag(
         suffix: File type, svg or png.
     """
     import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     chosen = max(panels(records, lambda r: r), key=lambda found: len({r.model for r in found}))
@@ -45,7 +44,6 @@ def error_against_lag(
         {"svg.hashsalt": "atom-bench", "svg.fonttype": "none", "font.size": 9}
     ):
         drawing = Figure(figsize=(1.4 + 2.9 * len(parts), 3.2), layout="constrained")
-        FigureCanvasAgg(drawing)
         axes = drawing.subplots(1, len(parts), sharey=True, squeeze=False)[0]
         for axis, part in zip(axes, parts, strict=True):
             shown = _shown([line for line in lines if line.part == part])

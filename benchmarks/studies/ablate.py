@@ -35,8 +35,10 @@ class Variant:
     """ATOM with one part changed.
 
     Attributes:
-        model: id in the registry. settings: of that model. overrides: what differs from the base.
-        is_base: nothing does: it is the base under another name.
+        model: id in the registry.
+        settings: of that model.
+        overrides: what differs from the base.
+        is_base: nothing differs: it is the base under another name.
     """
 
     name: str
@@ -173,8 +175,10 @@ class Effect:
     """One figure of one variant in one part, over seeds; errors in A^2.
 
     Attributes:
-        mean, spread: over seeds; twice the standard deviation, None with one seed.
-        difference: of the means, variant less base. error: twice its standard error.
+        mean: over seeds.
+        spread: twice the standard deviation over seeds; None with one.
+        difference: of the means, variant less base.
+        error: twice the standard error of the difference.
         interval: 95 % interval of the difference over molecules and windows, seeds averaged;
             None for skill.
         is_clear: the difference is beyond chance over seeds, and over molecules.

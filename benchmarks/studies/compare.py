@@ -31,8 +31,9 @@ class Comparison:
 
     Attributes:
         a_error, b_error: A^2, mean over seeds, then molecules, then folds, as in the leaderboard.
-        low, high: interval of a_error - b_error at 95 % confidence.
-        folds, seeds: those that both have run on, and of each.
+        low: lower end of the 95 % confidence interval of a_error - b_error.
+        high: its upper end.
+        folds: those that both have run on.
         units: what was drawn in the bootstrap: molecules, or blocks of windows of a single one.
     """
 

@@ -42,8 +42,9 @@ class Pretraining:
     """Where fine-tuning begins.
 
     Attributes:
-        fold: of the split it was trained on. seen: the molecule was in its training or chose its
-            weights, or nothing tells that it was not.
+        fold: of the split it was trained on.
+        seen: the molecule was in its training or chose its weights, or nothing tells that it was
+            not.
     """
 
     path: Path
@@ -366,11 +367,9 @@ def _title(study: Study) -> str:
 
 def figure(study: Study) -> bytes:
     """PNG: S2T and S2S against the number of frames, both starts; the rest as level lines."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(9, 4.2), layout="constrained")
-    FigureCanvasAgg(drawing)
     best = min((row for row in study.rows if row.start in TRIVIAL), key=lambda row: row.s2s)
     levels = [(ZERO_SHOT, ":"), ("persistence", (0, (1, 3))), (best.start, "-.")]
     for axis, metric in zip(drawing.subplots(1, 2), ("s2t", "s2s"), strict=True):

@@ -72,8 +72,9 @@ class TrainedRange:
     """The lags a model was trained for.
 
     Attributes:
-        shortest_fs, longest_fs: what lies outside is extrapolation. fixed_lags_fs: lags of which it
-            saw many windows; others inside are interpolation.
+        shortest_fs: shorter lags are extrapolation.
+        longest_fs: longer lags are extrapolation.
+        fixed_lags_fs: lags of which it saw many windows; others inside are interpolation.
     """
 
     shortest_fs: float
@@ -171,8 +172,10 @@ class Dependence:
     Root mean squares over windows, scored atoms and lags, A.
 
     Attributes:
-        alone_8, alone_32, eight_32: difference between the predictions at the same lags when asked
-            one by one, among 8, and among 32. largest: of all three, one atom and lag.
+        alone_8: difference between the predictions at lags asked one by one, and among 8.
+        alone_32: the same of one by one, and among 32.
+        eight_32: the same of among 8, and among 32.
+        largest: the largest of all three, of one atom and lag.
         displacement: predicted displacement, to compare with.
     """
 
@@ -230,7 +233,8 @@ class Study:
     """All of it.
 
     Attributes:
-        references: model id -> answers. refused: horizons that fit no block, a line each.
+        references: model id -> answers.
+        refused: horizons that fit no block, a line each.
     """
 
     questions: tuple[Question, ...]
@@ -386,13 +390,11 @@ def figure(study: Study, label: str) -> bytes:
 
     Curves differ by marker and line style, not by colour alone; hatched is extrapolation.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     members = by_label(study)[label]
     parts = list(dict.fromkeys(q.part for q in study.questions))
     drawing = Figure(figsize=(3.9 * len(parts), 7.4), layout="constrained")
-    FigureCanvasAgg(drawing)
     axes = drawing.subplots(2, len(parts), squeeze=False)
     for column, part in enumerate(parts):
         for row, kinds in enumerate((("horizons",), ("steps", "irregular"))):

@@ -59,12 +59,13 @@ class Symmetry:
     Attributes:
         label: the model, and its settings where it stands there with several.
         state: untrained, trained, or fitted (models without training).
-        rotations, reflections: errors of the predicted positions, A; under proper rotations, and
-            under such followed by the inversion of space.
+        rotations: errors of the predicted positions under proper rotations, A.
+        reflections: the same under rotations followed by the inversion of space.
         layers: the same of the features behind each layer, without unit; empty for models other
             than ATOM.
         displacement: root mean square of the predicted displacements, A.
-        translation, permutation: largest error, A; anything beyond rounding is a fault.
+        translation: largest error under shifts, A; anything beyond rounding is a fault.
+        permutation: the same under other orders of the atoms.
         robustness: by part.
     """
 
