@@ -51,10 +51,10 @@ class Quality:
     """What a line's predicted structures are like; means over molecules and runs.
 
     Attributes:
-        valid: share of structures whose bonds and angles of scored atoms are possible.
+        valid: share of structures whose scored atoms have all bonds and angles within range.
         valid_all_atoms: the same of all atoms.
-        bond_distance: of the scored atoms, A.
-        bond_distance_all_atoms: of all atoms, A.
+        bond_distance: from the bond lengths of the data, of bonds among scored atoms, A.
+        bond_distance_all_atoms: the same of all bonds, A.
         robustness: S2S of turned windows over that of the same as stored; exactly 1 for models
             that follow every rotation.
     """
