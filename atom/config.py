@@ -46,7 +46,7 @@ RETIRED: dict[str, Any] = {"equivariant_start": False}
 class ATOMConfig(BaseModel):
     """Settings of one ATOM model; unknown names are refused.
 
-    The equations the names refer to stand in ``docs/model/atom.md``.
+    ``docs/model/atom.md`` has the equations.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

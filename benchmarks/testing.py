@@ -47,8 +47,6 @@ TASK = TaskSpec(
     description="toy",
 )
 N_FRAMES = 121
-
-
 LAGS = (30.0, 60.0, 90.0)
 TOLERANCE_A = 2e-4
 """float32 round-off through a network, A"""
@@ -269,8 +267,3 @@ def toy_data(
     """Fold 2 of the toys."""
     data = ToyDataset(trajectories or toy_trajectories())
     return cut(data, task, 2, manifest="manifest", split_sha256=SPLIT.sha256, bonds={})
-
-
-def permuted(trajectory: Trajectory, order: np.ndarray) -> Trajectory:
-    """The same molecule with its atoms in another order."""
-    return trajectory.reordered(order)

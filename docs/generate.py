@@ -25,9 +25,11 @@ from benchmarks.cli import app as bench
 from benchmarks.leaderboard.floor import part_floors
 from benchmarks.leaderboard.leaderboard import View, boards
 from benchmarks.leaderboard.lines import entries
-from benchmarks.models import MODELS, mace
+from benchmarks.models import MODELS
 from benchmarks.models.egno import Egno, EGNOConfig
 from benchmarks.models.force_field import RolloutSettings
+from benchmarks.models.learnt import Preset
+from benchmarks.models.mace import Mace, MaceConfig
 from benchmarks.runs.records import Record, find_records
 from benchmarks.studies.compare import compare_records
 from benchmarks.studies.tune import TRIAL, read_trial, tables
@@ -87,12 +89,12 @@ def training_settings() -> str:
 
 
 def preset_settings(
-    presets: dict[str, dict], config: type[BaseModel], *others: tuple[str, BaseModel]
+    presets: dict[str, Preset], config: type[BaseModel], *others: tuple[str, BaseModel]
 ) -> str:
     """Settings of a model in its presets, and those of the training that a preset names."""
-    rows = setting_rows("model.", [config(**preset["model"]) for preset in presets.values()])
-    named = dict.fromkeys(name for preset in presets.values() for name in preset["training"])
-    trainings = [TrainingSettings(**preset["training"]) for preset in presets.values()]
+    rows = setting_rows("model.", [config(**preset.model) for preset in presets.values()])
+    named = dict.fromkeys(name for preset in presets.values() for name in preset.training)
+    trainings = [TrainingSettings(**preset.training) for preset in presets.values()]
     rows += setting_rows("training.", trainings, named)
     for prefix, settings in others:
         rows += setting_rows(prefix, [settings] * len(presets))
@@ -233,7 +235,7 @@ def runs() -> str:
     rows = []
     for (fold, model), group in groupby(learnt, key=lambda r: (r.fold, r.model)):
         own = list(group)
-        minutes = ", ".join(f"{m:g}" for m in sorted({r.budget["cpu_minutes"] for r in own}))
+        minutes = ", ".join(f"{m:g}" for m in sorted({r.budget["cpu_minutes"] or 0.0 for r in own}))
         command = _RUN.format(fold=fold, model=model)
         rows.append((fold, f"`{model}`", len(own), minutes, f"`{command}`"))
     return table(("fold", "model", "seeds", "CPU minutes", "command"), rows)
@@ -296,9 +298,7 @@ BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
     "benchmark/training.md": {"settings": training_settings},
     "benchmark/baselines.md": {
         "egno": partial(preset_settings, Egno.presets, EGNOConfig),
-        "mace": partial(
-            preset_settings, mace.PRESETS, mace.MaceConfig, ("rollout.", RolloutSettings())
-        ),
+        "mace": partial(preset_settings, Mace.presets, MaceConfig, ("rollout.", RolloutSettings())),
     },
     "benchmark/joining.md": {"example": join_example},
     "benchmark/results.md": {"runs": runs, "results": results, "tuning": tuning},

@@ -168,7 +168,7 @@ def _floors(records: Sequence[Record], part: str, twins: Path | None) -> list[Pa
         records = [record for record in records if _is_of_shipped_data(record)]
         if not records:
             return []
-    task = TaskSpec.model_validate(records[0].task_spec)
+    task = records[0].spec
     folder = twins or shipped_twins(shipped_name(task))
     lags_fs = _task_lags(records[0], part)
     folds = {record.fold: _molecules(record, part) for record in records}
@@ -209,7 +209,7 @@ def _part_floor(
 def _task_lags(record: Record, part: str) -> list[float]:
     """The task's lags as they really were: further ones belong to the curve."""
     known = [lag for lag in record.by_lag(part, Metric.MSE) if lag is not None]
-    return sorted({min(known, key=lambda x: abs(x - lag)) for lag in record.task_spec["lags_fs"]})
+    return sorted({min(known, key=lambda x: abs(x - lag)) for lag in record.spec.lags_fs})
 
 
 def _molecules(record: Record, part: str) -> list[str]:
@@ -218,7 +218,7 @@ def _molecules(record: Record, part: str) -> list[str]:
 
 
 def _is_of_shipped_data(record: Record) -> bool:
-    task = TaskSpec.model_validate(record.task_spec)
+    task = record.spec
     try:
         shipped_twins(shipped_name(task))
         manifests = _shipped_manifests(shipped_name(task))

@@ -191,7 +191,7 @@ def panels(runs: Iterable[Run], record_of: Callable[[Run], Record]) -> list[list
 
 def _entry(records: Sequence[Record], part: str, settings: str) -> Entry:
     first = records[0]
-    lags = [float(lag) for lag in first.task_spec["lags_fs"]]
+    lags = list(first.spec.lags_fs)
 
     def mean(metric: Metric) -> float | None:
         return over_runs(records, [r.value(part, metric) for r in records])
@@ -231,16 +231,16 @@ def _costs(records: Sequence[Record]) -> Costs:
         inputs, labels = card.inputs, card.labels
     fits = [record.fit for record in records]
     asked = [record.prediction for record in records if record.prediction]
-    trains = any(fit.get("n_steps") for fit in fits)
+    trains = any(fit.n_steps for fit in fits)
     return Costs(
         inputs=inputs,
         labels=labels,
-        n_parameters=_mean(fit.get("n_parameters") for fit in fits),
+        n_parameters=_mean(fit.n_parameters for fit in fits),
         # Records of before count no samples: not known is not none.
-        n_samples=_mean(fit.get("n_samples") or (None if trains else 0) for fit in fits),
-        training_seconds=_mean(fit.get("cpu_seconds") for fit in fits),
-        prediction_seconds=_mean(cost["seconds"] for cost in asked),
-        seconds_per_trajectory=_mean(cost["seconds"] / cost["n_windows"] for cost in asked),
+        n_samples=_mean(fit.n_samples or (None if trains else 0) for fit in fits),
+        training_seconds=_mean(fit.cpu_seconds for fit in fits),
+        prediction_seconds=_mean(cost.seconds for cost in asked),
+        seconds_per_trajectory=_mean(cost.seconds / cost.n_windows for cost in asked),
     )
 
 

@@ -18,8 +18,10 @@ class Edges:
     """Directed edges between the atoms of a batch, numbered b N + i.
 
     Attributes:
-        receiver, sender: (E,) int64 numbers of atoms, always of one sample.
-        kind: (E, N_KINDS) one-hot. degree: (B N, 1) edges that an atom receives, at least 1.
+        receiver: (E,) int64 numbers of atoms.
+        sender: (E,) int64 numbers of atoms of the same sample.
+        kind: (E, N_KINDS) one-hot.
+        degree: (B N, 1) edges that an atom receives, at least 1.
     """
 
     receiver: Tensor

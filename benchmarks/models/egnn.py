@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -11,14 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from atom.elements import MAX_ATOMIC_NUMBER
-from atom.loss import LossKind, masked_loss
-from benchmarks.interface import Equivariance
 from benchmarks.models.edges import N_KINDS, Edges, find_edges
-from benchmarks.models.learnt import Learnt
-from benchmarks.models.settings import parse_settings
-from benchmarks.tasks.states import score_mask_of
-from benchmarks.training.batches import MicroBatch
-from benchmarks.training.trainer import LossFunction
+from benchmarks.models.learnt import Learnt, Preset
 from tg80.untrusted.limits import BoundedModel
 
 
@@ -196,33 +189,6 @@ def centred(x: Tensor, real: Tensor) -> Tensor:
     return ((x - mean) * weight).to(x.dtype)
 
 
-@dataclass(frozen=True)
-class PlainLoss:
-    """Sum of the errors of a micro-batch's windows, and how many count."""
-
-    atoms: str
-    kind: LossKind
-
-    def __call__(self, module: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        batch = micro_batch.windows
-        valid = ~batch.lags_fs.isnan()
-        scored = score_mask_of(batch.atomic_numbers, self.atoms)
-        predicted = module(batch.positions, batch.velocities, batch.atomic_numbers, batch.lags_fs)
-        # The mean leaves out windows without a scored atom or a lag.
-        count = (scored.any(1) & valid.any(1)).sum()
-        mean = masked_loss(predicted, batch.targets, scored, valid, kind=self.kind)
-        return mean * count, count
-
-
-class EgnnSettings(BoundedModel):
-    """Settings of a run of EGNN or EGNO: a preset, and what differs from it."""
-
-    preset: Literal["mini", "published"] = "mini"
-    model: dict[str, Any] = Field(default_factory=dict, description="fields of the configuration")
-    training: dict[str, Any] = Field(default_factory=dict, description="fields of TrainingSettings")
-    device: str = "cpu"
-
-
 # Plain Adam on squared errors at one rate, as the papers: no warm-up, decay, clipping, averaging.
 PUBLISHED_TRAINING: dict[str, Any] = {
     "loss": "mse",
@@ -245,33 +211,13 @@ class Egnn(Learnt[EGNNModule, EGNNConfig]):
     """
 
     id: ClassVar[str] = "egnn"
-    equivariance: ClassVar[Equivariance] = "E(3)"
-    config_class: ClassVar[type[EGNNConfig]] = EGNNConfig
+    config_class: type[EGNNConfig] = EGNNConfig
     module_class: ClassVar[type[EGNNModule]] = EGNNModule
-    presets: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {
-        "mini": {"model": {}, "training": {"learning_rate": 1e-3}},
-        "published": {"model": {"n_layers": 5}, "training": PUBLISHED_TRAINING},
+    presets: ClassVar[dict[str, Preset]] = {
+        "mini": Preset(training={"learning_rate": 1e-3}),
+        "published": Preset({"n_layers": 5}, PUBLISHED_TRAINING),
     }
-
-    def __init__(self, **settings: Any) -> None:
-        """Settings as in `EgnnSettings`.
-
-        Raises:
-            UserError: a setting is unknown or out of range.
-        """
-        self.given = parse_settings(EgnnSettings, settings)
-        preset = self.presets[self.given.preset]
-        config = parse_settings(
-            self.config_class, preset["model"] | self.given.model, prefix="model."
-        )
-        super().__init__(
-            self.given.preset, config, preset["training"], self.given.training, self.given.device
-        )
 
     def build(self) -> EGNNModule:
         """A module with random weights."""
         return self.module_class(self.config)
-
-    def loss(self, atoms: str) -> LossFunction:
-        """The error that `training.loss` names, without label noise."""
-        return PlainLoss(atoms, self.training.loss)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmarks.models.edges import Edges
 from benchmarks.models.egnn import Egnn, EGNNConfig, EGNNModule
+from benchmarks.models.learnt import Preset
 
 
 class EGNNRolloutConfig(EGNNConfig):
@@ -64,8 +65,8 @@ class EgnnRollout(Egnn):
     """
 
     id: ClassVar[str] = "egnn-rollout"
-    config_class: ClassVar[type[EGNNConfig]] = EGNNRolloutConfig
+    config_class: type[EGNNConfig] = EGNNRolloutConfig
     module_class: ClassVar[type[EGNNModule]] = EGNNRolloutModule
-    presets: ClassVar[dict[str, dict[str, dict[str, Any]]]] = Egnn.presets | {
-        "mini": {"model": {}, "training": {"learning_rate": 3e-3}}
+    presets: ClassVar[dict[str, Preset]] = Egnn.presets | {
+        "mini": Preset(training={"learning_rate": 3e-3})
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -13,6 +13,7 @@ from torch.nn.functional import silu
 
 from benchmarks.models.edges import Edges
 from benchmarks.models.egnn import Egnn, EGNNConfig, EGNNModule, centred
+from benchmarks.models.learnt import Preset
 
 
 class EGNOConfig(EGNNConfig):
@@ -26,9 +27,10 @@ class Waves:
     """The real Fourier transform along the valid steps of each sample.
 
     Attributes:
-        cos, sin: (B, K, P) of 2 pi k p / n for the p-th of n valid steps in order of time, zero at
-            padded steps and for modes that n steps don't have. weight: (B, K, 1), by which modes
-            come back.
+        cos: (B, K, P) of 2 pi k p / n for the p-th of n valid steps in order of time, zero at
+            padded steps and for modes that n steps don't have.
+        sin: (B, K, P), likewise.
+        weight: (B, K, 1), by which modes come back.
     """
 
     cos: Tensor
@@ -67,7 +69,9 @@ class TemporalConvolution(nn.Module):
     """Multiplies each mode along the steps by a complex matrix that mixes channels.
 
     Args:
-        n_channels: C. n_modes: K. scale: of the first weights.
+        n_channels: C.
+        n_modes: K.
+        scale: of the first weights.
     """
 
     def __init__(self, n_channels: int, n_modes: int, scale: float) -> None:
@@ -100,7 +104,9 @@ class TemporalLayer(nn.Module):
     """Convolution along the steps of features, and of the pair (x - mean, v).
 
     Args:
-        width: of features. n_modes: of features. n_vector_modes: of the pair.
+        width: of features.
+        n_modes: of features.
+        n_vector_modes: of the pair.
     """
 
     def __init__(self, width: int, n_modes: int, n_vector_modes: int) -> None:
@@ -156,8 +162,8 @@ class Egno(Egnn):
     """
 
     id: ClassVar[str] = "egno"
-    config_class: ClassVar[type[EGNNConfig]] = EGNOConfig
+    config_class: type[EGNNConfig] = EGNOConfig
     module_class: ClassVar[type[EGNNModule]] = EGNOModule
-    presets: ClassVar[dict[str, dict[str, dict[str, Any]]]] = Egnn.presets | {
-        "mini": {"model": {}, "training": {"learning_rate": 3e-3}}
+    presets: ClassVar[dict[str, Preset]] = Egnn.presets | {
+        "mini": Preset(training={"learning_rate": 3e-3})
     }

@@ -52,8 +52,8 @@ class Rollout:
 
     Attributes:
         positions: (B, P, N, 3) float64 A at the lags; the start where a rollout failed.
-        failed: (B,) bool, before the last lag. drift_mev: (B,) largest change of the total energy,
-            meV/atom, up to the end or the failure.
+        failed: (B,) bool, before the last lag.
+        drift_mev: (B,) largest change of the total energy, meV/atom, up to the end or the failure.
     """
 
     positions: Tensor
@@ -221,5 +221,6 @@ class RollsOut:
 class ForceFieldModel(RollsOut, Trivial):
     """A model on a force field that is not trained here; `force_field` is all it must define."""
 
+    trains: ClassVar[bool] = False
     equivariance: ClassVar[Equivariance] = "E(3)"
     rollout = RolloutSettings()

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.interface import CannotPredict, Equivariance, FitReport
-from benchmarks.models.trivial import Trivial
+from benchmarks.interface import CannotPredict, FitReport
+from benchmarks.models.trivial import Trivial, check_all_known
 from benchmarks.scoring.alignment import kabsch_rotation, weighted_centroid
 from benchmarks.tasks.data import TrainingData
 from benchmarks.tasks.states import StartStates
@@ -31,9 +31,10 @@ class Modes:
     """The vibrations of one molecule.
 
     Attributes:
-        structure: (N, 3) A, centre of mass at the origin. masses: (N,) u.
-        vectors: (3N, M) orthonormal, mass-weighted. rates: (M,) rad/fs, 0 where a mode is softer
-            than `SOFTEST_PER_CM` or imaginary.
+        structure: (N, 3) A, centre of mass at the origin.
+        masses: (N,) u.
+        vectors: (3N, M) orthonormal, mass-weighted.
+        rates: (M,) rad/fs, 0 where a mode is softer than `SOFTEST_PER_CM` or imaginary.
     """
 
     structure: Tensor
@@ -88,7 +89,7 @@ class Harmonic(Trivial):
     """
 
     id: ClassVar[str] = "harmonic"
-    equivariance: ClassVar[Equivariance] = "SE(3)"
+    memory: ClassVar[tuple[str, ...]] = ("oracle", "structures", "hessians")
 
     def __init__(self) -> None:
         self.structures: dict[str, np.ndarray] = {}
@@ -101,12 +102,7 @@ class Harmonic(Trivial):
         Raises:
             CannotPredict: the data have none.
         """
-        missing = sorted(set(data.molecules) - set(data.hessians))
-        if missing:
-            raise CannotPredict(
-                f"{self.id} needs Hessians of GFN2-xTB, which this data does not have "
-                f"({', '.join(missing[:5])}); leave that model out"
-            )
+        check_all_known(self.id, "Hessians of", data, data.hessians)
         self.structures, self.hessians = data.relaxed_positions, data.hessians
         # Where the data are of the Hessian's own level, it knows what others must learn.
         self.oracle, self._modes = data.task.level == HESSIAN_LEVEL, {}
@@ -134,18 +130,6 @@ class Harmonic(Trivial):
             masses = masses_of(atomic_numbers.numpy())
             self._modes[name] = modes_of(self.structures[name], self.hessians[name], masses)
         return self._modes[name]
-
-    def _memory(self) -> dict[str, Any]:
-        return {
-            "oracle": self.oracle,
-            "structures": {name: x.tolist() for name, x in self.structures.items()},
-            "hessians": {name: h.tolist() for name, h in self.hessians.items()},
-        }
-
-    def _remember(self, memory: dict[str, Any]) -> None:
-        self.oracle = memory["oracle"]
-        self.structures = {name: np.array(x) for name, x in memory["structures"].items()}
-        self.hessians = {name: np.array(h) for name, h in memory["hessians"].items()}
 
 
 def propagate(modes: Modes, positions: Tensor, velocities: Tensor, lags_fs: Tensor) -> Tensor:

@@ -5,77 +5,138 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from rich.progress import Progress
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from benchmarks.interface import Budget, Equivariance, FitReport
+from atom.loss import LossKind, masked_loss
+from benchmarks.interface import Budget, FitReport
+from benchmarks.models.cards import Carded
 from benchmarks.models.settings import parse_settings
 from benchmarks.scoring.errors import validation_error
 from benchmarks.tasks.data import TrainingData
-from benchmarks.tasks.states import StartStates
+from benchmarks.tasks.states import StartStates, score_mask_of
 from benchmarks.training import distributed
-from benchmarks.training.batches import first_frames, training_lags
+from benchmarks.training.batches import MicroBatch, first_frames, training_lags
 from benchmarks.training.trainer import LossFunction, Trainer, TrainingSettings, pick_device
 from tg80.errors import UserError
 from tg80.files import make_folder, write_atomically
+from tg80.untrusted.limits import BoundedModel
 from tg80.windows.windows import TrainingWindows
 
 Module = TypeVar("Module", bound=nn.Module)
 Config = TypeVar("Config", bound=BaseModel)
 
 
-class Learnt(ABC, Generic[Module, Config]):
-    """A model that the one training loop trains.
+class LearntSettings(BoundedModel):
+    """Settings of a run: a preset, and what differs from it."""
 
-    A subclass says how its module is built and what its training makes small; the module is called
-    with (positions, velocities, atomic_numbers, lags_fs) and returns positions (B, P, N, 3) A.
+    preset: str = "mini"
+    model: dict[str, Any] = Field(default_factory=dict, description="fields of the config class")
+    training: dict[str, Any] = Field(default_factory=dict, description="fields of TrainingSettings")
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a named size and its training set other than by default.
 
     Attributes:
-        weights_file, settings_file: names in the folder of a saved model.
+        model: fields of the model's config class.
+        training: fields of `TrainingSettings`.
+    """
+
+    model: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WindowLoss:
+    """Sum of the errors of a micro-batch's windows, and how many count.
+
+    Attributes:
+        atoms: "heavy" or "all", which atoms count.
+        kind: what is averaged over windows.
+    """
+
+    atoms: str
+    kind: LossKind
+
+    def __call__(
+        self, module: nn.Module, micro_batch: MicroBatch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = micro_batch.windows
+        scored = score_mask_of(batch.atomic_numbers, self.atoms)
+        # The mean leaves out windows without a scored atom or a lag.
+        count = (scored.any(1) & ~batch.lags_fs.isnan().all(1)).sum()
+        return self.mean(module, micro_batch, scored) * count, count
+
+    def mean(
+        self, module: nn.Module, micro_batch: MicroBatch, scored: torch.Tensor
+    ) -> torch.Tensor:
+        """Mean error of the windows that count, scored (B, N) being their atoms."""
+        batch = micro_batch.windows
+        predicted = module(batch.positions, batch.velocities, batch.atomic_numbers, batch.lags_fs)
+        valid = ~batch.lags_fs.isnan()
+        return masked_loss(predicted, batch.targets, scored, valid, kind=self.kind)
+
+
+class Learnt(Carded, ABC, Generic[Module, Config]):
+    """A model that the one training loop trains.
+
+    A subclass says how its module is built; the module is called with (positions, velocities,
+    atomic_numbers, lags_fs) and returns positions (B, P, N, 3) A.
+
+    Attributes:
+        settings_class: what its settings are checked by.
+        config_class: settings of its module.
+        presets: by name.
+        fixed: settings of the module that make it this model; no other values are taken.
+        weights_file: name in the folder of a saved model.
+        settings_file: likewise.
         module: None before it is trained or loaded.
     """
 
-    id: ClassVar[str]
-    trains: ClassVar[bool] = True
     oracle: bool = False
     seen_only: ClassVar[bool] = False
-    equivariance: ClassVar[Equivariance] = "none"
+    settings_class: ClassVar[type[LearntSettings]] = LearntSettings
+    config_class: type[Config]
+    presets: ClassVar[dict[str, Preset]]
+    fixed: ClassVar[dict[str, Any]] = {}
     weights_file: ClassVar[str] = "weights.safetensors"
     settings_file: ClassVar[str] = "settings.json"
 
-    def __init__(
-        self,
-        preset: str,
-        config: Config,
-        preset_training: Mapping[str, Any],
-        training: Mapping[str, Any],
-        device: str,
-    ) -> None:
-        """A model of a size, to be trained.
+    def __init__(self, **settings: Any) -> None:
+        """Make a model to be trained.
 
         Args:
-            preset: name of the preset.
-            config: settings of the module.
-            preset_training: training settings of the preset.
-            training: training settings that replace those of the preset.
-            device: where to train: auto, cpu or cuda.
+            **settings: fields of `settings_class`.
 
         Raises:
             UserError: a setting is unknown or out of range.
         """
-        self.preset, self.config = preset, config
-        asked = {**preset_training, **training}
-        settings = parse_settings(TrainingSettings, asked, prefix="training.")
-        processes = settings.processes or distributed.world_size()
-        self.training = settings.model_copy(update={"processes": processes})
-        self.device = pick_device(device)
+        given = parse_settings(self.settings_class, settings)
+        if given.preset not in self.presets:
+            known = ", ".join(self.presets)
+            raise UserError(f"setting preset: unknown {given.preset!r}; choose one of {known}")
+        for name, value in self.fixed.items():
+            if given.model.get(name, value) != value:
+                raise UserError(f"model {self.id} is {name} = {value!r}")
+        self.preset, preset = given.preset, self.presets[given.preset]
+        model = {**preset.model, **given.model, **self.fixed}
+        self.config = parse_settings(self.config_class, model, prefix="model.")
+        asked = {**preset.training, **given.training}
+        training = parse_settings(TrainingSettings, asked, prefix="training.")
+        processes = training.processes or distributed.world_size()
+        self.training = training.model_copy(update={"processes": processes})
+        self.device = pick_device(given.device)
         self.module: Module | None = None
 
     def settings(self) -> dict[str, Any]:
@@ -95,9 +156,9 @@ class Learnt(ABC, Generic[Module, Config]):
         """What else than its training makes this model: a checkpoint of another one is refused."""
         return {"model": self.config.model_dump(mode="json")}
 
-    @abstractmethod
     def loss(self, atoms: str) -> LossFunction:
-        """What training makes small; `atoms` are "heavy" or "all"."""
+        """What training minimises; `atoms` are "heavy" or "all"."""
+        return WindowLoss(atoms, self.training.loss)
 
     def initialise(self, data: TrainingData, *, seed: int) -> None:
         """Draw the weights that training with this seed begins with."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,9 +19,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from atom.layers.e3nn import o3, plain_layers
-from benchmarks.interface import Equivariance, FitReport
+from benchmarks.interface import FitReport
 from benchmarks.models.force_field import ForceField, RolloutSettings, RollsOut
-from benchmarks.models.learnt import Learnt
+from benchmarks.models.learnt import Learnt, LearntSettings, Preset
 from benchmarks.models.mace_frames import (
     Facts,
     FrameBatch,
@@ -59,14 +59,10 @@ class MaceConfig(BoundedModel):
     forces_weight: float = Field(default=100.0, ge=0, description="of the loss (forces_weight)")
 
 
-class MaceSettings(BoundedModel):
-    """Settings of a run of MACE: a preset, and what differs from it."""
+class MaceSettings(LearntSettings):
+    """Settings of a run of MACE."""
 
-    preset: Literal["mini", "published"] = "mini"
-    model: dict[str, Any] = Field(default_factory=dict, description="fields of MaceConfig")
-    training: dict[str, Any] = Field(default_factory=dict, description="fields of TrainingSettings")
     rollout: dict[str, Any] = Field(default_factory=dict, description="fields of RolloutSettings")
-    device: str = "cpu"
 
 
 # What mace_run_train does unless told otherwise, but for its schedule and AMSGrad.
@@ -76,16 +72,14 @@ _TRAINING: dict[str, Any] = {
     "gradient_clip": 10.0,
     "batch_size": 10,
 }
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "mini": {"model": {}, "training": _TRAINING | {"learning_rate": 3e-2}},
-    "published": {
-        "model": {
-            "n_channels": 128, "max_l": 1, "max_ell": 3, "correlation": 3, "cutoff_angstrom": 5.0,
-            "radial_widths": (64, 64, 64),
-        },
-        "training": _TRAINING,
-    },
-}  # fmt: skip
+_PUBLISHED: dict[str, Any] = {
+    "n_channels": 128,
+    "max_l": 1,
+    "max_ell": 3,
+    "correlation": 3,
+    "cutoff_angstrom": 5.0,
+    "radial_widths": (64, 64, 64),
+}
 
 
 class Mace(RollsOut, Learnt[nn.Module, MaceConfig]):
@@ -96,20 +90,24 @@ class Mace(RollsOut, Learnt[nn.Module, MaceConfig]):
     """
 
     id: ClassVar[str] = "mace"
-    equivariance: ClassVar[Equivariance] = "E(3)"
+    settings_class: ClassVar[type[LearntSettings]] = MaceSettings
+    config_class: type[MaceConfig] = MaceConfig
+    presets: ClassVar[dict[str, Preset]] = {
+        "mini": Preset(training=_TRAINING | {"learning_rate": 3e-2}),
+        "published": Preset(_PUBLISHED, _TRAINING),
+    }
 
     def __init__(self, **settings: Any) -> None:
-        """Settings as in `MaceSettings`.
+        """Make a model to be trained; settings as in `MaceSettings`.
 
         Raises:
             UserError: mace-torch is not installed; a setting is unknown or out of range.
         """
-        _check_installed()
-        given = parse_settings(MaceSettings, settings)
-        preset = PRESETS[given.preset]
-        config = parse_settings(MaceConfig, preset["model"] | given.model, prefix="model.")
-        super().__init__(given.preset, config, preset["training"], given.training, given.device)
-        self.rollout = parse_settings(RolloutSettings, given.rollout, prefix="rollout.")
+        if importlib.util.find_spec("mace") is None:
+            raise UserError("model mace needs mace-torch: pip install 'tg80[mace]'")
+        super().__init__(**settings)
+        asked = settings.get("rollout", {})
+        self.rollout = parse_settings(RolloutSettings, asked, prefix="rollout.")
         self.facts: Facts | None = None
         self._precise: nn.Module | None = None
 
@@ -279,11 +277,6 @@ class Mace(RollsOut, Learnt[nn.Module, MaceConfig]):
         """
         self.facts = Facts.model_validate_json(path.with_name(FACTS_FILE).read_text())
         return super().read_weights(path)
-
-
-def _check_installed() -> None:
-    if importlib.util.find_spec("mace") is None:
-        raise UserError("model mace needs mace-torch: pip install 'tg80[mace]'")
 
 
 def _mace(name: str) -> ModuleType:

@@ -25,9 +25,11 @@ class Facts(BoundedModel):
     """What a force field knows of its training data besides its weights.
 
     Attributes:
-        elements: atomic numbers, rising. isolated_energies: eV, theirs, of the level's record.
-        force_scale: root mean square of the forces, eV/A. energy_shift: mean energy an atom less
-            that of the isolated atoms, eV. n_neighbours: of an atom within the cutoff, mean.
+        elements: atomic numbers, rising.
+        isolated_energies: eV, theirs, of the level's record.
+        force_scale: root mean square of the forces, eV/A.
+        energy_shift: mean energy an atom less that of the isolated atoms, eV.
+        n_neighbours: of an atom within the cutoff, mean.
     """
 
     elements: tuple[int, ...]
@@ -99,7 +101,8 @@ class FrameBatch(WindowBatch):
     """Frames in the place of windows: the one lag is 0 and its target the frame itself.
 
     Attributes:
-        energies: (B,) eV less those of the isolated atoms. forces: (B, N, 3) eV/A, 0 = padding.
+        energies: (B,) eV less those of the isolated atoms.
+        forces: (B, N, 3) eV/A, 0 = padding.
     """
 
     energies: Tensor
@@ -205,10 +208,10 @@ def graph_of(positions: Tensor, atomic_numbers: Tensor, elements: Tensor, cutoff
     Distances within molecules of this size are computed faster than a neighbour list is kept.
 
     Args:
-        positions: (B, N, 3) A.
+        positions: (B, N, 3).
         atomic_numbers: (B, N), 0 = padding.
-        elements: atomic numbers that the model knows.
-        cutoff: largest distance of neighbours, A.
+        elements: that are known.
+        cutoff: of edges.
 
     Raises:
         UserError: an atom is of another element.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from benchmarks.interface import Budget, CannotPredict, Equivariance, FitReport
+from benchmarks.interface import Budget, CannotPredict, FitReport
+from benchmarks.models.cards import Carded
 from benchmarks.scoring.alignment import superpose
 from benchmarks.tasks.data import TrainingData
 from benchmarks.tasks.states import StartStates, score_mask_of
@@ -24,14 +25,16 @@ from tg80.windows.trajectories import Trajectory
 FILE = "trivial.json"
 
 
-class Trivial:
-    """What the predictors here share: nothing to train, a JSON file as memory."""
+class Trivial(Carded):
+    """What the predictors here share: nothing to train, a JSON file as memory.
 
-    id: ClassVar[str]
-    trains: ClassVar[bool] = False
+    Attributes:
+        memory: names of what fitting learns: arrays, dictionaries of these, or plain values.
+    """
+
+    memory: ClassVar[tuple[str, ...]] = ()
     oracle: bool = False
     seen_only: ClassVar[bool] = False
-    equivariance: ClassVar[Equivariance] = "E(3)"
 
     def fit(
         self,
@@ -62,22 +65,44 @@ class Trivial:
 
     def save(self, folder: Path) -> None:
         make_folder(folder)
-        write_atomically(folder / FILE, json.dumps(self._memory()).encode())
+        stored = {name: _as_lists(getattr(self, name)) for name in self.memory}
+        write_atomically(folder / FILE, json.dumps(stored).encode())
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         model = cls()
-        model._remember(json.loads((folder / FILE).read_text()))
+        for name, stored in json.loads((folder / FILE).read_text()).items():
+            setattr(model, name, _as_arrays(stored))
         return model
 
     def settings(self) -> dict[str, Any]:
         return {}
 
-    def _memory(self) -> dict[str, Any]:
-        return {}
 
-    def _remember(self, memory: dict[str, Any]) -> None:
-        pass
+def _as_lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_lists(one) for name, one in value.items()}
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _as_arrays(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_arrays(one) for name, one in value.items()}
+    return np.array(value) if isinstance(value, list) else value
+
+
+def check_all_known(model: str, what: str, data: TrainingData, known: Iterable[str]) -> None:
+    """Refuse data with molecules that something is not known of.
+
+    Raises:
+        CannotPredict: some are not among `known`.
+    """
+    missing = sorted(set(data.molecules) - set(known))
+    if missing:
+        raise CannotPredict(
+            f"{model} needs {what} GFN2-xTB, which this data does not have "
+            f"({', '.join(missing[:5])}); leave that model out"
+        )
 
 
 class Persistence(Trivial):
@@ -117,19 +142,13 @@ class _Structure(Trivial):
     It is turned, but never reflected.
     """
 
-    equivariance: ClassVar[Equivariance] = "SE(3)"
+    memory: ClassVar[tuple[str, ...]] = ("structures",)
 
     def __init__(self) -> None:
         self.structures: dict[str, np.ndarray] = {}
 
     def _predict(self, states: StartStates, lags_fs: torch.Tensor) -> torch.Tensor:
         return _every_step(superposed_structures(self.structures, states), lags_fs)
-
-    def _memory(self) -> dict[str, Any]:
-        return {name: x.tolist() for name, x in self.structures.items()}
-
-    def _remember(self, memory: dict[str, Any]) -> None:
-        self.structures = {name: np.array(x) for name, x in memory.items()}
 
 
 class MeanStructure(_Structure):
@@ -149,12 +168,7 @@ class RelaxedStructure(_Structure):
     id: ClassVar[str] = "relaxed-structure"
 
     def fit(self, data: TrainingData, **_: Any) -> FitReport:
-        missing = sorted(set(data.molecules) - set(data.relaxed_positions))
-        if missing:
-            raise CannotPredict(
-                f"{self.id} needs structures relaxed with GFN2-xTB, which this data does not have "
-                f"({', '.join(missing[:5])}); leave that model out"
-            )
+        check_all_known(self.id, "structures relaxed with", data, data.relaxed_positions)
         self.structures = data.relaxed_positions
         return FitReport()
 
@@ -170,7 +184,7 @@ class Blend(Trivial):
     """
 
     id: ClassVar[str] = "blend"
-    equivariance: ClassVar[Equivariance] = "SE(3)"
+    memory: ClassVar[tuple[str, ...]] = ("structures", "lags_fs", "weights", "weights_unseen")
 
     def __init__(self) -> None:
         self.structures: dict[str, np.ndarray] = {}
@@ -205,20 +219,6 @@ class Blend(Trivial):
         weights = torch.from_numpy(np.array(rows))[:, :, None, None]
         start = states.positions.double()[:, None]
         return start + weights * (structures[:, None] - start)
-
-    def _memory(self) -> dict[str, Any]:
-        return {
-            "structures": {name: x.tolist() for name, x in self.structures.items()},
-            "lags_fs": self.lags_fs.tolist(),
-            "weights": {name: w.tolist() for name, w in self.weights.items()},
-            "weights_unseen": self.weights_unseen.tolist(),
-        }
-
-    def _remember(self, memory: dict[str, Any]) -> None:
-        self.structures = {name: np.array(x) for name, x in memory["structures"].items()}
-        self.lags_fs = np.array(memory["lags_fs"])
-        self.weights = {name: np.array(w) for name, w in memory["weights"].items()}
-        self.weights_unseen = np.array(memory["weights_unseen"])
 
 
 def superposed_structures(structures: dict[str, np.ndarray], states: StartStates) -> torch.Tensor:

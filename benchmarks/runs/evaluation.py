@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -47,10 +47,16 @@ class PartScore:
     """One model on one part.
 
     Attributes:
-        task: at the task's lags. curve: at the further lags. stored_frame: windows as stored.
-        reference, curve_reference: what they are compared with for skill.
-        validity: of the scored atoms at the task's lags. validity_all_atoms: of all atoms that are
-            given, None where these are the same.
+        part: name of the part.
+        molecules: of each window.
+        start_ids: of each window.
+        task: errors at the task's lags.
+        curve: errors at the further lags.
+        stored_frame: errors of windows as they are stored.
+        reference: smallest errors of any legal reference at the task's lags, for skill.
+        curve_reference: the same at the further lags.
+        validity: of the scored atoms at the task's lags.
+        validity_all_atoms: of all atoms that are given, None where these are the same.
         seconds: CPU time of the predictions at the task's lags (wall time on a GPU).
     """
 
@@ -72,22 +78,18 @@ def references_of(part: str) -> tuple[type[Model], ...]:
     return REFERENCES_SEEN if part in SEEN_PARTS else REFERENCES_UNSEEN
 
 
-class References(Mapping[str, Model]):
-    """The fitted references by id, and their errors, computed once for all models scored."""
+@dataclass(frozen=True)
+class References:
+    """The fitted references, and their errors, computed once for all models scored.
 
-    def __init__(self, models: Mapping[str, Model], geometries: Geometries | None = None) -> None:
-        self._models = dict(models)
-        self.geometries = geometries
-        self._best: dict[tuple[str, tuple[str, ...], bytes], Best] = {}
+    Attributes:
+        models: references by id.
+        geometries: those of the molecules, None if validity is not asked for.
+    """
 
-    def __getitem__(self, model_id: str) -> Model:
-        return self._models[model_id]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._models)
-
-    def __len__(self) -> int:
-        return len(self._models)
+    models: Mapping[str, Model]
+    geometries: Geometries | None = None
+    _best: dict[tuple[str, tuple[str, ...], bytes], Best] = field(default_factory=dict)
 
     def best(self, part: str, windows: Windows) -> Best:
         """Smallest error of any reference that is legal in a part, per molecule and lag."""
@@ -100,7 +102,7 @@ class References(Mapping[str, Model]):
         names = windows.states.molecule
         raw, aligned = {}, {}
         for reference in references_of(part):
-            errors = predict_errors(self[reference.id], windows)
+            errors = predict_errors(self.models[reference.id], windows)
             raw[reference.id] = metrics.per_molecule(errors.raw, names)
             aligned[reference.id] = metrics.per_molecule(errors.aligned, names)
         return Best(metrics.best_reference(raw), metrics.best_reference(aligned))

@@ -34,8 +34,15 @@ class Example:
     """One window as it was scored, about the centroid of the start.
 
     Attributes:
-        atomic_numbers, scored: (N,). lags_fs: (P,), increasing, those of the curve among them.
-        start: (N, 3) A. truth: (P, N, 3) A. predicted: (P, n_scored, 3) A, the scored atoms alone.
+        part: name of the part.
+        molecule: name of the molecule.
+        start_id: name of the window.
+        atomic_numbers: (N,).
+        scored: (N,) bool.
+        lags_fs: (P,), increasing, those of the curve among them.
+        start: (N, 3) A.
+        truth: (P, N, 3) A.
+        predicted: (P, n_scored, 3) A, the scored atoms alone.
         failed: scored as persistence.
     """
 
@@ -78,7 +85,7 @@ def examples_of(model: Model, data: BenchmarkData) -> list[Example]:
 
 def _example(model: Model, part: Part, index: int) -> Example:
     sets = [one for one in (part.windows, part.curve) if one is not None]
-    # The lags of the scoring: with some models a prediction depends on the other lags of the call.
+    # Asked as they were scored: with some models a prediction depends on which lags are asked.
     answers = [_predicted(model, windows, index) for windows in sets]
     lags = np.concatenate([windows.lags_fs[index].double().numpy() for windows in sets])
     order = np.argsort(lags)[: int((~np.isnan(lags)).sum())]
@@ -114,15 +121,16 @@ def write_examples(folder: Path, examples: list[Example]) -> None:
     """Write `examples.npz` into a run's folder."""
     arrays: dict[str, np.ndarray] = {}
     for number, example in enumerate(examples):
-        prefix = f"{example.part}/{number}"
-        arrays[f"{prefix}/molecule"] = np.array(example.molecule)
-        arrays[f"{prefix}/start_id"] = np.array(example.start_id)
-        arrays[f"{prefix}/atomic_numbers"] = example.atomic_numbers.astype(np.uint8)
-        arrays[f"{prefix}/scored"] = example.scored
-        arrays[f"{prefix}/lags_fs"] = example.lags_fs.astype(np.float32)
-        arrays[f"{prefix}/failed"] = np.array(example.failed)
-        for name in ("start", "truth", "predicted"):
-            arrays[f"{prefix}/{name}"] = _whole(getattr(example, name))
+        stored = {
+            "molecule": np.array(example.molecule),
+            "start_id": np.array(example.start_id),
+            "atomic_numbers": example.atomic_numbers.astype(np.uint8),
+            "scored": example.scored,
+            "lags_fs": example.lags_fs.astype(np.float32),
+            "failed": np.array(example.failed),
+            **{name: _whole(getattr(example, name)) for name in ("start", "truth", "predicted")},
+        }
+        arrays |= {f"{example.part}/{number}/{name}": array for name, array in stored.items()}
     write_atomically(folder / EXAMPLES, pack_npz(arrays, compressed=True))
 
 

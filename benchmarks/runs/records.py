@@ -11,13 +11,15 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
+from annotated_types import Ge, Gt
 from pydantic import BaseModel, ConfigDict, field_validator
 
 import tg80
+from benchmarks.interface import FitReport
 from benchmarks.runs.evaluation import MEAN, PartScore, Row
 from benchmarks.scoring.metrics import Metric
 from benchmarks.tasks.tasks import TaskSpec
@@ -30,18 +32,45 @@ RECORD, ERRORS = "record.json", "errors.npz"
 SUBMITTED = "submitted/"  # Names of models from outside begin so.
 
 
+@dataclass(frozen=True)
+class PredictionCost:
+    """What predicting took.
+
+    Attributes:
+        n_windows: windows of all parts, at the task's lags.
+        seconds: CPU seconds (wall time on a GPU) for all of them.
+    """
+
+    n_windows: Annotated[float, Gt(0)]
+    seconds: Annotated[float, Ge(0)]
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The machine that a model ran on."""
+
+    device: str
+    machine: str
+    processor: str
+    cores: int | None
+    threads: int
+
+
 class Record(BaseModel):
     """One model, fold and seed on one task.
 
     Attributes:
         key: hash of all that decides the result; two records of one key are the same run.
-        settings: the resolved settings of the model and its training. budget: what was asked for.
-        inputs, labels: what the model predicts from and learns from, as on its card.
-        fit: the report of fitting. prediction: windows of all parts at the task's lags, and CPU
-            seconds (wall time on a GPU) that predicting them took.
+        task_spec: the task as it was then; `spec` is the same as an object.
+        settings: the resolved settings of the model and its training.
+        budget: what was asked for, empty for models that do not train.
+        inputs: what the model predicts from, as on its card.
+        labels: what it learns from, as on its card.
+        fit: the report of fitting.
+        prediction: what predicting took, None if that is not known.
         equal_to_truth: entries of a submission that equal the truth; None for models run here.
         rows: one list a number on disk, in the order of `row_fields`; what is the same in all rows
-            (task, track, model, seed, fold) stands once above.
+            (task, track, model, seed, fold) is stored once, above.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,17 +85,17 @@ class Record(BaseModel):
     oracle: bool
     task_spec: dict[str, Any]
     settings: dict[str, Any]
-    budget: dict[str, Any]
+    budget: dict[str, int | float | None]
     inputs: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
-    fit: dict[str, Any]
-    prediction: dict[str, float] | None = None
+    fit: FitReport
+    prediction: PredictionCost | None = None
     equal_to_truth: int | None = None
     split_sha256: str
     manifest_sha256: str
     versions: dict[str, str]
     git_commit: str | None
-    hardware: dict[str, Any]
+    hardware: Hardware
     row_fields: tuple[str, ...] = Row._fields
     rows: list[Row]
 
@@ -89,18 +118,10 @@ class Record(BaseModel):
 
     @field_validator("fit")
     @classmethod
-    def _check_fit(cls, fit: dict[str, Any]) -> dict[str, Any]:
-        for name in ("n_steps", "n_samples", "n_parameters", "cpu_seconds"):
-            if fit.get(name) is not None and not _is_number(fit[name]):
-                raise ValueError(f"{name} is not a number")
+    def _check_fit(cls, fit: FitReport) -> FitReport:
+        if not math.isfinite(fit.cpu_seconds):
+            raise ValueError("cpu_seconds is not finite")
         return fit
-
-    @field_validator("prediction")
-    @classmethod
-    def _check_prediction(cls, cost: dict[str, float] | None) -> dict[str, float] | None:
-        if cost is not None and not (cost.get("n_windows", 0) > 0 and cost.get("seconds", -1) >= 0):
-            raise ValueError("no windows, or no seconds")
-        return cost
 
     @field_validator("task_spec")
     @classmethod
@@ -122,13 +143,14 @@ class Record(BaseModel):
         return row.value if row else None
 
     @property
+    def spec(self) -> TaskSpec:
+        """The task as an object."""
+        return TaskSpec.model_validate(self.task_spec)
+
+    @property
     def parts(self) -> list[str]:
         """Parts that were scored."""
         return list(dict.fromkeys(row.part for row in self.rows))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
 
 
 def run_key(**identity: Any) -> str:
@@ -154,12 +176,12 @@ def run_folder(
     return out / task / track / f"fold{fold}" / model / name
 
 
-def prediction_cost(scores: Sequence[PartScore]) -> dict[str, float] | None:
-    """Windows predicted at the task's lags, and the seconds that took; None if not known."""
+def prediction_cost(scores: Sequence[PartScore]) -> PredictionCost | None:
+    """What predicting all parts took; None if not known."""
     seconds = [score.seconds for score in scores if score.seconds is not None]
     if len(seconds) < len(scores) or not scores:
         return None
-    return {"n_windows": sum(len(score.start_ids) for score in scores), "seconds": sum(seconds)}
+    return PredictionCost(sum(len(score.start_ids) for score in scores), sum(seconds))
 
 
 def write_record(folder: Path, record: Record, scores: Sequence[PartScore]) -> None:
@@ -309,15 +331,15 @@ def git_commit() -> str | None:
     return result.stdout.strip()
 
 
-def hardware(device: str) -> dict[str, Any]:
-    """What computed."""
-    return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
+def hardware(device: str) -> Hardware:
+    """The machine this runs on."""
+    return Hardware(
+        device=torch.cuda.get_device_name() if device == "cuda" else device,
+        machine=platform.machine(),
+        processor=_processor(),
+        cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
+    )
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""One runner for all models: fit, score, record; finished runs are reused, killed ones gone on."""
+"""One runner for all models: fit, score, record; finished runs are reused, killed ones resumed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.models.cards import read_card
 from benchmarks.runs import records
 from benchmarks.runs.evaluation import References, fit_references, rows_of, score
 from benchmarks.runs.examples import examples_of, write_examples
-from benchmarks.runs.records import Record
+from benchmarks.runs.records import PredictionCost, Record
 from benchmarks.tasks.data import BenchmarkData
 from benchmarks.training import distributed
 from tg80.files import make_folder
@@ -25,15 +25,11 @@ MODEL_FOLDER = "model"
 
 @dataclasses.dataclass(frozen=True)
 class Stated:
-    """What is told of a model that ran elsewhere, and stands in no card and is not measured here.
-
-    Attributes:
-        inputs, labels, prediction, equal_to_truth: as in `Record`.
-    """
+    """What is stated of a model that ran elsewhere and has no card; fields as in `Record`."""
 
     inputs: tuple[str, ...]
     labels: tuple[str, ...]
-    prediction: dict[str, float] | None
+    prediction: PredictionCost | None
     equal_to_truth: int
 
 
@@ -88,7 +84,7 @@ def run_folder_of(
     return key, records.run_folder(out, task.id, task.track, data.fold, model.id, seed, key)
 
 
-def _asked(model: Model, budget: Budget) -> dict[str, Any]:
+def _asked(model: Model, budget: Budget) -> dict[str, int | float | None]:
     return dataclasses.asdict(budget) if model.trains else {}
 
 
@@ -144,7 +140,7 @@ def run_once(
             budget=asked,
             inputs=card.inputs,
             labels=card.labels,
-            fit=dataclasses.asdict(report),
+            fit=report,
             prediction=stated.prediction if stated else records.prediction_cost(scores),
             equal_to_truth=stated.equal_to_truth if stated else None,
             split_sha256=data.split_sha256,

@@ -13,7 +13,7 @@ from benchmarks.runs import records
 from benchmarks.runs.records import Record
 from benchmarks.runs.runner import MODEL_FOLDER
 from benchmarks.tasks.data import BenchmarkData
-from benchmarks.tasks.tasks import TaskSpec
+from benchmarks.training.checkpoint import flat
 from tg80.errors import UserError
 
 
@@ -81,8 +81,7 @@ def saved_runs(
         )
     for record, path in fitting:
         # Read anew, so that a field that a task has gained since does not tell them apart.
-        spec = TaskSpec.model_validate(record.task_spec)
-        theirs = (record.manifest_sha256, record.split_sha256, spec)
+        theirs = (record.manifest_sha256, record.split_sha256, record.spec)
         if theirs != (data.manifest_sha256, data.split_sha256, data.task):
             raise UserError(f"{path}: ran on other data or another split; give its --data, --split")
     labels = _labels([record for record, _ in fitting])
@@ -94,10 +93,10 @@ def saved_runs(
 
 def _labels(records: Sequence[Record]) -> list[str]:
     """Model id and, where one has several settings, those that differ."""
-    flat = [_flat({"": r.settings, "budget": r.budget}) for r in records]
+    told = [flat({**r.settings, "budget": r.budget}) for r in records]
     labels = []
-    for record, mine in zip(records, flat, strict=True):
-        others = [f for r, f in zip(records, flat, strict=True) if r.model == record.model]
+    for record, mine in zip(records, told, strict=True):
+        others = [f for r, f in zip(records, told, strict=True) if r.model == record.model]
         names = dict.fromkeys(name for other in others for name in other)
         differing = [
             f"{name}={mine.get(name)}"
@@ -106,15 +105,6 @@ def _labels(records: Sequence[Record]) -> list[str]:
         ]
         labels.append(" ".join([record.model, *differing]))
     return labels
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as `a.b.c` -> value."""
-    result: dict[str, Any] = {}
-    for name, value in settings.items():
-        full = f"{prefix}.{name}".strip(".")
-        result |= _flat(value, full) if isinstance(value, Mapping) else {full: value}
-    return result
 
 
 @dataclass(frozen=True)

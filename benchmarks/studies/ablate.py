@@ -214,10 +214,9 @@ class Trained:
     @classmethod
     def of(cls, runs: Sequence[ScoredRun]) -> Trained:
         fits = [run.record.fit for run in runs]
-        steps, seconds = (
-            float(np.mean([fit[name] for fit in fits])) for name in ("n_steps", "cpu_seconds")
-        )
-        return cls(fits[0]["n_parameters"], steps, seconds)
+        steps = float(np.mean([fit.n_steps for fit in fits]))
+        seconds = float(np.mean([fit.cpu_seconds for fit in fits]))
+        return cls(fits[0].n_parameters, steps, seconds)
 
 
 def effects(done: Mapping[str, Sequence[ScoredRun]]) -> dict[str, dict[str, PartEffects]]:

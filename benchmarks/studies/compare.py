@@ -16,7 +16,7 @@ from benchmarks.runs.records import Record, ScoredRun, settings_key
 from benchmarks.scoring import metrics
 from benchmarks.scoring.significance import FEWEST_UNITS, RESAMPLES, paired_interval
 from benchmarks.tasks.data import NO_FOLD
-from benchmarks.tasks.tasks import Kind, TaskSpec
+from benchmarks.tasks.tasks import Kind
 from tg80.console import Table
 from tg80.errors import UserError
 from tg80.exchange.md17_sets import PUBLIC_SETS
@@ -199,7 +199,7 @@ def _check_same(names: tuple[str, str], first: Record, other: Record) -> None:
     for field, what in (("manifest_sha256", "data"), ("split_sha256", "split")):
         if getattr(first, field) != getattr(other, field):
             raise UserError(f"{names[0]} and {names[1]} ran {first.task} on different {what}")
-    specs = [TaskSpec.model_validate(record.task_spec) for record in (first, other)]
+    specs = [record.spec for record in (first, other)]
     if specs[0] != specs[1]:
         raise UserError(f"{names[0]} and {names[1]} ran different versions of {first.task}")
 
@@ -298,7 +298,7 @@ def _time_blocks(record: Record, start_ids: Sequence[str]) -> list[str]:
 
     Windows of public sets overlap: those that start within one horizon are a block.
     """
-    task = TaskSpec.model_validate(record.task_spec)
+    task = record.spec
     if task.kind != Kind.PUBLIC:
         return list(start_ids)
     frame_fs = PUBLIC_SETS[task.id.partition("/")[0]].frame_fs

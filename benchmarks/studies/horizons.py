@@ -92,11 +92,11 @@ class TrainedRange:
 def trained_range(record: Record, frame_fs: float) -> TrainedRange:
     """What a record says of the lags its model saw."""
     training = record.settings.get("training", {})
-    lags = tuple(float(lag) for lag in record.task_spec["lags_fs"])
+    lags = record.spec.lags_fs
     fraction = training.get("fixed_lag_fraction")
     if fraction is None:
-        fraction = 0.0 if record.task_spec.get("multi_task") else DEFAULT_FIXED_LAG_FRACTION
-    longest = record.fit.get("longest_lag_fs") or lags[-1]
+        fraction = 0.0 if record.spec.multi_task else DEFAULT_FIXED_LAG_FRACTION
+    longest = record.fit.longest_lag_fs or lags[-1]
     return TrainedRange(
         # Horizons are drawn from some femtoseconds on, and no lag is shorter than a frame.
         shortest_fs=lags[0] if fraction == 1 else frame_fs,
@@ -264,7 +264,7 @@ def study(
     fitted = fit_references(data)
     best = [fitted.best(question.part, question.windows).raw for question in asked]
     references = {
-        name: tuple(answer(fitted[name], question, None) for question in asked)
+        name: tuple(answer(fitted.models[name], question, None) for question in asked)
         for name in SHOWN_REFERENCES
     }
     frame_fs = data.training.trajectories[0].frame_fs

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from rich.progress import Progress
 
-from benchmarks.interface import Budget, Model
+from benchmarks.interface import Budget, FitReport, Model
 from benchmarks.models import make_model, model_class
 from benchmarks.models.settings import parse_overrides
 from benchmarks.runs import records
@@ -45,18 +45,18 @@ class Trial(BaseModel):
     seed: int
     change: str
     settings: dict[str, Any]
-    budget: dict[str, Any]
-    fit: dict[str, Any]
+    budget: dict[str, int | float | None]
+    fit: FitReport
     split_sha256: str
     manifest_sha256: str
     versions: dict[str, str]
     git_commit: str | None
-    hardware: dict[str, Any]
+    hardware: records.Hardware
 
     @property
     def error(self) -> float:
         """In validation; infinite if nothing was ever validated."""
-        best = self.fit["best_validation"]
+        best = self.fit.best_validation
         return float("inf") if best is None else best
 
 
@@ -140,7 +140,7 @@ def run_trials(
             trial = Trial(
                 key=key, task=data.task.id, track=data.task.track, fold=data.fold, model=model.id,
                 seed=seed, change=name, settings=model.settings(),
-                budget=dataclasses.asdict(budget), fit=dataclasses.asdict(report),
+                budget=dataclasses.asdict(budget), fit=report,
                 split_sha256=data.split_sha256, manifest_sha256=data.manifest_sha256,
                 versions=records.versions(), git_commit=records.git_commit(),
                 hardware=records.hardware(model.settings().get("device", "cpu")),
@@ -191,17 +191,17 @@ def tables(trials: Sequence[Trial]) -> list[Table]:
     columns = {
         "settings": "{0.change}",
         "validation": "{0.error:.4f}",
-        "parameters": "{0.fit[n_parameters]:,}",
-        "steps": "{0.fit[n_steps]}",
+        "parameters": "{0.fit.n_parameters:,}",
+        "steps": "{0.fit.n_steps}",
         "best at step": "{1}",
-        "CPU s": "{0.fit[cpu_seconds]:.0f}",
+        "CPU s": "{0.fit.cpu_seconds:.0f}",
     }
     best_first = sorted(trials, key=lambda trial: trial.error)
     return [Table.of(title, columns, [(trial, _best_step(trial)) for trial in best_first])]
 
 
 def _best_step(trial: Trial) -> str:
-    known = [entry for entry in trial.fit["history"] if "validation_error" in entry]
+    known = [entry for entry in trial.fit.history if "validation_error" in entry]
     if not known:
         return "-"
     return str(int(min(known, key=lambda entry: entry["validation_error"])["step"]))

@@ -1,8 +1,7 @@
-"""What an outsider tells of a model: short texts and numbers, safe to print anywhere."""
+"""What a submission states of its model: short texts and numbers, safe to print anywhere."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -102,10 +101,10 @@ UNTOLD: dict[str, str | int | float] = {
     name: "" if field.is_required() else field.default
     for name, field in SubmissionCard.model_fields.items()
 }
-"""The attributes as they stand in a template."""
+"""The attributes of a template that is not filled in."""
 
 
-def read_submission_card(file: h5py.File, path: Path) -> SubmissionCard:
+def read_submission_card(file: h5py.File) -> SubmissionCard:
     """Read the attributes of the group `submission`.
 
     Raises:
@@ -114,15 +113,12 @@ def read_submission_card(file: h5py.File, path: Path) -> SubmissionCard:
     group = file[SUBMISSION]
     unknown = sorted(set(group.attrs) - set(UNTOLD))
     if unknown:
-        raise UserError(
-            f"{path}: {SUBMISSION} has no attribute {str(unknown[0])[:60]!r}; remove it"
-        )
-    told = {name: read_attribute(group, name, path) for name in UNTOLD if name in group.attrs}
+        raise UserError(f"{SUBMISSION} has no attribute {str(unknown[0])[:60]!r}; remove it")
+    told = {name: read_attribute(group, name) for name in UNTOLD if name in group.attrs}
     for name, field in SubmissionCard.model_fields.items():
         if field.is_required() and told.get(name, "") == "":
             raise UserError(
-                f"{path}: attribute {name!r} of {SUBMISSION} is not filled in; give "
-                f"{field.description}"
+                f"attribute {name!r} of {SUBMISSION} is not filled in; give {field.description}"
             )
         # A count that was written as 1e6 is one all the same.
         value = told.get(name)
@@ -136,12 +132,12 @@ def read_submission_card(file: h5py.File, path: Path) -> SubmissionCard:
         name = str(error.errors()[0]["loc"][0])
         wanted = SubmissionCard.model_fields[name].description
         raise UserError(
-            f"{path}: attribute {name!r} of {SUBMISSION} is {str(told[name])[:60]!r}; give {wanted}"
+            f"attribute {name!r} of {SUBMISSION} is {str(told[name])[:60]!r}; give {wanted}"
         ) from error
     seconds = card.training_cpu_seconds + card.training_gpu_seconds
     if card.words("labels") and not (seconds and card.samples_seen):
         raise UserError(
-            f"{path}: {SUBMISSION} says that {card.model} learnt from {card.labels}, but not at "
+            f"{SUBMISSION} says that {card.model} learnt from {card.labels}, but not at "
             "what cost; give samples_seen, and training_cpu_seconds or training_gpu_seconds"
         )
     return card

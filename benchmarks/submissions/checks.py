@@ -7,7 +7,6 @@ not refused: each check looks for one mistake, and many entries must show it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -26,13 +25,10 @@ _MOVED_PAIR, _ALIKE_PAIR = 0.7, 0.05
 _STATE_TOLERANCE = 1e-4  # A and A/fs: rounding of other machines is far below
 
 
-def check_finite(
-    where: str, template: Template, predictions: np.ndarray, failed: np.ndarray
-) -> None:
+def check_finite(template: Template, predictions: np.ndarray, failed: np.ndarray) -> None:
     """Refuse entries that are not filled in, and numbers that cannot be positions.
 
     Args:
-        where: the file, for messages.
         template: what was asked for.
         predictions: (E, P, N, 3) A.
         failed: (E,) bool.
@@ -41,13 +37,13 @@ def check_finite(
         UserError: there are such.
     """
     if failed.all():
-        raise UserError(f"{where}: every entry is marked as failed; there is nothing to score")
+        raise UserError("every entry is marked as failed; there is nothing to score")
     scored = template.score_mask[:, None, :, None] & ~failed[:, None, None, None]
     missing = np.isnan(predictions) & scored
     empty = (missing == scored).all((1, 2, 3)) & ~failed
     if empty.any():
         raise UserError(
-            f"{where}: {empty.sum()} of {len(template)} entries are not filled in, the first is "
+            f"{empty.sum()} of {len(template)} entries are not filled in, the first is "
             f"{template.entry[empty.argmax()]}; predict it, or mark it in 'failed'"
         )
     asked = "give positions of all scored atoms at all lags, or mark the entry in 'failed'"
@@ -59,18 +55,15 @@ def check_finite(
         if bad.any():
             entry, lag, atom, _ = np.argwhere(bad)[0]
             raise UserError(
-                f"{where}: {bad.sum()} coordinates are {what}, the first in entry "
+                f"{bad.sum()} coordinates are {what}, the first in entry "
                 f"{template.entry[entry]} at {template.lags_fs[lag]:g} fs, atom {atom}; {asked}"
             )
 
 
-def check_plausible(
-    where: str, template: Template, predictions: np.ndarray, failed: np.ndarray
-) -> None:
+def check_plausible(template: Template, predictions: np.ndarray, failed: np.ndarray) -> None:
     """Refuse positions in another unit or frame.
 
     Args:
-        where: the file, for messages.
         template: what was asked for.
         predictions: (E, P, N, 3) A.
         failed: (E,) bool.
@@ -81,7 +74,7 @@ def check_plausible(
     kept = ~failed & (template.score_mask.sum(1) > 1)
     found = next(_mistakes(template, predictions, kept), None) if kept.any() else None
     if found:
-        raise UserError(f"{where}: {found}; if this is intended, give --as-is")
+        raise UserError(f"{found}; if this is intended, give --as-is")
 
 
 def _mistakes(template: Template, predictions: np.ndarray, kept: np.ndarray) -> Iterator[str]:
@@ -150,11 +143,10 @@ def _cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return (one * other).sum((1, 2)) / np.where(length > 0, length, 1.0)
 
 
-def check_issued(path: Path, sent: Template, issued: Template) -> None:
+def check_issued(sent: Template, issued: Template) -> None:
     """Refuse what was not made from the template that the data give.
 
     Args:
-        path: the file, for messages.
         sent: the template that was filled in.
         issued: the one made from the data here.
 
@@ -168,11 +160,11 @@ def check_issued(path: Path, sent: Template, issued: Template) -> None:
         ("manifest_sha256", "it was made from other data; name their folder by --data"),
     ):
         if getattr(sent.header, key) != getattr(issued.header, key):
-            raise UserError(f"{path}: {key} is not that of {issued.header.task} here: {advice}")
+            raise UserError(f"{key} is not that of {issued.header.task} here: {advice}")
     strange = sorted(set(sent.entry.tolist()) ^ set(issued.entry.tolist()))
     if strange or sent.shape != issued.shape:
         which = f", such as {strange[0]}" if strange else ""
-        raise UserError(f"{path}: entries are not those of this fold and parts{which}; {AGAIN}")
+        raise UserError(f"entries are not those of this fold and parts{which}; {AGAIN}")
     for name in STATE_DATASETS:
         theirs, ours = getattr(sent, name), getattr(issued, name)
         if ours.dtype.kind == "f":
@@ -182,6 +174,6 @@ def check_issued(path: Path, sent: Template, issued: Template) -> None:
         if unlike.any():
             first = tuple(np.argwhere(unlike)[0].tolist())
             raise UserError(
-                f"{path}: {name!r} is not what was handed out, in the template's order: at "
+                f"{name!r} is not what was handed out, in the template's order: at "
                 f"{list(first)} it is {theirs[first]}, not {ours[first]}; {AGAIN}"
             )

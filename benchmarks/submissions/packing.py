@@ -6,9 +6,7 @@ import hashlib
 import io
 import json
 import os
-import signal
 import tempfile
-import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ from typing import Any
 
 from benchmarks.submissions.card import UNTOLD
 from benchmarks.submissions.parsing import Submission, read_apart, read_submission
-from benchmarks.submissions.safe_hdf5 import MOST_BYTES, check_file
+from benchmarks.submissions.safe_hdf5 import MOST_BYTES, check_file, errors_of
 from tg80.errors import Tg80Error, UserError
 from tg80.files import write_atomically
 
@@ -37,7 +35,7 @@ class Unpacked:
 
 
 def card_of(submission: Submission) -> dict[str, Any]:
-    """The card of a submission, which is read without HDF5."""
+    """Summarise a submission, to be read without HDF5."""
     header = submission.template.header
     return {
         "template": submission.template.id,
@@ -135,46 +133,24 @@ def unpacked(path: Path) -> Iterator[Unpacked]:
         yield Unpacked(path)
         return
     try:
-        content = _members(path)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        with errors_of(path):
+            content = _members(path)
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:
         raise UserError(f"{path}: a damaged archive ({error}); copy it again") from error
     with _temporary_folder() as folder:
-        inside = folder / FILE
+        inside = Path(folder) / FILE
         write_atomically(inside, content[FILE])
         yield Unpacked(inside, content[CARD])
 
 
-@contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    """A folder that goes away at the end of the block, and when the process is told to end."""
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
     try:
-        made = tempfile.TemporaryDirectory()
+        return tempfile.TemporaryDirectory()
     except OSError as error:
         raise Tg80Error(
             f"{os.environ.get('TMPDIR', '/tmp')}: no folder can be made to unpack the archive in "
             f"({error.strerror or error}); free space, or set TMPDIR to another place"
         ) from None
-    with made as folder, _ended_by_exception():
-        yield Path(folder)
-
-
-@contextmanager
-def _ended_by_exception() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that nothing is left behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _members(path: Path) -> dict[str, bytes]:

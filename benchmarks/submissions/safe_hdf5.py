@@ -19,6 +19,15 @@ MOST_BYTES = 1 << 30
 
 
 @contextmanager
+def errors_of(shown: Path) -> Iterator[None]:
+    """Put the name of the file in front of what is wrong with it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{shown}: {error}") from error
+
+
+@contextmanager
 def reading(path: Path, shown: Path) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading; messages call it `shown`.
 
@@ -27,7 +36,7 @@ def reading(path: Path, shown: Path) -> Iterator[h5py.File]:
     """
     check_file(path, shown)
     try:
-        with inspected(path) as file:
+        with inspected(path) as file, errors_of(shown):
             yield file
     except CorruptFile as error:
         raise UserError(f"{shown}: {str(error).removeprefix(f'{path}: ')}") from error
@@ -57,7 +66,7 @@ def check_file(path: Path, shown: Path) -> None:
 
 
 def checked_datasets(
-    file: h5py.File, path: Path, datasets: set[str], groups: set[str]
+    file: h5py.File, datasets: set[str], groups: set[str]
 ) -> dict[str, h5py.Dataset]:
     """Look the datasets up by name.
 
@@ -66,19 +75,19 @@ def checked_datasets(
     """
     unknown = sorted(set(file) - datasets - groups)
     if unknown:
-        raise UserError(f"{path}: holds {unknown[0]!r}, which no template has; remove it")
+        raise UserError(f"holds {unknown[0]!r}, which no template has; remove it")
     found: dict[str, h5py.Dataset] = {}
     for name in sorted(datasets | groups):
         kind = "dataset" if name in datasets else "group"
         if name not in file:
-            raise UserError(f"{path}: {kind} {name!r} is missing; begin with the template again")
+            raise UserError(f"{kind} {name!r} is missing; begin with the template again")
         member = file[name]
         if isinstance(member, h5py.Dataset) and name in datasets:
             found[name] = member
         elif not isinstance(member, h5py.Group) or name in datasets:
-            raise UserError(f"{path}: {name!r} is not a {kind}; begin with the template again")
+            raise UserError(f"{name!r} is not a {kind}; begin with the template again")
         elif len(member):
-            raise UserError(f"{path}: group {name!r} holds objects; it takes attributes alone")
+            raise UserError(f"group {name!r} holds objects; it takes attributes alone")
     return found
 
 
@@ -93,7 +102,7 @@ def read_values(dataset: h5py.Dataset) -> np.ndarray:
 
 
 def read_attribute(
-    owner: h5py.Group | h5py.Dataset | h5py.Datatype, name: str, path: Path
+    owner: h5py.Group | h5py.Dataset | h5py.Datatype, name: str
 ) -> str | int | float | None:
     """Read a text or a number, None where there is no such attribute.
 
@@ -111,4 +120,4 @@ def read_attribute(
     if isinstance(value, np.number | np.bool_):
         return value.item()
     where = str(owner.name).lstrip("/") or "the file"
-    raise UserError(f"{path}: attribute {name!r} of {where} is neither a text nor a number")
+    raise UserError(f"attribute {name!r} of {where} is neither a text nor a number")

@@ -13,10 +13,11 @@ from rich.progress import Progress
 
 from benchmarks.interface import Budget, Equivariance, FitReport, Model
 from benchmarks.runs.evaluation import fit_references
-from benchmarks.runs.records import SUBMITTED, Record, read_record
+from benchmarks.runs.records import SUBMITTED, PredictionCost, Record, read_record
 from benchmarks.runs.runner import MODEL_FOLDER, Stated, run_folder_of, run_once
 from benchmarks.submissions.checks import check_issued
 from benchmarks.submissions.parsing import Submission
+from benchmarks.submissions.safe_hdf5 import errors_of
 from benchmarks.submissions.template import Issued, issue, task_of
 from benchmarks.tasks.data import BenchmarkData, TrainingData, load_benchmark, shipped_name
 from benchmarks.tasks.states import StartStates
@@ -86,7 +87,7 @@ class Submitted:
         return torch.from_numpy(positions).float(), failed
 
     def save(self, folder: Path) -> None:
-        """Keep what was sent in: it is to this row what weights are to others."""
+        """Keep the submitted file: it is to this row what weights are to others."""
         make_folder(folder)
         source, kept = self.submission.path, folder / KEPT
         if not (kept.exists() and kept.samefile(source)):  # It may be scored again from there.
@@ -120,7 +121,7 @@ class Submitted:
 
 
 def _columns(lags_fs: np.ndarray, known_fs: np.ndarray) -> np.ndarray:
-    """Where lags (B, P) stand in the template; padding points at any."""
+    """Find lags (B, P) among those of the template; padding points at any."""
     asked = np.nan_to_num(lags_fs, nan=float(known_fs[0]))
     columns = np.abs(asked[..., None] - known_fs).argmin(-1)
     if (np.abs(known_fs[columns] - asked) > _SAME_LAG).any():
@@ -147,7 +148,8 @@ def issue_again(submission: Submission, data: BenchmarkData) -> Issued:
         UserError: it was made from another.
     """
     again = issue(data, [part for part in submission.template.parts if part in data.parts])
-    check_issued(submission.shown, submission.template, again.template)
+    with errors_of(submission.shown):
+        check_issued(submission.template, again.template)
     return again
 
 
@@ -177,7 +179,7 @@ def score_submission(submission: Submission, data: BenchmarkData, out: Path) -> 
 
 def _stated(submission: Submission, n_true: int) -> Stated:
     card = submission.card
-    cost = {"n_windows": float(len(submission.template)), "seconds": card.prediction_seconds}
+    cost = PredictionCost(len(submission.template), card.prediction_seconds)
     return Stated(
         inputs=card.words("inputs"),
         labels=card.words("labels"),
@@ -202,7 +204,7 @@ def _check_name(out: Path, folder: Path, submission: Submission) -> None:
     Args:
         out: folder of all records.
         folder: where that of this submission will lie, or does.
-        submission: what was sent in.
+        submission: the checked submission.
     """
     name = SUBMITTED + submission.card.model
     for path in sorted(out.rglob(f"{name}/*/record.json")):

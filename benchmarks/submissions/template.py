@@ -140,7 +140,7 @@ def _header(data: BenchmarkData, n_entries: int) -> Header:
 
 
 def task_sha256(task: TaskSpec) -> str:
-    """Hash of what the task is, so that a template of an older version is told."""
+    """Hash of what the task is, so that a template of an older version is recognised."""
     text = json.dumps(task.identity(), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -28,9 +28,11 @@ class Track(StrEnum):
 class Kind(StrEnum):
     """How a task's parts are made of its data.
 
-    SPLIT: the parts of one fold. SINGLE: the time blocks of one molecule. ZERO_SHOT: the fold that
-    holds one molecule out of distribution, scored on that alone. PUBLIC: windows of one molecule
-    of a public set.
+    Attributes:
+        SPLIT: the parts of one fold.
+        SINGLE: the time blocks of one molecule.
+        ZERO_SHOT: the fold that holds one molecule out of distribution, scored on that alone.
+        PUBLIC: windows of one molecule of a public set.
     """
 
     SPLIT = "split"
@@ -131,100 +133,95 @@ def uniform_lags(horizon_fs: float, n_lags: int = 8) -> tuple[float, ...]:
     return tuple(horizon_fs * i / n_lags for i in range(1, n_lags + 1))
 
 
-TASKS: dict[str, TaskSpec] = {
-    task.id: task
-    for task in (
-        TaskSpec(
-            id="mini-xtb-v1",
-            level="gfn2-xtb",
-            lags_fs=uniform_lags(960.0),
-            curve_lags_fs=(10.0, 20.0, 50.0, 100.0),
-            description="30 small compounds at GFN2-xTB, 12 ps each, 120 to 960 fs; ships along",
-        ),
-        TaskSpec(
-            id="mini-dft-v1",
-            level="pbe-def2svp",
-            lags_fs=uniform_lags(100.0),
-            curve_lags_fs=(2.0, 5.0, 10.0, 20.0),
-            description="small compounds at PBE/def2-SVP, 1 ps each, 13 to 100 fs; ships along",
-        ),
-        TaskSpec(
-            id="tg80-multitask",
-            level="pbe-def2svp",
-            lags_fs=uniform_lags(3000.0),
-            curve_lags_fs=(10.0, 20.0, 50.0, 100.0),
-            multi_task=True,
-            description="80 compounds at PBE/def2-SVP, 375 to 3000 fs, unseen compounds included",
-        ),
-    )
+def _by_id(*tasks: TaskSpec) -> dict[str, TaskSpec]:
+    return {task.id: task for task in tasks}
+
+
+_CURVE_FS = (10.0, 20.0, 50.0, 100.0)
+# The lags of tasks on one level of theory, and those of one small molecule, whose horizon is short
+# so that its 2.5 ps of `test_time` hold 10 windows.
+_TG80: dict[str, Any] = {
+    "level": "pbe-def2svp",
+    "lags_fs": uniform_lags(3000.0),
+    "curve_lags_fs": _CURVE_FS,
+}
+_MINI_XTB: dict[str, Any] = {
+    "level": "gfn2-xtb",
+    "lags_fs": uniform_lags(960.0),
+    "curve_lags_fs": _CURVE_FS,
+}
+_ONE_MINI_XTB: dict[str, Any] = {
+    "level": "gfn2-xtb",
+    "lags_fs": uniform_lags(240.0),
+    "curve_lags_fs": (10.0, 20.0),
 }
 
+TASKS = _by_id(
+    TaskSpec(
+        id="mini-xtb-v1",
+        **_MINI_XTB,
+        description="30 small compounds at GFN2-xTB, 12 ps each, 120 to 960 fs; ships along",
+    ),
+    TaskSpec(
+        id="mini-dft-v1",
+        level="pbe-def2svp",
+        lags_fs=uniform_lags(100.0),
+        curve_lags_fs=(2.0, 5.0, 10.0, 20.0),
+        description="small compounds at PBE/def2-SVP, 1 ps each, 13 to 100 fs; ships along",
+    ),
+    TaskSpec(
+        id="tg80-multitask",
+        **_TG80,
+        multi_task=True,
+        description="80 compounds at PBE/def2-SVP, 375 to 3000 fs, unseen compounds included",
+    ),
+)
 
 # Families of tasks on one molecule: FAMILY/NAME. `atom-bench finetune` runs these.
-FINE_TUNING: dict[str, TaskSpec] = {
-    task.id: task
-    for task in (
-        TaskSpec(
-            id="tg80-finetune",
-            level="pbe-def2svp",
-            lags_fs=uniform_lags(3000.0),
-            curve_lags_fs=(10.0, 20.0, 50.0, 100.0),
-            validation_lags_fs=uniform_lags(750.0),
-            description="one compound at PBE/def2-SVP, 375 to 3000 fs, after multi-task training",
-        ),
-        # The horizon is short so that a molecule's 2.5 ps of `test_time` hold 10 windows.
-        TaskSpec(
-            id="mini-xtb-finetune",
-            level="gfn2-xtb",
-            lags_fs=uniform_lags(240.0),
-            curve_lags_fs=(10.0, 20.0),
-            description="one small compound at GFN2-xTB, 30 to 240 fs, after multi-task training",
-        ),
-    )
-}
-
+FINE_TUNING = _by_id(
+    TaskSpec(
+        id="tg80-finetune",
+        **_TG80,
+        validation_lags_fs=uniform_lags(750.0),
+        description="one compound at PBE/def2-SVP, 375 to 3000 fs, after multi-task training",
+    ),
+    TaskSpec(
+        id="mini-xtb-finetune",
+        **_ONE_MINI_XTB,
+        description="one small compound at GFN2-xTB, 30 to 240 fs, after multi-task training",
+    ),
+)
 
 # And these `atom-bench run`.
-ONE_MOLECULE: dict[str, TaskSpec] = {
-    task.id: task
-    for task in (
-        TaskSpec(
-            id="tg80-singletask",
-            level="pbe-def2svp",
-            lags_fs=uniform_lags(3000.0),
-            curve_lags_fs=(10.0, 20.0, 50.0, 100.0),
-            validation_lags_fs=uniform_lags(750.0),
-            kind=Kind.SINGLE,
-            description="one compound at PBE/def2-SVP from its own train block, 375 to 3000 fs",
-        ),
-        TaskSpec(
-            id="mini-xtb-singletask",
-            level="gfn2-xtb",
-            lags_fs=uniform_lags(240.0),
-            curve_lags_fs=(10.0, 20.0),
-            validation_lags_fs=uniform_lags(160.0),
-            kind=Kind.SINGLE,
-            description="one small compound at GFN2-xTB from its own train block, 30 to 240 fs",
-        ),
-        TaskSpec(
-            id="tg80-zero-shot",
-            level="pbe-def2svp",
-            lags_fs=uniform_lags(3000.0),
-            curve_lags_fs=(10.0, 20.0, 50.0, 100.0),
-            multi_task=True,
-            kind=Kind.ZERO_SHOT,
-            description="one compound at PBE/def2-SVP, none of its cluster seen, 375 to 3000 fs",
-        ),
-        TaskSpec(
-            id="mini-xtb-zero-shot",
-            level="gfn2-xtb",
-            lags_fs=uniform_lags(960.0),
-            curve_lags_fs=(10.0, 20.0, 50.0, 100.0),
-            kind=Kind.ZERO_SHOT,
-            description="one small compound at GFN2-xTB, none of its cluster seen, 120 to 960 fs",
-        ),
-    )
-}
+ONE_MOLECULE = _by_id(
+    TaskSpec(
+        id="tg80-singletask",
+        **_TG80,
+        validation_lags_fs=uniform_lags(750.0),
+        kind=Kind.SINGLE,
+        description="one compound at PBE/def2-SVP from its own train block, 375 to 3000 fs",
+    ),
+    TaskSpec(
+        id="mini-xtb-singletask",
+        **_ONE_MINI_XTB,
+        validation_lags_fs=uniform_lags(160.0),
+        kind=Kind.SINGLE,
+        description="one small compound at GFN2-xTB from its own train block, 30 to 240 fs",
+    ),
+    TaskSpec(
+        id="tg80-zero-shot",
+        **_TG80,
+        multi_task=True,
+        kind=Kind.ZERO_SHOT,
+        description="one compound at PBE/def2-SVP, none of its cluster seen, 375 to 3000 fs",
+    ),
+    TaskSpec(
+        id="mini-xtb-zero-shot",
+        **_MINI_XTB,
+        kind=Kind.ZERO_SHOT,
+        description="one small compound at GFN2-xTB, none of its cluster seen, 120 to 960 fs",
+    ),
+)
 # The published zero-shot figures call it so.
 _OTHER_NAMES = {"butanol": "1-butanol"}
 AS_PUBLISHED = "@published"
@@ -245,9 +242,7 @@ def _public_task(set_id: str, level: str) -> TaskSpec:
     )
 
 
-PUBLIC: dict[str, TaskSpec] = {
-    task.id: task for task in (_public_task("md17", "pbe-ts"), _public_task("md22", "pbe-mbd"))
-}
+PUBLIC = _by_id(_public_task("md17", "pbe-ts"), _public_task("md22", "pbe-mbd"))
 
 
 def is_fine_tuning(task: TaskSpec) -> bool:
@@ -269,7 +264,7 @@ def get_task(task_id: str, track: str = Track.CANONICAL) -> TaskSpec:
     """
     family, _, name = task_id.partition("/")
     name = _OTHER_NAMES.get(name, name) if family in ONE_MOLECULE else name
-    if not task_id.isprintable():  # It stands in messages, and may come with a file.
+    if not task_id.isprintable():  # It is printed, and may come with a file.
         raise UserError(f"unknown task {task_id!r}; choose one of {', '.join(known_tasks())}")
     if name and family in PUBLIC:
         task = _of_public_set(family, name)

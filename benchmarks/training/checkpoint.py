@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def read_checkpoint(
 
     Raises:
         CorruptFile: it cannot be read.
-        UserError: it belongs to a run with other settings; the message names the first difference.
+        UserError: it belongs to a run with other settings; the message names the first.
     """
     try:
         state = torch.load(path, map_location=device, weights_only=True)
@@ -43,7 +43,7 @@ def read_checkpoint(
         raise CorruptFile(f"{path}: damaged; remove it to train from the start") from error
     if found[0] != FORMAT:
         raise UserError(f"{path}: of another version of this program; remove it to train anew")
-    there, here = dict(_flat(found[1])), dict(_flat(json.loads(json.dumps(identity))))
+    there, here = flat(found[1]), flat(json.loads(json.dumps(identity)))
     for name in sorted(there.keys() | here.keys()):
         theirs, ours = there.get(name, _MISSING), here.get(name, _MISSING)
         if theirs != ours:
@@ -54,10 +54,12 @@ def read_checkpoint(
     return state
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of nested dictionaries."""
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name, `a.b.c`."""
+    result: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            result |= flat(value, f"{prefix}{name}.")
         else:
-            yield prefix + name, value
+            result[prefix + name] = value
+    return result

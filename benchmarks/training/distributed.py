@@ -109,8 +109,7 @@ def _one_line(error: Exception) -> Exception:
     if lost:
         return RunFailed(
             "another process of this run has ended, or torchrun was stopped; the message of that "
-            "process says why, if it left one. Run the same command again to resume from the "
-            "last checkpoint"
+            "process says why, if it left one. The same command resumes from the last checkpoint"
         )
     failure = RunFailed(f"rank {rank()}: {_message(error)}")
     failure.exit_code = getattr(error, "exit_code", 1)
@@ -159,7 +158,7 @@ def from_main(value: Value) -> Value:
 
 
 def summed(values: Sequence[float]) -> list[float]:
-    """Sums over all processes, the same to the bit in each."""
+    """Sums over all processes, bit-identical in each."""
     if world_size() == 1:
         return list(values)
     total = torch.tensor(values, dtype=torch.float64)

@@ -1,7 +1,7 @@
 """The training loop, the same for every learnt model.
 
 A run is a function of its settings, data and seed: windows and their label noise depend on (seed,
-epoch, index), and all else is in the checkpoint, so that a killed run goes on as if nothing had
+epoch, index), and all else is in the checkpoint, so that a killed run resumes as if nothing had
 happened. With a budget in epochs this holds to the last bit on one machine; with a budget in
 minutes the schedule follows the clock.
 """

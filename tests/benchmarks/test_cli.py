@@ -49,8 +49,8 @@ def test_a_run_writes_records_that_can_be_made_again(finished):
     assert atom.settings["model"]["width"] == 16
     assert atom.budget == {"epochs": 1, "cpu_minutes": None}
     assert len(atom.split_sha256) == len(atom.manifest_sha256) == 64
-    assert atom.fit["n_steps"] > 0 and atom.fit["cpu_seconds"] > 0
-    assert atom.versions["torch"] and atom.hardware["threads"] == 1
+    assert atom.fit.n_steps > 0 and atom.fit.cpu_seconds > 0
+    assert atom.versions["torch"] and atom.hardware.threads == 1
     assert {"test_time", "test_ood", "val", "test_id"} >= set(atom.parts) > set()
     document = json.loads((path := next(out.rglob("record.json"))).read_text())
     assert [list(row) for row in read_record(path.parent).rows] == document["rows"]

@@ -84,13 +84,12 @@ def _task(members: Sequence[PageRecord], twins: Path | None) -> dict[str, Any]:
     folds = sorted({one.record.fold for one in members})
     # One fold's examples keep the page small: that which most runs share.
     shown = max(folds, key=lambda fold: sum(m.record.fold == fold for m in members))
-    lags = [float(lag) for lag in first.task_spec.get("lags_fs", ())]
     return {
         "task": first.task,
         "track": first.track,
-        "description": str(first.task_spec.get("description", "")),
+        "description": first.spec.description,
         "leaks": first.task.endswith(AS_PUBLISHED),
-        "lags_fs": lags,
+        "lags_fs": first.spec.lags_fs,
         "folds": [
             {"fold": name, "parts": _parts(chosen, twins)} for name, chosen in _choices(members)
         ],

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from benchmarks.interface import Equivariance
 from tg80.errors import UserError
-from tg80.untrusted.documents import read_toml
+from tg80.untrusted.documents import first_fault, read_toml
 
 
 class Paper(BaseModel):
@@ -80,7 +80,7 @@ def read_card(model_id: str) -> Card:
     """The card of a registered model.
 
     Raises:
-        UserError: there is none, or it does not fit the schema; the message has the first reason.
+        UserError: there is none, or it does not fit the schema; the message says where.
     """
     path = card_path(model_id)
     if not path.exists():
@@ -88,9 +88,21 @@ def read_card(model_id: str) -> Card:
     try:
         card = Card.model_validate(read_toml(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "card"
-        raise UserError(f"{path.name}: {place}: {first['msg']}") from error
+        raise UserError(f"{path.name}: {first_fault(error)}") from error
     if card.id != model_id:
         raise UserError(f"{path.name}: id is {card.id!r}, not the file's name")
     return card
+
+
+class Carded:
+    """A model whose card, if it has one, tells its `trains` and `equivariance`."""
+
+    id: ClassVar[str]
+    trains: ClassVar[bool]
+    equivariance: ClassVar[Equivariance]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "id" in cls.__dict__ and card_path(cls.id).exists():
+            card = read_card(cls.id)
+            cls.trains, cls.equivariance = card.trains, card.equivariance

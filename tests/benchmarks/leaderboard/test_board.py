@@ -41,17 +41,17 @@ def test_records_hold_what_was_seen_and_what_it_cost(records, data):
         assert (record.inputs, record.labels) == (card.inputs, card.labels)
         assert record.format_version == 2
         n = sum(len(data.parts[part].windows.states) for part in record.parts)
-        assert record.prediction["n_windows"] == n and record.prediction["seconds"] > 0
+        assert record.prediction.n_windows == n and record.prediction.seconds > 0
     (still,), atoms = of(records, "persistence"), of(records, "atom")
-    assert still.fit["n_samples"] == 0
+    assert still.fit.n_samples == 0
     # Two epochs of four windows of each of four molecules.
-    assert {record.fit["n_samples"] for record in atoms} == {2 * 4 * len(toys.TRAIN)}
+    assert {record.fit.n_samples for record in atoms} == {2 * 4 * len(toys.TRAIN)}
 
 
 def test_lines_hold_costs_and_quality(records):
     lines = {e.model: e for e in entries(records) if e.part == "test_ood"}
     atom, egnn, still = (lines[name] for name in ("atom", "egnn", "persistence"))
-    own = [r.prediction["seconds"] / r.prediction["n_windows"] for r in of(records, "atom")]
+    own = [r.prediction.seconds / r.prediction.n_windows for r in of(records, "atom")]
     assert atom.costs.seconds_per_trajectory == pytest.approx(sum(own) / 2)
     assert atom.costs.training_seconds > still.costs.training_seconds == 0
     assert still.costs.labels == () and atom.costs.labels == ("positions",)

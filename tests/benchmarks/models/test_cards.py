@@ -11,7 +11,7 @@ from tg80.errors import UserError
 @pytest.mark.parametrize("model_id", MODELS)
 def test_the_card_is_the_model_s(model_id):
     card, model = read_card(model_id), MODELS[model_id]
-    assert (card.equivariance, card.trains) == (model.equivariance, model.trains)
+    assert (model.equivariance, model.trains) == (card.equivariance, card.trains)
     assert ("molecule" in card.inputs) >= model.seen_only
 
 

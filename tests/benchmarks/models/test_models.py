@@ -1,6 +1,7 @@
 """The suite that every registered model passes."""
 
 import re
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def test_the_order_of_atoms_does_not_matter(data, tmp_path, request, fitted):
     rng = np.random.default_rng(0)
     original = toys.toy_trajectories()
     orders = {t.name: rng.permutation(t.n_atoms) for t in original}
-    shuffled = toys.toy_data([toys.permuted(t, orders[t.name]) for t in original])
+    shuffled = toys.toy_data([t.reordered(orders[t.name]) for t in original])
     model = fitted
     if not fitted.trains:
         model = make_model(fitted.id)
@@ -153,8 +154,7 @@ def test_blend_weights_are_least_squares_of_the_train_block(data):
     truth = torch.from_numpy(trajectory.positions[lag:])
 
     def cost(weight):
-        changed = make_model("blend")
-        changed._remember(model._memory())
+        changed = deepcopy(model)
         changed.weights[trajectory.name] = np.full_like(model.lags_fs, weight)
         return float((ask(changed, states, (60.0,))[:, 0] - truth)[:, heavy].square().sum())
 

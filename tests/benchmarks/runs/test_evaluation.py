@@ -121,7 +121,7 @@ def test_the_best_reference_is_chosen_for_each_molecule_and_lag(data, references
     best = references.best(part.name, part.windows).raw
     tables = [
         metrics.per_molecule(
-            predict_errors(references[r.id], part.windows).raw, part.windows.states.molecule
+            predict_errors(references.models[r.id], part.windows).raw, part.windows.states.molecule
         )
         for r in references_of("test_time")
     ]
@@ -132,7 +132,7 @@ def test_the_best_reference_is_chosen_for_each_molecule_and_lag(data, references
 def test_references_predict_once_however_many_models_are_scored(data, monkeypatch):
     references = fit_references(data)
     asked = []
-    for name, model in references.items():
+    for name, model in references.models.items():
 
         def count(states, lags_fs, predict=model.predict, name=name):
             asked.append((name, states.start_id, lags_fs.shape[1]))
@@ -168,7 +168,7 @@ def test_only_models_that_learn_orientation_are_scored_in_the_stored_frame(data,
 
 
 def test_skill_of_a_reference_is_never_above_zero(data, references):
-    for result in score(references["blend"], data, references):
+    for result in score(references.models["blend"], data, references):
         skills = [v.value for v in rows_of(result) if v.metric == Metric.SKILL]
         assert skills and max(skills) <= 1e-12
         # At the lags of the curve as well.
@@ -177,13 +177,13 @@ def test_skill_of_a_reference_is_never_above_zero(data, references):
 
 
 def test_models_of_seen_molecules_leave_the_others_out(data, references):
-    scored = {s.part for s in score(references["mean-structure"], data, references)}
+    scored = {s.part for s in score(references.models["mean-structure"], data, references)}
     assert scored == {"test_time"}
-    assert {s.part for s in score(references["blend"], data, references)} == set(data.parts)
+    assert {s.part for s in score(references.models["blend"], data, references)} == set(data.parts)
 
 
 def test_averages_agree_with_the_errors(data, references):
-    result = score_part(references["persistence"], data.parts["test_ood"], references)
+    result = score_part(references.models["persistence"], data.parts["test_ood"], references)
     rows = {(v.molecule, v.metric, v.lag_fs): v for v in rows_of(result)}
     names = np.array(result.molecules)
     for name in toys.TEST_OOD:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks.cli import main
+from benchmarks.interface import FitReport
 from benchmarks.runs.evaluation import MEAN
 from benchmarks.runs.saved import saved_runs
 from benchmarks.studies.horizons import (
@@ -105,7 +106,8 @@ def test_what_was_trained_for(found):
     outside, inside = "extrapolation", "interpolation"
     assert kinds == [outside, inside, "trained", inside, outside]
     settings = record.settings | {"training": {"fixed_lag_fraction": 1.0}}
-    fixed = record.model_copy(update={"settings": settings, "fit": {"longest_lag_fs": HORIZON}})
+    fit = FitReport(longest_lag_fs=HORIZON)
+    fixed = record.model_copy(update={"settings": settings, "fit": fit})
     alone = trained_range(fixed, 10.0)
     assert alone == TrainedRange(120.0, HORIZON, trained.fixed_lags_fs)
     assert alone.kind(100.0) == alone.kind(1000.0) == "extrapolation"

@@ -75,9 +75,9 @@ def test_trials_tell_the_error_that_a_run_keeps_its_weights_by(data, tuned, tmp_
         make_model("egnn", **given), dataclasses.replace(data, parts={}),
         seed=0, budget=Budget(epochs=2), out=tmp_path, references=References({}),
     )  # fmt: skip
-    assert record.fit["best_validation"] == trials[1].error
+    assert record.fit.best_validation == trials[1].error
     assert record.key == trials[1].key
-    errors = [entry["validation_error"] for entry in trials[1].fit["history"]]
+    errors = [entry["validation_error"] for entry in trials[1].fit.history]
     assert min(errors) == trials[1].error
 
 

@@ -27,7 +27,7 @@ def flight(issued, time_fs):
 
 def check(issued, predictions, **options):
     failed = options.get("failed", np.zeros(len(predictions), dtype=bool))
-    check_plausible("sent.h5", issued.template, predictions, failed)
+    check_plausible(issued.template, predictions, failed)
 
 
 def noisy(width):

@@ -118,7 +118,7 @@ def test_the_leaderboard_shows_the_row_with_its_origin(data, tmp_path):
     (line, *_) = [line for line in lines if line.model == "submitted/my-net"]
     assert line.costs.seconds_per_trajectory == pytest.approx(14.0 / 56)
     assert line.costs.n_samples == 1000 and line.costs.training_seconds == 60.0
-    assert record.fit["cpu_seconds"] == 60.0 and record.fit["n_parameters"] == 12
+    assert record.fit.cpu_seconds == 60.0 and record.fit.n_parameters == 12
     folder = tmp_path / "runs/toy-v1/canonical/fold2/submitted/my-net"
     (kept,) = folder.rglob(KEPT)
     assert read_submission(kept).sha256 == submission.sha256
