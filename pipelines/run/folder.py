@@ -15,7 +15,7 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,7 +74,11 @@ def open_run(folder: Path, recipe: Recipe, listed: MoleculeList) -> list[str]:
     """
     remove_temporary_files(folder)
     if (folder / RECIPE).exists():
-        _check_recipe(folder, recipe)
+        if differences := load_recipe(folder / RECIPE).differences(recipe):
+            raise UserError(
+                f"{folder}: holds another run; setting there and now: {'; '.join(differences)}; "
+                "choose another --out or the same settings"
+            )
     elif foreign := [p.name for p in folder.iterdir() if p.name != LOCK]:
         raise UserError(
             f"{folder}: holds other files ({foreign[0]}) and no recipe; choose an empty --out"
@@ -82,8 +86,10 @@ def open_run(folder: Path, recipe: Recipe, listed: MoleculeList) -> list[str]:
     notes = _check_reading(folder, listed)
     merged = _merge(folder, read_molecules(folder), listed.molecules)
     write_atomically(folder / RECIPE, recipe_to_toml(recipe).encode())
-    rows = [(name, *row) for name, row in merged.items()]
-    write_atomically(folder / MOLECULES, _table(_COLUMNS, rows).encode())
+    table = io.StringIO()
+    rows = ((name, *row) for name, row in merged.items())
+    csv.writer(table, lineterminator="\n").writerows([_COLUMNS, *rows])
+    write_atomically(folder / MOLECULES, table.getvalue().encode())
     # Those of other lists, which were worked on here before, stay.
     kept = [tuple(row.values()) for row in read_left_out(folder) if row["list"] != listed.label]
     left_out = kept + [(listed.label, *row) for row in listed.left_out]
@@ -201,15 +207,6 @@ def _check_reading(folder: Path, listed: MoleculeList) -> list[str]:
     return [f"{folder}: the last run was {before} --skip-bad, this one is {now}"]
 
 
-def _check_recipe(folder: Path, recipe: Recipe) -> None:
-    differences = load_recipe(folder / RECIPE).differences(recipe)
-    if differences:
-        raise UserError(
-            f"{folder}: holds another run; setting there and now: {'; '.join(differences)}; choose "
-            "another --out or the same settings"
-        )
-
-
 def _merge(
     folder: Path, there: dict[str, tuple[str, str]], molecules: list[Molecule]
 ) -> dict[str, tuple[str, str]]:
@@ -230,11 +227,3 @@ def _merge(
             )
         merged[molecule.name] = (molecule.smiles, molecule.inchikey)
     return merged
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return buffer.getvalue()

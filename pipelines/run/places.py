@@ -1,5 +1,6 @@
 """From the options of a run to where its workers are and what each may use."""
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,12 @@ def choose_place(
         raise UserError("--dashboard: this scheduler is somebody else's, and has its own or none")
     if dashboard and find_spec("bokeh") is None:
         raise UserError("--dashboard needs bokeh: pip install 'bokeh>=3.1'")
-    resources = _resources(memory_gb, device)
+    if device not in ("cpu", "cuda"):
+        raise UserError(f"--device {device}: give cpu or cuda")
+    resources = Resources(device=device)
+    if memory_gb is not None:
+        resources = replace(resources, memory_gb=memory_gb)
+    resources.check()
     if scheduler is not None:
         return resources, RunningScheduler(_scheduler_profile(scheduler, tls or {}, insecure))
     if profile is not None:
@@ -72,15 +78,3 @@ def _scheduler_profile(address: str, tls: dict[str, Path], insecure: bool) -> Sc
         found = load_profile(Path(address), SchedulerProfile).beside(Path(address))
     options: dict[str, Any] = {f"tls_{name}": path for name, path in tls.items()}
     return found.model_copy(update=options | ({"insecure": True} if insecure else {}))
-
-
-def _resources(memory_gb: float | None, device: str) -> Resources:
-    memory_gb = Resources().memory_gb if memory_gb is None else memory_gb
-    if device == "cpu":
-        resources = Resources(memory_gb=memory_gb, device="cpu")
-    elif device == "cuda":
-        resources = Resources(memory_gb=memory_gb, device="cuda")
-    else:
-        raise UserError(f"--device {device}: give cpu or cuda")
-    resources.check()
-    return resources

@@ -128,7 +128,7 @@ class Resumption:
 
     def _advanced(self, lane: Lane, prepare: bool, report: Report) -> list[Task]:
         stage = report.stage
-        lane.done_fs[stage.name] += report.worked_fs
+        lane.done_fs[stage.name] += stage.worked_fs
         lane.busy_s[stage.name] += report.seconds
         lane.warnings += [line for line in stage.warnings if line not in lane.warnings]
         lane.stage, lane.failure = stage, stage.failure

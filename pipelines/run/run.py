@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from distributed import Client
-from rich.table import Table
 
 from pipelines.dynamics.parts import WORK, work_folder
 from pipelines.engines.engine import Resources
@@ -19,6 +18,7 @@ from pipelines.run.schedule import Schedule
 from pipelines.run.task import Ticket, installed_versions
 from pipelines.trajectory import Trajectory
 from tg80.chemistry.lists import MoleculeList
+from tg80.console import Table
 from tg80.files import check_inside, make_folder
 from tg80.shards.shard import Shard
 from tg80.theory import Level
@@ -87,11 +87,11 @@ class Summary:
 
     def show(self, console: Console) -> None:
         """Print the summary for people."""
-        table = Table("trajectory", "end", "frames", "fs")
+        rows = []
         for row in self.rows:
-            name = f"{row.name}-r{row.replica}"
-            table.add_row(name, row.failure or row.stage, str(row.frames), f"{row.length_fs:g}")
-        console.print(table)
+            name, end = f"{row.name}-r{row.replica}", row.failure or row.stage
+            rows.append((name, end, str(row.frames), f"{row.length_fs:g}"))
+        Table("", ("trajectory", "end", "frames", "fs"), rows).print(console)
         if self.left_out:
             n = len(self.left_out)
             path = self.folder / LEFT_OUT

@@ -202,14 +202,11 @@ def walltime_seconds(text: str, kind: str = "slurm") -> int:
     found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
     if found is None:
         raise ValueError(f"{text}: write a walltime as HH:MM:SS")
-    days, parts = int(found[1] or 0), [int(part) for part in found.groups()[1:] if part]
-    if days or len(parts) == 3 or (len(parts) == 2 and kind == "lsf"):
-        parts += [0] * (3 - len(parts))
-    elif len(parts) == 2:
-        parts.insert(0, 0)
-    else:
-        parts = [0, parts[0], 0]
-    return 86400 * days + 3600 * parts[0] + 60 * parts[1] + parts[2]
+    parts = [int(part) for part in found.groups()[1:] if part]
+    hours_first = found[1] or len(parts) == 3 or (len(parts) == 2 and kind == "lsf")
+    units = (3600, 60, 1) if hours_first else (60, 1)
+    seconds = sum(part * unit for part, unit in zip(parts, units, strict=False))
+    return 86400 * int(found[1] or 0) + seconds
 
 
 def load_profile(path: Path, model: type[Profile]) -> Profile:
