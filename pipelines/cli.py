@@ -72,10 +72,5 @@ def run(argv: list[str] | None = None) -> int:
     return run_app(app, argv, "tg80")
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    sys.exit(run())
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(run())

@@ -156,7 +156,7 @@ def _embed(molecule: Molecule, n_conformers: int, n_kept: int, seed: int) -> lis
 
 
 def _clean_up(mol: Chem.Mol) -> list[float]:
-    """Optimises all conformers in place; energies in eV (MMFF94, or UFF without parameters)."""
+    """Optimise all conformers in place; energies in eV (MMFF94, or UFF without parameters)."""
     if rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
         results = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol, numThreads=1, maxIters=1000)
     else:
@@ -170,7 +170,7 @@ def relax(
     positions: np.ndarray,
     force_tolerance: float = FORCE_TOLERANCE,
 ) -> tuple[float, np.ndarray]:
-    """Relaxes a geometry with an engine; energy in eV and positions (n_atoms, 3) A.
+    """Relax a geometry with an engine; energy in eV and positions (n_atoms, 3) A.
 
     Raises:
         RunFailed: the forces did not fall below `force_tolerance` (eV/A).

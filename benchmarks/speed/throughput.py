@@ -17,7 +17,7 @@ from benchmarks.speed.scaffold import Results, Spread, ask_all, children, say, t
 from benchmarks.speed.settings import ThroughputSettings
 from benchmarks.speed.starts import Start, measure_each, thermal_start
 from pipelines.dynamics.segments import Stage, StagePlan
-from pipelines.run.cluster.workers import local_client
+from pipelines.run.cluster.this_machine import local_client
 from tg80.chemistry.molecule import Molecule
 from tg80.console import Table
 

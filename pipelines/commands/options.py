@@ -1,4 +1,4 @@
-"""Options that several commands take, so that they say the same of them."""
+"""Options that several commands share."""
 
 from pathlib import Path
 from typing import Annotated, Literal

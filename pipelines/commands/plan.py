@@ -121,8 +121,8 @@ def _show(made: "Plan", dataset: "Plan | None") -> None:
     ]
     if made.busy > 0.1:
         lines.append(
-            f"other programs had {100 * made.busy:.0f} % of the core during the timings; all times "
-            "are those of a core of one's own"
+            f"other programs had {100 * made.busy:.0f} % of the core during the timings; times are "
+            "corrected for that"
         )
     if dataset is None:
         lines.append("TG80: not told by timings of one size; use --molecule-list tg80")

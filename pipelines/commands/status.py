@@ -76,7 +76,7 @@ def _headline(found: "RunStatus") -> str:
     state = {
         True: f"a run holds it: {where}, since {since}",
         False: f"no run holds it; the last one began {since} on {where}",
-        None: "whether a run holds it, this file system does not tell",
+        None: "this file system does not say whether a run holds it",
     }[found.running]
     return f"{found.folder} ({found.level}): {state}"
 

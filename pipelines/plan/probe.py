@@ -1,4 +1,4 @@
-"""Times one molecule on its way: start geometry, GFN2-xTB steps, steps at the level.
+"""Timings of one molecule: start geometry, GFN2-xTB steps, steps at the level.
 
 Each molecule is timed in a process of its own, so that its peak memory is its own, too. The clock
 is that of the process: what other programs take of the core is told apart, not counted.

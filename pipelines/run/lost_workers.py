@@ -1,4 +1,4 @@
-"""What becomes of a task whose worker is lost: it is done again, up to a limit.
+"""Redoes a task whose worker is lost, up to a limit.
 
 The committed part of the task is on disk, so it resumes from its last checkpoint.
 """
@@ -18,7 +18,7 @@ _RESULT_TIMEOUT_S = 10.0
 
 
 class WorkerLost(Exception):
-    """The worker of a task died; the task is to be done again."""
+    """The worker of a task died; the task must be redone."""
 
 
 def result_of(task: Task, future: Future) -> Any:

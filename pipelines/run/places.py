@@ -8,7 +8,7 @@ from typing import Any
 from pipelines.engines.engine import Resources
 from pipelines.run.cluster.batch_queue import JobProfile, JobQueue, load_profile
 from pipelines.run.cluster.running_scheduler import RunningScheduler, SchedulerProfile
-from pipelines.run.cluster.workers import ThisMachine
+from pipelines.run.cluster.this_machine import ThisMachine
 from pipelines.run.run import Place
 from tg80.errors import UserError
 
@@ -55,7 +55,7 @@ def choose_place(
     if scheduler is None and (tls or insecure):
         raise UserError("--tls-ca, --tls-cert, --tls-key and --insecure go with --scheduler")
     if dashboard and scheduler is not None:
-        raise UserError("--dashboard: this scheduler is somebody else's, and has its own or none")
+        raise UserError("--dashboard: goes with workers that tg80 starts, not with --scheduler")
     if dashboard and find_spec("bokeh") is None:
         raise UserError("--dashboard needs bokeh: pip install 'bokeh>=3.1'")
     if device not in ("cpu", "cuda"):

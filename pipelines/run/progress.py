@@ -52,7 +52,7 @@ def format_duration(seconds: float | None) -> str:
 
 
 class RunProgress:
-    """Shows a run: a live table on a terminal, now and then a line in a log file.
+    """The display of a run: a live table on a terminal, now and then a line in a log file.
 
     Args:
         console: where to show it.

@@ -31,7 +31,7 @@ class Place(Protocol):
     """Where the workers are; see `pipelines.run.cluster.workers`."""
 
     def check(self, level: Level, device: str) -> None:
-        """Refuses a run that has no chance here, before anything is written for it."""
+        """Refuse a run that can't succeed here, before anything is written for it."""
         ...
 
     def open(self, order: Order) -> AbstractContextManager[Client]: ...
@@ -114,7 +114,7 @@ def run_generation(
     console: Console,
     resources: Resources | None = None,
 ) -> Summary:
-    """Make the trajectories of all molecules, resuming what is there.
+    """Make the trajectories of all molecules, resuming unfinished ones.
 
     Args:
         folder: output folder.

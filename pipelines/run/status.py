@@ -1,6 +1,6 @@
-"""How a run stands, told from its folder alone: nothing is written, nothing is waited for.
+"""The progress of a run, read from its folder alone: nothing is written, nothing is waited for.
 
-So it may be asked of a run that goes on, on another machine too, or of one that was killed.
+This works for a run in progress, on another machine too, and for one that was killed.
 """
 
 import time
@@ -33,7 +33,7 @@ _VERDICTS = ("ok", "warning", "error")
 
 @dataclass
 class TrajectoryStatus:
-    """How one trajectory stands.
+    """The progress of one trajectory.
 
     Attributes:
         name, replica: which one.
@@ -70,12 +70,12 @@ class TrajectoryStatus:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How a run stands.
+    """The progress of a run.
 
     Attributes:
         folder: its folder.
         level: level of theory.
-        running: whether a run holds the folder now; None if the file system does not tell.
+        running: whether a run holds the folder's lock; None if the file system does not say.
         session: host, process and start of the last run.
         trajectories: one record each.
         seconds_left: wall time left at the pace of what is being worked on now; None if not known.
@@ -117,7 +117,7 @@ class RunStatus:
 
 
 def run_status(folder: Path, verify: bool = False) -> RunStatus:
-    """How the run in this folder stands.
+    """The progress of the run in this folder.
 
     Args:
         folder: output folder of a run.
@@ -219,7 +219,7 @@ def _finished(lane: TrajectoryStatus, shard: Path, verify: bool) -> None:
 def _stage(
     lane: TrajectoryStatus, stage: str, folder: Path, length_fs: float, step_fs: float, verify: bool
 ) -> None:
-    """Add what lies in the folder of one stage; nothing if it has not begun."""
+    """Add the contents of the folder of one stage, if it has begun."""
     if length_fs <= 0 or not folder.is_dir():
         return
     lane.damaged += [f"{path}: was set aside" for path in sorted(folder.glob("*.corrupt"))]
@@ -254,7 +254,7 @@ def _stage(
 
 
 def _checkpoints(folder: Path) -> Iterator[tuple[Path, dict[str, Any] | CorruptFile]]:
-    """Headers of the checkpoints, newest first; an error in the place of a damaged one."""
+    """Headers of the checkpoints, newest first; an error in place of a damaged one."""
     for _ in range(3):  # a running worker may take away the ones that were listed
         paths = sorted(folder.glob("checkpoint-*.npz"), reverse=True)
         gone = 0

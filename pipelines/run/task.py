@@ -74,7 +74,7 @@ class Ticket:
     versions: tuple[tuple[str, str], ...]
 
     def check(self, folder: Path) -> None:
-        """Refuses work here that would not be this run's.
+        """Refuse work that does not belong to this run.
 
         Raises:
             Tg80Error: the folder is not seen here, another run has it now, or packages differ.

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipelines.dynamics.parts import WORK
 from pipelines.engines.engine import Resources
-from pipelines.run.cluster.workers import local_client
+from pipelines.run.cluster.this_machine import local_client
 from pipelines.run.folder import locked
 from pipelines.run.run import STOPPED
 from pipelines.run.schedule import Schedule
@@ -50,7 +50,7 @@ class TwinWork:
 
         Raises:
             UserError: other twins are in the output folder, or a shard is too short.
-            CorruptFile: what is there is damaged.
+            CorruptFile: a file there is damaged.
         """
         tasks = []
         for order, run in enumerate(self.runs):
@@ -119,7 +119,7 @@ def run_twins(
     console: Console,
     resources: Resources | None = None,
 ) -> tuple[list[dict[str, Any]], int]:
-    """Make the twins of all shards, resuming what is there.
+    """Make the twins of all shards, resuming unfinished ones.
 
     Returns:
         One row a shard (see `describe`) and the exit code: 0 if all twins are there, 1 if a shard

@@ -2,7 +2,8 @@
 
 Level of theory, integrator, time step, projections and thermostat are read from the shard's own
 recipe. Only the start differs, by what the settings say. Each twin is a stage of dynamics with
-parts and checkpoints like any other, so it can be killed at any moment and goes on where it was.
+parts and checkpoints like any other: it may be killed at any moment, and resumes from its last
+checkpoint.
 """
 
 import hashlib

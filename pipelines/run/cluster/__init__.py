@@ -1,1 +1,1 @@
-"""Dask workers: started here, by a batch queue, or by somebody else."""
+"""Dask workers: started here, by a batch queue, or by others."""

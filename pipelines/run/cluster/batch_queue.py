@@ -1,7 +1,7 @@
 """Workers in the jobs of a batch queue (Slurm, PBS, ...), through dask-jobqueue.
 
 A profile says what one job is and how many there are. Jobs that end, by their walltime or
-otherwise, are submitted again for as long as there is work; jobs that no work is left for are given
+otherwise, are submitted again for as long as there is work; jobs without work are given
 back. (dask-jobqueue's own `adapt` counts the tasks that wait. Here none ever does: a task is handed
 out when a worker is free.)
 
@@ -48,7 +48,7 @@ _CLASSES = {
 }  # fmt: skip
 _ACCOUNT_IS_PROJECT = ("sge", "lsf", "oar")
 _ENVIRONMENT = "export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONSAFEPATH=1"
-# What keeps strangers out is no profile's to change.
+# A profile must not change what keeps strangers out.
 _OURS = {"security", "protocol", "scheduler_cls", "dashboard", "dashboard_address"}
 _TEND_EVERY_S = 10.0
 # A worker that closes by itself has its nanny end before the job does.
@@ -377,10 +377,10 @@ class JobQueue:
                     self._forget(job)
 
     def _submit(self, n_jobs: int) -> None:
-        """Brings the number of jobs, pending ones included, to this.
+        """Submit jobs until there are this many, pending ones included.
 
         Raises:
-            Tg80Error: the queue refused one; its own words are in the message.
+            Tg80Error: the queue refused one; the message quotes it.
         """
 
         async def settle() -> None:

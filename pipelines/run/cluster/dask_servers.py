@@ -1,6 +1,6 @@
-"""Dask's scheduler and worker without the HTTP server that each of them starts besides.
+"""Dask's scheduler and worker without the HTTP server that each of them also starts.
 
-It answers everybody, whatever certificates the others ask for.
+That server answers everybody, whatever the certificates.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from distributed import Scheduler, Worker
 
 
 class PrivateScheduler(Scheduler):
-    """Answers HTTP only where a dashboard was asked for."""
+    """A scheduler that answers HTTP only if a dashboard was asked for."""
 
     def start_http_server(
         self, routes: Any, dashboard_address: str | None, *arguments: Any, **options: Any
@@ -19,7 +19,7 @@ class PrivateScheduler(Scheduler):
 
 
 class PrivateWorker(Worker):
-    """Answers no HTTP."""
+    """A worker that does not answer HTTP."""
 
     def start_http_server(self, *arguments: Any, **options: Any) -> None:
         pass

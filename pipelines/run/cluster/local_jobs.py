@@ -7,7 +7,7 @@ from dask_jobqueue import local
 
 
 class LocalJob(local.LocalJob):
-    """Runs the whole script, as a queue would, and in a session of its own."""
+    """A job that runs the whole script, as a queue would, in a session of its own."""
 
     async def _submit_job(self, script_filename: str) -> str:
         folder = self.log_directory

@@ -1,4 +1,4 @@
-"""Workers that somebody else has started: a client of the Dask scheduler they belong to."""
+"""Workers started by others, reached through their Dask scheduler."""
 
 import asyncio
 import ipaddress
@@ -67,7 +67,7 @@ class Target:
 
 @dataclass(frozen=True)
 class RunningScheduler:
-    """Workers that somebody else has started.
+    """Workers started by others.
 
     Attributes:
         profile: which scheduler they belong to.
@@ -76,10 +76,10 @@ class RunningScheduler:
     profile: SchedulerProfile
 
     def check(self, level: Level, device: str) -> None:
-        """Asks the scheduler who it is; its workers may come later.
+        """Ask the scheduler for its identity; its workers may come later.
 
         Raises:
-            UserError: not an address, no such file, or it may not be joined like this.
+            UserError: no such file, a wrong address, or joining like this is refused.
             Tg80Error: nothing answers.
         """
         with quiet_logs():
@@ -90,7 +90,7 @@ class RunningScheduler:
         """A client of that scheduler, once workers are there and see the folder.
 
         Raises:
-            UserError: not an address, no such file, or it may not be joined like this.
+            UserError: no such file, a wrong address, or joining like this is refused.
             Tg80Error: nothing answers, packages differ, or the folder is not shared.
         """
         with quiet_logs():
@@ -102,15 +102,15 @@ class RunningScheduler:
                 yield client
 
     def tend(self, n_tasks: int) -> None:
-        """These workers are somebody else's."""
+        """Do nothing: these workers belong to others."""
 
 
 def find_scheduler(profile: SchedulerProfile) -> Target:
     """The scheduler that answers at an address, or is named by a scheduler file.
 
     Raises:
-        UserError: no such file, no address, or it may not be joined like this.
-        Tg80Error: nothing answers there, or something that is not a scheduler.
+        UserError: no such file, a wrong address, or joining like this is refused.
+        Tg80Error: nothing answers there, or something else than a scheduler.
     """
     given = profile.address
     target = _target(profile, _scheduler_file_address(given) or given)
@@ -153,7 +153,7 @@ def _target(profile: SchedulerProfile, address: str) -> Target:
     """How to talk to the scheduler at an address.
 
     Raises:
-        UserError: it may not be joined like this, or a certificate or key is at fault.
+        UserError: joining it like this is not allowed, or a certificate or key is wrong.
     """
     given = f"--scheduler {profile.address}"
     scheme, separator, rest = address.rpartition("://")

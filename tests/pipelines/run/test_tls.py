@@ -20,8 +20,8 @@ from pipelines.cli import run
 from pipelines.run.cluster import running_scheduler
 from pipelines.run.cluster.batch_queue import JobProfile, make_cluster
 from pipelines.run.cluster.running_scheduler import SchedulerProfile, find_scheduler
+from pipelines.run.cluster.this_machine import local_client
 from pipelines.run.cluster.tls import job_security, private_folder
-from pipelines.run.cluster.workers import local_client
 from pipelines.run.places import choose_place
 from tests.stress.stranger import (
     PLACES,
