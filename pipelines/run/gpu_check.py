@@ -117,25 +117,29 @@ def check_against_cpu(level: Level, geometry: Geometry, engine: Engine | None = 
         engine = make_engine(tight, numbers, charge, Resources(device="cuda"))
     ours = engine.evaluate(positions)
     cpu = make_engine(tight, numbers, charge).evaluate(positions)
-    energies = ours.energy / EV_PER_HARTREE, cpu.energy / EV_PER_HARTREE
-    off = abs(energies[0] - energies[1])
-    if not off <= MAX_ENERGY_HARTREE:
+    _compare(
+        f"{geometry.name} at {level.name}",
+        "hartree",
+        np.array([ours.energy, cpu.energy]) / EV_PER_HARTREE,
+        MAX_ENERGY_HARTREE,
+    )
+    forces = np.stack([ours.forces, cpu.forces]) / EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR
+    atom, axis = np.unravel_index(np.argmax(np.abs(forces[0] - forces[1])), ours.forces.shape)
+    _compare(
+        f"{geometry.name} at {level.name}, force on atom {atom + 1} along {'xyz'[axis]}",
+        "hartree/bohr",
+        forces[:, atom, axis],
+        MAX_FORCE_HARTREE_PER_BOHR,
+    )
+
+
+def _compare(what: str, unit: str, pair: np.ndarray, allowed: float) -> None:
+    gpu, cpu = pair
+    if not abs(gpu - cpu) <= allowed:  # NaN, too
         raise RunFailed(
-            f"{geometry.name} at {level.name}: the GPU gives {energies[0]:.9f} hartree, the CPU "
-            f"{energies[1]:.9f}: {off:.1e} apart, {MAX_ENERGY_HARTREE:.0e} allowed; "
-            "this GPU or GPU4PySCF can't be trusted: use --device cpu"
-        )
-    differences = np.abs(ours.forces - cpu.forces) / EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR
-    worst = np.unravel_index(np.argmax(differences), differences.shape)
-    if not differences[worst] <= MAX_FORCE_HARTREE_PER_BOHR:
-        gpu_force, cpu_force = (
-            result.forces[worst] / EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR for result in (ours, cpu)
-        )
-        raise RunFailed(
-            f"{geometry.name} at {level.name}: on atom {worst[0] + 1} along {'xyz'[worst[1]]} the "
-            f"GPU gives a force of {gpu_force:.7f} hartree/bohr, the CPU {cpu_force:.7f}: "
-            f"{differences[worst]:.1e} apart, {MAX_FORCE_HARTREE_PER_BOHR:.0e} allowed; "
-            "this GPU or GPU4PySCF can't be trusted: use --device cpu"
+            f"{what}: the GPU gives {gpu:.9f} {unit}, the CPU {cpu:.9f}: {abs(gpu - cpu):.1e} "
+            f"apart, {allowed:.0e} allowed; this GPU or GPU4PySCF can't be trusted: use "
+            "--device cpu"
         )
 
 

@@ -156,7 +156,7 @@ def test_check_stops_another_density_fit_by_its_energy_and_another_grid_by_its_f
     with pytest.raises(RunFailed, match=r"hartree, the CPU -7\d\.\d+: .*use --device cpu"):
         check_against_cpu(level, geometry(), twin(fit))
     grid = tightened(level).customised(grid_level=2)
-    with pytest.raises(RunFailed, match=r"on atom \d along [xyz] the GPU gives a force of"):
+    with pytest.raises(RunFailed, match=r"force on atom \d along [xyz]: the GPU gives"):
         check_against_cpu(level, geometry(), twin(grid))
 
 
