@@ -51,12 +51,28 @@ def assemble(
         CorruptFile: a part is not what its checksum says; the message names it.
     """
     frames = read_parts(parts)
-    machine = _machine_facts()
+    level = recipe.resolved_level()
+    machine = {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+    }
     if cost is not None:
         machine["cpu"] = " and ".join(cost.processors)
+    of_molecule = ("name", "smiles", "mapped_smiles", "inchikey", "formula", "charge", "bonds")
     metadata = ShardMetadata(
-        **_molecule_facts(molecule),
-        **_recipe_facts(recipe, replica),
+        **{name: getattr(molecule, name) for name in of_molecule},
+        level=level.name,
+        level_settings=level.model_dump(mode="json"),
+        recipe=recipe.stated(),
+        seed=recipe.seed,
+        versions=package_versions(),
+        software={"codata": CODATA_YEAR},
+        integrator=recipe.integrator,
+        ensemble=recipe.thermostat,
+        temperature_k=recipe.temperature_k,
+        time_step_fs=recipe.time_step_fs,
+        store_every_fs=recipe.of_replica(replica).store_every_fs,
         platform=machine,
         replica=replica,
         n_frames=len(frames["time"]),
@@ -81,36 +97,6 @@ def assemble(
         statistics["cpu_seconds"] = round(cost.cpu_seconds, 3)
     metadata = ShardMetadata.model_validate(dict(metadata) | {"statistics": statistics})
     write_shard(path, frames | static | {"quality_flags": quality.flags}, metadata)
-
-
-def _molecule_facts(molecule: Molecule) -> dict[str, Any]:
-    names = ("name", "smiles", "mapped_smiles", "inchikey", "formula", "charge", "bonds")
-    return {name: getattr(molecule, name) for name in names}
-
-
-def _machine_facts() -> dict[str, Any]:
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "system": platform.system(),
-    }
-
-
-def _recipe_facts(recipe: Recipe, replica: int) -> dict[str, Any]:
-    level = recipe.resolved_level()
-    return {
-        "level": level.name,
-        "level_settings": level.model_dump(mode="json"),
-        "recipe": recipe.stated(),
-        "seed": recipe.seed,
-        "versions": package_versions(),
-        "software": {"codata": CODATA_YEAR},
-        "integrator": recipe.integrator,
-        "ensemble": recipe.thermostat,
-        "temperature_k": recipe.temperature_k,
-        "time_step_fs": recipe.time_step_fs,
-        "store_every_fs": recipe.of_replica(replica).store_every_fs,
-    }
 
 
 def verified_metadata(path: Path) -> ShardMetadata:
