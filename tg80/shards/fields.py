@@ -96,7 +96,7 @@ FRAME_FIELDS: tuple[Field, ...] = (
     ),
     _series(
         "scf_cycles", ("n_frames",), "i4", None, None, 1.0,
-        "self-consistency cycles; -1 where the method does not tell",
+        "Fock matrices built on the level's grid; -1 where the method does not tell",
     ),
     _series("scf_converged", ("n_frames",), "u1", None, None, 1.0, "1 if self-consistent"),
     _series(

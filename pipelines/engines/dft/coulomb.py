@@ -29,6 +29,9 @@ class FittedCoulomb:
         auxiliary_basis: name of the auxiliary basis, or PySCF's dictionary of one.
         max_bytes: memory for the integrals.
         threads: CPU threads of the gradient.
+
+    Attributes:
+        keeps_integrals: whether they fit.
     """
 
     def __init__(
@@ -36,7 +39,9 @@ class FittedCoulomb:
     ):
         self._molecule = molecule
         self._auxiliary: Any = df.addons.make_auxmol(molecule, auxiliary_basis)
-        self._keep = 8 * molecule.nao * (molecule.nao + 1) // 2 * self._auxiliary.nao <= max_bytes
+        self.keeps_integrals = (
+            8 * molecule.nao * (molecule.nao + 1) // 2 * self._auxiliary.nao <= max_bytes
+        )
         self._kept = np.empty((0, 0))
         self._metric: Any = None
         self._ranges = _ranges(self._auxiliary)
@@ -48,7 +53,7 @@ class FittedCoulomb:
         """Follow the molecule to its new geometry."""
         self._auxiliary.set_geom_(self._molecule.atom_coords(), unit="Bohr")
         self._metric = scipy.linalg.cho_factor(self._auxiliary.intor("int2c2e"), lower=True)
-        if self._keep:
+        if self.keeps_integrals:
             self._kept = self._integrals(0, self._auxiliary.nbas)
 
     def _integrals(self, first: int, last: int) -> np.ndarray:
@@ -59,7 +64,7 @@ class FittedCoulomb:
         return both.intor("int3c2e", aosym="s2ij", shls_slice=n_all)
 
     def _blocks(self):
-        if self._keep:
+        if self.keeps_integrals:
             yield slice(None), self._kept
             return
         for first, last, functions in self._ranges:

@@ -2,7 +2,7 @@
 
 Points stand in blocks of neighbours, and basis functions are evaluated only where they matter. The
 density comes from the occupied orbitals, the gradient goes straight to atoms, and its potential is
-that of the last Fock matrix. The functional itself is libxc's.
+one that a Fock matrix was made from. The functional itself is libxc's.
 
 Basis functions are evaluated for every Fock matrix, chunk by chunk: that takes as long as reading
 them back from memory, which workers side by side would have to share.
@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from pyscf import dft, gto, lib
-from pyscf.dft.gen_grid import arg_group_grids
 
 from pipelines.engines.dft.kernels import grid_kernels as kernels
 from pipelines.engines.dft.kernels.basis import gaussian_basis, moved
@@ -44,14 +43,6 @@ def check_functional(functional: str) -> None:
         raise UserError(f"functional {functional!r} is not a pure GGA, such as PBE")
 
 
-def grid_order(molecule: gto.Mole, coordinates: np.ndarray) -> np.ndarray:
-    """Permutation (n_points,) that puts neighbouring grid points side by side.
-
-    It costs more than the grid itself; atoms that move a little may keep it.
-    """
-    return np.asarray(arg_group_grids(molecule, coordinates))
-
-
 class GridFunctional:
     """A pure GGA on the grid of the present geometry.
 
@@ -70,7 +61,6 @@ class GridFunctional:
         self._blocks = Blocks(*[np.empty(0)] * 4)
         self._weights = np.empty((0, BLOCK_POINTS))
         self._chunks: list[tuple[int, int]] = []
-        self._last: tuple[np.ndarray, list[np.ndarray]] | None = None
         self._pool: Any = None
         self._scratch = threading.local()
         if threads > 1:
@@ -80,7 +70,6 @@ class GridFunctional:
     def move(self, coordinates: np.ndarray, weights: np.ndarray) -> None:
         """Take the grid of a new geometry: (n_points, 3) bohr, (n_points,) bohr^3."""
         self._basis = moved(self._basis, self._molecule)
-        self._last = None
         n_blocks = -(-len(weights) // BLOCK_POINTS)
         missing = n_blocks * BLOCK_POINTS - len(weights)
         # The last block is filled up with copies of the last point that weigh nothing.
@@ -119,25 +108,34 @@ class GridFunctional:
             return [work(*chunk) for chunk in self._chunks]
         return list(self._pool.map(work, *zip(*self._chunks, strict=True)))
 
-    def fock(self, occupied: np.ndarray) -> tuple[float, np.ndarray]:
-        """Energy (hartree) and potential matrix of occupied orbitals (n_basis, n_occupied)."""
-        occupied = np.ascontiguousarray(occupied)
-        parts = self._map(lambda i, j: self._chunk_fock(i, j, occupied))
-        self._last = (occupied, [potential for _, _, potential in parts])
-        matrix = np.zeros((len(occupied), len(occupied)))
-        for _, part, _ in parts:
-            matrix += part
-        return float(sum(energy for energy, _, _ in parts)), matrix + matrix.T
+    def fock(self, occupied: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """Energy, potential matrix and potential on the grid of occupied orbitals.
 
-    def _chunk_fock(self, first: int, last: int, occupied: np.ndarray):
-        values = self._values(first, last)
-        weights = self._weights[first:last].ravel()
-        rho = np.empty((4, len(weights)))
-        kernels.density(self._blocks, first, last, values, occupied, rho)
-        energy, potential = self._potential(rho, weights)
+        Args:
+            occupied: (n_basis, n_occupied).
+
+        Returns:
+            Hartree; (n_basis, n_basis) hartree; (4, n_points) weighted derivatives of the energy
+            density by the density and its gradient.
+        """
+        occupied = np.ascontiguousarray(occupied)
+        potential = np.empty((4, self._weights.size))
+
+        def work(first: int, last: int) -> tuple[float, np.ndarray]:
+            values = self._values(first, last)
+            rho = np.empty((4, (last - first) * BLOCK_POINTS))
+            kernels.density(self._blocks, first, last, values, occupied, rho)
+            energy, here = self._potential(rho, self._weights[first:last].ravel())
+            matrix = np.zeros((len(occupied), len(occupied)))
+            kernels.add_potential(self._blocks, first, last, values, here, matrix)
+            potential[:, first * BLOCK_POINTS : last * BLOCK_POINTS] = here
+            return energy, matrix
+
+        parts = self._map(work)
         matrix = np.zeros((len(occupied), len(occupied)))
-        kernels.add_potential(self._blocks, first, last, values, potential, matrix)
-        return energy, matrix, potential
+        for _, part in parts:
+            matrix += part
+        return float(sum(energy for energy, _ in parts)), matrix + matrix.T, potential
 
     def _potential(self, rho: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
         """Energy and weighted potential (4, n_points) of a density and its gradient."""
@@ -147,25 +145,22 @@ class GridFunctional:
         potential[1:] = (2.0 * weights * derivatives[1]) * rho[1:]
         return float(np.dot(weights * rho[0], energy)), potential
 
-    def gradient(self, occupied: np.ndarray) -> np.ndarray:
+    def gradient(self, occupied: np.ndarray, potential: np.ndarray) -> np.ndarray:
         """Gradient (n_atoms, 3), hartree/bohr; the grid's own movement is left out, as usual.
 
         Args:
-            occupied: (n_basis, n_occupied); those of the last `fock` cost least.
+            occupied: (n_basis, n_occupied).
+            potential: (4, n_points), from `fock`.
         """
         occupied = np.ascontiguousarray(occupied)
-        if self._last is None or not np.array_equal(self._last[0], occupied):
-            self.fock(occupied)
-        assert self._last is not None
-        potentials = self._last[1]
 
         def work(first: int, last: int) -> np.ndarray:
             values = self._values(first, last)
             gradient = np.zeros((len(self._basis.centres), 3))
+            here = potential[:, first * BLOCK_POINTS : last * BLOCK_POINTS]
             kernels.add_gradient(
-                self._basis, self._blocks, first, last, values,
-                potentials[first // _CHUNK_BLOCKS], occupied, gradient,
-            )  # fmt: skip
+                self._basis, self._blocks, first, last, values, here, occupied, gradient
+            )
             return gradient
 
         return np.sum(self._map(work), axis=0)

@@ -1,13 +1,11 @@
-"""Predicts the occupied orbitals of the next molecular-dynamics step from those of the last ones.
+"""Predicts occupied orbitals and grid corrections of the next geometry from those of the last ones.
 
 The contra-covariant density P S of every known geometry acts on the newest orbitals, so that the
 arbitrary rotation among occupied orbitals drops out; the weighted sum is orthonormalised after
-Loewdin in the overlap of the new geometry. The weights are
-
-- `overlap` (default): those that best reproduce the new overlap matrix, which is known before the
-  self-consistency begins, from the old ones. Density-matrix errors are a fifth to an eighth of
-  ASPC's at 1 fs steps (methanol, ethanol, 400 K).
-- `aspc`: fixed weights of the always stable predictor-corrector, for equal time steps.
+Loewdin in the overlap of the new geometry. The weights are those that best reproduce the new
+overlap matrix, which is known before the self-consistency begins, from the old ones. Density-matrix
+errors are a fifth to an eighth of those with fixed weights (ASPC) at 1 fs steps (methanol, ethanol,
+400 K). The correction of the coarse grid's Fock matrix takes the same weights.
 
 References:
     Kolafa, J. Comput. Chem. 25, 335 (2004), doi:10.1002/jcc.10385 (ASPC). Kuehne et al.,
@@ -15,31 +13,16 @@ References:
     doi:10.1021/acs.jctc.1c00751 (weights fitted to a descriptor of the new geometry).
 """
 
-from math import comb
-from typing import Literal
-
 import numpy as np
 
 from tg80.errors import RunFailed
 
-_ASPC_ORDER = 3
 _DEPTH = 20
 # Weight of the Tikhonov term, in units of overlap matrix elements: without it twenty nearly
 # dependent geometries get weights of hundreds, which multiply what self-consistency left undone.
 _TIKHONOV = 1e-5
 # A prediction whose orbitals are this far from orthonormal reached across a jump of the geometry.
-_SMOOTH = 0.05
-
-
-def aspc_weights(order: int) -> np.ndarray:
-    """Weights of the last order + 2 values, newest first, shape (order + 2,); they sum to one.
-
-    References:
-        doi:10.1002/jcc.10385; with n = k + 2 values B_j = (-1)^(j+1) j C(2n, n-j) / C(2n-2, n-1).
-    """
-    n = order + 2
-    signed = [(-1) ** (j + 1) * j * comb(2 * n, n - j) for j in range(1, n + 1)]
-    return np.array(signed) / comb(2 * n - 2, n - 1)
+_SMOOTH = 0.15
 
 
 def overlap_weights(overlap: np.ndarray, known: list[np.ndarray]) -> np.ndarray:
@@ -65,52 +48,65 @@ def overlap_weights(overlap: np.ndarray, known: list[np.ndarray]) -> np.ndarray:
 class OrbitalExtrapolation:
     """History of occupied orbitals with their overlap matrices, and the predictor on it.
 
-    Attributes:
-        weights: "overlap" or "aspc".
-        depth: geometries remembered.
+    Of the newest geometries it also knows the correction of the coarse grid's Fock matrix, unless
+    the level has no coarse grid or the checkpoint came from before there was one.
     """
 
-    def __init__(self, weights: Literal["overlap", "aspc"] = "overlap"):
-        self.weights = weights
-        self.depth = _DEPTH if weights == "overlap" else _ASPC_ORDER + 2
+    def __init__(self):
         self._orbitals: list[np.ndarray] = []
         self._overlaps: list[np.ndarray] = []
+        self._corrections: list[np.ndarray] = []
 
     def __len__(self) -> int:
         return len(self._orbitals)
 
-    def append(self, orbitals: np.ndarray, overlap: np.ndarray) -> None:
-        """Add a geometry: orbitals (n_basis, n_occupied) orthonormal in overlap, its S matrix.
+    def append(
+        self, orbitals: np.ndarray, overlap: np.ndarray, correction: np.ndarray | None = None
+    ) -> None:
+        """Add a geometry.
 
         Copies are kept in one memory layout: BLAS may round differently on a transposed array.
-        """
-        self._orbitals.insert(0, np.array(orbitals, dtype=np.float64, order="C"))
-        self._overlaps.insert(0, np.array(overlap, dtype=np.float64, order="C"))
-        del self._orbitals[self.depth :], self._overlaps[self.depth :]
 
-    def predict(self, overlap: np.ndarray) -> np.ndarray | None:
-        """Occupied orbitals for a new geometry, orthonormal in its overlap (n_basis, n_basis).
+        Args:
+            orbitals: (n_basis, n_occupied), orthonormal in the overlap.
+            overlap: (n_basis, n_basis).
+            correction: (n_basis, n_basis), hartree, in the Loewdin basis.
+        """
+        for known, new in ((self._orbitals, orbitals), (self._overlaps, overlap)):
+            known.insert(0, np.array(new, dtype=np.float64, order="C"))
+            del known[_DEPTH:]
+        if correction is None:
+            self._corrections.clear()
+            return
+        self._corrections.insert(0, np.array(correction, dtype=np.float64, order="C"))
+        del self._corrections[_DEPTH:]
+
+    def predict(self, overlap: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Occupied orbitals and correction for a new geometry of the overlap (n_basis, n_basis).
 
         Returns:
-            (n_basis, n_occupied); the newest known orbitals, orthonormalised, if the geometry
-            jumped, so that an extrapolation means nothing; None if even these don't fit, or
-            nothing is known.
+            (n_basis, n_occupied), orthonormal in the overlap; the newest known orbitals,
+            orthonormalised, if the geometry jumped, so that an extrapolation means nothing; None if
+            even these don't fit, or nothing is known.
+            (n_basis, n_basis) hartree, in the Loewdin basis; None if the geometry jumped or no
+            correction is known.
         """
         if not self._orbitals:
-            return None
-        predicted = self._extrapolate(overlap)
-        orthonormal = _orthonormalised(predicted, overlap, _SMOOTH)
-        if orthonormal is None:
+            return None, None
+        weights = overlap_weights(overlap, self._overlaps)
+        orbitals = _orthonormalised(self._extrapolate(weights), overlap, _SMOOTH)
+        if orbitals is None:
             # Half of the norm may go: atoms that moved take their basis functions along.
-            orthonormal = _orthonormalised(self._orbitals[0], overlap, 0.5)
-        return orthonormal
+            return _orthonormalised(self._orbitals[0], overlap, 0.5), None
+        n_corrections = len(self._corrections)
+        if not n_corrections:
+            return orbitals, None
+        if n_corrections < len(self):
+            weights = overlap_weights(overlap, self._overlaps[:n_corrections])
+        return orbitals, np.tensordot(weights, np.stack(self._corrections), axes=1)
 
-    def _extrapolate(self, overlap: np.ndarray) -> np.ndarray:
+    def _extrapolate(self, weights: np.ndarray) -> np.ndarray:
         newest = self._orbitals[0]
-        if self.weights == "aspc":
-            weights = aspc_weights(len(self) - 2) if len(self) > 1 else np.ones(1)
-        else:
-            weights = overlap_weights(overlap, self._overlaps)
         predicted = weights[0] * newest
         older = zip(weights[1:], self._orbitals[1:], self._overlaps[1:], strict=True)
         for weight, orbitals, matrix in older:
@@ -121,32 +117,35 @@ class OrbitalExtrapolation:
         """Forget all geometries."""
         self._orbitals.clear()
         self._overlaps.clear()
+        self._corrections.clear()
 
     def state(self) -> dict[str, np.ndarray]:
         """The whole memory, float64, newest first.
 
         Returns:
-            `orbitals` (n_known, n_basis, n_occupied) and `overlaps` (n_known, n_basis, n_basis).
+            `orbitals` (n_known, n_basis, n_occupied), `overlaps` (n_known, n_basis, n_basis) and
+            `corrections` (n_known or fewer, n_basis, n_basis).
         """
-        if not self._orbitals:
-            return {"orbitals": np.zeros((0, 0, 0)), "overlaps": np.zeros((0, 0, 0))}
-        return {"orbitals": np.stack(self._orbitals), "overlaps": np.stack(self._overlaps)}
+        lists = (self._orbitals, self._overlaps, self._corrections)
+        stacks = [np.stack(known) if known else np.zeros((0, 0, 0)) for known in lists]
+        return dict(zip(("orbitals", "overlaps", "corrections"), stacks, strict=True))
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
-        """Continue from a `state`.
+        """Continue from a `state`; one from before there were corrections may lack them.
 
         Raises:
             RunFailed: the arrays are not such a state.
         """
-        if set(state) != {"orbitals", "overlaps"}:
-            raise RunFailed("the checkpoint holds no orbital history of a Kohn-Sham engine")
         orbitals, overlaps = np.asarray(state["orbitals"]), np.asarray(state["overlaps"])
+        corrections = np.asarray(state.get("corrections", np.zeros((0, 0, 0))))
         square = overlaps.shape == (*orbitals.shape[:2], *orbitals.shape[1:2])
-        double = orbitals.dtype == np.float64 and overlaps.dtype == np.float64
-        if orbitals.ndim != 3 or not square or not double or len(orbitals) > self.depth:
+        fits = len(corrections) == 0 or corrections.shape == overlaps[: len(corrections)].shape
+        double = all(array.dtype == np.float64 for array in (orbitals, overlaps, corrections))
+        if orbitals.ndim != 3 or not (square and fits and double) or len(orbitals) > _DEPTH:
             raise RunFailed("the checkpoint's orbital history has unexpected shapes or types")
         self._orbitals = [np.array(block, order="C") for block in orbitals]
         self._overlaps = [np.array(block, order="C") for block in overlaps]
+        self._corrections = [np.array(block, order="C") for block in corrections]
 
 
 def _orthonormalised(

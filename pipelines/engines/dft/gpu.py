@@ -6,10 +6,10 @@ everything between them (extrapolation, orthogonalisation, convergence) is the C
 code on matrices of a few hundred rows, which a GPU would do no faster and which several
 trajectories would otherwise queue up for.
 
-What is used of GPU4PySCF: `dft.rks.RKS`, `density_fit`, `reset`, `get_hcore`, `get_veff` with its
-`ecoul` and `exc`, `nuc_grad_method().kernel(mo_energy, mo_coeff, mo_occ)` and `tag_array`. Its
-own SCF loop is not: its level shift accepts an energy change *or* a gradient below threshold, and
-its damping acts only on the cycles before DIIS starts.
+What is used of GPU4PySCF: `dft.rks.RKS`, `density_fit`, `reset`, `get_hcore`, `get_j`, `get_veff`
+with its `ecoul` and `exc`, `nuc_grad_method().kernel(mo_energy, mo_coeff, mo_occ)` and `tag_array`.
+Its own SCF loop is not: its level shift accepts an energy change *or* a gradient below threshold,
+and its damping acts only on the cycles before DIIS starts.
 
 References:
     Wu et al., doi:10.48550/arXiv.2404.09452 (GPU4PySCF).
@@ -95,9 +95,9 @@ class LibraryHamiltonian(Hamiltonian):
     """A Hamiltonian whose Fock matrices and gradients come from a library's own classes.
 
     The mean-field object is kept and only reset between geometries. All arrays that come in or
-    go out are NumPy arrays, hartree and bohr. The library puts its grid in order itself, so that
-    `grid_geometry` is never read here: it keeps checkpoints of one form. The stopwatch tells no
-    parts apart.
+    go out are NumPy arrays, hartree and bohr. The library puts its grid in order itself; only the
+    coarse one has the order of `grid_geometry`. The gradient evaluates its own potential, on the
+    fine grid and at the very orbitals. The stopwatch tells only the coarse grid's parts apart.
 
     A GPU sums in no fixed order: the same geometries give the same energies to 1e-8 hartree, not
     to the bit. The engine's state knows of no device, so a checkpoint written on a CPU goes on on
@@ -131,15 +131,17 @@ class LibraryHamiltonian(Hamiltonian):
         """PySCF's own object at the present geometry, for what is rare and not worth a GPU."""
         return make_mean_field(dft.RKS, self.level, self.molecule)
 
-    def move(self, positions_bohr: np.ndarray) -> None:
-        """Take a new geometry (n_atoms, 3), bohr; forget all integrals of the last one."""
-        self.molecule.set_geom_(np.asarray(positions_bohr), unit="Bohr")
+    def _move(self, grid_geometry: np.ndarray) -> np.ndarray:
         self._device.reset(self.molecule)
-        self._take_one_electron(self._library.to_host(self._device.get_hcore()))
+        return self._library.to_host(self._device.get_hcore())
 
     def _potential(self, density: Any) -> np.ndarray:
         potential = self._device.get_veff(self.molecule, self._library.to_device(density))
         return self._library.to_host(potential)
+
+    def _coulomb(self, density: np.ndarray) -> np.ndarray:
+        coulomb = self._device.get_j(self.molecule, self._library.to_device(density), hermi=1)
+        return self._library.to_host(coulomb)
 
     def fock(self, occupied: np.ndarray) -> FockBuild:
         """Energy and Fock matrix of orthonormal occupied orbitals (n_basis, n_occupied)."""
@@ -158,14 +160,14 @@ class LibraryHamiltonian(Hamiltonian):
         )
         return FockBuild(energy, self._core + self._library.to_host(potential))
 
-    def gradient(self, fock: np.ndarray, occupied: np.ndarray) -> np.ndarray:
+    def gradient(self, build: FockBuild, occupied: np.ndarray) -> np.ndarray:
         """Nuclear gradient (n_atoms, 3), hartree/bohr, with the auxiliary basis's response.
 
         Args:
-            fock: Fock matrix of these very orbitals.
+            build: of these very orbitals.
             occupied: (n_basis, n_occupied), orthonormal.
         """
-        energies, rotation = np.linalg.eigh(occupied.T @ fock @ occupied)
+        energies, rotation = np.linalg.eigh(occupied.T @ build.matrix @ occupied)
         send = self._library.to_device
         mean_field = self._device
         mean_field.mo_energy = send(energies)

@@ -1,7 +1,8 @@
 """What the Hamiltonians of the CPU and of the GPU have in common: a molecule that moves.
 
-The self-consistency loop and the dynamics know only this interface: `move`, `fock`, `gradient`,
-in hartree and bohr.
+The self-consistency loops and the dynamics know only this interface: `move`, `fock`, `coarse_fock`
+and `gradient`, in hartree and bohr. The coarse grid is too little work for a GPU: both Hamiltonians
+have it here, on the CPU.
 """
 
 import time
@@ -16,23 +17,34 @@ import scipy.linalg
 from pyscf import df, gto
 from pyscf.scf import hf
 
+from pipelines.engines.dft.exchange_correlation import GridFunctional
+from pipelines.engines.dft.grids import OrderedGrid, coarse_grid
 from tg80.theory import EVEN_TEMPERED, Level, atomic_number_of, symbols_of
 
 # The heaviest element all of whose electrons the def2 basis sets hold.
 _LAST_WHOLE_ATOM = 36
+# Levels of a smaller gradient threshold are reference levels: their fine grid alone decides.
+_LEAST_FOR_TWO_GRIDS = 1e-5
+# The order of the grid points is found anew once an atom has moved this far, bohr.
+_GRID_REACH = 2.0
 
 
 @dataclass(frozen=True)
 class FockBuild:
-    """Energy and Fock matrix of one set of occupied orbitals.
+    """Energy and Fock matrix of one set of occupied orbitals, and what their gradient needs.
 
     Attributes:
         energy: total energy, hartree.
         matrix: Fock matrix (n_basis, n_basis), hartree.
+        potential: exchange-correlation potential on the level's grid, as the Hamiltonian that
+            built it understands it; None where its gradient evaluates its own.
+        coarse_potential: what the coarse grid adds to it, likewise.
     """
 
     energy: float
     matrix: np.ndarray
+    potential: np.ndarray | None = None
+    coarse_potential: np.ndarray | None = None
 
 
 def auxiliary_basis_of(level: Level, molecule: gto.Mole) -> Any:
@@ -83,6 +95,7 @@ class Hamiltonian(ABC):
         level: a Kohn-Sham level.
         atomic_numbers: (n_atoms,) int.
         charge: total charge, e.
+        threads: CPU threads of the coarse grid.
 
     Attributes:
         level, atomic_numbers, charge: as given.
@@ -93,13 +106,14 @@ class Hamiltonian(ABC):
         grid_geometry: (n_atoms, 3) bohr, for which the grid's points were put in order; None
             before the first geometry. Sums run in that order, so it belongs to an engine's state.
         stopwatch: seconds by part of the work.
+        has_coarse_grid: whether `coarse_fock` may be asked for.
     """
 
     overlap: np.ndarray
     overlap_root: np.ndarray
     overlap_inverse_root: np.ndarray
 
-    def __init__(self, level: Level, atomic_numbers, charge: int):
+    def __init__(self, level: Level, atomic_numbers, charge: int, threads: int = 1):
         self.level = level
         self.atomic_numbers = np.asarray(atomic_numbers, dtype=int)
         self.charge = charge
@@ -116,6 +130,11 @@ class Hamiltonian(ABC):
         self.grid_geometry: np.ndarray | None = None
         self._core = np.empty(0)
         self._nuclear_repulsion = 0.0
+        # Without a fit the Coulomb matrix, which both grids need, costs more than the fine grid.
+        fitted, limit = level.auxiliary_basis is not None, level.gradient_threshold or 0.0
+        self.has_coarse_grid = fitted and limit >= _LEAST_FOR_TWO_GRIDS
+        self._coarse_grid = OrderedGrid(coarse_grid(self.molecule))
+        self._coarse = GridFunctional(self.molecule, level.functional, threads)
 
     def evaluation(self) -> AbstractContextManager[None]:
         """Enter this around everything that is asked of one geometry."""
@@ -126,38 +145,70 @@ class Hamiltonian(ABC):
     def mean_field(self) -> Any:
         """PySCF's own object at the present geometry."""
 
-    @abstractmethod
     def move(self, positions_bohr: np.ndarray) -> None:
         """Take a new geometry (n_atoms, 3), bohr; forget all integrals of the last one."""
+        positions = np.array(positions_bohr, dtype=np.float64)
+        self.molecule.set_geom_(positions, unit="Bohr")
+        known = self.grid_geometry
+        if known is None or np.abs(known - positions).max() > _GRID_REACH:
+            self.grid_geometry = known = positions
+        self._core = self._move(known)
+        # The overlap is PySCF's on the GPU too: the history of orbitals refers to this very matrix.
+        self.overlap = self.molecule.intor_symmetric("int1e_ovlp")
+        values, vectors = np.linalg.eigh(self.overlap)
+        self.overlap_root = (vectors * np.sqrt(values)) @ vectors.T
+        self.overlap_inverse_root = (vectors / np.sqrt(values)) @ vectors.T
+        self._nuclear_repulsion = float(self.molecule.energy_nuc())
+        if self.has_coarse_grid:
+            with self.stopwatch("coarse grid"):
+                self._coarse.move(*self._coarse_grid.points(known))
+
+    @abstractmethod
+    def _move(self, grid_geometry: np.ndarray) -> np.ndarray:
+        """Follow the molecule to its new geometry.
+
+        Args:
+            grid_geometry: (n_atoms, 3) bohr, for which grid points are to be put in order.
+
+        Returns:
+            The core Hamiltonian (n_basis, n_basis), hartree.
+        """
 
     @abstractmethod
     def fock(self, occupied: np.ndarray) -> FockBuild:
         """Energy and Fock matrix of orthonormal occupied orbitals (n_basis, n_occupied)."""
 
+    def coarse_fock(self, occupied: np.ndarray) -> FockBuild:
+        """The same on the coarse grid, whose potential is the `coarse_potential`."""
+        density = self.density(occupied)
+        with self.stopwatch("coarse: Coulomb"):
+            coulomb = self._coulomb(density)
+        with self.stopwatch("coarse: exchange-correlation"):
+            exchange_energy, exchange, potential = self._coarse.fock(occupied)
+        energy = self._energy(density, coulomb, exchange_energy)
+        return FockBuild(energy, self._core + coulomb + exchange, coarse_potential=potential)
+
+    def _energy(self, density: np.ndarray, coulomb: np.ndarray, exchange: float) -> float:
+        one_electron = float(np.vdot(self._core, density))
+        repulsion = 0.5 * float(np.vdot(coulomb, density)) + self._nuclear_repulsion
+        return one_electron + repulsion + exchange
+
     @abstractmethod
-    def gradient(self, fock: np.ndarray, occupied: np.ndarray) -> np.ndarray:
+    def gradient(self, build: FockBuild, occupied: np.ndarray) -> np.ndarray:
         """Nuclear gradient (n_atoms, 3), hartree/bohr, with the auxiliary basis's response.
 
         Args:
-            fock: Fock matrix of these very orbitals.
+            build: of these very orbitals.
             occupied: (n_basis, n_occupied), orthonormal.
         """
 
     @abstractmethod
+    def _coulomb(self, density: np.ndarray) -> np.ndarray:
+        """Coulomb matrix (n_basis, n_basis) of a density matrix."""
+
+    @abstractmethod
     def _potential(self, density: Any) -> np.ndarray:
         """Coulomb and exchange-correlation matrix (n_basis, n_basis) of a density matrix."""
-
-    def _take_one_electron(self, core: np.ndarray) -> None:
-        """Take the core Hamiltonian (n_basis, n_basis) and find what else has no repulsion.
-
-        The overlap is PySCF's on the GPU too: the history of orbitals refers to this very matrix.
-        """
-        self.overlap = self.molecule.intor_symmetric("int1e_ovlp")
-        values, vectors = np.linalg.eigh(self.overlap)
-        self.overlap_root = (vectors * np.sqrt(values)) @ vectors.T
-        self.overlap_inverse_root = (vectors / np.sqrt(values)) @ vectors.T
-        self._core = core
-        self._nuclear_repulsion = float(self.molecule.energy_nuc())
 
     def guess(self) -> np.ndarray:
         """Occupied orbitals (n_basis, n_occupied) from atomic densities, without any history."""

@@ -1,8 +1,8 @@
 """Kohn-Sham energies and forces for one geometry after another of a molecule.
 
 `KohnShamEngine` joins three parts: the Hamiltonian of a geometry (hamiltonian.py, on the CPU
-kohn_sham.py, on a GPU gpu.py), the loop to self-consistency (self_consistency.py) and the predictor
-of its start (extrapolation.py).
+kohn_sham.py, on a GPU gpu.py), the loops to self-consistency (two_grids.py, self_consistency.py)
+and the predictor of their start (extrapolation.py).
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from pyscf import lib
 from pipelines.engines.dft.extrapolation import OrbitalExtrapolation
 from pipelines.engines.dft.hamiltonian import Hamiltonian
 from pipelines.engines.dft.self_consistency import SecantPairs, Solution, solve
+from pipelines.engines.dft.two_grids import solve_on_two_grids
 from pipelines.engines.engine import Evaluation, checked_positions, formula
 from pipelines.engines.threads import ThreadLimit
 from tg80.constants import (
@@ -39,7 +40,7 @@ class KohnShamEngine:
     Attributes:
         level: name of the level of theory.
         last_solution: where the last self-consistency ended (cycles, gradient norm).
-        last_attempt: what led to it: "the predicted orbitals", or a step of the failure ladder.
+        last_attempt: what led to it: "two grids", or a step of the failure ladder.
     """
 
     def __init__(self, hamiltonian: Hamiltonian, threads: int = 1):
@@ -70,7 +71,7 @@ class KohnShamEngine:
             solution = self._converge()
             self.last_solution = solution
             gap = self._remember(solution)
-            gradient = self._hamiltonian.gradient(solution.build.matrix, solution.occupied)
+            gradient = self._hamiltonian.gradient(solution.build, solution.occupied)
             charges = self._hamiltonian.mulliken_charges(solution.occupied)
             dipole = self._hamiltonian.dipole(solution.occupied) * ANGSTROM_PER_BOHR
         if self._charge:
@@ -91,7 +92,7 @@ class KohnShamEngine:
         return dict(self._hamiltonian.stopwatch.seconds)
 
     def state(self) -> dict[str, np.ndarray]:
-        """The memory between geometries: past orbitals, secant pairs, the order of the grid."""
+        """Past orbitals and grid corrections, secant pairs, and the order of the grid."""
         grid_geometry = self._hamiltonian.grid_geometry
         if grid_geometry is None:
             grid_geometry = np.zeros((0, 3))
@@ -114,9 +115,10 @@ class KohnShamEngine:
                 f"{self._name()}: the checkpoint's orbitals have shape {shape}, "
                 f"expected (n, {n_basis}, {n_occupied}): it belongs to another run"
             )
-        if set(state) != set(self.state()):
+        # Checkpoints from before there was a coarse grid lack its corrections.
+        if {*state, "corrections"} != set(self.state()):
             raise RunFailed(f"{self._name()}: the checkpoint is not of a Kohn-Sham engine")
-        self._extrapolation.load_state({name: state[name] for name in ("orbitals", "overlaps")})
+        self._extrapolation.load_state(state)
         self._pairs.load_state(state)
         geometry = np.array(state["grid_geometry"], dtype=np.float64)
         self._hamiltonian.grid_geometry = geometry if len(geometry) else None
@@ -159,10 +161,15 @@ class KohnShamEngine:
             ),
             ("second-order optimisation", self._second_order),
         ]
-        start = self._extrapolation.predict(hamiltonian.overlap)
+        start, correction = self._extrapolation.predict(hamiltonian.overlap)
         if start is not None:
             attempts.insert(
                 0, ("the predicted orbitals", lambda: solve(hamiltonian, start, self._pairs))
+            )
+        if start is not None and correction is not None and hamiltonian.has_coarse_grid:
+            pairs = self._pairs
+            attempts.insert(
+                0, ("two grids", lambda: solve_on_two_grids(hamiltonian, start, correction, pairs))
             )
         return attempts
 
@@ -191,5 +198,9 @@ class KohnShamEngine:
         improved = self._pairs.improve(solution.fock, solution.error)
         energies, orbitals = np.linalg.eigh(improved)
         n = hamiltonian.n_occupied
-        self._extrapolation.append(inverse_root @ orbitals[:, :n], hamiltonian.overlap)
+        correction = solution.correction
+        if correction is None and hamiltonian.has_coarse_grid:
+            coarse = hamiltonian.coarse_fock(solution.occupied)
+            correction = inverse_root @ (solution.build.matrix - coarse.matrix) @ inverse_root
+        self._extrapolation.append(inverse_root @ orbitals[:, :n], hamiltonian.overlap, correction)
         return float(energies[n] - energies[n - 1]) if n < len(energies) else float("nan")

@@ -84,11 +84,13 @@ class Solution:
     Attributes:
         build: energy and Fock matrix of `occupied`.
         occupied: (n_basis, n_occupied), orthonormal.
-        cycles: Fock matrices built.
-        gradient_norm: norm of the orbital gradient, hartree.
+        cycles: Fock matrices built on the level's grid.
+        gradient_norm: norm of the orbital gradient, hartree; on two grids an upper bound.
         energy_change: of the last cycle, hartree.
         converged: energy change and gradient both below their thresholds.
         fock, error: Fock matrix and orbital gradient in the Loewdin basis, (n_basis, n_basis).
+        correction: Fock matrix less that of the coarse grid, likewise; None where none was built.
+        coarse_cycles: Fock matrices built on the coarse grid.
     """
 
     build: FockBuild
@@ -99,15 +101,20 @@ class Solution:
     converged: bool
     fock: np.ndarray
     error: np.ndarray
+    correction: np.ndarray | None = None
+    coarse_cycles: int = 0
 
 
-def orbital_gradient(fock: np.ndarray, occupied: np.ndarray) -> np.ndarray:
-    """Commutator of Fock and density in an orthonormal basis, (n_basis, n_basis), hartree.
+def orbital_gradient(fock: np.ndarray, occupied: np.ndarray) -> tuple[np.ndarray, float]:
+    """Commutator of Fock and density in an orthonormal basis, and the gradient's norm.
 
-    Its Frobenius norm is sqrt(2) times that of the occupied-virtual block.
+    Returns:
+        (n_basis, n_basis), hartree; 2 |F_vo| of the occupied-virtual block, as PySCF defines it,
+        which is sqrt(2) times the commutator's norm.
     """
     product = fock @ (occupied @ occupied.T)
-    return product - product.T
+    error = product - product.T
+    return error, float(np.sqrt(2.0) * np.linalg.norm(error))
 
 
 def solve(
@@ -144,8 +151,7 @@ def solve(
         occupied = inverse_root @ orbitals
         build = hamiltonian.fock(occupied)
         fock = inverse_root @ build.matrix @ inverse_root
-        error = orbital_gradient(fock, orbitals)
-        norm = float(np.sqrt(2.0) * np.linalg.norm(error))  # PySCF's definition, 2 |F_vo|
+        error, norm = orbital_gradient(fock, orbitals)
         if last is not None:
             pairs.append(fock - last[0], error - last[1])
         last = fock, error

@@ -89,7 +89,7 @@ def test_state_passes_between_cpu_and_gpu_engines():
     for result, wanted in zip(results, expected, strict=True):
         assert result.energy == pytest.approx(wanted.energy, abs=ENERGY_TOLERANCE)
         assert np.abs(result.forces - wanted.forces).max() < 2e-5 * FORCE
-    assert engines[1].last_attempt == "the predicted orbitals"
+    assert engines[1].last_attempt == "two grids"
     assert max(result.scf_cycles for result in results[3:]) <= results[0].scf_cycles - 2
     states = [engine.state() for engine in engines]
     for name, array in states[0].items():
