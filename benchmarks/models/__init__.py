@@ -18,6 +18,7 @@ _REGISTRY = {
     "egnn": "egnn:Egnn",
     "egnn-rollout": "egnn_rollout:EgnnRollout",
     "mace": "mace:Mace",
+    "valence": "valence.model:Valence",
     "persistence": "trivial:Persistence",
     "ballistic": "trivial:Ballistic",
     "centroid": "trivial:Centroid",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,6 +26,17 @@ from tg80.constants import ACCELERATION, masses_of
 from tg80.untrusted.limits import BoundedModel
 
 ForceField = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@runtime_checkable
+class BoundForceField(Protocol):
+    """A force field that knows which rows of a batch it is called for."""
+
+    def __call__(self, positions: Tensor, atomic_numbers: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def select(self, kept: Tensor) -> BoundForceField:
+        """The one of the rows that are kept (B,)."""
+        ...
 
 
 class RolloutSettings(BoundedModel):
@@ -124,6 +135,8 @@ class _Walk:
             return
         for name in _PER_STATE:
             setattr(self, name, getattr(self, name)[kept])
+        if isinstance(self.field, BoundForceField):
+            self.field = self.field.select(kept)
 
     def after(self, lag_fs: Tensor, rows: Tensor) -> Tensor:
         """Positions of rows a time lag_fs (n,) later, by one step."""
@@ -208,13 +221,13 @@ class RollsOut:
     rollout: RolloutSettings
 
     @abstractmethod
-    def force_field(self) -> ForceField:
-        """The force field, ready to be called."""
+    def force_field(self, states: StartStates) -> ForceField:
+        """The force field of these start states, ready to be called."""
 
     @torch.no_grad()
     def predict(self, states: StartStates, lags_fs: Tensor) -> tuple[Tensor, Tensor]:
         """Positions (B, P, N, 3) A at lags_fs (B, P), and the rollouts that failed (B,)."""
-        found = roll_out(self.force_field(), states, lags_fs, self.rollout)
+        found = roll_out(self.force_field(states), states, lags_fs, self.rollout)
         return found.positions.float(), found.failed
 
 

@@ -27,11 +27,13 @@ from benchmarks.models.mace_frames import (
     FrameBatch,
     TrainingFrames,
     facts_of,
+    forces_validation,
     graph_of,
     validation_frames,
 )
 from benchmarks.models.settings import parse_settings
 from benchmarks.tasks.data import TrainingData
+from benchmarks.tasks.states import StartStates
 from benchmarks.training.batches import MicroBatch, first_frames
 from benchmarks.training.trainer import LossFunction
 from tg80.errors import UserError
@@ -206,39 +208,18 @@ class Mace(RollsOut, Learnt[nn.Module, MaceConfig]):
         )  # fmt: skip
 
     def validation(self, data: TrainingData) -> Callable[[nn.Module], float] | None:
-        """The error of forces on the frames that the validation windows start from.
+        """The error of forces, as for every force field."""
+        return forces_validation(validation_frames(data, self.known()), self.forces)
 
-        Over the forces' own size, both root mean square; the geometric mean of that over the parts:
-        unseen molecules and later times count alike, as for other models.
-        """
-        parts = validation_frames(data, self.known())
-        if not parts:
-            return None
+    def forces(self, module: nn.Module, frames: FrameBatch) -> Tensor:
+        """Forces (B, N, 3) eV/A of frames, on the CPU."""
+        x, z = frames.positions.to(self.device), frames.atomic_numbers.to(self.device)
+        forces = torch.zeros_like(x)
+        with torch.enable_grad():
+            forces[z > 0] = module(self._graph(x, z), training=False)["forces"].detach()
+        return forces.cpu()
 
-        def validate(module: nn.Module) -> float:
-            squares = [self.force_errors(batches, module) for batches in parts.values()]
-            return float(np.exp(np.mean([np.log(error / size) / 2 for error, size in squares])))
-
-        return validate
-
-    def force_errors(
-        self, batches: list[FrameBatch], module: nn.Module | None = None
-    ) -> tuple[float, float]:
-        """Mean square of the error of forces, and of the forces, (eV/A)^2, all atoms alike."""
-        module = module or self.trained()
-        errors, sizes, count = 0.0, 0.0, 0
-        for batch in batches:
-            batch = replace(batch, positions=batch.positions.to(self.device))
-            real = batch.atomic_numbers > 0
-            graph = self._graph(batch.positions, batch.atomic_numbers.to(self.device))
-            with torch.enable_grad():
-                forces = module(graph, training=False)["forces"].detach().cpu()
-            truth = batch.forces[real].double()
-            errors += float((forces.double() - truth).square().sum())
-            sizes, count = sizes + float(truth.square().sum()), count + truth.numel()
-        return errors / count, sizes / count
-
-    def force_field(self) -> ForceField:
+    def force_field(self, states: StartStates) -> ForceField:
         """Energies and forces of the trained module, in float64."""
         precise = self._in_float64()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.interface import CannotPredict
 from benchmarks.tasks.data import TrainingData
@@ -118,7 +119,7 @@ class TrainingFrames(TrainingWindows):
     def __init__(
         self,
         blocks: Sequence[Trajectory],
-        facts: Facts,
+        facts: Facts | None,
         *,
         seed: int,
         windows_per_trajectory: int,
@@ -149,9 +150,13 @@ class TrainingFrames(TrainingWindows):
 Labelled = tuple[Trajectory, int, tuple[np.ndarray, np.ndarray]]
 
 
-def batch_of(frames: Sequence[Labelled], facts: Facts) -> FrameBatch:
-    """Frames, each a trajectory, its number in it and the trajectory's labels, padded."""
-    isolated = dict(zip(facts.elements, facts.isolated_energies, strict=True))
+def batch_of(frames: Sequence[Labelled], facts: Facts | None) -> FrameBatch:
+    """Frames, each a trajectory, its number in it and the trajectory's labels, padded.
+
+    Without facts, for a model that learns from forces alone, energies are whole ones.
+    """
+    known = zip(facts.elements, facts.isolated_energies, strict=True) if facts else ()
+    isolated = dict(known)
     n_atoms = max(block.n_atoms for block, _, _ in frames)
     size = len(frames)
     positions = np.zeros((size, n_atoms, 3), dtype=np.float32)
@@ -163,7 +168,7 @@ def batch_of(frames: Sequence[Labelled], facts: Facts) -> FrameBatch:
         positions[i, :n] = block.positions[frame]
         forces[i, :n] = force[frame]
         numbers[i, :n] = block.atomic_numbers
-        energies[i] = energy[frame] - sum(isolated[int(z)] for z in block.atomic_numbers)
+        energies[i] = energy[frame] - sum(isolated.get(int(z), 0.0) for z in block.atomic_numbers)
     x = torch.from_numpy(positions)
     return FrameBatch(
         positions=x,
@@ -179,7 +184,7 @@ def batch_of(frames: Sequence[Labelled], facts: Facts) -> FrameBatch:
 
 
 def validation_frames(
-    data: TrainingData, facts: Facts, size: int = 32
+    data: TrainingData, facts: Facts | None, size: int = 32
 ) -> dict[str, list[FrameBatch]]:
     """The frames that the validation windows of all models start from, by part, in batches."""
     found = {
@@ -190,7 +195,7 @@ def validation_frames(
 
 
 def _frames_of(
-    starts: Iterable[str], blocks: Iterable[Trajectory], facts: Facts, size: int
+    starts: Iterable[str], blocks: Iterable[Trajectory], facts: Facts | None, size: int
 ) -> list[FrameBatch]:
     wanted = set(starts)
     found: list[Labelled] = []
@@ -200,6 +205,38 @@ def _frames_of(
             labels = labels_of(block)
             found += [(block, frame, labels) for frame in frames]
     return [batch_of(found[i : i + size], facts) for i in range(0, len(found), size)]
+
+
+def forces_validation(
+    parts: Mapping[str, Sequence[FrameBatch]], forces_of: Callable[[nn.Module, FrameBatch], Tensor]
+) -> Callable[[nn.Module], float] | None:
+    """What says of a force field how far it errs; None where there are no frames.
+
+    The geometric mean over the parts, so that unseen molecules and later times count alike.
+
+    Args:
+        parts: `validation_frames`.
+        forces_of: forces (B, N, 3) eV/A of a module at frames, on the CPU.
+    """
+    if not parts:
+        return None
+
+    def validate(module: nn.Module) -> float:
+        errors = [force_error(batches, partial(forces_of, module)) for batches in parts.values()]
+        return float(np.exp(np.mean(np.log(errors))))
+
+    return validate
+
+
+def force_error(
+    batches: Sequence[FrameBatch], forces_of: Callable[[FrameBatch], Tensor]
+) -> float:
+    """Error of forces over their size, both root mean square, all atoms alike."""
+    errors = sizes = 0.0
+    for frames in batches:
+        errors += float((forces_of(frames).double() - frames.forces.double()).square().sum())
+        sizes += float(frames.forces.double().square().sum())
+    return float(np.sqrt(errors / sizes))
 
 
 def graph_of(positions: Tensor, atomic_numbers: Tensor, elements: Tensor, cutoff: float) -> Graph:

@@ -1,0 +1,274 @@
+"""`valence`: the valence force field as a model, trained on forces, integrated from every start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from atom.walk import bonded_pairs
+from benchmarks.interface import Equivariance, FitReport
+from benchmarks.models.force_field import ForceField, RolloutSettings, RollsOut
+from benchmarks.models.harmonic import modes_of, propagate
+from benchmarks.models.learnt import Learnt
+from benchmarks.models.mace_frames import (
+    FrameBatch,
+    TrainingFrames,
+    forces_validation,
+    labels_of,
+    validation_frames,
+)
+from benchmarks.models.settings import parse_settings
+from benchmarks.models.valence.field import Parameters, ValenceNetwork, energy, energy_and_forces
+from benchmarks.models.valence.topology import Topology, join, topology_of
+from benchmarks.models.whitening import Whitening, whitening_of
+from benchmarks.tasks.data import TrainingData
+from benchmarks.tasks.states import StartStates
+from benchmarks.training.batches import MicroBatch, first_frames
+from benchmarks.training.trainer import LossFunction
+from tg80.constants import masses_of
+from tg80.untrusted.limits import BoundedModel
+
+BOND_FACTOR = 1.25
+
+
+class ValenceConfig(BoundedModel):
+    """Settings of the network and of its loss."""
+
+    width: int = Field(default=64, ge=1, description="features of an atom")
+    n_rounds: int = Field(default=4, ge=0, description="messages along the bonds")
+    whitened: bool = Field(
+        default=True,
+        description="loss of forces in which soft motions count as much as stiff ones; "
+        "false: squared errors over the molecule's mean square force",
+    )
+    propagator: Literal["verlet", "modes"] = Field(
+        default="verlet",
+        description="Newton's equations step by step, or normal modes about the nearest minimum",
+    )
+
+
+class ValenceSettings(BoundedModel):
+    """Settings of a run: what differs from the defaults."""
+
+    preset: Literal["mini"] = "mini"
+    model: dict[str, Any] = Field(default_factory=dict, description="fields of ValenceConfig")
+    training: dict[str, Any] = Field(default_factory=dict, description="fields of TrainingSettings")
+    rollout: dict[str, Any] = Field(default_factory=dict, description="fields of RolloutSettings")
+    device: str = "cpu"
+
+
+_TRAINING: dict[str, Any] = {
+    "learning_rate": 3e-3,
+    "weight_decay": 1e-4,
+    "batch_size": 64,
+    "ema_decay": 0.998,
+    "validations": 20,
+}
+
+
+class Valence(RollsOut, Learnt[ValenceNetwork, ValenceConfig]):
+    """A force field of bonds, angles and torsions, its parameters predicted from the bond graph.
+
+    The bond graph is that of the start state, by covalent radii, and stays: no bond breaks.
+    Trained on forces alone.
+    """
+
+    id: ClassVar[str] = "valence"
+    equivariance: ClassVar[Equivariance] = "E(3)"
+
+    def __init__(self, **settings: Any) -> None:
+        """Settings as in `ValenceSettings`.
+
+        Raises:
+            UserError: a setting is unknown or out of range.
+        """
+        given = parse_settings(ValenceSettings, settings)
+        config = parse_settings(ValenceConfig, given.model, prefix="model.")
+        super().__init__(given.preset, config, _TRAINING, given.training, given.device)
+        self.rollout = parse_settings(RolloutSettings, given.rollout, prefix="rollout.")
+
+    def settings(self) -> dict[str, Any]:
+        """The resolved settings."""
+        return super().settings() | {"rollout": self.rollout.model_dump()}
+
+    def build(self) -> ValenceNetwork:
+        """A network with random weights."""
+        return ValenceNetwork(self.config.width, self.config.n_rounds)
+
+    def fit(self, data: TrainingData, **asked: Any) -> FitReport:
+        """Train on frames of the train blocks: no lag is learnt from."""
+        return replace(super().fit(data, **asked), longest_lag_fs=None)
+
+    def windows(self, data: TrainingData, seed: int) -> TrainingFrames:
+        """Frames of the train blocks with their forces."""
+        training = self.training
+        blocks = first_frames(data.trajectories, training.train_frames)
+        self._scales = _mean_square_forces(blocks)
+        self._whitening = whitening_of(blocks) if self.config.whitened else None
+        return TrainingFrames(
+            blocks, None, seed=seed, windows_per_trajectory=training.windows_per_trajectory
+        )
+
+    def loss(self, atoms: str) -> LossFunction:
+        """Squared errors of forces, whitened or over the molecule's own; all atoms count."""
+
+        def loss(module: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+            frames = batch.windows
+            assert isinstance(frames, FrameBatch)
+            forces = _forces_of(module, frames, differentiable=True)
+            if self._whitening is not None:
+                losses = self._whitening.loss(frames, forces)
+            else:
+                scale = forces.new_tensor([self._scales[name] for name in frames.molecule])
+                n_atoms = (frames.atomic_numbers > 0).sum(1)
+                losses = (forces - frames.forces.to(forces)).square().sum((1, 2))
+                losses = losses / (3 * n_atoms * scale)
+            return losses.sum(), losses.new_tensor(float(len(losses)))
+
+        return loss
+
+    def validation(self, data: TrainingData) -> Callable[[nn.Module], float] | None:
+        """The error of forces, as for every force field."""
+        return forces_validation(validation_frames(data, None), _forces_of)
+
+    @torch.no_grad()
+    def predict(self, states: StartStates, lags_fs: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions (B, P, N, 3) A at lags_fs (B, P), and the rollouts that failed (B,)."""
+        if self.config.propagator == "verlet":
+            return super().predict(states, lags_fs)
+        rows = [self._swing(states.select([i]), lags_fs[i : i + 1]) for i in range(len(states))]
+        positions = torch.cat(rows)
+        failed = ~torch.isfinite(torch.where(lags_fs[..., None, None].isnan(), 0.0, positions))
+        failed = failed.flatten(1).any(1)
+        return torch.where(failed[:, None, None, None], 0.0, positions).float(), failed
+
+    def force_field(self, states: StartStates) -> ForceField:
+        """The force field of these start states, in float64, which knows their bond graphs."""
+        topologies = _topologies(states.positions, states.atomic_numbers)
+        return BoundField.of(self.trained(), topologies)
+
+    def _swing(self, state: StartStates, lags_fs: Tensor) -> Tensor:
+        """Normal modes about the minimum nearest to one start state."""
+        n = int(state.atom_mask.sum())
+        x, v = state.positions[:, :n].double(), state.velocities[:, :n].double()
+        topology = _topologies(state.positions, state.atomic_numbers)[0]
+        parameters = self.trained()(topology).double()
+        masses = masses_of(state.atomic_numbers[0, :n].numpy())
+        minimum, hessian = _nearest_minimum(x[0], topology, parameters, masses)
+        modes = modes_of(minimum.numpy(), hessian.numpy(), masses)
+        moved = state.positions[:, None].double().repeat(1, lags_fs.shape[1], 1, 1)
+        moved[:, :, :n] = propagate(modes, x, v, lags_fs.double())
+        return moved
+
+
+@dataclass(frozen=True)
+class BoundField:
+    """The force field of the rows of a batch, whose topologies are fixed.
+
+    Attributes:
+        topologies: one a row. parameters: one a row, float64.
+        joined, joined_parameters: of all rows one after another.
+    """
+
+    topologies: tuple[Topology, ...]
+    parameters: tuple[Parameters, ...]
+    joined: Topology
+    joined_parameters: Parameters
+
+    @classmethod
+    def of(cls, network: nn.Module, topologies: Sequence[Topology]) -> BoundField:
+        """With parameters from a network; equal topologies are asked for once."""
+        known = {topology: network(topology).double() for topology in set(topologies)}
+        return cls._of(topologies, [known[topology] for topology in topologies])
+
+    @classmethod
+    def _of(cls, topologies: Sequence[Topology], parameters: Sequence[Parameters]) -> BoundField:
+        joined = Parameters(*(torch.cat(parts) for parts in zip(*parameters, strict=True)))
+        return cls(tuple(topologies), tuple(parameters), join(topologies), joined)
+
+    def __call__(self, positions: Tensor, atomic_numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies (B,) eV and forces (B, N, 3) eV/A."""
+        real = atomic_numbers > 0
+        energies, found = energy_and_forces(positions[real], self.joined, self.joined_parameters)
+        forces = torch.zeros_like(positions)
+        forces[real] = found
+        return energies, forces
+
+    def select(self, kept: Tensor) -> BoundField:
+        """The field of the rows that are kept (B,)."""
+        rows = kept.nonzero()[:, 0].tolist()
+        if not rows:
+            return self
+        return self._of([self.topologies[i] for i in rows], [self.parameters[i] for i in rows])
+
+
+def _topologies(positions: Tensor, atomic_numbers: Tensor) -> list[Topology]:
+    """The topology of each row (B, N) from its bond lengths."""
+    bonded = bonded_pairs(positions.float(), atomic_numbers, BOND_FACTOR)
+    sizes = (atomic_numbers > 0).sum(1).tolist()
+    return [
+        topology_of(z[:n], bonds[:n, :n].contiguous())
+        for z, bonds, n in zip(atomic_numbers, bonded, sizes, strict=True)
+    ]
+
+
+def _forces_of(module: nn.Module, frames: FrameBatch, *, differentiable: bool = False) -> Tensor:
+    """Forces (B, N, 3) eV/A of frames."""
+    topologies = _topologies(frames.positions, frames.atomic_numbers)
+    unique = list(dict.fromkeys(topologies))
+    number = {topology: i for i, topology in enumerate(unique)}
+    parameters = module(join(unique))
+    rows = _rows_of_terms(unique, [number[topology] for topology in topologies])
+    repeated = Parameters(*(p[row] for p, row in zip(parameters, rows, strict=True)))
+    real = frames.atomic_numbers > 0
+    _, found = energy_and_forces(
+        frames.positions[real], join(topologies), repeated, differentiable=differentiable
+    )
+    forces = torch.zeros_like(frames.positions)
+    forces[real] = found
+    return forces
+
+
+def _rows_of_terms(unique: Sequence[Topology], order: Sequence[int]) -> list[Tensor]:
+    """For each kind of term, the rows of the unique topologies' parameters in this order."""
+    rows = []
+    for name in ("bonds", "angles", "bends", "torsions", "planes", "pairs"):
+        counts = [len(getattr(topology, name)) for topology in unique]
+        first = np.cumsum([0, *counts])
+        own = [np.arange(first[i], first[i + 1]) for i in order]
+        rows.append(torch.from_numpy(np.concatenate(own)))
+    return rows
+
+
+def _mean_square_forces(blocks) -> dict[str, float]:
+    """Mean square of the forces of each molecule, (eV/A)^2."""
+    return {
+        block.name: float(np.square(labels_of(block)[1], dtype=np.float64).mean())
+        for block in blocks
+    }
+
+
+def _nearest_minimum(
+    x: Tensor, topology: Topology, parameters: Parameters, masses: np.ndarray, n_steps: int = 5
+) -> tuple[Tensor, Tensor]:
+    """A few damped Newton steps from x (n, 3): where they lead, and the Hessian (3n, 3n) there."""
+    root = torch.from_numpy(np.repeat(masses, 3)).sqrt()
+
+    def of_flat(flat: Tensor) -> Tensor:
+        return energy(flat.view(-1, 3), topology, parameters).sum()
+
+    y = x.flatten()
+    for _ in range(n_steps):
+        hessian = torch.autograd.functional.hessian(of_flat, y)
+        _, forces = energy_and_forces(y.view(-1, 3), topology, parameters)
+        values, vectors = torch.linalg.eigh(hessian / root[:, None] / root)
+        along = (vectors.T @ (forces.flatten() / root)) / values.abs().clamp(min=0.15)
+        step = (vectors @ along) / root
+        y = y + step * (0.25 / step.abs().max().clamp(min=0.25))
+    return y.view(-1, 3), torch.autograd.functional.hessian(of_flat, y)

@@ -1,0 +1,103 @@
+"""The whitened loss of forces: errors of soft motions weigh as much as those of stiff ones.
+
+Plain squared errors of forces are those of the stiffest bonds, while positions at long lags hang
+on the softest modes. Here the residual of a molecule's forces is turned into its mean frame,
+mass-weighted, and multiplied by the inverse root of the covariance of the molecule's own training
+forces, so that each of its 3n - 6 directions has unit size. An error of 1 is then that of a model
+which predicts no force at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.models.mace_frames import FrameBatch, labels_of
+from benchmarks.scoring.alignment import kabsch_rotation, weighted_centroid
+from tg80.constants import masses_of
+from tg80.windows.trajectories import Trajectory
+
+# Of the largest eigenvalue: directions of less force are not blown up further.
+_LEAST_SHARE = 1e-4
+_MEAN_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """What whitens the forces of the training molecules.
+
+    Attributes:
+        rows: molecule -> its number. masses: (M, N) u, 1 = padding.
+        structures: (M, N, 3) A, mean structures about their centre of mass.
+        roots: (M, 3N, 3N) inverse roots of the covariance, over sqrt(3n - 6); 0 = padding.
+    """
+
+    rows: dict[str, int]
+    masses: Tensor
+    structures: Tensor
+    roots: Tensor
+
+    def loss(self, frames: FrameBatch, forces: Tensor) -> Tensor:
+        """Mean squared whitened error (B,) of the forces (B, N, 3) of training frames."""
+        row = torch.tensor([self.rows[name] for name in frames.molecule])
+        n = frames.positions.shape[1]
+        masses = self.masses[row, :n].to(forces)
+        structures = self.structures[row, :n].to(forces)
+        real = (frames.atomic_numbers > 0).to(forces)
+        turn = _turns(frames.positions.to(forces), structures, masses * real)
+        residual = (forces - frames.forces.to(forces)) @ turn.transpose(1, 2)
+        residual = (residual / masses.sqrt()[..., None]).flatten(1)
+        roots = self.roots[row, : 3 * n, : 3 * n].to(forces)
+        return torch.bmm(roots, residual[..., None]).square().sum((1, 2))
+
+
+def whitening_of(blocks: Sequence[Trajectory]) -> Whitening:
+    """The whitening of the forces of training blocks, one for each molecule.
+
+    Raises:
+        CannotPredict: a block has no forces.
+    """
+    by_molecule: dict[str, list[Trajectory]] = {}
+    for block in blocks:
+        by_molecule.setdefault(block.name, []).append(block)
+    n_max = max(block.n_atoms for block in blocks)
+    size = len(by_molecule)
+    masses = torch.ones(size, n_max)
+    structures = torch.zeros(size, n_max, 3)
+    roots = torch.zeros(size, 3 * n_max, 3 * n_max)
+    for row, members in enumerate(by_molecule.values()):
+        n = members[0].n_atoms
+        x = torch.from_numpy(np.concatenate([block.positions for block in members])).double()
+        f = torch.from_numpy(np.concatenate([labels_of(block)[1] for block in members])).double()
+        m = torch.from_numpy(masses_of(members[0].atomic_numbers)).double()
+        structure, root = _whitening(x, f, m)
+        masses[row, :n], structures[row, :n] = m.float(), structure.float()
+        roots[row, : 3 * n, : 3 * n] = root.float()
+    rows = {name: row for row, name in enumerate(by_molecule)}
+    return Whitening(rows, masses, structures, roots)
+
+
+def _whitening(x: Tensor, forces: Tensor, masses: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean structure (n, 3) and inverse root (3n, 3n) of one molecule's frames (F, n, 3)."""
+    weights = masses.expand(len(x), -1)
+    centred = x - weighted_centroid(x, weights)
+    structure = centred[0]
+    for _ in range(_MEAN_ROUNDS):
+        turn = kabsch_rotation(centred, structure.expand_as(centred), weights)
+        structure = (centred @ turn.transpose(1, 2)).mean(0)
+    turn = _turns(x, structure.expand_as(x), weights)
+    weighted = ((forces @ turn.transpose(1, 2)) / masses.sqrt()[:, None]).flatten(1)
+    values, vectors = torch.linalg.eigh(weighted.T @ weighted / len(weighted))
+    scale = values.clamp(min=_LEAST_SHARE * float(values[-1])).rsqrt()
+    n_rigid = min(6, len(values) - 1)
+    scale[:n_rigid] = 0.0  # shifts and rotations: there is no force along them
+    return structure, (vectors * scale) @ vectors.T / np.sqrt(max(1, len(values) - n_rigid))
+
+
+def _turns(x: Tensor, structures: Tensor, weights: Tensor) -> Tensor:
+    """Rotations (B, 3, 3) of frames x (B, N, 3) onto structures about their centre."""
+    return kabsch_rotation(x - weighted_centroid(x, weights), structures, weights)
