@@ -228,9 +228,7 @@ def forces_validation(
     return validate
 
 
-def force_error(
-    batches: Sequence[FrameBatch], forces_of: Callable[[FrameBatch], Tensor]
-) -> float:
+def force_error(batches: Sequence[FrameBatch], forces_of: Callable[[FrameBatch], Tensor]) -> float:
     """Error of forces over their size, both root mean square, all atoms alike."""
     errors = sizes = 0.0
     for frames in batches:

@@ -26,7 +26,7 @@ from benchmarks.models.mace_frames import (
 from benchmarks.models.settings import parse_settings
 from benchmarks.models.valence.field import Parameters, ValenceNetwork, energy, energy_and_forces
 from benchmarks.models.valence.topology import Topology, join, topology_of
-from benchmarks.models.whitening import Whitening, whitening_of
+from benchmarks.models.whitening import whitening_of
 from benchmarks.tasks.data import TrainingData
 from benchmarks.tasks.states import StartStates
 from benchmarks.training.batches import MicroBatch, first_frames

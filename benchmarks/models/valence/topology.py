@@ -164,9 +164,9 @@ def _rows(rows: Sequence[Sequence[int]], width: int) -> Tensor:
 
 
 def _bonds_between(adjacency: np.ndarray) -> np.ndarray:
-    """Number of bonds (n, n) on the shortest way; n where there is none."""
+    """Number of bonds (n, n) on the shortest way; 2 n where there is none."""
     n = len(adjacency)
-    apart = np.full((n, n), n)
+    apart = np.full((n, n), 2 * n)
     np.fill_diagonal(apart, 0)
     reached = np.eye(n, dtype=bool)
     for step in range(1, n):
@@ -182,4 +182,4 @@ def _smallest_ring(adjacency: np.ndarray, i: int, j: int) -> int:
     """Atoms of the smallest ring that the bond i-j is in; more than n where it is in none."""
     without = adjacency.copy()
     without[i, j] = without[j, i] = False
-    return int(_bonds_between(without)[i, j]) + 1
+    return 1 + int(_bonds_between(without)[i, j])

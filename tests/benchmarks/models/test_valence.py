@@ -1,0 +1,225 @@
+"""The valence force field: its terms, its physics, its whitened loss."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from atom.walk import bonded_pairs
+from benchmarks.interface import Budget
+from benchmarks.models import make_model
+from benchmarks.models.mace_frames import batch_of, labels_of
+from benchmarks.models.valence.field import (
+    Parameters,
+    ValenceNetwork,
+    energy,
+    energy_and_forces,
+)
+from benchmarks.models.valence.topology import join, topology_of
+from benchmarks.models.whitening import whitening_of
+from tg80.chemistry.mechanics import remove_rigid_motion
+from tg80.constants import ACCELERATION, BOLTZMANN_EV_PER_K, masses_of
+from tg80.dataset import load
+
+FEW = ("ethylene", "acetonitrile", "furan", "methanol")
+
+
+def molecule(name):
+    """Relaxed positions (n, 3) float64 and atomic numbers of a shipped molecule."""
+    shard = load("mini-xtb")[name]
+    positions = torch.from_numpy(np.array(shard.static("relaxed_positions"), dtype=np.float64))
+    return positions, torch.from_numpy(np.array(shard.atomic_numbers, dtype=np.int64))
+
+
+def topology(name):
+    positions, numbers = molecule(name)
+    return topology_of(numbers, bonded_pairs(positions[None], numbers[None])[0])
+
+
+def some_parameters(terms, seed=0):
+    """Of an untrained network whose last layers are not small, so that every term counts."""
+    torch.manual_seed(seed)
+    network = ValenceNetwork(16, 2)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        return network(terms).double()
+
+
+@pytest.mark.parametrize(
+    ("name", "n_bonds", "n_angles", "n_torsions", "n_planes", "n_linear"),
+    [
+        ("ethylene", 5, 6, 4, 2, 0),
+        ("acetonitrile", 5, 7, 0, 0, 1),
+        ("furan", 9, 13, 16, 4, 0),
+        ("methanol", 5, 7, 3, 0, 0),
+    ],
+)
+def test_a_molecule_has_the_terms_of_its_bond_graph(
+    name, n_bonds, n_angles, n_torsions, n_planes, n_linear
+):
+    terms = topology(name)
+    found = (len(terms.bonds), len(terms.angles), len(terms.torsions), len(terms.planes))
+    assert found == (n_bonds, n_angles, n_torsions, n_planes)
+    assert int(terms.linear.sum()) == n_linear
+    _, numbers = molecule(name)
+    assert bool(terms.rings[numbers > 1].any()) == (name == "furan")
+
+
+@pytest.mark.parametrize("name", [*FEW, "formaldehyde"])
+def test_forces_are_minus_the_slope_of_the_energy(name):
+    """Linear molecules, rings and chains; displaced by 0.05 A, so that no term rests."""
+    positions, _ = molecule(name)
+    terms = topology(name)
+    parameters = some_parameters(terms)
+    x = positions + 0.05 * torch.randn(positions.shape, generator=torch.Generator().manual_seed(1))
+    _, forces = energy_and_forces(x, terms, parameters)
+    shift = 1e-5
+    for atom in range(0, len(x), 2):
+        for axis in range(3):
+            moved = x.repeat(2, 1, 1)
+            moved[0, atom, axis] += shift
+            moved[1, atom, axis] -= shift
+            up, down = (float(energy(y, terms, parameters)) for y in moved)
+            slope = (up - down) / (2 * shift)
+            assert float(forces[atom, axis]) == pytest.approx(-slope, abs=1e-6)
+
+
+def test_the_energy_of_joined_molecules_is_that_of_each():
+    terms = [topology(name) for name in FEW]
+    x = [molecule(name)[0] for name in FEW]
+    torch.manual_seed(0)
+    network = ValenceNetwork(16, 2).double()
+    together = energy(torch.cat(x), join(terms), network(join(terms)))
+    alone = torch.cat([energy(y, t, network(t)) for y, t in zip(x, terms, strict=True)])
+    assert torch.allclose(together, alone, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_the_energy_knows_neither_place_nor_orientation_nor_handedness(name):
+    positions, _ = molecule(name)
+    terms = topology(name)
+    parameters = some_parameters(terms)
+    matrix = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64)).Q
+    before = energy(positions, terms, parameters)
+    for turn in (matrix, -matrix):
+        after = energy(positions @ turn + torch.tensor([1.0, -2.0, 3.0]), terms, parameters)
+        assert torch.allclose(before, after, atol=1e-9)
+
+
+def test_a_linear_molecule_stays_bound_and_bends_without_a_kink():
+    """At 180 degrees the force on the bend is finite, vanishes, and grows evenly to both sides."""
+    positions, numbers = molecule("acetonitrile")
+    terms = topology("acetonitrile")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        parameters = ValenceNetwork(16, 2)(terms).double()
+    # Bonds at rest, or they would push the molecule out of its line.
+    i, j = terms.bonds.unbind(1)
+    parameters.bond[:, 1] = (positions[i] - positions[j]).norm(dim=1)
+    nitrogen = int((numbers == 7).nonzero()[0])
+    axis = positions[nitrogen] - positions.mean(0)
+    across = torch.linalg.cross(axis, torch.tensor([0.3, 1.0, 0.2], dtype=torch.float64))
+    across = across / across.norm()
+    found = []
+    for shift in (-0.02, -0.01, 0.01, 0.02):
+        x = positions.clone()
+        x[nitrogen] += shift * across
+        _, forces = energy_and_forces(x, terms, parameters)
+        assert bool(torch.isfinite(forces).all())
+        found.append(float(forces[nitrogen] @ across))
+    assert found[0] > found[1] > 0 > found[2] > found[3]
+
+
+@pytest.fixture(scope="module")
+def few(mini):
+    """Fold 2 of the mini set with few training molecules, so that it is soon learnt."""
+    training = mini.training
+    kept = tuple(t.frames(0, 200) for t in training.trajectories if t.name in FEW)
+    later = tuple(p for p in training.validation if p.name == "val_time")
+    blocks = tuple(t for t in training.validation_blocks if t.name in FEW)
+    return replace(training, trajectories=kept, validation=later, validation_blocks=blocks)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["whitened", "plain"])
+def trained(request, few, tmp_path_factory):
+    model = make_model(
+        "valence", model={"width": 32, "whitened": request.param}, training={"batch_size": 16}
+    )
+    report = model.fit(few, budget=Budget(epochs=15), seed=0, out=tmp_path_factory.mktemp("fit"))
+    return model, report
+
+
+@pytest.mark.timeout(600)
+def test_forces_of_later_frames_are_learnt(trained):
+    """Well below what they are, in frames that nothing was learnt from."""
+    _, report = trained
+    assert report.longest_lag_fs is None
+    assert report.best_validation is not None and report.best_validation < 0.7
+
+
+def test_whitened_forces_have_unit_size_in_every_direction(few):
+    """No force at all errs by 1: the forces' own covariance is what they are measured by."""
+    whitening = whitening_of(few.trajectories)
+    for block in few.trajectories:
+        labels = labels_of(block)
+        batch = batch_of([(block, frame, labels) for frame in range(block.n_frames)], None)
+        losses = whitening.loss(batch, torch.zeros_like(batch.forces))
+        # Below 1 by the directions whose force is held up to a share of the largest.
+        assert 0.9 < float(losses.mean()) < 1.02
+        assert float(whitening.loss(batch, batch.forces).abs().max()) == 0.0
+
+
+def test_a_soft_motion_weighs_as_much_as_a_stiff_one(few):
+    """Methanol's torsion against its O-H stretch: relative errors of both cost the same."""
+    block = next(t for t in few.trajectories if t.name == "methanol")
+    whitening = whitening_of([block])
+    values = torch.linalg.eigvalsh(whitening.roots[0].double())
+    stiffest, softest = values[values > 1e-6 * values[-1]].min(), values[-1]
+    assert float(softest / stiffest) > 5
+
+
+class AtRest(torch.nn.Module):
+    """All terms of ethylene that are not couplings, at rest in the relaxed structure."""
+
+    def __init__(self, positions):
+        super().__init__()
+        self.positions = positions
+
+    def forward(self, terms):
+        i, j = terms.bonds.unbind(1)
+        lengths = (self.positions[i] - self.positions[j]).norm(dim=1)
+        a, b, c = (self.positions[terms.angles[:, k]] for k in range(3))
+        cosines = torch.cosine_similarity(a - b, c - b, dim=1)
+        bond = torch.stack([torch.full_like(lengths, 35.0), lengths, 0 * lengths], dim=1)
+        angle = lengths.new_zeros(len(cosines), 7)
+        angle[:, 0], angle[:, 1] = 6.0, cosines
+        torsion, plane = lengths.new_zeros(len(terms.torsions), 7), lengths.new_zeros(2, 2)
+        torsion[:, 1], plane[:, 0] = -0.2, 1.0
+        bend, pair = lengths.new_zeros(len(terms.bends), 1), lengths.new_zeros(len(terms.pairs), 6)
+        return Parameters(bond, angle, bend, torsion, plane, pair)
+
+
+def test_normal_modes_and_time_steps_agree_near_the_minimum(few):
+    """Velocities of 1 K, where 120 fs of time steps of 0.5 fs differ by their own error only."""
+    positions, numbers = molecule("ethylene")
+    masses = masses_of(numbers.numpy())
+    size = np.sqrt(BOLTZMANN_EV_PER_K * ACCELERATION / masses)[:, None]
+    velocities = size * np.random.default_rng(0).normal(size=positions.shape)
+    velocities = remove_rigid_motion(masses, positions.numpy(), velocities, linear=False)
+    states = replace(
+        few.validation[0].windows.states.select([0]),
+        positions=positions.float()[None], velocities=torch.from_numpy(velocities).float()[None],
+        atomic_numbers=numbers[None], score_mask=numbers[None] > 1,
+    )  # fmt: skip
+    lags = torch.tensor([[5.0, 20.0, 60.0, 120.0]])
+    found = {}
+    for propagator in ("verlet", "modes"):
+        model = make_model("valence", model={"propagator": propagator})
+        model.module = AtRest(positions)
+        found[propagator], failed = model.predict(states, lags)
+        assert not failed.any()
+    moved = found["modes"] - states.positions[:, None]
+    assert float((found["verlet"] - found["modes"]).norm() / moved.norm()) < 0.1
