@@ -70,9 +70,11 @@ def check_model(model: Model, data: BenchmarkData | None = None) -> None:
 
 
 def check_shapes(model: Model, data: BenchmarkData) -> None:
-    """Positions are (B, P, N, 3), float32 and finite; failures are (B,), bool."""
+    """Positions are (B, P, N, 3), float32 and finite; failures are (B,), bool, and not all True."""
     states = starts(data, model)
     positions = ask(model, states)
+    _, failed = model.predict(states, torch.tensor(LAGS).expand(len(states), -1))
+    assert not bool(failed.all()), "every prediction failed: there is nothing to hold the model to"
     expected = (len(states), len(LAGS), states.positions.shape[1], 3)
     assert positions.shape == expected, f"positions of shape {positions.shape}, not {expected}"
     assert positions.dtype == torch.float32, f"positions are {positions.dtype}, not float32"
@@ -210,7 +212,7 @@ def toy_trajectory(name: str, seed: int = 0, n_frames: int = N_FRAMES) -> Trajec
     rng = np.random.default_rng([seed, sum(map(ord, name))])
     n_atoms = 5 + sum(map(ord, name)) % 4
     numbers = np.array([6, 8, 7, 6, *[1] * (n_atoms - 4)])
-    rest = rng.normal(size=(n_atoms, 3)) * 1.5
+    rest = _chain(rng, n_atoms)
     rate = rng.uniform(0.01, 0.03, size=(n_atoms, 3))
     phase = rng.uniform(0, 2 * np.pi, size=(n_atoms, 3))
     time = (np.arange(n_frames) * FRAME_FS)[:, None, None]
@@ -223,6 +225,16 @@ def toy_trajectory(name: str, seed: int = 0, n_frames: int = N_FRAMES) -> Trajec
         hessian=spring_hessian(rest),
         labels=FrameLabels(partial(_labels, energies, forces.astype("f4")), 0, n_frames),
     )  # fmt: skip
+
+
+def _chain(rng: np.random.Generator, n_atoms: int) -> np.ndarray:
+    """Four heavy atoms in a zigzag, and a hydrogen at each of the first of them, (n_atoms, 3) A."""
+    side = (-1.0) ** np.arange(4)
+    heavy = np.stack([1.25 * np.arange(4), 0.4 * side, np.zeros(4)], axis=1)
+    heavy += 0.05 * rng.normal(size=heavy.shape)
+    angle = rng.uniform(-1, 1, size=4)
+    out = np.stack([np.zeros(4), side * np.cos(angle), np.sin(angle)], axis=1)
+    return np.concatenate([heavy, heavy + 1.09 * out])[:n_atoms]
 
 
 def _labels(

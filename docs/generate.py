@@ -30,6 +30,7 @@ from benchmarks.models.egno import Egno, EGNOConfig
 from benchmarks.models.force_field import RolloutSettings
 from benchmarks.models.learnt import Preset
 from benchmarks.models.mace import Mace, MaceConfig
+from benchmarks.models.valence.model import Valence, ValenceConfig
 from benchmarks.runs.records import Record, find_records
 from benchmarks.studies.compare import compare_records
 from benchmarks.studies.tune import TRIAL, read_trial, tables
@@ -300,6 +301,9 @@ BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
         "egno": partial(preset_settings, Egno.presets, EGNOConfig),
         "mace": partial(preset_settings, Mace.presets, MaceConfig, ("rollout.", RolloutSettings())),
     },
+    "benchmark/valence.md": {"settings": partial(
+            preset_settings, Valence.presets, ValenceConfig, ("rollout.", RolloutSettings())
+        )},
     "benchmark/joining.md": {"example": join_example},
     "benchmark/results.md": {"runs": runs, "results": results, "tuning": tuning},
     "reference/commands.md": {"commands": commands},

@@ -219,8 +219,8 @@ class Mace(RollsOut, Learnt[nn.Module, MaceConfig]):
             forces[z > 0] = module(self._graph(x, z), training=False)["forces"].detach()
         return forces.cpu()
 
-    def force_field(self, states: StartStates) -> ForceField:
-        """Energies and forces of the trained module, in float64."""
+    def force_field(self, states: StartStates | None = None) -> ForceField:
+        """Energies and forces of the trained module, in float64, whatever the start states."""
         precise = self._in_float64()
 
         def field(positions: Tensor, atomic_numbers: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,10 +12,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from atom.walk import bonded_pairs
-from benchmarks.interface import Equivariance, FitReport
+from benchmarks.interface import FitReport
 from benchmarks.models.force_field import ForceField, RolloutSettings, RollsOut
 from benchmarks.models.harmonic import modes_of, propagate
-from benchmarks.models.learnt import Learnt
+from benchmarks.models.learnt import Learnt, LearntSettings, Preset
 from benchmarks.models.mace_frames import (
     FrameBatch,
     TrainingFrames,
@@ -53,23 +53,10 @@ class ValenceConfig(BoundedModel):
     )
 
 
-class ValenceSettings(BoundedModel):
-    """Settings of a run: what differs from the defaults."""
+class ValenceSettings(LearntSettings):
+    """Settings of a run of the valence force field."""
 
-    preset: Literal["mini"] = "mini"
-    model: dict[str, Any] = Field(default_factory=dict, description="fields of ValenceConfig")
-    training: dict[str, Any] = Field(default_factory=dict, description="fields of TrainingSettings")
     rollout: dict[str, Any] = Field(default_factory=dict, description="fields of RolloutSettings")
-    device: str = "cpu"
-
-
-_TRAINING: dict[str, Any] = {
-    "learning_rate": 3e-3,
-    "weight_decay": 1e-4,
-    "batch_size": 64,
-    "ema_decay": 0.998,
-    "validations": 20,
-}
 
 
 class Valence(RollsOut, Learnt[ValenceNetwork, ValenceConfig]):
@@ -80,18 +67,29 @@ class Valence(RollsOut, Learnt[ValenceNetwork, ValenceConfig]):
     """
 
     id: ClassVar[str] = "valence"
-    equivariance: ClassVar[Equivariance] = "E(3)"
+    settings_class: ClassVar[type[LearntSettings]] = ValenceSettings
+    config_class: type[ValenceConfig] = ValenceConfig
+    presets: ClassVar[dict[str, Preset]] = {
+        "mini": Preset(
+            training={
+                "learning_rate": 3e-3,
+                "weight_decay": 1e-4,
+                "batch_size": 64,
+                "ema_decay": 0.998,
+                "validations": 20,
+            }
+        )
+    }
 
     def __init__(self, **settings: Any) -> None:
-        """Settings as in `ValenceSettings`.
+        """Make a model to be trained; settings as in `ValenceSettings`.
 
         Raises:
             UserError: a setting is unknown or out of range.
         """
-        given = parse_settings(ValenceSettings, settings)
-        config = parse_settings(ValenceConfig, given.model, prefix="model.")
-        super().__init__(given.preset, config, _TRAINING, given.training, given.device)
-        self.rollout = parse_settings(RolloutSettings, given.rollout, prefix="rollout.")
+        super().__init__(**settings)
+        asked = settings.get("rollout", {})
+        self.rollout = parse_settings(RolloutSettings, asked, prefix="rollout.")
 
     def settings(self) -> dict[str, Any]:
         """The resolved settings."""

@@ -29,7 +29,7 @@ class EmtModel(ForceFieldModel):
 
     id = "emt"
 
-    def force_field(self):
+    def force_field(self, states):
         return AseForceField(EMT)
 
 
@@ -186,7 +186,7 @@ def test_failures_are_scored_as_persistence_and_counted():
     class Exploding(ForceFieldModel):
         id = "exploding"
 
-        def force_field(self):
+        def force_field(self, states):
             return outward
 
     states = states_of(cluster(3), cluster(4))

@@ -19,7 +19,7 @@ from tg80.errors import UserError
 
 SETTINGS = {name: toys.TINY_ATOM for name in ("atom", "atom-start", "atom-gat")}
 SETTINGS |= {name: toys.TINY_EGNN for name in ("egno", "egnn", "egnn-rollout")}
-SETTINGS |= {"mace": toys.TINY_MACE}
+SETTINGS |= {"mace": toys.TINY_MACE, "valence": {"model": {"width": 16}}}
 STANDS_STILL = {"persistence", "centroid", "mean-structure", "relaxed-structure"}
 
 
