@@ -301,9 +301,11 @@ BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
         "egno": partial(preset_settings, Egno.presets, EGNOConfig),
         "mace": partial(preset_settings, Mace.presets, MaceConfig, ("rollout.", RolloutSettings())),
     },
-    "benchmark/valence.md": {"settings": partial(
+    "benchmark/valence.md": {
+        "settings": partial(
             preset_settings, Valence.presets, ValenceConfig, ("rollout.", RolloutSettings())
-        )},
+        )
+    },
     "benchmark/joining.md": {"example": join_example},
     "benchmark/results.md": {"runs": runs, "results": results, "tuning": tuning},
     "reference/commands.md": {"commands": commands},

@@ -261,12 +261,17 @@ def _nearest_minimum(
     def of_flat(flat: Tensor) -> Tensor:
         return energy(flat.view(-1, 3), topology, parameters).sum()
 
+    def hessian_at(flat: Tensor) -> Tensor:
+        found = torch.autograd.functional.hessian(of_flat, flat)
+        assert isinstance(found, Tensor)
+        return found
+
     y = x.flatten()
     for _ in range(n_steps):
-        hessian = torch.autograd.functional.hessian(of_flat, y)
+        hessian = hessian_at(y)
         _, forces = energy_and_forces(y.view(-1, 3), topology, parameters)
         values, vectors = torch.linalg.eigh(hessian / root[:, None] / root)
         along = (vectors.T @ (forces.flatten() / root)) / values.abs().clamp(min=0.15)
         step = (vectors @ along) / root
         y = y + step * (0.25 / step.abs().max().clamp(min=0.25))
-    return y.view(-1, 3), torch.autograd.functional.hessian(of_flat, y)
+    return y.view(-1, 3), hessian_at(y)
