@@ -31,6 +31,7 @@ def assemble(
     geometry: dict[str, np.ndarray],
     start: dict[str, Any],
     cost: Cost | None,
+    inner: dict[str, Any] | None,
     end: str,
 ) -> None:
     """Write one shard from its part files.
@@ -44,7 +45,8 @@ def assemble(
         body: degrees of freedom and symmetry of the molecule.
         geometry: `positions` and `hessian` of the relaxed start conformer.
         start: `target_energy_ev` and `source` of a mean-energy start, empty for a canonical one.
-        cost: of the production; None if unknown.
+        cost: of the production; None where it is not known.
+        inner: what the last checkpoint says of the inner potential; None if none was learned.
         end: `complete`, or why it ends.
 
     Raises:
@@ -95,6 +97,11 @@ def assemble(
     statistics = quality.statistics()
     if cost is not None:
         statistics["cpu_seconds"] = round(cost.cpu_seconds, 3)
+    if inner is not None:
+        statistics["level_evaluations"] = inner["n_evaluations"] + 1
+        statistics["inner_potential"] = {
+            "fits": inner["n_fits"], "labels": inner["n_seen"], "sha256": inner["sha256"],
+        }  # fmt: skip
     metadata = ShardMetadata.model_validate(dict(metadata) | {"statistics": statistics})
     write_shard(path, frames | static | {"quality_flags": quality.flags}, metadata)
 

@@ -25,10 +25,11 @@ from tg80.untrusted.limits import (
 )
 
 Thermostat = Literal["nve", "bussi", "langevin"]
-Integrator = Literal["mts", "verlet"]
+Integrator = Literal["mts", "verlet", "learned"]
 
 _MOST_FRAMES = 1_000_000  # of a segment, which is held in memory
 
+FIRST_OUTER_STEP_FS = 1.0  # of `learned`, while GFN2-xTB alone drives the inner steps
 DEFAULT_SEGMENT_FS = {"rks": 50.0, "xtb": 1000.0}
 
 
@@ -66,15 +67,15 @@ class Recipe(BoundedModel):
     equilibration_thermostat: Literal["bussi", "langevin"] | None = None
     """`bussi` by default; `langevin` where a part of the molecule turns almost freely"""
     integrator: Integrator = "mts"
-    """`mts` or `verlet`; GFN2-xTB runs `verlet` only, which is its default"""
-    outer_step_fs: float = Field(1.0, ge=LEAST_TIME_FS, le=5)
-    """`mts`: time between evaluations of the level"""
+    """`mts`, `learned` or `verlet`; GFN2-xTB runs `verlet` only, which is its default"""
+    outer_step_fs: float | None = Field(1.0, ge=LEAST_TIME_FS, le=5)
+    """time between evaluations of the level; by default, `learned` chooses it"""
     inner_step_fs: float = Field(0.25, ge=LEAST_TIME_FS, le=2)
-    """`mts`: time step of the inner method"""
+    """`mts`, `learned`: time step of the inner method"""
     verlet_step_fs: float = Field(0.5, ge=LEAST_TIME_FS, le=2)
     """time step of `verlet` and of every GFN2-xTB dynamics"""
     store_every_fs: TimeFs = 1.0
-    """distance of stored frames"""
+    """distance of stored frames; 4 by default with `learned`"""
     segment_fs: TimeFs = 50.0
     """what is committed to disk at once; 1000 at `gfn2-xtb`"""
     n_conformers: int = Field(50, ge=1, le=1000)
@@ -99,6 +100,9 @@ class Recipe(BoundedModel):
         data = dict(data)
         if data.get("integrator") is None:
             data["integrator"] = "verlet" if method == "xtb" else "mts"
+        if data["integrator"] == "learned":
+            data.setdefault("outer_step_fs", None)
+            data.setdefault("store_every_fs", 4.0)
         if data.get("segment_fs") is None:
             data["segment_fs"] = DEFAULT_SEGMENT_FS[method]
         return data
@@ -106,8 +110,10 @@ class Recipe(BoundedModel):
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
         level = self.resolved_level()
-        if level.method == "xtb" and self.integrator == "mts":
+        if level.method == "xtb" and self.integrator != "verlet":
             raise ValueError("level gfn2-xtb has no cheaper inner method: use integrator verlet")
+        if self.integrator == "mts" and self.outer_step_fs is None:
+            raise ValueError("outer_step_fs: integrator mts needs one")
         step = self.time_step_fs
         for name in ("segment_fs", "equilibration_fs"):
             _check_multiple(name, getattr(self, name), "time step", step)
@@ -115,16 +121,19 @@ class Recipe(BoundedModel):
             stored = f"{prefix}store_every_fs"
             _check_multiple(stored, first.store_every_fs, "time step", step)
             _check_multiple(f"{prefix}length_fs", first.length_fs, stored, first.store_every_fs)
-            _check_multiple("segment_fs", self.segment_fs, stored, first.store_every_fs)
+            if self.integrator == "learned":
+                outer = self.outer_step_fs or FIRST_OUTER_STEP_FS
+                _check_multiple(stored, first.store_every_fs, "the outer step", outer)
+            else:
+                _check_multiple("segment_fs", self.segment_fs, stored, first.store_every_fs)
         _check_multiple(
             "pre_equilibration_fs", self.pre_equilibration_fs, "verlet_step_fs", self.verlet_step_fs
         )
         if self.segment_fs / self.store_every_fs > _MOST_FRAMES:
             raise ValueError(f"segment_fs: a segment holds {_MOST_FRAMES} frames at most")
-        if self.integrator == "mts":
-            _check_multiple(
-                "outer_step_fs", self.outer_step_fs, "inner_step_fs", self.inner_step_fs
-            )
+        if self.integrator != "verlet":
+            outer = self.outer_step_fs or FIRST_OUTER_STEP_FS
+            _check_multiple("outer_step_fs", outer, "inner_step_fs", self.inner_step_fs)
         return self
 
     def resolved_level(self) -> Level:
@@ -145,8 +154,21 @@ class Recipe(BoundedModel):
 
     @property
     def time_step_fs(self) -> float:
-        """Distance between evaluations of the level, fs."""
-        return self.outer_step_fs if self.integrator == "mts" else self.verlet_step_fs
+        """What times are counted in, fs: outer steps, inner ones where the outer step varies."""
+        return self.inner_step_fs if self.integrator == "learned" else self.first_step_fs
+
+    @property
+    def first_step_fs(self) -> float:
+        """Time between evaluations of the level, fs; `learned` goes on to longer ones."""
+        if self.integrator == "verlet":
+            return self.verlet_step_fs
+        if self.outer_step_fs is None:
+            return FIRST_OUTER_STEP_FS
+        if self.integrator == "mts":
+            return self.outer_step_fs
+        n_inner = round(self.outer_step_fs / self.inner_step_fs)
+        most = max(1, int(FIRST_OUTER_STEP_FS / self.inner_step_fs + 1e-9))
+        return self.inner_step_fs * max(n for n in range(1, most + 1) if n_inner % n == 0)
 
     def stated(self) -> dict[str, Any]:
         """All settings but those that are not set, so that a new one changes no older recipe."""

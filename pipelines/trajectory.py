@@ -12,6 +12,7 @@ import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from pipelines import assembly
 from pipelines.conformers import start_geometry
 from pipelines.dynamics.checkpoint import read_arrays, write_arrays
 from pipelines.dynamics.integrators import Body, Stepper
+from pipelines.dynamics.learner import Learner, allowed_outer_steps
 from pipelines.dynamics.mean_energy import mean_energy_start
 from pipelines.dynamics.parts import read_parts, work_folder
 from pipelines.dynamics.segments import Stage, StagePlan, read_progress
@@ -212,14 +214,20 @@ class Trajectory:
         thermostat = equilibration_thermostat(recipe, self.body)
         segment_fs = max(recipe.segment_fs, 1000.0) if cheap else recipe.segment_fs
         stride_fs = 10.0 if cheap else recipe.time_step_fs
+        if not cheap and recipe.integrator == "learned":
+            stride_fs = recipe.store_every_fs
+        step_fs = recipe.verlet_step_fs if cheap else recipe.time_step_fs
         plan = StagePlan(
             identity=self._identity(f"{name}-r{replica}"),
-            n_steps=round(length_fs / stepper.step_fs),
-            steps_per_segment=round(segment_fs / stepper.step_fs),
-            store_stride=round(stride_fs / stepper.step_fs),
+            n_steps=round(length_fs / step_fs),
+            steps_per_segment=round(segment_fs / step_fs),
+            store_stride=round(stride_fs / step_fs),
             seed=self._seed(name, replica),
         )
-        return Stage(folder, plan, self.body, stepper, thermostat, lambda: self._hand_over(before))
+        learner = None if cheap else self._learner(recipe, stepper, before)
+        return Stage(
+            folder, plan, self.body, stepper, thermostat, lambda: self._hand_over(before), learner
+        )
 
     def _hand_over(self, before: Stage | None) -> tuple[np.ndarray, np.ndarray]:
         """Positions and velocities a stage starts from: the last ones of the stage before."""
@@ -242,13 +250,44 @@ class Trajectory:
         )
         plan = StagePlan(
             identity=self._identity(f"r{self.replica}"),
-            n_steps=round(recipe.length_fs / stepper.step_fs),
-            steps_per_segment=round(recipe.segment_fs / stepper.step_fs),
-            store_stride=round(recipe.store_every_fs / stepper.step_fs),
+            n_steps=round(recipe.length_fs / recipe.time_step_fs),
+            steps_per_segment=round(recipe.segment_fs / recipe.time_step_fs),
+            store_stride=round(recipe.store_every_fs / recipe.time_step_fs),
             seed=self._seed("run", self.replica),
         )
-        folder = self.production_folder
-        return Stage(folder, plan, self.body, stepper, thermostat, self._production_start)
+        preparations = self._preparations()
+        learner = self._learner(recipe, stepper, preparations[-1][1] if preparations else None)
+        return Stage(
+            self.production_folder,
+            plan,
+            self.body,
+            stepper,
+            thermostat,
+            self._production_start,
+            learner,
+        )
+
+    def _learner(self, recipe: Recipe, stepper: Stepper, before: Stage | None) -> Learner | None:
+        """What teaches the inner potential of a stage at the level that follows `before`."""
+        if recipe.integrator != "learned":
+            return None
+        return Learner(
+            stepper,
+            self.molecule.atomic_numbers,
+            allowed_outer_steps(recipe),
+            seed_frames=self._cheap_frames,
+            before=lambda: _knowledge(before),
+        )
+
+    def _cheap_frames(self) -> np.ndarray:
+        """(n, n_atoms, 3) A, the pre-equilibration without its first tenth; none without one."""
+        if self.recipe.pre_equilibration_fs == 0:
+            return np.zeros((0, self.molecule.n_atoms, 3))
+        pre = self._preparations()[0][1]
+        progress = read_progress(pre.folder, pre.plan.identity)
+        assert progress is not None
+        positions = read_parts(pre.part_paths(progress))["positions"].astype(np.float64)
+        return positions[len(positions) // 10 :]
 
     def assemble(self, end: str) -> None:
         """Write the shard from the committed parts, then remove them.
@@ -288,6 +327,7 @@ class Trajectory:
             geometry=self.geometry,
             start=start,
             cost=progress.cost,
+            inner=progress.header.get("inner"),
             end=end,
         )
         return True
@@ -355,7 +395,7 @@ class Trajectory:
         """Do one segment of a stage."""
         before = read_progress(stage.folder, stage.plan.identity)
         after = stage.advance()
-        step_fs = stage.stepper.step_fs
+        step_fs = stage.step_fs
         worked = after.step - (before.step if before else 0)
         warnings = (*(before.warnings if before else ()), *after.warnings)
         return StageReport(
@@ -366,6 +406,15 @@ class Trajectory:
             worked_fs=worked * step_fs,
             warnings=tuple(dict.fromkeys(warnings)),
         )
+
+
+def _knowledge(before: Stage | None) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    """Arrays and header of the checkpoint that a stage at the level ended with."""
+    if before is None or before.learner is None:
+        return None
+    progress = read_progress(before.folder, before.plan.identity)
+    assert progress is not None
+    return progress.arrays, progress.header
 
 
 def _finished(stage: Stage) -> bool:

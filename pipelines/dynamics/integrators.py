@@ -111,16 +111,17 @@ class Stepper:
         forces = self.inner_engine.evaluate(state.positions).forces
         state.inner_forces, _, _ = self._project(state.positions, forces)
 
-    def step(self, state: State) -> None:
-        """One outer step, in place."""
-        self._kick(state, state.forces - state.inner_forces, 0.5 * self.step_fs)
-        for _ in range(self.n_inner):
+    def step(self, state: State, n_inner: int | None = None) -> None:
+        """One outer step, in place; of `n_inner` inner steps instead of the usual number."""
+        step_fs = self.step_fs if n_inner is None else n_inner * self.inner_step_fs
+        self._kick(state, state.forces - state.inner_forces, 0.5 * step_fs)
+        for _ in range(self.n_inner if n_inner is None else n_inner):
             self._kick(state, state.inner_forces, 0.5 * self.inner_step_fs)
             state.positions = state.positions + self.inner_step_fs * state.velocities
             self.evaluate_inner(state)
             self._kick(state, state.inner_forces, 0.5 * self.inner_step_fs)
         self.evaluate(state)
-        self._kick(state, state.forces - state.inner_forces, 0.5 * self.step_fs)
+        self._kick(state, state.forces - state.inner_forces, 0.5 * step_fs)
 
     def _kick(self, state: State, forces: np.ndarray, time_fs: float) -> None:
         state.velocities = state.velocities + time_fs * self._to_acceleration * forces

@@ -12,7 +12,7 @@ import numpy as np
 
 from tg80.errors import CorruptFile
 from tg80.files import write_atomically
-from tg80.shards.fields import AXIS_FIELDS, FRAME_FIELDS, Field
+from tg80.shards.fields import AXIS_FIELDS, FRAME_FIELDS, LEARNED_FIELDS, Field
 from tg80.shards.shard import expected_shape, to_disk, to_memory
 from tg80.untrusted.npz import pack_npz, read_npz
 
@@ -30,7 +30,8 @@ def write_part(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
 
     Args:
         path: the part file (NumPy's `.npz` layout, no pickles).
-        arrays: every field of `PART_FIELDS` by name in the units of the code.
+        arrays: every field of `PART_FIELDS` by name in the units of the code; those of
+            `LEARNED_FIELDS` where the integrator has them.
 
     Returns:
         The SHA-256 of the file, hexadecimal.
@@ -39,12 +40,13 @@ def write_part(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
         ValueError: a field is missing, unknown or of the wrong shape.
         Tg80Error: the file cannot be written.
     """
-    names = {field.name for field in PART_FIELDS}
+    fields = _fields_of(arrays)
+    names = {field.name for field in fields}
     if arrays.keys() != names:
         raise ValueError(f"part {path}: missing or unknown {sorted(names ^ arrays.keys())}")
     n_frames, n_atoms = np.shape(arrays["positions"])[:2]
     disk: dict[str, np.ndarray] = {}
-    for field in PART_FIELDS:
+    for field in fields:
         shape = np.shape(arrays[field.name])
         if shape != expected_shape(field, n_frames, n_atoms):
             raise ValueError(f"part {path}: {field.name} has shape {shape}")
@@ -72,7 +74,11 @@ def read_part(path: Path, sha256: str | None = None) -> dict[str, np.ndarray]:
         raise CorruptFile(f"{path}: part file is cut short or altered") from None
     if missing := {field.name for field in PART_FIELDS} - disk.keys():
         raise CorruptFile(f"{path}: part file lacks {', '.join(sorted(missing))}")
-    return {field.name: to_memory(field, disk[field.name]) for field in PART_FIELDS}
+    return {field.name: to_memory(field, disk[field.name]) for field in _fields_of(disk)}
+
+
+def _fields_of(arrays: Mapping[str, np.ndarray]) -> tuple[Field, ...]:
+    return (*PART_FIELDS, *(field for field in LEARNED_FIELDS if field.name in arrays))
 
 
 def read_parts(parts: Sequence[tuple[Path, str]]) -> dict[str, np.ndarray]:
@@ -82,7 +88,8 @@ def read_parts(parts: Sequence[tuple[Path, str]]) -> dict[str, np.ndarray]:
         CorruptFile: a part is not what its checksum says, or the parts are not in order.
     """
     read = [read_part(path, sha256) for path, sha256 in parts]
-    frames = {f.name: np.concatenate([part[f.name] for part in read]) for f in PART_FIELDS}
+    fields = _fields_of(read[0])
+    frames = {f.name: np.concatenate([part[f.name] for part in read]) for f in fields}
     if np.any(np.diff(frames["step"]) <= 0):
         folder = parts[0][0].parent
         raise CorruptFile(f"{folder}: the part files overlap or are out of order")

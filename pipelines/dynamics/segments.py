@@ -15,6 +15,7 @@ import numpy as np
 from pipelines.dynamics.checkpoint import latest_checkpoint, write_checkpoint
 from pipelines.dynamics.cost import Cost, cost_from_header, process_cpu_seconds, processor_model
 from pipelines.dynamics.integrators import Body, State, Stepper
+from pipelines.dynamics.learner import Learner, read_knowledge, root_mean_square
 from pipelines.dynamics.parts import write_part
 from pipelines.dynamics.thermostats import Thermostat
 from tg80.chemistry.mechanics import kinetic_energy
@@ -30,7 +31,7 @@ class StagePlan:
 
     Attributes:
         identity: text that a checkpoint must carry to belong to this stage.
-        n_steps: (outer) time steps.
+        n_steps: time steps: outer ones, or inner ones where the outer step varies.
         steps_per_segment: steps committed at once.
         store_stride: steps between stored frames; frame 0 is stored.
         seed: words for `numpy.random.SeedSequence`.
@@ -112,8 +113,9 @@ class Stage:
         plan: what to do.
         body: masses and degrees of freedom.
         stepper: integrator with its engines.
-        thermostat: applied after every step, or None.
+        thermostat: applied after every outer step, or None.
         start: gives positions and velocities of step 0; called only if nothing is committed.
+        learner: chooses the outer steps and teaches the inner potential; None for equal steps.
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class Stage:
         stepper: Stepper,
         thermostat: Thermostat | None,
         start: Callable[[], tuple[np.ndarray, np.ndarray]],
+        learner: Learner | None = None,
     ):
         self.folder = folder
         self.plan = plan
@@ -131,6 +134,12 @@ class Stage:
         self.stepper = stepper
         self.thermostat = thermostat
         self.start = start
+        self.learner = learner
+
+    @property
+    def step_fs(self) -> float:
+        """Duration of a step as the plan counts them."""
+        return self.stepper.inner_step_fs if self.learner else self.stepper.step_fs
 
     def advance(self) -> Progress:
         """Do the next segment, commit it and return where the stage stands then.
@@ -148,18 +157,55 @@ class Stage:
         if before is not None and before.step >= self.plan.n_steps:
             return before
         state, rng, frames = self._load(before) if before else self._begin()
-        first = before.step if before else 0
+        step = before.step if before else 0
+        warnings: list[str] = []
+        if self.learner is None:
+            step = self._run(state, rng, frames, step)
+        else:
+            if not self.learner.learn_from_seeds():
+                step = self._run_learned(self.learner, state, rng, frames, step)
+            warnings = [f"{self.plan.identity}: {line}" for line in self.learner.conclude(state)]
+        return self._commit(before, state, rng, frames, step, began, warnings)
+
+    def _run(self, state: State, rng: np.random.Generator, frames: "_Frames", first: int) -> int:
+        """One segment of equal steps; the step it ends at."""
         last = min(first + self.plan.steps_per_segment, self.plan.n_steps)
         for step in range(first + 1, last + 1):
             self._step(state, rng, step)
             if step % self.plan.store_stride == 0:
                 frames.add(state, step)
-        return self._commit(before, state, rng, frames, last, began)
+        return last
+
+    def _run_learned(
+        self,
+        learner: Learner,
+        state: State,
+        rng: np.random.Generator,
+        frames: "_Frames",
+        step: int,
+    ) -> int:
+        """One segment of outer steps that the learner chooses; the inner step it ends at."""
+        plan = self.plan
+        last = learner.segment_end(step, plan.n_steps, plan.steps_per_segment)
+        residuals: list[float] = []
+        while step < last and not learner.must_fall_back():
+            n_inner = learner.n_inner(step, plan.n_steps)
+            step += n_inner
+            self._step(state, rng, step, n_inner)
+            residuals.append(learner.observe(state, conserved_energy(self.body, state)))
+            if step % plan.store_stride == 0:
+                frames.add(state, step, root_mean_square(residuals), n_inner)
+                residuals = []
+        return step
 
     def _begin(self) -> tuple[State, np.random.Generator, "_Frames"]:
-        state = self.stepper.begin(*self.start())
+        positions, velocities = self.start()
+        if self.learner is not None:
+            self.learner.begin(positions)
+        state = self.stepper.begin(positions, velocities)
         frames = _Frames(self)
-        frames.add(state, 0)
+        residual = root_mean_square(state.forces - state.inner_forces)
+        frames.add(state, 0, residual if self.learner else None)
         return state, np.random.default_rng(np.random.SeedSequence(self.plan.seed)), frames
 
     def _load(self, progress: Progress) -> tuple[State, np.random.Generator, "_Frames"]:
@@ -175,18 +221,22 @@ class Stage:
         self.stepper.engine.load_state(engine_state)
         # Its density is in no checkpoint: each segment starts the inner method afresh.
         self.stepper.reset_inner()
+        if self.learner is not None:
+            self.learner.load(read_knowledge(arrays, progress.header))
         rng = np.random.default_rng()
         rng.bit_generator.state = progress.header["rng"]
         return state, rng, _Frames(self)
 
-    def _step(self, state: State, rng: np.random.Generator, step: int) -> None:
+    def _step(
+        self, state: State, rng: np.random.Generator, step: int, n_inner: int | None = None
+    ) -> None:
         try:
-            self.stepper.step(state)
+            self.stepper.step(state, n_inner)
         except RunFailed as error:
-            time = step * self.stepper.step_fs
+            time = step * self.step_fs
             raise RunFailed(f"{self.plan.identity} at {time:g} fs: {error}") from error
         if self.thermostat is not None:
-            self.thermostat.apply(state, self.stepper.step_fs, rng)
+            self.thermostat.apply(state, (n_inner or 1) * self.step_fs, rng)
         if not np.isfinite(state.velocities).all():
             raise RunFailed(f"{self.plan.identity}: not finite at step {step}; use a smaller step")
 
@@ -198,6 +248,7 @@ class Stage:
         frames: "_Frames",
         step: int,
         began: float,
+        warnings: list[str],
     ) -> Progress:
         segment = before.segment + 1 if before else 0
         parts = list(before.parts) if before else []
@@ -205,15 +256,18 @@ class Stage:
             name = f"part-{segment:06d}.npz"
             digest = write_part(self.folder / name, frames.arrays())
             parts.append((name, digest))
-        evaluation = state.evaluation
-        assert evaluation is not None
+        if state.evaluation is not None:
+            potential = state.evaluation.energy
+        else:  # a segment without a step: only labels were added
+            assert before is not None
+            potential = before.potential_energy
         header = {
             "identity": self.plan.identity,
             "step": step,
             "segment": segment,
             "parts": parts,
             "thermostat_energy": state.thermostat_energy,
-            "potential_energy": evaluation.energy,
+            "potential_energy": potential,
             "rng": rng.bit_generator.state,
         }
         cost = before.cost if before else Cost()
@@ -223,8 +277,11 @@ class Stage:
             header["cost"] = cost.to_header()
         arrays = {name: getattr(state, name) for name in _STATE_ARRAYS}
         arrays |= {f"engine:{k}": v for k, v in self.stepper.engine.state().items()}
+        if self.learner is not None:
+            header["inner"] = self.learner.known.header()
+            arrays |= self.learner.known.arrays()
         write_checkpoint(self.folder, segment, arrays, header)
-        warnings = before.warnings if before else []
+        warnings = [*(before.warnings if before else []), *warnings]
         return Progress(step, segment, parts, arrays, header, warnings)
 
     def part_paths(self, progress: Progress) -> list[tuple[Path, str]]:
@@ -232,20 +289,35 @@ class Stage:
         return [(self.folder / name, digest) for name, digest in progress.parts]
 
 
+def conserved_energy(body: Body, state: State) -> float:
+    """Kinetic and potential energy less what the thermostat has put in, eV."""
+    assert state.evaluation is not None
+    kinetic = kinetic_energy(body.masses, state.velocities)
+    return state.evaluation.energy + kinetic - state.thermostat_energy
+
+
 class _Frames:
     """Frames of the segment in hand, collected in memory units."""
 
     def __init__(self, stage: Stage):
-        self._masses = stage.body.masses
-        self._step_fs = stage.stepper.step_fs
+        self._body = stage.body
+        self._step_fs = stage.step_fs
         self.steps: list[int] = []
         self._columns: dict[str, list[Any]] = {}
 
-    def add(self, state: State, step: int) -> None:
-        """Store the state at this step as a frame."""
+    def add(self, state: State, step: int, residual: float | None = None, n_inner: int = 0) -> None:
+        """Store the state at this step as a frame.
+
+        Args:
+            state: what is stored.
+            step: its number.
+            residual: force that the inner potential missed since the last frame, eV/A; None where
+                nothing is learned.
+            n_inner: inner steps of the outer step that led here.
+        """
         evaluation = state.evaluation
         assert evaluation is not None
-        kinetic = kinetic_energy(self._masses, state.velocities)
+        kinetic = kinetic_energy(self._body.masses, state.velocities)
         self.steps.append(step)
         values = {
             "positions": state.positions,
@@ -253,7 +325,7 @@ class _Frames:
             "forces": state.forces,
             "potential_energy": evaluation.energy,
             "kinetic_energy": kinetic,
-            "conserved_quantity": evaluation.energy + kinetic - state.thermostat_energy,
+            "conserved_quantity": conserved_energy(self._body, state),
             "homo_lumo_gap": evaluation.gap,
             "dipole": evaluation.dipole,
             "mulliken_charges": evaluation.charges,
@@ -263,6 +335,8 @@ class _Frames:
             "raw_net_torque": state.net_torque,
             "quality_flags": 0,
         }
+        if residual is not None:
+            values |= {"residual_force": residual, "outer_step": n_inner * self._step_fs}
         for name, value in values.items():
             self._columns.setdefault(name, []).append(value)
 

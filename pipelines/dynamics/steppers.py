@@ -1,5 +1,6 @@
 """The integrator of a recipe with its engines: what moves one molecule from step to step."""
 
+from pipelines.dynamics.inner_potential import CorrectedEngine
 from pipelines.dynamics.integrators import Body, Stepper
 from pipelines.dynamics.thermostats import Thermostat, make_thermostat
 from pipelines.engines.engine import Resources
@@ -14,7 +15,7 @@ def level_stepper(
     """The stepper of the recipe's production, with fresh engines.
 
     Args:
-        recipe: level of theory, integrator and time steps.
+        recipe: level of theory, integrator and time steps; `learned` begins as `mts`.
         molecule: the compound.
         body: its masses and degrees of freedom.
         resources: what an evaluation at the level may use.
@@ -30,7 +31,9 @@ def level_stepper(
     if recipe.integrator == "verlet":
         return Stepper(body, engine, recipe.verlet_step_fs)
     inner = make_engine("gfn2-xtb", numbers, charge)
-    return Stepper(body, engine, recipe.outer_step_fs, inner, recipe.inner_step_fs)
+    if recipe.integrator == "learned":
+        inner = CorrectedEngine(inner)
+    return Stepper(body, engine, recipe.first_step_fs, inner, recipe.inner_step_fs)
 
 
 def xtb_stepper(recipe: Recipe, molecule: Molecule, body: Body) -> Stepper:

@@ -262,7 +262,7 @@ def price(
 ) -> Plan:
     """The plan that follows from timings."""
     level = recipe.resolved_level()
-    per_segment = recipe.segment_fs / recipe.time_step_fs
+    per_segment = recipe.segment_fs / recipe.first_step_fs
     timings = {
         probe.name: {
             "geometry": probe.geometry_s,
@@ -337,7 +337,7 @@ def plan_of_tg80(plan: Plan) -> Plan | None:
 
 def _durations(recipe: Recipe, seconds: dict[str, float]) -> dict[str, float]:
     """Times of a molecule's stages from the costs of its steps."""
-    per_fs = seconds["level"] / recipe.time_step_fs
+    per_fs = seconds["level"] / recipe.first_step_fs
     pre = recipe.pre_equilibration_fs / recipe.verlet_step_fs * seconds["xtb"]
     return {
         "step_s": seconds["level"],

@@ -57,7 +57,7 @@ class TwinWork:
             if run.is_done():
                 continue
             twins = run.tasks()
-            step_fs, length_fs = run.source.recipe.time_step_fs, run.settings.length_fs
+            step_fs, length_fs = run.source.recipe.first_step_fs, run.settings.length_fs
             for number, twin in enumerate(twins):
                 progress = Twin(run.source, twin).progress()
                 present_fs = progress.step * step_fs if progress else 0.0

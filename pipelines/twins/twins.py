@@ -345,7 +345,7 @@ def _check(source: TwinSource, settings: TwinSettings) -> None:
     if settings.noise and source.recipe.thermostat == "nve":
         raise UserError(f"{source.path}: --noise, but this trajectory is NVE and has no thermostat")
     for name, value, of in (
-        ("--store-every-fs", settings.store_every_fs, source.recipe.time_step_fs),
+        ("--store-every-fs", settings.store_every_fs, source.recipe.first_step_fs),
         ("--length-fs", settings.length_fs, settings.store_every_fs),
     ):
         if abs(value / of - round(value / of)) > 1e-6 or round(value / of) < 1:

@@ -43,7 +43,7 @@ class Field:
     @property
     def dataset_path(self) -> str:
         """HDF5 path of the values themselves."""
-        return f"{self.path}/value" if self in FRAME_FIELDS else self.path
+        return f"{self.path}/value" if self in (*FRAME_FIELDS, *LEARNED_FIELDS) else self.path
 
     @property
     def per_frame(self) -> bool:
@@ -112,6 +112,19 @@ FRAME_FIELDS: tuple[Field, ...] = (
     ),
 )
 
+# Only in shards of the integrator `learned`.
+LEARNED_FIELDS: tuple[Field, ...] = (
+    _series(
+        "residual_force", ("n_frames",), "f4", *_FORCE,
+        "`learned` only: force that the inner potential misses, RMS of the outer steps since the "
+        "last frame", 8,
+    ),
+    _series(
+        "outer_step", ("n_frames",), "f4", "fs", "fs", 1.0,
+        "`learned` only: length of the outer step that ends at the frame; 0 at frame 0",
+    ),
+)
+
 STATIC_FIELDS: tuple[Field, ...] = (
     Field("atomic_numbers", f"{TRAJECTORY}/species", ("n_atoms",), "i4", None, None, 1.0,
           "atomic numbers, heavy atoms first"),
@@ -133,7 +146,7 @@ AXIS_FIELDS: tuple[Field, ...] = (
 # fmt: on
 
 ALL_FIELDS = (*FRAME_FIELDS, *AXIS_FIELDS, *STATIC_FIELDS)
-FIELDS: dict[str, Field] = {field.name: field for field in ALL_FIELDS}
+FIELDS: dict[str, Field] = {field.name: field for field in (*ALL_FIELDS, *LEARNED_FIELDS)}
 
 QUALITY_FLAGS: dict[str, int] = {
     "scf_not_converged": 1,
@@ -149,7 +162,7 @@ QUALITY_FLAGS: dict[str, int] = {
 def fields_table() -> str:
     """The table of all fields in docs/dataset/data-format.md, in Markdown."""
     rows = ["| Field | Path | Shape | Type | Unit on disk | Unit as read | |", "|" + "---|" * 7]
-    for field in ALL_FIELDS:
+    for field in (*ALL_FIELDS, *LEARNED_FIELDS):
         shape = ", ".join(str(size) for size in field.shape)
         units = [unit or "" for unit in (field.disk_unit, field.unit)]
         kept = f", {field.mantissa_bits} bits kept" if field.mantissa_bits else ""

@@ -27,6 +27,7 @@ from tg80.shards.fields import (
     AXIS_FIELDS,
     FIELDS,
     FRAME_FIELDS,
+    LEARNED_FIELDS,
     OBSERVABLES,
     PARAMETERS,
     STATIC_FIELDS,
@@ -97,7 +98,8 @@ def write_shard(
 
     Args:
         path: the shard, `NAME-rK.h5md`.
-        arrays: every field by name in the units of the code, with `step` and `time` (fs).
+        arrays: every field by name in the units of the code, with `step` and `time` (fs); those of
+            `LEARNED_FIELDS` may be missing.
         metadata: everything static but arrays.
 
     Raises:
@@ -109,7 +111,8 @@ def write_shard(
     if n_frames != metadata.n_frames:
         raise ValueError(f"{path}: {n_frames} frames, but the metadata says {metadata.n_frames}")
     disk = {}
-    for field in ALL_FIELDS:
+    learned = [field for field in LEARNED_FIELDS if field.name in arrays]
+    for field in (*ALL_FIELDS, *learned):
         disk[field.name] = to_disk(field, np.asarray(arrays[field.name]))
         if disk[field.name].shape != expected_shape(field, n_frames, n_atoms):
             raise ValueError(f"{path}: {field.name} has shape {disk[field.name].shape}")
@@ -124,7 +127,7 @@ def _build_image(disk: Mapping[str, np.ndarray], metadata: ShardMetadata) -> byt
     ) as file:  # fmt: skip
         _write_header(file, metadata)
         step, time = (_write_dataset(file, field, disk[field.name]) for field in AXIS_FIELDS)
-        for field in FRAME_FIELDS:
+        for field in (*FRAME_FIELDS, *(f for f in LEARNED_FIELDS if f.name in disk)):
             _write_dataset(file, field, disk[field.name])
             if f"{field.path}/step" not in file:
                 file[f"{field.path}/step"] = step
@@ -237,6 +240,12 @@ class Shard:
                 attributes = dict(self.file[PARAMETERS].attrs)
             self._metadata = metadata_from_attributes(attributes, self.path)
         return self._metadata
+
+    @property
+    def frame_fields(self) -> tuple[str, ...]:
+        """Names of the per-frame fields that this shard holds, with `step` and `time`."""
+        names = [field.name for field in LEARNED_FIELDS if field.path in self.file]
+        return (*(field.name for field in (*FRAME_FIELDS, *AXIS_FIELDS)), *names)
 
     @property
     def n_frames(self) -> int:

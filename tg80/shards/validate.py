@@ -21,9 +21,11 @@ from tg80.shards.fields import (
     ALL_FIELDS,
     AXIS_FIELDS,
     FRAME_FIELDS,
+    LEARNED_FIELDS,
     OBSERVABLES,
     PARAMETERS,
     TRAJECTORY,
+    Field,
 )
 from tg80.shards.problems import Findings, Problem
 from tg80.shards.shard import SUFFIX, Shard, expected_shape, named_errors
@@ -184,11 +186,16 @@ def _check_structure(file: h5py.File, found: Findings) -> None:
     for name in sorted(set(names) - _known_paths()):
         if not name.startswith(f"{PARAMETERS}/"):  # `_check_schema` warns of these
             found.error("structure", f"{name} is not part of the format")
-    for field in FRAME_FIELDS:
+    for field in (*FRAME_FIELDS, *_learned_fields(file)):
         for axis in AXIS_FIELDS:
             linked, original = file.get(f"{field.path}/{axis.name}"), file.get(axis.path)
             if linked is None or original is None or linked != original:
                 found.error("structure", f"{field.path}/{axis.name} is no hard link to the first")
+
+
+def _learned_fields(file: h5py.File) -> tuple[Field, ...]:
+    """The further fields of `learned`; a file has all of them or none."""
+    return LEARNED_FIELDS if any(field.path in file for field in LEARNED_FIELDS) else ()
 
 
 _BOX = ("dimension", "boundary")
@@ -198,8 +205,9 @@ def _known_paths() -> set[str]:
     """Every group and data set that the format has."""
     ends = {f"h5md/{name}" for name in ("author", "creator", "modules/units")}
     ends |= {f"{TRAJECTORY}/box", OBSERVABLES, PARAMETERS}
-    ends |= {field.dataset_path for field in ALL_FIELDS}
-    ends |= {f"{field.path}/{axis.name}" for field in FRAME_FIELDS for axis in AXIS_FIELDS}
+    ends |= {field.dataset_path for field in (*ALL_FIELDS, *LEARNED_FIELDS)}
+    series = (*FRAME_FIELDS, *LEARNED_FIELDS)
+    ends |= {f"{field.path}/{axis.name}" for field in series for axis in AXIS_FIELDS}
     parents = {"/".join(end.split("/")[:n]) for end in ends for n in range(1, end.count("/") + 1)}
     return ends | parents
 
@@ -212,7 +220,7 @@ def _check_schema(shard: Shard, found: Findings) -> None:
         found.error("schema", "there are no positions of shape (n_frames, n_atoms, 3)")
         return
     n_frames, n_atoms = positions.shape[:2]
-    for field in ALL_FIELDS:
+    for field in (*ALL_FIELDS, *_learned_fields(file)):
         path = field.dataset_path
         dataset = file.get(path)
         if not isinstance(dataset, h5py.Dataset):

@@ -156,6 +156,20 @@ def _check_times(evidence: Evidence, found: Findings) -> None:
         found.error("frames", f"{metadata.length_fs:g} fs stated, {times[-1]:g} fs stored")
 
 
+def _check_outer_steps(evidence: Evidence, found: Findings) -> None:
+    """`learned` says how its steps went; no other integrator does."""
+    learned = evidence.metadata.integrator == "learned"
+    if learned != ("outer_step" in evidence.frames):
+        found.error("outer steps", "the fields of `learned` do not go with the integrator")
+        return
+    if not learned:
+        return
+    outer, residual = evidence.frames["outer_step"], evidence.frames["residual_force"]
+    steps = outer / evidence.metadata.time_step_fs
+    if np.any(residual < 0) or np.any(outer[1:] <= 0) or np.any(np.abs(steps % 1) > 1e-6):
+        found.error("outer steps", "an outer step is none, or a residual force is negative")
+
+
 def _check_start(evidence: Evidence, found: Findings) -> None:
     """A trajectory scaled to a mean energy begins at it."""
     target, conserved = evidence.metadata.target_energy_ev, evidence.frames["conserved_quantity"]
@@ -203,7 +217,7 @@ def _compare_statistics(quality: Quality, metadata: ShardMetadata, found: Findin
 # fmt: off
 STAGES = (
     (check_ranges,),
-    (_check_level, _check_atoms, _check_molecule, _check_freedom, _check_times),
+    (_check_level, _check_atoms, _check_molecule, _check_freedom, _check_times, _check_outer_steps),
     (
         *SINGLE_FRAME_CHECKS, check_charges, check_scf, check_raw, _check_start, check_hessian,
         check_relaxed, check_stereo, _check_quality,

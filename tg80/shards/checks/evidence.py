@@ -15,7 +15,7 @@ import numpy as np
 from tg80.chemistry.bonds import Bonds
 from tg80.constants import ACCELERATION
 from tg80.elements import COVALENT_RADII
-from tg80.shards.fields import AXIS_FIELDS, FRAME_FIELDS, STATIC_FIELDS
+from tg80.shards.fields import STATIC_FIELDS
 from tg80.shards.metadata import ShardMetadata
 from tg80.shards.quality import Frames, Quality, judge
 from tg80.shards.shard import Shard
@@ -43,6 +43,8 @@ LARGEST: dict[str, float] = {
     "raw_net_force": 10.0,
     "raw_net_torque": 100.0,
     "quality_flags": 2**32 - 1,
+    "residual_force": 100.0,
+    "outer_step": 100.0,
     "atomic_numbers": 118.0,
     "masses": 300.0,
     "relaxed_positions": 1e3,
@@ -70,7 +72,7 @@ class Evidence:
     def of_shard(cls, shard: Shard) -> "Evidence":
         """Read all of an open shard."""
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is no finite number
-            frames = {f.name: shard.read(f.name) for f in (*FRAME_FIELDS, *AXIS_FIELDS)}
+            frames = {name: shard.read(name) for name in shard.frame_fields}
             static = {field.name: shard.static(field.name) for field in STATIC_FIELDS}
         return cls(frames, static, shard.metadata)
 
