@@ -45,7 +45,7 @@ def assemble(
         body: degrees of freedom and symmetry of the molecule.
         geometry: `positions` and `hessian` of the relaxed start conformer.
         start: `target_energy_ev` and `source` of a mean-energy start, empty for a canonical one.
-        cost: of the production; None where it is not known.
+        cost: of the production; None if unknown.
         inner: what the last checkpoint says of the inner potential; None if none was learned.
         end: `complete`, or why it ends.
 

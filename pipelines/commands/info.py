@@ -84,6 +84,22 @@ def _facts(shard: Shard) -> dict[str, Any]:
         "drift_limit_mev_per_atom_ps": drift.threshold,
         "drift_verdict": drift.verdict,
         "n_flagged": count_flags(shard.read("quality_flags")),
+        **_inner_potential(shard),
+    }
+
+
+def _inner_potential(shard: Shard) -> dict[str, float]:
+    """How well `learned` knew the forces of the level, and how long its outer steps were."""
+    if "residual_force" not in shard.frame_fields or shard.n_frames < 2:
+        return {}
+    residual, outer = shard.read("residual_force")[1:], shard.read("outer_step")[1:]
+    evaluations = shard.metadata.statistics.get("level_evaluations")
+    mean = shard.metadata.length_fs / (evaluations - 1) if evaluations else float(outer.mean())
+    return {
+        "outer_step_fs": mean,
+        "longest_outer_step_fs": float(outer.max()),
+        "residual_force_ev_per_a": float(np.sqrt(np.mean(np.square(residual, dtype=float)))),
+        "largest_residual_force_ev_per_a": float(residual.max()),
     }
 
 
@@ -103,11 +119,24 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         f"drift under its limit: {kept} of {len(rows)}",
     ]
     for row in rows:
+        if "outer_step_fs" in row:
+            notes.append(_inner_potential_line(row))
         if row["end"] != "complete":
             notes.append(f"{row['name']}-r{row['replica']} ended early: {row['end']}")
     print_tables([Table("", _HEADING, [_cells(row) for row in rows])])
     for note in notes:
         print(note)
+
+
+def _inner_potential_line(row: dict[str, Any]) -> str:
+    name = f"{row['name']}-r{row['replica']}"
+    residual = (
+        f"residual force {row['residual_force_ev_per_a']:.4f} eV/A "
+        f"(at most {row['largest_residual_force_ev_per_a']:.4f})"
+    )
+    if row["longest_outer_step_fs"] <= 1.0:
+        return f"{name}: the inner potential was not learned: outer step 1 fs, {residual}"
+    return f"{name}: outer step {row['outer_step_fs']:.2f} fs on average, {residual}"
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -51,7 +51,9 @@ _LEVEL_SETTINGS = {
 _RUN_SETTINGS: dict[str, Callable[[ShardMetadata], Any]] = {
     "ensemble": lambda shard: shard.ensemble,
     "integrator": lambda shard: shard.integrator,
-    "time step at the level / fs": lambda shard: shard.time_step_fs,
+    "time step at the level / fs": lambda shard: (
+        "by the residual force" if shard.integrator == "learned" else shard.time_step_fs
+    ),
     "stored every / fs": lambda shard: shard.store_every_fs,
     "length / fs": lambda shard: shard.length_fs,
     "target temperature / K": lambda shard: shard.temperature_k,
@@ -284,7 +286,9 @@ def _cost(facts: Facts) -> str:
     rows = []
     for level, shards in by_level(facts).items():
         evaluations = sum(
-            round(fact.metadata.length_fs / fact.metadata.time_step_fs) + 1 for fact in shards
+            fact.metadata.statistics.get("level_evaluations")
+            or round(fact.metadata.length_fs / fact.metadata.time_step_fs) + 1
+            for fact in shards
         )
         cycles = [fact.scf_cycles for fact in shards if fact.scf_cycles is not None]
         mean = f"{sum(cycles) / len(cycles):.1f}" if len(cycles) == len(shards) else "not told"

@@ -23,6 +23,14 @@ BODY = Body(masses_of(NUMBERS), 9, False)
 INNER_FS = 0.25
 
 
+@pytest.fixture(autouse=True, scope="module")
+def small_fits():
+    """At most 120 frames a fit: the springs need no more, and a test waits for no large one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.dynamics.learner.most_frames", lambda n_atoms: 120)
+        yield
+
+
 class TwoConformers(SpringEngine):
     """Springs with a further attraction between atoms 1 and 4 that acts within `within` A only."""
 
