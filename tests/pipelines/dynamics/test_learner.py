@@ -147,7 +147,7 @@ def test_motion_between_two_fits_reverses_in_time(finished):
 
 def test_a_new_conformer_makes_the_outer_step_fall_and_it_is_learned(tmp_path):
     """The level attracts two atoms once they come near, which the stage before never showed."""
-    rest = np.linalg.norm(REST[1] - REST[4])
+    rest = float(np.linalg.norm(REST[1] - REST[4]))
 
     def level():
         return TwoConformers(REST, within=rest - 0.35)
