@@ -52,6 +52,8 @@ OUTER_STEPS = (
 LONGER_BELOW = 0.7  # of its limit the residual must be for a longer step than the last
 FALL_BACK = 2.0  # times its limit, over three steps, the residual ends a segment at once
 LARGEST_SPREAD = 1e-4  # eV/atom: fluctuation of the conserved energy that a segment may show
+LARGEST_DRIFT = 5e-5  # eV/atom/ps of the conserved energy, if beyond doubt
+DRIFT_SEGMENTS = 6  # of one outer step, before its drift is judged
 FIRST_LABELS = 40
 NEW_LABELS = 40  # before a correction that is no longer good enough is fitted again
 N_SEEDS = 60  # frames with stretched bonds to hydrogen
@@ -75,6 +77,8 @@ class Knowledge:
         n_seeds: frames with stretched bonds that were tried.
         n_evaluations: outer steps of this stage.
         on_trial: whether the correction has shown no residual yet.
+        energies: time (fs) and mean conserved energy (eV/atom) of the segments with this outer
+            step.
     """
 
     positions: np.ndarray
@@ -88,6 +92,7 @@ class Knowledge:
     n_seeds: int = 0
     n_evaluations: int = 0
     on_trial: bool = False
+    energies: list[tuple[float, float]] = field(default_factory=list)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Arrays of a checkpoint."""
@@ -104,7 +109,7 @@ class Knowledge:
 
 _FACTS = (
     "outer_step_fs", "ceiling_fs", "n_seen", "n_fitted", "n_fits", "n_seeds", "n_evaluations",
-    "on_trial",
+    "on_trial", "energies",
 )  # fmt: skip
 
 
@@ -147,13 +152,13 @@ class Learner:
     known: Knowledge = field(init=False)
     _labels: list[tuple[np.ndarray, np.ndarray]] = field(init=False)
     _residuals: list[float] = field(init=False)
-    _energies: list[float] = field(init=False)
+    _energies: list[tuple[float, float]] = field(init=False)
 
     def begin(self, positions: np.ndarray) -> None:
         """Take over what the stage before knew."""
         found = self.before()
         known = _nothing_known(positions) if found is None else read_knowledge(*found)
-        known.n_evaluations = 0
+        known.n_evaluations, known.energies = 0, []
         self.load(known)
 
     def load(self, known: Knowledge) -> None:
@@ -228,11 +233,12 @@ class Learner:
     def _n_inner(self) -> int:
         return round(self.known.outer_step_fs / self.stepper.inner_step_fs)
 
-    def observe(self, state: State, conserved_energy: float) -> float:
+    def observe(self, state: State, time_fs: float, conserved_energy: float) -> float:
         """Take the label of an outer step.
 
         Args:
             state: at its end.
+            time_fs: since the start of the stage.
             conserved_energy: kinetic and potential energy less the thermostat's, eV.
 
         Returns:
@@ -244,7 +250,7 @@ class Learner:
             difference += self.known.correction.energy_and_forces(state.positions)[1]
         self._labels.append((state.positions.copy(), difference))
         self._residuals.append(root_mean_square(residual))
-        self._energies.append(conserved_energy / len(residual))
+        self._energies.append((time_fs, conserved_energy / len(residual)))
         self.known.n_evaluations += 1
         return self._residuals[-1]
 
@@ -292,7 +298,10 @@ class Learner:
         known = self.known
         known.on_trial = False
         residual = max(root_mean_square(self._residuals), root_mean_square(self._residuals[-3:]))
-        if len(self._energies) > 3 and np.std(self._energies) > LARGEST_SPREAD:
+        times, energies = np.array(self._energies).T
+        known.energies.append((float(times.mean()), float(energies.mean())))
+        unsteady = len(energies) > 3 and np.std(energies) > LARGEST_SPREAD
+        if unsteady or _drifts(known.energies):
             known.ceiling_fs = known.outer_step_fs - self.stepper.inner_step_fs
         best = self.outer_steps[0].fs
         for step in self.outer_steps if known.correction is not None else ():
@@ -301,7 +310,8 @@ class Learner:
                 residual <= margin * step.limit and step.fs <= known.ceiling_fs
             ):
                 best = step.fs
-        known.outer_step_fs = best
+        if best != known.outer_step_fs:
+            known.outer_step_fs, known.energies = best, []
 
     def _keep_labels(self) -> None:
         known = self.known
@@ -327,6 +337,15 @@ class Learner:
         known = self.known
         kept = choose_frames(known.positions, n)
         known.positions, known.differences = known.positions[kept], known.differences[kept]
+
+
+def _drifts(energies: list[tuple[float, float]]) -> bool:
+    """Whether times (fs) and mean energies (eV/atom) of segments show a drift beyond doubt."""
+    if len(energies) < DRIFT_SEGMENTS:
+        return False
+    times, values = np.array(energies).T
+    (slope, _), covariance = np.polyfit(times / 1000.0, values, 1, cov=True)
+    return abs(slope) - 3.0 * np.sqrt(covariance[0, 0]) > LARGEST_DRIFT
 
 
 def root_mean_square(values: np.ndarray | Sequence[float]) -> float:

@@ -192,7 +192,9 @@ class Stage:
             n_inner = learner.n_inner(step, plan.n_steps)
             step += n_inner
             self._step(state, rng, step, n_inner)
-            residuals.append(learner.observe(state, conserved_energy(self.body, state)))
+            residuals.append(
+                learner.observe(state, step * self.step_fs, conserved_energy(self.body, state))
+            )
             if step % plan.store_stride == 0:
                 frames.add(state, step, root_mean_square(residuals), n_inner)
                 residuals = []

@@ -8,7 +8,7 @@ import pytest
 from pipelines.dynamics.checkpoint import read_arrays, write_arrays
 from pipelines.dynamics.inner_potential import CorrectedEngine
 from pipelines.dynamics.integrators import Body, Stepper
-from pipelines.dynamics.learner import OUTER_STEPS, Learner, allowed_outer_steps
+from pipelines.dynamics.learner import OUTER_STEPS, Learner, _drifts, allowed_outer_steps
 from pipelines.dynamics.parts import read_parts
 from pipelines.dynamics.segments import Stage, StagePlan
 from pipelines.dynamics.thermostats import thermal_velocities
@@ -223,3 +223,12 @@ def test_stored_frames_lie_on_outer_steps(settings, allowed):
 
 def test_limits_shrink_as_steps_grow():
     assert all(a.fs < b.fs and a.limit > b.limit for a, b in pairwise(OUTER_STEPS))
+
+
+def test_a_drift_beyond_doubt_forbids_the_outer_step():
+    times = 50.0 * np.arange(12)
+    noise = 2e-5 * np.random.default_rng(0).normal(size=12)
+    assert not _drifts(list(zip(times, noise, strict=True)))
+    assert not _drifts(list(zip(times[:4], 1e-6 * times[:4], strict=True)))
+    assert _drifts(list(zip(times, noise + 4e-7 * times, strict=True)))
+    assert _drifts(list(zip(times, noise - 4e-7 * times, strict=True)))
