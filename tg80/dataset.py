@@ -207,7 +207,10 @@ def shipped_folder(name: str) -> Path:
 
 def _shipped() -> dict[str, Path]:
     folder = Path(str(resources.files("tg80"))) / "data"
-    return {path.parent.name: path.parent for path in sorted(folder.glob(f"*/*{SUFFIX}"))}
+    shipped = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/*{SUFFIX}"))}
+    # Releases are in a checkout, not in an installed package.
+    releases = [path for path in sorted(folder.glob("releases/*")) if any(path.rglob(f"*{SUFFIX}"))]
+    return shipped | {path.name: path for path in releases}
 
 
 def shard_paths(source: Source) -> list[Path]:

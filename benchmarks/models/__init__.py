@@ -25,6 +25,7 @@ _REGISTRY = {
     "mean-structure": "trivial:MeanStructure",
     "relaxed-structure": "trivial:RelaxedStructure",
     "harmonic": "harmonic:Harmonic",
+    "fitted-harmonic": "harmonic:FittedHarmonic",
     "blend": "trivial:Blend",
 }
 

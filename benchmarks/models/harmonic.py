@@ -1,9 +1,11 @@
-"""Normal modes of the GFN2-xTB Hessian, propagated exactly: the physicist's baseline."""
+"""Normal modes of a Hessian, propagated exactly: the physicist's baselines."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,11 +13,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.interface import CannotPredict, FitReport
-from benchmarks.models.trivial import Trivial, check_all_known
+from benchmarks.models.mace_frames import labels_of
+from benchmarks.models.trivial import Trivial, check_all_known, mean_structures
 from benchmarks.scoring.alignment import kabsch_rotation, weighted_centroid
 from benchmarks.tasks.data import TrainingData
 from benchmarks.tasks.states import StartStates
 from tg80.constants import ACCELERATION, BOLTZMANN_EV_PER_K, masses_of
+from tg80.windows.trajectories import Trajectory
 
 HESSIAN_LEVEL = "gfn2-xtb"
 # Softer modes, imaginary ones too, have no use as oscillators: one period of 20 cm-1 is 1.7 ps.
@@ -130,6 +134,63 @@ class Harmonic(Trivial):
             masses = masses_of(atomic_numbers.numpy())
             self._modes[name] = modes_of(self.structures[name], self.hessians[name], masses)
         return self._modes[name]
+
+
+class FittedHarmonic(Harmonic):
+    """The same with the Hessian that explains the forces of the molecule's train block best.
+
+    It is fitted by least squares about the mean structure, over all motion at the temperature of
+    the data: an effective Hessian, not that of the minimum.
+    """
+
+    id: ClassVar[str] = "fitted-harmonic"
+    seen_only: ClassVar[bool] = True
+
+    def fit(self, data: TrainingData, **_: Any) -> FitReport:
+        """Fit one Hessian a training molecule.
+
+        Raises:
+            CannotPredict: the data have no forces.
+        """
+        self.structures, self._modes = mean_structures(data.trajectories), {}
+        by_name = groupby(sorted(data.trajectories, key=lambda t: t.name), lambda t: t.name)
+        self.hessians = {n: fitted_hessian(self.structures[n], list(own)) for n, own in by_name}
+        sizes = [len(hessian) for hessian in self.hessians.values()]
+        return FitReport(n_parameters=sum(n * (n + 1) // 2 for n in sizes))
+
+
+# Of the largest variance: what varies less is shifts and rotations, which the frame has removed.
+_LEAST_VARIANCE = 1e-9
+
+
+def fitted_hessian(structure: np.ndarray, blocks: Sequence[Trajectory]) -> np.ndarray:
+    """Fit the forces of one molecule's blocks by a symmetric Hessian, least squares by mass.
+
+    Args:
+        structure: (N, 3) A.
+        blocks: of the molecule, with forces.
+
+    Returns:
+        (3N, 3N) eV/A^2, 0 for shifts and rotations.
+    """
+    masses = masses_of(blocks[0].atomic_numbers)
+    x = torch.from_numpy(np.concatenate([b.positions for b in blocks])).double()
+    forces = torch.from_numpy(np.concatenate([labels_of(b)[1] for b in blocks])).double()
+    weights = torch.from_numpy(masses).expand(len(x), -1)
+    rest = torch.from_numpy(structure - masses @ structure / masses.sum())
+    centred = x - weighted_centroid(x, weights)
+    turn = kabsch_rotation(centred, rest.expand_as(x), weights).transpose(1, 2)
+    root = np.sqrt(np.repeat(masses, 3))
+    d = (centred @ turn - rest).flatten(1).numpy() * root
+    f = (forces @ turn).flatten(1).numpy() / root
+    d, f = d - d.mean(0), f - f.mean(0)
+    variance, axes = np.linalg.eigh(d.T @ d)
+    free = variance > _LEAST_VARIANCE * variance[-1]
+    variance, axes = variance[free], axes[:, free]
+    # Where |f + K d|^2 is smallest for symmetric K: K C + C K = -(F + F^T), C = d d^T, F = f d^T.
+    pull = axes.T @ (f.T @ d) @ axes
+    stiffness = axes @ (-(pull + pull.T) / (variance[:, None] + variance)) @ axes.T
+    return stiffness * np.outer(root, root)
 
 
 def propagate(modes: Modes, positions: Tensor, velocities: Tensor, lags_fs: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from annotated_types import Ge
 from pydantic import AllowInfNan, Strict
 
 from benchmarks.interface import Budget, Model
+from benchmarks.models.harmonic import FittedHarmonic
 from benchmarks.models.trivial import (
     Ballistic,
     Blend,
@@ -28,6 +29,7 @@ from benchmarks.scoring.metrics import Metric
 from benchmarks.scoring.validity import Geometries, Validity, validity_of
 from benchmarks.tasks.data import SEEN_PARTS, BenchmarkData
 from benchmarks.tasks.scored_windows import Part, Windows
+from benchmarks.tasks.tasks import ChosenOn, TaskSpec
 
 # "Skill" in docs/benchmark/tasks.md. Only seen molecules have a train block.
 _ANYWHERE = (Persistence, Ballistic, Centroid, Blend)
@@ -36,10 +38,21 @@ REFERENCES_UNSEEN = (*_ANYWHERE, RelaxedStructure)
 
 
 class Best(NamedTuple):
-    """Smallest error of any legal reference, molecule -> (P,) A^2."""
+    """Errors of the reference of skill, molecule -> (P,) A^2."""
 
     raw: dict[str, np.ndarray]
     aligned: dict[str, np.ndarray]
+
+
+class Chosen(NamedTuple):
+    """Ids of the references that are chosen at one lag, by plain and by aligned errors."""
+
+    raw: str
+    aligned: str
+
+
+# reference -> molecule -> (P,) A^2
+_ErrorsOf = Mapping[str, Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ class PartScore:
         task: errors at the task's lags.
         curve: errors at the further lags.
         stored_frame: errors of windows as they are stored.
-        reference: smallest errors of any legal reference at the task's lags, for skill.
+        reference: errors of the reference at the task's lags, for skill.
         curve_reference: the same at the further lags.
         validity: of the scored atoms at the task's lags.
         validity_all_atoms: of all atoms that are given, None where these are the same.
@@ -73,9 +86,13 @@ class PartScore:
     seconds: float | None = None
 
 
-def references_of(part: str) -> tuple[type[Model], ...]:
-    """The references that are legal in a part."""
-    return REFERENCES_SEEN if part in SEEN_PARTS else REFERENCES_UNSEEN
+def references_of(part: str, task: TaskSpec) -> tuple[type[Model], ...]:
+    """The references that are legal in a part of a task."""
+    if part not in SEEN_PARTS:
+        return REFERENCES_UNSEEN
+    # Forces are those of all atoms.
+    fitted = task.reference == ChosenOn.VALIDATION and task.inputs == "all"
+    return (*REFERENCES_SEEN, FittedHarmonic) if fitted else REFERENCES_SEEN
 
 
 @dataclass(frozen=True)
@@ -84,28 +101,70 @@ class References:
 
     Attributes:
         models: references by id.
+        data: what they are fitted on, None where nothing is scored.
         geometries: those of the molecules, None if validity is not asked for.
     """
 
     models: Mapping[str, Model]
+    data: BenchmarkData | None = None
     geometries: Geometries | None = None
     _best: dict[tuple[str, tuple[str, ...], bytes], Best] = field(default_factory=dict)
+    _chosen: dict[str, dict[float, Chosen]] = field(default_factory=dict)
 
     def best(self, part: str, windows: Windows) -> Best:
-        """Smallest error of any reference that is legal in a part, per molecule and lag."""
+        """Errors of the reference in a part, per molecule and lag.
+
+        That is the best of the legal ones on these windows, or the one chosen on validation data,
+        as the task says.
+        """
         key = part, windows.states.start_id, windows.lags_fs.numpy().tobytes()
         if key not in self._best:
             self._best[key] = self._compute(part, windows)
         return self._best[key]
 
     def _compute(self, part: str, windows: Windows) -> Best:
+        assert self.data is not None
+        raw, aligned = self._tables(part, windows)
+        if self.data.task.reference == ChosenOn.SCORED:
+            return Best(metrics.best_reference(raw), metrics.best_reference(aligned))
+        chosen = [self.chosen(part, lag) for lag in windows.lags_fs[0].tolist()]
+        return Best(
+            _of_chosen(raw, [one.raw for one in chosen]),
+            _of_chosen(aligned, [one.aligned for one in chosen]),
+        )
+
+    def _tables(self, part: str, windows: Windows) -> tuple[_ErrorsOf, _ErrorsOf]:
+        assert self.data is not None
         names = windows.states.molecule
         raw, aligned = {}, {}
-        for reference in references_of(part):
+        for reference in references_of(part, self.data.task):
             errors = predict_errors(self.models[reference.id], windows)
             raw[reference.id] = metrics.per_molecule(errors.raw, names)
             aligned[reference.id] = metrics.per_molecule(errors.aligned, names)
-        return Best(metrics.best_reference(raw), metrics.best_reference(aligned))
+        return raw, aligned
+
+    def chosen(self, part: str, lag_fs: float) -> Chosen:
+        """The reference that validation data choose for a part at the nearest of their lags.
+
+        Molecules of the training set are judged at later times, others by those of `val`.
+        """
+        assert self.data is not None
+        name = "val_time" if part in SEEN_PARTS else "val"
+        if name not in self._chosen:
+            (validation,) = (p for p in self.data.training.validation if p.name == name)
+            known: dict[float, Chosen] = {}
+            for windows in filter(None, (validation.curve, validation.windows)):
+                ids = map(metrics.chosen_references, self._tables(name, windows))
+                known |= zip(windows.lags_fs[0].tolist(), map(Chosen, *ids), strict=True)
+            self._chosen[name] = known
+        known = self._chosen[name]
+        return known[min(known, key=lambda lag: abs(lag - lag_fs))]
+
+
+def _of_chosen(table: _ErrorsOf, ids: Sequence[str]) -> dict[str, np.ndarray]:
+    """Errors of one reference a lag."""
+    molecules = table[ids[0]]
+    return {name: np.array([table[i][name][p] for p, i in enumerate(ids)]) for name in molecules}
 
 
 def fit_references(data: BenchmarkData) -> References:
@@ -114,11 +173,12 @@ def fit_references(data: BenchmarkData) -> References:
     They need neither budget nor seed.
     """
     fitted = {}
-    for reference in dict.fromkeys(r for part in data.parts for r in references_of(part)):
+    legal = (references_of(part, data.task) for part in data.parts)
+    for reference in dict.fromkeys(r for models in legal for r in models):
         model = reference()
         model.fit(data.training, budget=Budget(epochs=1), seed=0, out=Path())
         fitted[reference.id] = model
-    return References(fitted, Geometries(data.whole, data.bonds))
+    return References(fitted, data, Geometries(data.whole, data.bonds))
 
 
 def score_part(model: Model, part: Part, references: References) -> PartScore:
@@ -204,7 +264,7 @@ class Row(NamedTuple):
 
 def rows_of(score: PartScore) -> list[Row]:
     """All rows of a part: every molecule, the averages, every lag, S2T, S2S and skill."""
-    table = _Table(score)
+    table = _Rows(score)
     for errors, best in ((score.task, score.reference), (score.curve, score.curve_reference)):
         if errors is not None and best is not None:
             lags = errors.lags_fs
@@ -231,7 +291,7 @@ def rows_of(score: PartScore) -> list[Row]:
     return table.rows
 
 
-class _Table:
+class _Rows:
     """The rows of a part, and how many windows there are, and failed, by molecule and in all."""
 
     def __init__(self, score: PartScore) -> None:

@@ -187,6 +187,21 @@ def best_reference(references: Mapping[str, Mapping[str, np.ndarray]]) -> dict[s
     return {name: np.min([table[name] for table in tables], axis=0) for name in tables[0]}
 
 
+def chosen_references(references: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
+    """Choose one reference a lag: that of the smallest geometric mean over molecules.
+
+    Args:
+        references: {reference: {molecule: (P,) mean squared errors}}, the legal ones only.
+    """
+    tiny = np.finfo(float).tiny  # No error at all has no logarithm.
+    logs = [
+        mean_over_molecules({name: np.log(np.maximum(one, tiny)) for name, one in table.items()})
+        for table in references.values()
+    ]
+    names = list(references)
+    return [names[i] for i in np.argmin(logs, axis=0)]
+
+
 def skill(
     errors: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,11 +25,11 @@ from benchmarks.tasks.scored_windows import (
     starts_of,
     validation_at_later_times,
 )
-from benchmarks.tasks.tasks import Kind, TaskSpec
+from benchmarks.tasks.tasks import ChosenOn, Kind, TaskSpec
 from tg80.dataset import Dataset, load, shipped_folder
 from tg80.errors import CorruptFile, UserError
 from tg80.shards.shard import Shard
-from tg80.splits.split import ALL_PARTS, TIME_PARTS, Fold, Split, load_split
+from tg80.splits.split import ALL_PARTS, PARTS, TIME_PARTS, Fold, Split, load_split
 from tg80.windows.trajectories import Trajectory
 
 N_FOLDS = 5
@@ -115,9 +115,9 @@ def load_benchmark(
         split: a frozen split by name or file, None for the task's own.
 
     Raises:
-        UserError: no such fold, or not the task's; folder missing or empty; a file that cannot be
-            read, is at another level of theory, or holds a molecule that is not in the split; a
-            horizon that is longer than a block.
+        UserError: no such fold, or not the task's; folder missing or empty, or without molecules
+            that the task needs; a file that cannot be read, is at another level of theory, or holds
+            a molecule that is not in the split; a horizon that is longer than a block.
     """
     if task.kind == Kind.PUBLIC:
         fold = _fold_of(task, fold, None)
@@ -132,7 +132,20 @@ def load_benchmark(
         return molecule_data(task, fold, frozen, folder)
     with _users_data():
         data = load(_folder_of(task, folder), split=frozen, level=task.level)
+        if task.complete:
+            _check_complete(task, frozen.fold(fold), data)
         return _cut_shards(list(data.trajectories.values()), data.split, task, fold, frozen.sha256)
+
+
+def _check_complete(task: TaskSpec, fold: Fold, data: Dataset) -> None:
+    wanted = [name for part in PARTS for name in fold.part(part)]
+    missing = [name for name in wanted if name not in data]
+    if missing:
+        more = ", ..." if len(missing) > 3 else ""
+        raise UserError(
+            f"fold {fold.index} of {task.id} lacks {len(missing)} of its {len(wanted)} molecules "
+            f"in the data ({', '.join(missing[:3])}{more}); complete the data"
+        )
 
 
 @contextmanager
@@ -197,19 +210,31 @@ def _folder_of(task: TaskSpec, folder: Path | None) -> Path:
     try:
         return shipped_folder(shipped_name(task))
     except UserError:
-        reason = f"task {task.id} has no data that ships along; name its folder by --data"
+        reason = f"the data of task {task.id} are not here; name their folder by --data"
         raise UserError(reason) from None
 
 
 def shipped_name(task: TaskSpec) -> str:
-    """Name that a task's data have where they ship along: mini-xtb of mini-xtb-zero-shot/furan."""
+    """Name of a task's own data: mini-xtb of mini-xtb-zero-shot/furan."""
+    if task.dataset is not None:
+        return task.dataset
     family = task.id.partition("/")[0]
     return re.sub(r"-(v\d+|finetune|singletask|zero-shot)$", "", family)
+
+
+def scored_shards(shards: Iterable[Shard]) -> list[Shard]:
+    """The trajectories that tasks use, of those of a data set in order of their replica.
+
+    Replicas that are stored at another interval than the first of their molecule are left out.
+    """
+    interval: dict[str, float] = {}
+    return [s for s in shards if interval.setdefault(s.metadata.name, s.frame_fs) == s.frame_fs]
 
 
 def _cut_shards(
     shards: Sequence[Shard], split: Split | None, task: TaskSpec, fold: int, split_sha256: str
 ) -> BenchmarkData:
+    shards = scored_shards(shards)
     data = ReadOnce(shards, split)
     manifest = manifest_sha256([shard.path for shard in shards])
     bonds = {m.name: [(i, j) for i, j, _ in m.bonds] for m in data.molecules.values()}
@@ -252,14 +277,21 @@ def cut(
         blocks["test_ood"] = tuple(t for t in blocks["test_ood"] if t.name == task.molecule)
         if not blocks["test_ood"]:
             raise UserError(f"{task.id}: no trajectory of {task.molecule} in the data")
+    if task.reference == ChosenOn.VALIDATION:
+        for name in ALL_PARTS:
+            if not blocks[name]:
+                raise UserError(f"fold {fold} of {task.id} has no molecule of {name} in the data")
     parts = {name: scored_part(name, blocks[name], task) for name in SCORED_PARTS if blocks[name]}
+    later = validation_at_later_times(blocks["val_time"], task)
+    if task.reference == ChosenOn.VALIDATION and not later:
+        raise UserError(f"no window of {task.id} fits into val_time; choose longer data")
     given = tuple(t.heavy_atoms() for t in whole) if task.inputs == "heavy" else whole
     training = TrainingData(
         task=task,
         trajectories=blocks["train"],
         validation=(
             *(part for name, part in parts.items() if name == "val"),
-            *validation_at_later_times(blocks["val_time"], task),
+            *later,
         ),
         relaxed_positions={
             t.name: t.relaxed_positions for t in given if t.relaxed_positions is not None

@@ -92,11 +92,13 @@ def scored_part(name: str, blocks: Sequence[Trajectory], task: TaskSpec) -> Part
     return Part(
         name=name,
         windows=scored_windows(starts, task.lags_fs, task, True),
-        curve=scored_windows(starts, task.curve_lags_fs, task, True)
-        if task.curve_lags_fs
-        else None,
+        curve=_curve(starts, task),
         stored_frame=scored_windows(starts, task.lags_fs, task, False),
     )
+
+
+def _curve(starts: Sequence[Start], task: TaskSpec) -> Windows | None:
+    return scored_windows(starts, task.curve_lags_fs, task, True) if task.curve_lags_fs else None
 
 
 def validation_at_later_times(blocks: Iterable[Trajectory], task: TaskSpec) -> list[Part]:
@@ -106,4 +108,5 @@ def validation_at_later_times(blocks: Iterable[Trajectory], task: TaskSpec) -> l
     if not members:
         return []
     starts = starts_of(members, lags_fs[-1], "val_time", task)
-    return [Part("val_time", scored_windows(starts, lags_fs, task, True))]
+    windows = scored_windows(starts, lags_fs, task, True)
+    return [Part("val_time", windows, _curve(starts, task))]

@@ -41,6 +41,19 @@ class Kind(StrEnum):
     PUBLIC = "public"
 
 
+class ChosenOn(StrEnum):
+    """Windows on which the reference of skill is chosen.
+
+    Attributes:
+        SCORED: those that are scored: the best of each molecule and lag.
+        VALIDATION: those of validation, `val_time` for molecules of the training set and `val` for
+            others: one reference a part and lag.
+    """
+
+    SCORED = "scored"
+    VALIDATION = "validation"
+
+
 class TaskSpec(BaseModel):
     """One frozen task.
 
@@ -63,6 +76,9 @@ class TaskSpec(BaseModel):
         kind: how the parts are made.
         as_published: with the faults of published runs, see `benchmarks.tasks.public`.
         train_windows: number of windows that all training is from, None for the train blocks.
+        dataset: published set that it is defined on, None where the task's name says it.
+        reference: windows on which the reference of skill is chosen.
+        complete: every molecule of the fold must be in the data.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -87,6 +103,9 @@ class TaskSpec(BaseModel):
     )
     as_published: bool = False
     train_windows: int | None = None
+    dataset: str | None = None
+    reference: ChosenOn = ChosenOn.SCORED
+    complete: bool = False
 
     def identity(self) -> dict[str, Any]:
         """All that tells this task from others, for records and keys of runs.
@@ -95,7 +114,10 @@ class TaskSpec(BaseModel):
         keeps its key.
         """
         full = self.model_dump(mode="json", by_alias=True)
-        later = {"protocol": Kind.SPLIT, "as_published": False, "train_windows": None}
+        later = {
+            "protocol": Kind.SPLIT, "as_published": False, "train_windows": None, "dataset": None,
+            "reference": ChosenOn.SCORED, "complete": False,
+        }  # fmt: skip
         return {name: value for name, value in full.items() if later.get(name, ...) != value}
 
     @property
@@ -156,6 +178,15 @@ _ONE_MINI_XTB: dict[str, Any] = {
     "curve_lags_fs": (10.0, 20.0),
 }
 
+# Those of a release, whose reference no test window chooses.
+_RELEASE: dict[str, Any] = {"reference": ChosenOn.VALIDATION}
+_TG80_XTB: dict[str, Any] = {**_MINI_XTB, **_RELEASE, "dataset": "tg80-xtb-v1", "complete": True}
+_DFT: dict[str, Any] = {
+    "level": "pbe-def2svp",
+    "lags_fs": uniform_lags(100.0),
+    "curve_lags_fs": (2.0, 5.0, 10.0, 20.0),
+}
+
 TASKS = _by_id(
     TaskSpec(
         id="mini-xtb-v1",
@@ -164,10 +195,25 @@ TASKS = _by_id(
     ),
     TaskSpec(
         id="mini-dft-v1",
-        level="pbe-def2svp",
-        lags_fs=uniform_lags(100.0),
-        curve_lags_fs=(2.0, 5.0, 10.0, 20.0),
+        **_DFT,
         description="small compounds at PBE/def2-SVP, 1 ps each, 13 to 100 fs; ships along",
+    ),
+    TaskSpec(
+        id="tg80-xtb-v1",
+        **_TG80_XTB,
+        description="80 compounds at GFN2-xTB, 32 ps each, 120 to 960 fs",
+    ),
+    TaskSpec(
+        id="tg80-xtb-long-v1",
+        **{**_TG80_XTB, "lags_fs": uniform_lags(3000.0)},
+        description="80 compounds at GFN2-xTB, 32 ps each, 375 to 3000 fs",
+    ),
+    TaskSpec(
+        id="tg80-dft-v1",
+        **_DFT,
+        **_RELEASE,
+        dataset="tg80-dft-v1",
+        description="TG80 at PBE/def2-SVP, 1 ps or more each, 13 to 100 fs",
     ),
     TaskSpec(
         id="tg80-multitask",

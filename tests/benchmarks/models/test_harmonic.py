@@ -9,17 +9,18 @@ from scipy.integrate import solve_ivp
 
 from benchmarks.interface import CannotPredict
 from benchmarks.models import Budget, make_model
-from benchmarks.models.harmonic import modes_of, propagate
+from benchmarks.models.harmonic import fitted_hessian, modes_of, propagate
 from benchmarks.scoring.errors import predict_errors
 from tests.support import toys
-from tg80.constants import ACCELERATION
-from tg80.windows.trajectories import condensed_hessian
+from tg80.constants import ACCELERATION, masses_of
+from tg80.windows.rotations import uniform_rotations
+from tg80.windows.trajectories import FrameLabels, Trajectory, condensed_hessian
 
 STIFF = ("ethylene", "acetonitrile", "furan", "imidazole", "thiophene", "chlorobenzene")
 
 
-def fit(data):
-    model = make_model("harmonic")
+def fit(data, name="harmonic"):
+    model = make_model(name)
     model.fit(data.training, budget=Budget(epochs=1), seed=0, out=None)
     return model
 
@@ -145,3 +146,46 @@ def test_stiff_molecules_are_predicted_far_better_than_by_flying_on(mini):
     assert windows.lags_fs[0, 0] == 10
     ours, theirs = (predict_errors(m, windows).raw[rows, 0] for m in (model, ballistic))
     assert np.median(ours / theirs) < 0.05
+
+
+def test_the_hessian_of_harmonic_forces_is_found_whatever_the_frame():
+    """Frames are shifted and turned at random; two molecules' worth of blocks are one fit."""
+    rest, masses, hessian = springs()
+    numbers = np.array([6, 8, 7, 1, 16])
+    masses = masses_of(numbers)
+    rest -= masses @ rest / masses.sum()
+    rng = np.random.default_rng(3)
+    inner = modes_of(rest, hessian, masses).vectors.numpy()
+    draws = 0.01 * rng.normal(size=(400, inner.shape[1]))
+    moved = (draws @ inner.T / np.sqrt(np.repeat(masses, 3))).reshape(-1, 5, 3)
+    turns = uniform_rotations(rng, len(moved))
+    forces = -(moved.reshape(len(moved), -1) @ hessian).reshape(moved.shape) @ turns
+    x = ((rest + moved) @ turns + rng.normal(size=(len(moved), 1, 3))).astype("f4")
+    blocks = [
+        Trajectory(
+            "a", 0, x[rows], x[rows], numbers, None, 1.0,
+            labels=FrameLabels(lambda i, j, f=forces[rows]: (np.zeros(j - i), f[i:j]), 0, 200),
+        )
+        for rows in (slice(200), slice(200, 400))
+    ]  # fmt: skip
+    found = modes_of(rest, fitted_hessian(rest, blocks), masses).rates
+    torch.testing.assert_close(found, modes_of(rest, hessian, masses).rates, rtol=1e-3, atol=0)
+
+
+def test_a_fitted_hessian_predicts_as_well_as_the_one_of_the_minimum(mini, tmp_path):
+    model, minimum = fit(mini, "fitted-harmonic"), fit(mini)
+    assert not model.oracle
+    part = mini.parts["test_time"]
+    for windows in (part.curve, part.windows):
+        ours, theirs = (np.median(predict_errors(m, windows).raw, axis=0) for m in (model, minimum))
+        assert (ours < 1.5 * theirs).all()
+    states = part.windows.states.select([0, 1])
+    model.save(tmp_path)
+    again = type(model).load(tmp_path).predict(states, part.windows.lags_fs[:2])[0]
+    torch.testing.assert_close(again, model.predict(states, part.windows.lags_fs[:2])[0])
+
+
+def test_forces_of_all_atoms_are_needed_to_fit(data):
+    blocks = tuple(t.heavy_atoms() for t in data.training.trajectories)
+    with pytest.raises(CannotPredict, match="energies and forces of all atoms"):
+        make_model("fitted-harmonic").fit(replace(data.training, trajectories=blocks))

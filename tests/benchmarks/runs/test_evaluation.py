@@ -19,6 +19,7 @@ from benchmarks.runs.evaluation import (
 from benchmarks.scoring import metrics
 from benchmarks.scoring.errors import predict_errors, validation_error
 from benchmarks.scoring.metrics import Metric
+from benchmarks.tasks.tasks import ChosenOn
 from tests.support import toys
 
 
@@ -109,10 +110,10 @@ def test_what_is_not_scored_may_be_anything(data):
 
 
 def test_references_legal_in_each_part():
-    seen = {model.id for model in references_of("test_time")}
+    seen = {model.id for model in references_of("test_time", toys.TASK)}
     assert seen == {"persistence", "ballistic", "centroid", "mean-structure", "blend"}
     for part in ("val", "test_id", "test_ood"):
-        unseen = {model.id for model in references_of(part)}
+        unseen = {model.id for model in references_of(part, toys.TASK)}
         assert unseen == {"persistence", "ballistic", "centroid", "relaxed-structure", "blend"}
 
 
@@ -123,10 +124,42 @@ def test_the_best_reference_is_chosen_for_each_molecule_and_lag(data, references
         metrics.per_molecule(
             predict_errors(references.models[r.id], part.windows).raw, part.windows.states.molecule
         )
-        for r in references_of("test_time")
+        for r in references_of("test_time", toys.TASK)
     ]
     for name, values in best.items():
         np.testing.assert_array_equal(values, np.min([t[name] for t in tables], axis=0))
+
+
+RELEASE = toys.TASK.model_copy(update={"reference": ChosenOn.VALIDATION})
+
+
+def test_the_reference_of_a_release_task_is_chosen_on_validation_data():
+    data = toys.toy_data(task=RELEASE)
+    references = fit_references(data)
+    # All test windows replaced by noise: the same are chosen.
+    other = fit_references(toys.toy_data(disturbed(val_time=False), task=RELEASE))
+    for name, part in data.parts.items():
+        seen = name == "test_time"
+        validation = "val_time" if seen else "val"
+        windows = next(p for p in data.training.validation if p.name == validation).windows
+        legal = {r.id for r in references_of(name, RELEASE)}
+        assert ("fitted-harmonic" in legal) == seen
+        tables = {
+            i: metrics.per_molecule(
+                predict_errors(references.models[i], windows).raw, windows.states.molecule
+            )
+            for i in legal
+        }
+        best = references.best(name, part.windows).raw
+        for p, lag in enumerate(RELEASE.lags_fs):
+            least = min(legal, key=lambda i: np.prod([v[p] for v in tables[i].values()]))
+            assert references.chosen(name, lag).raw == least == other.chosen(name, lag).raw
+            errors = predict_errors(references.models[least], part.windows).raw
+            mine = metrics.per_molecule(errors, part.windows.states.molecule)
+            for molecule, values in best.items():
+                assert values[p] == mine[molecule][p]
+    # At other lags the nearest decides.
+    assert references.chosen("test_time", 1000.0) == references.chosen("test_time", 90.0)
 
 
 def test_references_predict_once_however_many_models_are_scored(data, monkeypatch):
@@ -140,7 +173,7 @@ def test_references_predict_once_however_many_models_are_scored(data, monkeypatc
 
         monkeypatch.setattr(model, "predict", count)
     first = score(Persistence(), data, references)
-    legal = sum(len(references_of(part)) for part in data.parts)
+    legal = sum(len(references_of(part, toys.TASK)) for part in data.parts)
     # At the task's lags and at those of the curve.
     assert len(asked) == len(set(asked)) == 2 * legal
     again = score(Persistence(), data, references)
@@ -198,16 +231,17 @@ def test_averages_agree_with_the_errors(data, references):
     assert (MEAN, Metric.MSE, 10.0) in rows  # the curve's lag
 
 
-def disturbed():
+def disturbed(val_time=True):
     """The toys with every frame but the train blocks' of training molecules replaced by noise.
 
-    Validation molecules stay: they choose the weights that are kept.
+    Validation molecules stay: they choose the weights that are kept. So does `val_time` if wanted.
     """
     rng = np.random.default_rng(0)
     result = []
     for trajectory in toys.toy_trajectories():
         positions, velocities = trajectory.positions.copy(), trajectory.velocities.copy()
-        first = {True: int(0.6 * (toys.N_FRAMES - 1)) + 1, False: 0}[trajectory.name in toys.TRAIN]
+        share = 0.6 if val_time else 0.755
+        first = int(share * (toys.N_FRAMES - 1)) + 1 if trajectory.name in toys.TRAIN else 0
         if trajectory.name not in toys.VAL:
             positions[first:] += rng.normal(size=positions[first:].shape)
             velocities[first:] += rng.normal(size=velocities[first:].shape)

@@ -1,13 +1,18 @@
 import numpy as np
 import pytest
 
-from benchmarks.tasks.data import load_benchmark
+from benchmarks.tasks.data import cut, load_benchmark, shipped_name
 from benchmarks.tasks.scored_windows import window_rotation
 from benchmarks.tasks.states import score_mask_of
 from benchmarks.tasks.tasks import TASKS, Track, get_task
+from benchmarks.testing import ToyDataset
 from tests.support import toys
+from tests.support.factories import make_dataset
+from tg80.dataset import shipped_folder
 from tg80.errors import UserError
+from tg80.splits.split import load_split
 from tg80.windows.lags import lag_frames
+from tg80.windows.trajectories import Trajectory
 
 
 def test_the_frozen_tasks_are_what_was_published():
@@ -22,6 +27,14 @@ def test_the_frozen_tasks_are_what_was_published():
     frames, real_lags_fs = lag_frames(dft.lags_fs, 1.0)
     assert frames.tolist() == [13, 25, 38, 50, 63, 75, 88, 100] == real_lags_fs.tolist()
     assert all(len(task.lags_fs) == 8 for task in TASKS.values())
+    xtb, long, release = (get_task(f"tg80-{name}-v1") for name in ("xtb", "xtb-long", "dft"))
+    assert (xtb.lags_fs, xtb.curve_lags_fs, xtb.level) == (
+        mini.lags_fs, mini.curve_lags_fs, "gfn2-xtb",
+    )  # fmt: skip
+    assert (long.lags_fs[0], long.horizon_fs) == (375, 3000)
+    assert (release.lags_fs, release.level) == (dft.lags_fs, "pbe-def2svp")
+    assert {shipped_name(task) for task in (xtb, long)} == {"tg80-xtb-v1"}
+    assert {task.reference for task in (xtb, long, release)} == {"validation"}
 
 
 @pytest.mark.parametrize("track", list(Track))
@@ -104,7 +117,7 @@ def test_early_stopping_may_look_at_shorter_lags():
     assert (whole.name, whole.windows.lags_fs[0].tolist()) == ("val_time", [30, 60, 90])
     assert (short.name, short.windows.lags_fs[0].tolist()) == ("val_time", [20, 40])
     assert len(short.windows.states) > len(whole.windows.states)
-    assert (short.curve, short.stored_frame) == (None, None)
+    assert short.stored_frame is None
     longer = toys.TASK.model_copy(update={"validation_lags_fs": (200.0,)})
     assert [p.name for p in toys.toy_data(task=longer).training.validation] == ["val"]
 
@@ -113,3 +126,62 @@ def test_a_fold_that_does_not_exist_is_refused(tmp_path):
     for fold in (0, 6, 9):
         with pytest.raises(UserError, match="fold must be 1 to 5"):
             load_benchmark(toys.TASK, fold, tmp_path)
+
+
+def whole_release(length_fs, frame_fs):
+    """All compounds of TG80 standing still for as long as the release runs."""
+    n_frames = round(length_fs / frame_fs) + 1
+    trajectories = []
+    for name, compound in load_split("tg80-v1").molecules.items():
+        n = compound.n_atoms
+        still = np.broadcast_to(np.zeros(3, dtype="f4"), (n_frames, n, 3))
+        numbers = np.array([6, *[1] * (n - 1)])
+        trajectories.append(Trajectory(name, 0, still, still, numbers, np.zeros((n, 3)), frame_fs))
+    return ToyDataset(trajectories)
+
+
+@pytest.mark.parametrize(
+    ("name", "length_fs", "frame_fs", "at_later_times", "elsewhere"),
+    [
+        ("tg80-xtb-v1", 32_000, 10, 6, 16),
+        ("tg80-xtb-long-v1", 32_000, 10, 2, 10),
+        ("tg80-dft-v1", 1_000, 1, 2, 9),
+    ],
+)
+def test_every_fold_of_a_release_has_windows_in_every_part(
+    name, length_fs, frame_fs, at_later_times, elsewhere
+):
+    task, data = get_task(name), whole_release(length_fs, frame_fs)
+    for fold in range(1, 6):
+        found = cut(data, task, fold, manifest="", split_sha256="", bonds={})
+        assert [part.name for part in found.training.validation] == ["val", "val_time"]
+        for part, windows in found.parts.items():
+            of = windows.windows.states.molecule
+            wanted = at_later_times if part == "test_time" else elsewhere
+            assert {of.count(molecule) for molecule in of} == {wanted}
+
+
+def test_a_release_that_lacks_molecules_is_refused(tmp_path):
+    names = ("ethylene", "acetonitrile", "methanol", "urea")
+    make_dataset(tmp_path, names, n_frames=101, store_every_fs=10.0, time_step_fs=1.0)
+    with pytest.raises(UserError, match="fold 2 of tg80-xtb-v1 lacks 76 of its 80 molecules"):
+        load_benchmark(get_task("tg80-xtb-v1"), 2, tmp_path)
+    partial = get_task("tg80-xtb-v1").model_copy(update={"complete": False})
+    with pytest.raises(UserError, match="has no molecule of val in the data"):
+        load_benchmark(partial, 2, tmp_path)
+
+
+def test_replicas_stored_at_another_interval_are_left_out(tmp_path):
+    asked = {"n_frames": 201, "time_step_fs": 1.0}
+    names = ("ethylene", "acetonitrile", "methanol", "urea")
+    make_dataset(tmp_path, names, store_every_fs=10.0, **asked)
+    task = toys.TASK.model_copy(update={"level": "gfn2-xtb"})
+    alone = load_benchmark(task, 2, tmp_path)
+    make_dataset(tmp_path, names[:2], store_every_fs=2.0, replica=1, **asked)
+    both = load_benchmark(task, 2, tmp_path)
+    assert both.manifest_sha256 == alone.manifest_sha256
+    assert {t.frame_fs for t in both.whole} == {10.0}
+
+
+def test_the_releases_of_a_checkout_are_found_by_name():
+    assert any(shipped_folder("tg80-xtb-v1").rglob("*-r0.h5md"))
