@@ -18,10 +18,11 @@ from benchmarks.leaderboard.lines import panels
 from benchmarks.runs.evaluation import AVERAGES, MEAN, Row
 from benchmarks.runs.records import Record
 from benchmarks.scoring.metrics import Metric
-from benchmarks.tasks.data import manifest_sha256, scored_shards, shipped_name
+from benchmarks.tasks.data import manifest_sha256, shipped_name
 from benchmarks.tasks.tasks import TaskSpec, Track
-from tg80.dataset import load, shipped_folder
+from tg80.dataset import shipped_folder
 from tg80.errors import CorruptFile, UserError
+from tg80.shards.shard import find_shards
 from tg80.shards.twins import Twins, find_twins, floor, read_twins, shipped_twins
 
 
@@ -230,7 +231,7 @@ def _is_of_shipped_data(record: Record) -> bool:
 @cache
 def _shipped_manifests(name: str) -> dict[str, str]:
     """Hash of a shipped set as a whole under "", and of each molecule's first trajectory."""
-    shards = [s.path for s in scored_shards(load(shipped_folder(name)).trajectories.values())]
+    shards = find_shards(shipped_folder(name))
     alone = {path.name.rsplit("-r", 1)[0]: manifest_sha256([path]) for path in reversed(shards)}
     return {"": manifest_sha256(shards), **alone}
 

@@ -250,6 +250,7 @@ def reordered(training: TrainingData, orders: Mapping[str, np.ndarray]) -> Train
     return replace(
         training,
         trajectories=tuple(t.reordered(orders[t.name]) for t in training.trajectories),
+        finer=tuple(t.reordered(orders[t.name]) for t in training.finer),
         relaxed_positions={
             name: x[orders[name]] if name in orders else x
             for name, x in training.relaxed_positions.items()

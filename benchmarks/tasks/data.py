@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from tg80.dataset import Dataset, load, shipped_folder
 from tg80.errors import CorruptFile, UserError
 from tg80.shards.shard import Shard
 from tg80.splits.split import ALL_PARTS, PARTS, TIME_PARTS, Fold, Split, load_split
-from tg80.windows.trajectories import Trajectory
+from tg80.windows.trajectories import Trajectory, read_trajectory
 
 N_FOLDS = 5
 # Number in records of tasks without folds.
@@ -53,6 +53,8 @@ class TrainingData:
         hessians: molecule -> (3 n_atoms, 3 n_atoms) eV/A^2 at those, likewise.
         validation_blocks: the trajectories, or blocks, that the windows of `validation` are from,
             for the energies and forces of their start states.
+        finer: further trajectories of the training molecules, whole, with frames at other, shorter
+            intervals than `trajectories`. Nothing is scored on them.
     """
 
     task: TaskSpec
@@ -61,6 +63,7 @@ class TrainingData:
     relaxed_positions: dict[str, np.ndarray]
     hessians: dict[str, np.ndarray] = field(default_factory=dict)
     validation_blocks: tuple[Trajectory, ...] = ()
+    finer: tuple[Trajectory, ...] = ()
 
     @property
     def molecules(self) -> tuple[str, ...]:
@@ -223,7 +226,7 @@ def shipped_name(task: TaskSpec) -> str:
 
 
 def scored_shards(shards: Iterable[Shard]) -> list[Shard]:
-    """The trajectories that tasks use, of those of a data set in order of their replica.
+    """The trajectories that tasks are scored on, of those of a data set in order of their replica.
 
     Replicas that are stored at another interval than the first of their molecule are left out.
     """
@@ -234,11 +237,16 @@ def scored_shards(shards: Iterable[Shard]) -> list[Shard]:
 def _cut_shards(
     shards: Sequence[Shard], split: Split | None, task: TaskSpec, fold: int, split_sha256: str
 ) -> BenchmarkData:
-    shards = scored_shards(shards)
-    data = ReadOnce(shards, split)
+    scored = scored_shards(shards)
+    data = ReadOnce(scored, split)
     manifest = manifest_sha256([shard.path for shard in shards])
     bonds = {m.name: [(i, j) for i, j, _ in m.bonds] for m in data.molecules.values()}
-    return cut(data, task, fold, manifest=manifest, split_sha256=split_sha256, bonds=bonds)
+    found = cut(data, task, fold, manifest=manifest, split_sha256=split_sha256, bonds=bonds)
+    known = found.training.molecules
+    finer = [read_trajectory(s) for s in shards if s not in scored and s.metadata.name in known]
+    if task.inputs == "heavy":
+        finer = [trajectory.heavy_atoms() for trajectory in finer]
+    return replace(found, training=replace(found.training, finer=tuple(finer)))
 
 
 def cut(

@@ -171,16 +171,23 @@ def test_a_release_that_lacks_molecules_is_refused(tmp_path):
         load_benchmark(partial, 2, tmp_path)
 
 
-def test_replicas_stored_at_another_interval_are_left_out(tmp_path):
+def test_replicas_stored_at_another_interval_are_for_training_alone(tmp_path):
     asked = {"n_frames": 201, "time_step_fs": 1.0}
     names = ("ethylene", "acetonitrile", "methanol", "urea")
     make_dataset(tmp_path, names, store_every_fs=10.0, **asked)
     task = toys.TASK.model_copy(update={"level": "gfn2-xtb"})
     alone = load_benchmark(task, 2, tmp_path)
-    make_dataset(tmp_path, names[:2], store_every_fs=2.0, replica=1, **asked)
+    make_dataset(tmp_path, ("methanol", "urea"), store_every_fs=2.0, replica=1, **asked)
     both = load_benchmark(task, 2, tmp_path)
-    assert both.manifest_sha256 == alone.manifest_sha256
     assert {t.frame_fs for t in both.whole} == {10.0}
+    assert "urea" not in both.training.molecules  # held out of distribution
+    assert [(t.name, t.frame_fs, t.n_frames) for t in both.training.finer] == [
+        ("methanol", 2.0, 201)
+    ]
+    for name, part in alone.parts.items():
+        assert part.windows.states.start_id == both.parts[name].windows.states.start_id
+    # What a model may learn from is part of a record's identity.
+    assert both.manifest_sha256 != alone.manifest_sha256
 
 
 def test_the_releases_of_a_checkout_are_found_by_name():
