@@ -7,6 +7,7 @@ train = data.part(2, "train")
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import resources
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from tg80.chemistry.molecule import Molecule
 
 Source = str | Path | Sequence[str | Path]
+RELEASE_MANIFEST = "manifest.json"
+"""Lies in the folder of every release, and nowhere else."""
 
 
 def load(
@@ -35,9 +38,10 @@ def load(
     """Open a data set without reading any frames.
 
     Args:
-        source: the name of a shipped set ("mini-xtb"), a folder written by `tg80 generate` or
-            `tg80 download`, or paths of shards. For a folder with the name of a shipped set, write
-            "./mini-xtb".
+        source: the name of a set ("mini-xtb", "tg80-xtb-v1"), which is looked up among the shipped
+            sets, the releases of a checkout and those in the download folder; or a folder written
+            by `tg80 generate` or `tg80 download`, or paths of shards. For a folder with the name of
+            a set, write "./mini-xtb".
         split: a split, its name or its file. None: the one in the folder, else `tg80-v1` if it has
             all molecules.
         level: level of theory; needed if a folder holds several.
@@ -49,6 +53,8 @@ def load(
             two names; a split that lacks a molecule.
         CorruptFile: a shard cannot be read.
     """
+    if isinstance(source, str):
+        source = _named_set(source) or source
     shards = _of_level([Shard(path) for path in shard_paths(source)], level, source)
     return Dataset(shards, _split_of(shards, split, source), None if cache is None else Path(cache))
 
@@ -193,43 +199,53 @@ def molecules_of(shards: Iterable[Shard]) -> dict[str, Molecule]:
     return found
 
 
+def download_folder() -> Path:
+    """Where releases are downloaded to and looked for: `TG80_DATA`, else the current folder."""
+    return Path(os.environ.get("TG80_DATA") or ".").expanduser()
+
+
 def shipped_folder(name: str) -> Path:
-    """Folder of a data set that ships with the package.
+    """Folder of a set that ships with the package, or of a release here or downloaded.
 
     Raises:
         UserError: there is none of that name.
     """
-    known = _shipped()
-    if name not in known:
-        raise UserError(f"no data set {name} in this package; there are {', '.join(known)}")
-    return known[name]
+    if (folder := _named_set(name)) is None:
+        raise UserError(f"no data set {name} here; there are {', '.join(_shipped())}")
+    return folder
+
+
+def _named_set(name: str) -> Path | None:
+    if (folder := _shipped().get(name)) is not None:
+        return folder
+    downloaded = download_folder() / name
+    is_release = Path(name).name == name and (downloaded / RELEASE_MANIFEST).is_file()
+    return downloaded if is_release else None
 
 
 def _shipped() -> dict[str, Path]:
+    """Sets in the package by name; a checkout has releases, an installed package has none."""
     folder = Path(str(resources.files("tg80"))) / "data"
     shipped = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/*{SUFFIX}"))}
-    # Releases are in a checkout, not in an installed package.
     releases = [path for path in sorted(folder.glob("releases/*")) if any(path.rglob(f"*{SUFFIX}"))]
     return shipped | {path.name: path for path in releases}
 
 
 def shard_paths(source: Source) -> list[Path]:
-    """The shards of a shipped set, of a folder, or given one by one, each once.
+    """The shards of a folder, or given one by one, each once.
 
     Raises:
         UserError: there is nothing of that name, or no shard in it.
     """
     named = [source] if isinstance(source, str | Path) else list(source)
     if not named or "" in named:
-        raise UserError("no source is named; give a set of this package, a folder or shards")
+        raise UserError("no source is named; give the name of a set, a folder or shards")
     if not isinstance(source, str | Path):
         return list(dict.fromkeys(path for one in source for path in find_shards(one)))
-    shipped = _shipped()
-    if isinstance(source, str) and source in shipped:
-        return find_shards(shipped[source])
     if not Path(source).exists():
         raise UserError(
-            f"{source}: no such file or folder, nor a set of this package ({', '.join(shipped)})"
+            f"{source}: no such file or folder, nor a set ({', '.join(_shipped())}); "
+            "`tg80 download` fetches releases"
         )
     return find_shards(source)
 

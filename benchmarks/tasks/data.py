@@ -213,7 +213,7 @@ def _folder_of(task: TaskSpec, folder: Path | None) -> Path:
     try:
         return shipped_folder(shipped_name(task))
     except UserError:
-        reason = f"the data of task {task.id} are not here; name their folder by --data"
+        reason = f"the data of task {task.id} are not here; download them or give --data"
         raise UserError(reason) from None
 
 

@@ -50,7 +50,10 @@ def download(
     ] = None,
     level: Annotated[str | None, typer.Option(help="Only this level of theory.")] = None,
     to: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Output folder. Default: NAME-VERSION.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Output folder. Default: NAME-VERSION in TG80_DATA, else here."
+        ),
     ] = None,
     jobs: Annotated[int, typer.Option(help="Parallel downloads.")] = DEFAULT_JOBS,
     timeout: Annotated[
@@ -67,7 +70,8 @@ def download(
     """Download a published data set, or a part of it.
 
     The SHA-256 of every file is verified. Correct files in DIR are kept, partial ones resumed,
-    wrong ones downloaded again. Exit code 1 if a file cannot be downloaded.
+    wrong ones downloaded again. `tg80.load("NAME-VERSION")` finds the set in the default folder.
+    Exit code 1 if a file cannot be downloaded.
 
     Example: tg80 download --source https://example.org/tg80 --to tg80-1.0
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from tg80.console import JsonOption, console
+from tg80.release.intact import check_versions
 from tg80.shards.validate import files_to_check
 from tg80.shards.validate import validate as validate_path
 from tg80.untrusted.documents import print_json
@@ -23,7 +24,8 @@ def validate(
 ) -> None:
     """Check shards: checksum, structure, units, metadata, physics.
 
-    A folder without shards is searched recursively. Files of twins are checked as well. Prints one
+    A folder without shards is searched recursively. Files of twins are checked as well, and the
+    files of a published version must be those of its manifest. Prints one
     line for each problem. Exit code 0 without errors (warnings are allowed), 1 with errors, 2 if a
     path holds nothing to check.
 
@@ -32,7 +34,7 @@ def validate(
     n_files = sum(
         len(files_to_check(path)) for path in paths
     )  # a bad path stops it before any work
-    problems = [problem for path in paths for problem in validate_path(path)]
+    problems = [p for path in paths for p in (*validate_path(path), *check_versions(path))]
     n_errors = sum(problem.level == "error" for problem in problems)
     if json_output:
         report = {

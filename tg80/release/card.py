@@ -15,13 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tg80.errors import Tg80Error
+from tg80.dataset import RELEASE_MANIFEST
+from tg80.errors import Tg80Error, UserError
 from tg80.files import write_atomically
 from tg80.release.survey import Publication, ShardFacts, by_level, survey
 from tg80.shards.fields import fields_table, flags_table
 from tg80.shards.metadata import ShardMetadata
 from tg80.shards.quality import Check
-from tg80.splits.split import PARTS
+from tg80.splits.split import PARTS, TG80_VERSION, load_split
 from tg80.theory import LEVELS
 from tg80.untrusted.tables import markdown_text
 
@@ -101,6 +102,7 @@ def folder_facts(facts: Facts) -> str:
     facts = [_escaped(fact) for fact in facts]
     licences = ", ".join(sorted({fact.metadata.licence for fact in facts}))
     parts = [
+        *_progress(facts),
         _contents(facts),
         *_physics_and_cost(facts),
         "## Quality",
@@ -109,6 +111,18 @@ def folder_facts(facts: Facts) -> str:
         f"## Licence\n\n{licences}",
     ]
     return "\n\n".join(parts)
+
+
+def _progress(facts: Facts) -> list[str]:
+    """How far a release is that is being made: a folder of `releases` without a manifest."""
+    if facts[0].path.resolve().parent.parent.name != "releases":
+        return []
+    wanted = load_split(TG80_VERSION).molecules
+    n_compounds = len({fact.metadata.name for fact in facts} & set(wanted))
+    return [
+        f"**In the making: {n_compounds} of {len(wanted)} compounds.** The files that are here are "
+        "final and readable; there is no manifest, split or download until all are."
+    ]
 
 
 def folder_card(text: str, facts: Facts) -> str:
@@ -436,6 +450,8 @@ def main(arguments: Iterable[str] | None = None) -> None:
     folder = parser.parse_args(arguments).folder
     path = folder / CARD_NAME
     try:
+        if (folder / RELEASE_MANIFEST).exists():
+            raise UserError(f"{folder}: is published and never changes; nor does its card")
         text = path.read_text(encoding="utf-8") if path.exists() else f"# {folder.resolve().name}\n"
         write_atomically(path, folder_card(text, survey(folder)).encode())
     except Tg80Error as error:

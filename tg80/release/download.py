@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+from tg80.dataset import download_folder
 from tg80.errors import CorruptFile, Tg80Error, UserError
 from tg80.files import check_folder, file_sha256, write_atomically
 from tg80.release.manifest import (
@@ -115,7 +116,7 @@ def download(
     Args:
         source: URL or folder of a publication or of one of its versions; None for the one that
             `TG80_SOURCE` names.
-        to: Folder; None for `NAME-VERSION` here.
+        to: Folder; None for `NAME-VERSION` in the download folder.
         version: None for the newest.
         selection: What to fetch of it.
         jobs: Files fetched at once, 1 to 32.
@@ -133,7 +134,7 @@ def download(
     began = time.monotonic()
     watcher = watcher or Watcher()
     release = find_release(open_source(source, patience), version, watcher)
-    folder = Path(to) if to is not None else Path(release.folder_name)
+    folder = Path(to) if to is not None else download_folder() / release.folder_name
     _check_folder(release, folder)
     manifest, opened = release.manifest, release.source
 

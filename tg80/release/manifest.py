@@ -6,6 +6,8 @@ A publication is a folder that any web server can serve as it is:
     SITE/VERSION/manifest.json  schema `Manifest`: every other file of the version
     SITE/VERSION/...            shards by level, splits, file lists by fold, card, plots
 
+A release in this repository is the folder of one version, `tg80/data/releases/NAME-VERSION`.
+
 Hosts without folders get the files of a version under the names of `flat_path`, in one folder
 with the manifest.
 
@@ -27,9 +29,9 @@ from pydantic import (
     model_validator,
 )
 
+from tg80.dataset import RELEASE_MANIFEST as MANIFEST_NAME
 from tg80.errors import CorruptFile
 
-MANIFEST_NAME = "manifest.json"
 VERSIONS_NAME = "versions.json"
 # What a download in progress adds to a file's name.
 PART = ".part"

@@ -3,6 +3,7 @@
 A version is built in a hidden folder and renamed when it is complete; then it is listed in
 `versions.json`, the only file that ever changes. Killed at any instant, a publication leaves either
 nothing that looks like a version, or a complete one that the same command then announces.
+`publish_here` makes a folder of this repository's releases a version without copying its shards.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tg80.errors import CorruptFile, Tg80Error, UserError
 from tg80.files import check_folder, data_folders, file_sha256, sync_folder, write_atomically
 from tg80.release.card import CARD_NAME, plot_path, site_card
 from tg80.release.croissant import CROISSANT_NAME, croissant
+from tg80.release.intact import check_unaltered, read_manifest
 from tg80.release.manifest import (
     MANIFEST_NAME,
     VERSIONS_NAME,
@@ -37,6 +39,7 @@ from tg80.release.survey import Publication, ShardFacts, by_level, survey
 from tg80.splits.split import Split, load_split
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NAME_AND_VERSION = re.compile(r"(.+)-(v?[0-9]+(?:\.[0-9]+)*)")
 _UNFINISHED = ".publishing-"
 _LOCK = ".lock"
 _CHUNK_BYTES = 1 << 20
@@ -102,29 +105,100 @@ def publish(
         versions = _read_versions(site)
         chosen = name or (versions.name if versions else _slug(folder))
         _check_new(site, versions, chosen, version)
-        facts = survey(folder, lambda each: tell(f"checking {each}"))
-        dealt = None if split is None else load_split(split)
-        publication = Publication(
-            name=chosen,
-            version=version,
-            created=created or date.today().isoformat(),
-            licence=_one_licence(facts),
-            authors=tuple(authors) or tuple(sorted({fact.metadata.author for fact in facts})),
-            facts=tuple(facts),
-            split=dealt,
-            outside=_compounds_outside(dealt, facts) if dealt else {},
-            about=about,
-            url=url.rstrip("/"),
-            flat=flat,
-        )
+        publication = _survey(folder, chosen, version, split, authors, about, url, created, tell)
+        publication = replace(publication, flat=flat)
         target = site / version
         finished = target.exists()
         manifest = _finish(target, publication) if finished else _build(site, publication, tell)
         _announce(site, versions, manifest, target)
+    return _done(target, manifest, publication, finished=finished)
+
+
+def publish_here(
+    folder: Path | str,
+    *,
+    split: str | None = "tg80-v1",
+    authors: Sequence[str] = (),
+    about: str = "",
+    url: str = "",
+    created: str | None = None,
+    tell: Tell = lambda _: None,
+) -> Published:
+    """Make a folder `NAME-VERSION` of shards a published version itself; nothing is copied.
+
+    The manifest is written last: killed before, the folder is unpublished, and the same call
+    begins anew. The other arguments are those of `publish`.
+
+    Raises:
+        UserError: The folder is published already, is not called so, lacks compounds of the split,
+            or the data or an option cannot be published.
+        CorruptFile: It is published, and a file in it is not what it was.
+        Tg80Error: The folder cannot be written.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give one of shards, or --out")
+    match = _NAME_AND_VERSION.fullmatch(folder.resolve().name)
+    if match is None or not _NAME.fullmatch(match[1]):
+        raise UserError(
+            f"{folder}: only a folder called NAME-VERSION, such as tg80-xtb-v1, is published where "
+            "it is; rename it, or give --out"
+        )
+    _check_url(url)
+    check_folder(folder, "folder")
+    with _locked(folder):
+        if (folder / MANIFEST_NAME).exists():
+            check_unaltered(folder, read_manifest(folder), "a published version never changes")
+            raise UserError(
+                f"{folder}: is published and never changes; publish other data in another folder"
+            )
+        publication = _survey(folder, match[1], match[2], split, authors, about, url, created, tell)
+        present = {fact.metadata.name for fact in publication.facts}
+        wanted = publication.split.molecules if publication.split else ()
+        if missing := [name for name in wanted if name not in present]:
+            raise UserError(
+                f"{folder}: has {len(wanted) - len(missing)} of the {len(wanted)} compounds of "
+                f"split {split}; add {missing[0]} and the others, or give a --split of those here "
+                "(`tg80 split --restrict`)"
+            )
+        manifest = _write(folder, replace(publication, here=folder), tell)
+    return _done(folder, manifest, publication, finished=False)
+
+
+def _survey(
+    folder: Path,
+    name: str,
+    version: str,
+    split: str | None,
+    authors: Sequence[str],
+    about: str,
+    url: str,
+    created: str | None,
+    tell: Tell,
+) -> Publication:
+    facts = survey(folder, lambda each: tell(f"checking {each}"))
+    dealt = None if split is None else load_split(split)
+    return Publication(
+        name=name,
+        version=version,
+        created=created or date.today().isoformat(),
+        licence=_one_licence(facts),
+        authors=tuple(authors) or tuple(sorted({fact.metadata.author for fact in facts})),
+        facts=tuple(facts),
+        split=dealt,
+        outside=_compounds_outside(dealt, facts) if dealt else {},
+        about=about,
+        url=url.rstrip("/"),
+    )
+
+
+def _done(
+    folder: Path, manifest: Manifest, publication: Publication, *, finished: bool
+) -> Published:
     return Published(
-        folder=target,
+        folder=folder,
         manifest=manifest,
-        warnings=sum(len(fact.warnings) for fact in facts),
+        warnings=sum(len(fact.warnings) for fact in publication.facts),
         outside=tuple(publication.outside),
         finished=finished,
     )
@@ -139,13 +213,17 @@ def _check_options(folder: Path, site: Path, version: str, name: str | None, url
         raise UserError(str(error)) from None
     if name is not None and not _NAME.fullmatch(name):
         raise UserError(f"name {name!r}: use letters, digits, '.', '-' and '_'")
-    if url and web_address(url) is None:
-        raise UserError(f"--url {url!r}: not an address; give one such as https://HOST/FOLDER")
+    _check_url(url)
     check_folder(site, "--out")
     if folder.is_dir() and site.resolve().is_relative_to(folder.resolve()):
         raise UserError(
             f"{site}: is inside {folder}, whose shards are published; choose another --out"
         )
+
+
+def _check_url(url: str) -> None:
+    if url and web_address(url) is None:
+        raise UserError(f"--url {url!r}: not an address; give one such as https://HOST/FOLDER")
 
 
 def _slug(folder: Path) -> str:
@@ -252,9 +330,10 @@ def _build(site: Path, publication: Publication, tell: Tell) -> Manifest:
 def _write(folder: Path, publication: Publication, tell: Tell) -> Manifest:
     files = []
     for fact, shard in zip(publication.facts, publication.shards, strict=True):
-        tell(f"copying {shard.path}")
         target = folder / shard.path
-        _copy(fact, target)
+        if publication.here is None:
+            tell(f"copying {shard.path}")
+            _copy(fact, target)
         line = f"{shard.sha256}  {target.name}\n"
         files.append(_put(folder, f"{shard.path}.sha256", line.encode()))
     tell("writing card and plots")
@@ -314,10 +393,7 @@ def _finish(target: Path, publication: Publication) -> Manifest:
         raise UserError(f"{taken}; move it away or give another --version") from None
     if (manifest.name, manifest.shards) != (publication.name, publication.shards):
         raise UserError(f"{taken}; it holds other shards: give another --version")
-    for entry in manifest.entries:
-        path = target / entry.path
-        if not path.is_file() or file_sha256(path) != entry.sha256:
-            raise CorruptFile(f"{path}: missing or altered; remove {target} and publish again")
+    check_unaltered(target, manifest, f"remove {target} and publish again")
     return manifest
 
 

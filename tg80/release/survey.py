@@ -81,6 +81,7 @@ class Publication:
         about: Markdown for the top of the card.
         url: Where the version's folder will be served, without a slash at the end; "" if unknown.
         flat: Whether all files lie in one folder.
+        here: Folder in which the shards are published where they are; None if they are copied.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Publication:
     about: str = ""
     url: str = ""
     flat: bool = False
+    here: Path | None = None
 
     def place(self, path: str) -> str:
         """Path of a file below the version's folder."""
@@ -114,9 +116,13 @@ class Publication:
 
     def _published(self, fact: ShardFacts) -> PublishedShard:
         known = fact.metadata
+        if self.here is None:
+            path = self.place(f"{known.level}/{fact.id}{SUFFIX}")
+        else:
+            path = fact.path.relative_to(self.here).as_posix()
         try:
             return PublishedShard(
-                path=self.place(f"{known.level}/{fact.id}{SUFFIX}"),
+                path=path,
                 n_bytes=fact.n_bytes,
                 sha256=fact.sha256,
                 molecule=known.name,

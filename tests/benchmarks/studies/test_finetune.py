@@ -204,7 +204,7 @@ def test_the_command(runs, shards, tmp_path, capsys):
         (["--task", "mini-xtb-v1"], "unknown task"),
         (["--set", "model.width=32"], "--set model: the pretrained model decides"),
         (["--track", "heavy-input"], "on track canonical; give the same --track"),
-        (["--task", "tg80-finetune"], "tg80-finetune/formaldehyde has no data that ships along"),
+        (["--task", "tg80-finetune"], "the data of task tg80-finetune/formaldehyde are not here"),
     ],
 )
 def test_mistakes_of_the_command(runs, shards, tmp_path, capsys, options, message):

@@ -207,7 +207,8 @@ def test_the_reference_implementation_reads_the_croissant(site):
         assert stated == lists[part]
 
 
-SHIPPED = sorted({path.parent for path in find_shards(ROOT / "tg80" / "data")})
+FOLDERS = sorted({path.parent for path in find_shards(ROOT / "tg80" / "data")})
+SHIPPED = [folder for folder in FOLDERS if not (folder / "manifest.json").exists()]
 
 
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
