@@ -71,7 +71,7 @@ class Metric(StrEnum):
         "skill",
         "skill",
         "1",
-        "1 - MSE / MSE of the best legal reference, per molecule and lag",
+        "1 - MSE / MSE of the reference of the task, per molecule and lag",
     )
     SKILL_ALIGNED = "skill_aligned", "skill aligned", "1", "skill in the aligned error"
     VALID = (

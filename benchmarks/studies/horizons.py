@@ -58,7 +58,7 @@ class Answer:
     """Errors of one model on one question, by lag; A^2, mean over molecules.
 
     Attributes:
-        lags_fs: real lags, rounded to stored frames. skill: against the best legal reference,
+        lags_fs: real lags, rounded to stored frames. skill: against the reference of the task,
             median over molecules; None for references.
     """
 
@@ -150,7 +150,7 @@ def answer(model: Model, question: Question, best: Mapping[str, np.ndarray] | No
     Args:
         model: a trained or trivial model.
         question: windows and lags.
-        best: by molecule, the smallest error (P,) of a legal reference, for skill.
+        best: by molecule, the errors (P,) of the reference of skill.
     """
     names = question.windows.states.molecule
     table = metrics.per_molecule(predict_errors(model, question.windows).raw, names)

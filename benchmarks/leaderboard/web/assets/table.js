@@ -94,8 +94,8 @@ const COLUMNS = [
   { key: 's2s_aligned', label: 'S2S aligned', value: number('s2s_aligned'), format: error,
     title: 'S2S of shape alone, as S2T aligned.' },
   { key: 'skill', label: 'Skill', best: 'high', value: number('skill'), format: skill,
-    title: '1 − error / error of the best legal trivial predictor, at the longest lag; median over molecules. '
-      + '0 is the best trivial predictor, 1 is perfect.' },
+    title: '1 − error / error of the reference, a trivial predictor, at the longest lag; median over molecules. '
+      + '0 is the reference, 1 is perfect.' },
   { key: 'n_failed', label: 'Failed', value: (l) => (l.n ? l.n_failed / l.n : null), show: (l) => `${l.n_failed}/${l.n}`,
     title: 'Windows whose prediction failed, of all. They are scored as persistence.' },
   { key: 'folds', label: 'Folds', text: true, value: (l) => l.folds.join(','), show: (l) => plain(l.folds.join(', ')),
