@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from atom.walk import bonded_pairs
-
 N_KINDS = 3
 """Kinds of edges: along one bond, along two, and other pairs within the radius."""
 
@@ -20,13 +18,13 @@ class Edges:
     Attributes:
         receiver: (E,) int64 numbers of atoms.
         sender: (E,) int64 numbers of atoms of the same sample.
-        kind: (E, N_KINDS) one-hot.
+        features: (E, F) of the start state: which kind of edge it is, one-hot, or more.
         degree: (B N, 1) edges that an atom receives, at least 1.
     """
 
     receiver: Tensor
     sender: Tensor
-    kind: Tensor
+    features: Tensor
     degree: Tensor
 
     def sums(self, messages: Tensor) -> Tensor:
@@ -38,8 +36,8 @@ class Edges:
 def find_edges(
     positions: Tensor,
     atomic_numbers: Tensor,
+    bonds: Tensor,
     *,
-    bond_factor: float,
     two_hops: bool,
     radius_angstrom: float | None,
 ) -> Edges:
@@ -48,11 +46,10 @@ def find_edges(
     Args:
         positions: (B, N, 3) A.
         atomic_numbers: (B, N), 0 = padding.
-        bond_factor: atoms closer than this times the sum of covalent radii are bonded.
+        bonds: (B, N, N) bool, True for the bonded pairs.
         two_hops: also connect atoms with a common bonded neighbour.
         radius_angstrom: also connect all other pairs closer than this; None: do not.
     """
-    bonds = bonded_pairs(positions, atomic_numbers, bond_factor)
     real = atomic_numbers > 0
     size, n_atoms = real.shape
     itself = torch.eye(n_atoms, dtype=torch.bool, device=real.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from atom.elements import MAX_ATOMIC_NUMBER
+from atom.walk import bonded_pairs
 from benchmarks.models.edges import N_KINDS, Edges, find_edges
 from benchmarks.models.learnt import Learnt, Preset
 from tg80.untrusted.limits import BoundedModel
@@ -45,20 +47,21 @@ class EquivariantLayer(nn.Module):
 
     Args:
         width: of features and messages.
+        n_edge_features: F.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, n_edge_features: int = N_KINDS) -> None:
         super().__init__()
-        # The first matrix of the message network acts on [h_i, h_j, d^2, kind]; kept in parts, the
+        # The first matrix of the message network acts on [h_i, h_j, d^2, edge]; kept in parts, the
         # products with h are made once an atom and not once an edge.
         self.receiver = nn.Linear(width, width)
         self.sender = nn.Linear(width, width, bias=False)
-        self.edge = nn.Linear(1 + N_KINDS, width, bias=False)
+        self.edge = nn.Linear(1 + n_edge_features, width, bias=False)
         self.message = nn.Linear(width, width)
         last = nn.Linear(width, 1)
         self.pull = nn.Sequential(nn.Linear(width, width), nn.SiLU(), last)
-        self.keep = _two_layers(width, width, 1)
-        self.node = _two_layers(2 * width, width, width)
+        self.keep = two_layers(width, width, 1)
+        self.node = two_layers(2 * width, width, width)
         # Small pulls at first: else the structure is torn apart before anything is learnt.
         nn.init.xavier_uniform_(last.weight, gain=1e-3)
         nn.init.zeros_(last.bias)
@@ -72,38 +75,39 @@ class EquivariantLayer(nn.Module):
             v: (B N, P, 3) velocities, A.
             edges: of the molecules.
         """
-        apart = x[edges.receiver] - x[edges.sender]
-        kind = edges.kind[:, None].expand(-1, apart.shape[1], -1)
-        distance2 = apart.square().sum(-1, keepdim=True)
-        message = self.receiver(h)[edges.receiver] + self.sender(h)[edges.sender]
-        message = silu(message + self.edge(torch.cat([distance2, kind.to(distance2)], dim=-1)))
-        message = silu(self.message(message))
-        force = edges.sums(apart * self.pull(message).to(apart)) / edges.degree[:, None].to(apart)
+        force, message = self.interact(h, x, edges)
         v = self.keep(h).to(v) * v + force
-        h = h + self.node(torch.cat([h, edges.sums(message).to(h)], dim=-1))
+        h = h + self.node(torch.cat([h, message], dim=-1))
         return h, x + v, v
 
+    def interact(self, h: Tensor, x: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
+        """The mean pull (B N, P, 3) of an atom's neighbours, and the sum of their messages."""
+        apart = x[edges.receiver] - x[edges.sender]
+        told = edges.features[:, None].expand(-1, apart.shape[1], -1)
+        distance2 = apart.square().sum(-1, keepdim=True)
+        message = self.receiver(h)[edges.receiver] + self.sender(h)[edges.sender]
+        message = silu(message + self.edge(torch.cat([distance2, told.to(distance2)], dim=-1)))
+        message = silu(self.message(message))
+        force = edges.sums(apart * self.pull(message).to(apart)) / edges.degree[:, None].to(apart)
+        return force, edges.sums(message).to(h)
 
-def _two_layers(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:
+
+def two_layers(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:
+    """Two linear layers with SiLU between."""
     return nn.Sequential(nn.Linear(n_in, n_hidden), nn.SiLU(), nn.Linear(n_hidden, n_out))
 
 
-def code_of_lags(lags_fs: Tensor, width: int, unit_fs: float) -> Tensor:
-    """Sines and cosines of lag / unit * 10000^(-2k/width) of the lags (B, P), (B, P, width)."""
-    rates = 10_000.0 ** (-torch.arange(0, width, 2, device=lags_fs.device) / width)
-    angles = lags_fs[..., None] / unit_fs * rates.to(lags_fs)
+def code_of_times(times: Tensor, width: int, last: float) -> Tensor:
+    """Sines and cosines of t 10000^(-k/last), k < width / 2, of the times (B, P): (B, P, width)."""
+    rates = 10_000.0 ** (-torch.arange(width // 2, device=times.device) / last)
+    angles = times[..., None] * rates.to(times)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-class EGNNModule(nn.Module):
+class EquivariantModule(nn.Module, ABC):
     """Start states and lags in, positions out; exactly equivariant under E(3)."""
 
-    def __init__(self, config: EGNNConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, config.width)
-        self.lift = nn.Linear(config.width + 1 + config.time_width, config.width)
-        self.layers = nn.ModuleList(EquivariantLayer(config.width) for _ in range(config.n_layers))
+    config: EGNNConfig
 
     def forward(
         self, positions: Tensor, velocities: Tensor, atomic_numbers: Tensor, lags_fs: Tensor
@@ -119,15 +123,12 @@ class EGNNModule(nn.Module):
         Returns:
             (B, P, N, 3) A; the start positions at padded atoms and lags.
         """
-        config, real, valid = self.config, atomic_numbers > 0, ~lags_fs.isnan()
+        real, valid = atomic_numbers > 0, ~lags_fs.isnan()
         size = atomic_numbers.shape
         positions = positions.where(real[..., None], 0.0)
-        edges = find_edges(
-            positions, atomic_numbers, bond_factor=config.bond_factor, two_hops=config.two_hops,
-            radius_angstrom=config.radius_angstrom,
-        )  # fmt: skip
+        edges = self.edges(positions, atomic_numbers)
         start = centred(positions, real)
-        v = (velocities * config.velocity_time_fs).where(real[..., None], 0.0)
+        v = (velocities * self.config.velocity_time_fs).where(real[..., None], 0.0)
         x = self.trajectory(start, v, atomic_numbers, edges, lags_fs)
         moved = x.unflatten(0, size).transpose(1, 2) - start[:, None]
         wanted = valid[:, :, None, None] & real[:, None, :, None]
@@ -149,15 +150,15 @@ class EGNNModule(nn.Module):
         x, v = (a.flatten(0, 1)[:, None].expand(-1, lags_fs.shape[1], -1) for a in (x, v))
         return self.decode(h, x, v, edges, atomic_numbers > 0, lags_fs)
 
+    @abstractmethod
+    def edges(self, positions: Tensor, atomic_numbers: Tensor) -> Edges:
+        """The edges of start states: positions (B, N, 3) A, zero at padding."""
+
+    @abstractmethod
     def features(self, v: Tensor, atomic_numbers: Tensor, lags_fs: Tensor) -> Tensor:
         """Features (B N, P, width) of element, speed and lag."""
-        size, n_steps = atomic_numbers.shape, lags_fs.shape[1]
-        element = self.embedding(atomic_numbers)[:, :, None].expand(-1, -1, n_steps, -1)
-        speed = v.norm(dim=-1)[:, :, None, None].expand(-1, -1, n_steps, -1)
-        lags = code_of_lags(lags_fs.nan_to_num(), self.config.time_width, self.config.time_unit_fs)
-        lags = lags.to(v)[:, None].expand(-1, size[1], -1, -1)
-        return self.lift(torch.cat([element, speed, lags], dim=-1).flatten(0, 1))
 
+    @abstractmethod
     def decode(
         self, h: Tensor, x: Tensor, v: Tensor, edges: Edges, real: Tensor, lags_fs: Tensor
     ) -> Tensor:
@@ -171,6 +172,44 @@ class EGNNModule(nn.Module):
             real: (B, N) bool, False for padding.
             lags_fs: (B, P) fs.
         """
+
+
+class EGNNModule(EquivariantModule):
+    """Layers one after the other, each lag on its own."""
+
+    def __init__(self, config: EGNNConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, config.width)
+        self.lift = nn.Linear(config.width + 1 + config.time_width, config.width)
+        self.layers = nn.ModuleList(EquivariantLayer(config.width) for _ in range(config.n_layers))
+
+    def edges(self, positions: Tensor, atomic_numbers: Tensor) -> Edges:
+        """Edges along one bond, two bonds, and between near atoms, as the settings say."""
+        config = self.config
+        return find_edges(
+            positions,
+            atomic_numbers,
+            bonded_pairs(positions, atomic_numbers, config.bond_factor),
+            two_hops=config.two_hops,
+            radius_angstrom=config.radius_angstrom,
+        )
+
+    def features(self, v: Tensor, atomic_numbers: Tensor, lags_fs: Tensor) -> Tensor:
+        """Features (B N, P, width) of element, speed and lag."""
+        config = self.config
+        size, n_steps = atomic_numbers.shape, lags_fs.shape[1]
+        element = self.embedding(atomic_numbers)[:, :, None].expand(-1, -1, n_steps, -1)
+        speed = v.norm(dim=-1)[:, :, None, None].expand(-1, -1, n_steps, -1)
+        lags = lags_fs.nan_to_num() / config.time_unit_fs
+        lags = code_of_times(lags, config.time_width, last=config.time_width / 2)
+        lags = lags.to(v)[:, None].expand(-1, size[1], -1, -1)
+        return self.lift(torch.cat([element, speed, lags], dim=-1).flatten(0, 1))
+
+    def decode(
+        self, h: Tensor, x: Tensor, v: Tensor, edges: Edges, real: Tensor, lags_fs: Tensor
+    ) -> Tensor:
+        """Positions (B N, P, 3) behind all layers."""
         for layer in self.layers:
             h, x, v = layer(h, x, v, edges)
         return x
@@ -203,7 +242,7 @@ PUBLISHED_TRAINING: dict[str, Any] = {
 }
 
 
-class Egnn(Learnt[EGNNModule, EGNNConfig]):
+class Egnn(Learnt[EquivariantModule, EGNNConfig]):
     """EGNN with the lag among the features: each lag is predicted on its own, in one shot.
 
     References:
@@ -218,6 +257,6 @@ class Egnn(Learnt[EGNNModule, EGNNConfig]):
         "published": Preset({"n_layers": 5}, PUBLISHED_TRAINING),
     }
 
-    def build(self) -> EGNNModule:
+    def build(self) -> EquivariantModule:
         """A module with random weights."""
         return self.module_class(self.config)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atom.loss import masked_loss
+from atom.walk import bonded_pairs
 from benchmarks.models import make_model
 from benchmarks.models.edges import find_edges
 from benchmarks.models.egnn import EGNNConfig, EGNNModule
@@ -16,10 +17,13 @@ from benchmarks.models.egnn_rollout import EGNNRolloutConfig, EGNNRolloutModule,
 from benchmarks.models.egno import (
     EGNOConfig,
     EGNOModule,
+    PublishedEGNOModule,
     TemporalConvolution,
     waves_of,
 )
+from benchmarks.testing import check_model
 from tests.support import toys
+from tg80.errors import UserError
 
 LAGS = (40.0, 90.0, 300.0, 310.0, 900.0)
 EXACT = {"atol": 1e-9, "rtol": 0}
@@ -40,7 +44,13 @@ def rollout(**fields) -> EGNNRolloutModule:
     return _lively(EGNNRolloutModule(EGNNRolloutConfig(**{"n_layers": 3, "width": 16} | fields)))
 
 
-MAKERS = {"egno": egno, "egnn": egnn, "egnn-rollout": rollout}
+def published(**fields) -> PublishedEGNOModule:
+    torch.manual_seed(0)
+    fields = {"n_layers": 3, "width": 16, "n_modes": 3, "published": True} | fields
+    return PublishedEGNOModule(EGNOConfig(**fields)).double()
+
+
+MAKERS = {"egno": egno, "egno-published": published, "egnn": egnn, "egnn-rollout": rollout}
 
 
 def _lively(module):
@@ -84,7 +94,8 @@ def module(request):
     model=st.sampled_from(sorted(MAKERS)),
 )
 def test_rotations_reflections_and_shifts_are_exact(seed, reflect, shift, model):
-    module = MAKERS[model](radius_angstrom=4.0)
+    fields = {} if model == "egno-published" else {"radius_angstrom": 4.0}
+    module = MAKERS[model](**fields)
     x, v, z, lags = molecules(seed=seed % 1000)
     random = torch.randn(3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     turn = torch.linalg.qr(random).Q
@@ -131,8 +142,8 @@ def test_one_layer_sees_two_bonds_far_and_not_three():
     module = egnn(n_layers=1)
     before = module(x, v, z, lags)
     z[0, 0] = 9
-    kinds = find_edges(x, z, bond_factor=1.25, two_hops=True, radius_angstrom=None)
-    reached = set(kinds.sender[kinds.receiver == 0].tolist())
+    edges = module.edges(x, z)
+    reached = set(edges.sender[edges.receiver == 0].tolist())
     changed = (module(x, v, z, lags) - before).abs().amax((0, 1, 3)) > 1e-9
     assert set(changed.nonzero().flatten().tolist()) == reached | {0}
     assert {1, 2} <= reached < set(range(1, 8))
@@ -142,9 +153,9 @@ def test_edges_by_hand():
     """Hydrogen cyanide and a far chlorine; the second sample has an atom less."""
     x = torch.tensor([[[0.0, 0, 0], [1.07, 0, 0], [2.22, 0, 0], [6.0, 0, 0]]] * 2)
     z = torch.tensor([[1, 6, 7, 17], [1, 6, 7, 0]])
-    options = {"bond_factor": 1.25, "two_hops": True}
-    edges = find_edges(x, z, radius_angstrom=4.0, **options)
-    kinds = edges.kind.argmax(1).tolist()
+    bonded = bonded_pairs(x, z, 1.25)
+    edges = find_edges(x, z, bonded, two_hops=True, radius_angstrom=4.0)
+    kinds = edges.features.argmax(1).tolist()
     found = dict(
         zip(zip(edges.receiver.tolist(), edges.sender.tolist(), strict=True), kinds, strict=True)
     )
@@ -152,8 +163,8 @@ def test_edges_by_hand():
     expected = one | {(2, 3): 2} | {(i + 4, j + 4): kind for (i, j), kind in one.items()}
     assert found == expected | {(j, i): kind for (i, j), kind in expected.items()}
     assert edges.degree[:, 0].tolist() == [2, 2, 3, 1, 2, 2, 2, 1]
-    assert bool((edges.kind.sum(1) == 1).all())
-    bonds = find_edges(x, z, bond_factor=1.25, two_hops=False, radius_angstrom=None)
+    assert bool((edges.features.sum(1) == 1).all())
+    bonds = find_edges(x, z, bonded, two_hops=False, radius_angstrom=None)
     assert len(bonds.receiver) == 8
 
 
@@ -166,8 +177,11 @@ def test_every_parameter_but_the_last_node_update_is_learnt(module):
     assert unused == {f"layers.2.node.{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias")}
 
 
-def test_the_lag_itself_counts_and_not_its_rank(module):
+def test_the_lag_itself_counts_and_not_its_rank_except_as_published(module):
     x, v, z, lags = molecules()
+    if isinstance(module, PublishedEGNOModule):
+        torch.testing.assert_close(module(x, v, z, lags), module(x, v, z, lags + 200), **EXACT)
+        return
     moved = module(x, v, z, lags) - x[:, None]
     later = module(x, v, z, lags + 200) - x[:, None]
     assert float((moved - later).abs().amax((1, 2, 3)).min()) > 1e-3
@@ -296,13 +310,118 @@ def error_after_training(kind, *, shuffled):
         lambda fields: EGNNModule(EGNNConfig(**fields)),
         lambda fields: EGNNRolloutModule(EGNNRolloutConfig(**fields)),
     ],
-    ids=MAKERS,
+    ids=("egno", "egnn", "egnn-rollout"),
 )
 def test_coupled_oscillators_are_learnt_and_the_lags_are_what_is_learnt_from(kind):
     right = error_after_training(kind, shuffled=False)
     wrong = error_after_training(kind, shuffled=True)
     assert right < 0.3
     assert right < 0.5 * wrong
+
+
+def test_the_published_form_is_the_authors_equations():
+    """Every molecule on its own, with all their weights: deviation over displacement."""
+    module = published(n_layers=5, width=64, n_modes=2, time_width=32)
+    x, v, z, _ = molecules(sizes=(7, 9, 4))
+    lags = 30.0 * torch.arange(1.0, 9.0).expand(3, -1)
+    found = module(x, v, z, lags)
+    v = module.config.velocity_time_fs * v
+    for row, n in enumerate((7, 9, 4)):
+        expected = authors(module, x[row, :n], v[row, :n], z[row, :n], n_steps=8)
+        moved = (expected - x[row, :n]).norm(dim=-1)
+        off = (found[row, :, :n] - expected).norm(dim=-1)
+        assert float(off.max() / moved.max()) < 1e-7
+        assert float(moved.max()) > 0.1
+
+
+def authors(module, x, v, z, n_steps):
+    """Positions (T, N, 3) by the equations of github.com/MinkaiXu/EGNO, for one molecule.
+
+    Theirs has a flag of the edges and weights of modes that are left out here, drawn at random.
+    """
+
+    def mlp(layers, f, last=False):
+        f = torch.nn.functional.silu(layers[0](f))
+        return torch.nn.functional.silu(layers[-1](f)) if last else layers[-1](f)
+
+    def convolved(convolution, f):
+        n_channels = f.shape[-1]
+        weights = torch.randn(n_channels, n_channels, 2, 2).to(f)
+        kept = len(convolution.real)
+        weights[..., :kept, 0] = convolution.real.detach().permute(1, 2, 0)
+        if kept > 1:
+            weights[..., 1:, 1] = convolution.imaginary.detach().permute(1, 2, 0)
+        modes = torch.fft.rfft(f, dim=0)[:2]
+        modes = torch.einsum("m...i,iom->m...o", modes, torch.view_as_complex(weights))
+        return torch.fft.irfft(modes, n=n_steps, dim=0)
+
+    near = (x[:, None] - x).norm(dim=-1) < 1.6
+    near.fill_diagonal_(False)
+    twice = near.int() @ near.int()
+    edges = [
+        (i, j, 1 if near[i, j] else 2)
+        for i in range(len(z))
+        for j in range(len(z))
+        if i != j and (near[i, j] or twice[i, j])
+    ]
+    row, col = torch.tensor([[i, j] for i, j, _ in edges]).T
+    kind = torch.tensor([kind for *_, kind in edges]).to(x)
+    apart = (x[row] - x[col]).square().sum(-1)
+    told = torch.stack([z[row].to(x), z[col].to(x), kind, torch.zeros_like(kind), apart], dim=-1)
+    count = torch.bincount(row, minlength=len(z)).clamp(min=1)[:, None]
+
+    half = module.config.time_width // 2
+    rates = torch.exp(-math.log(10_000) / (half - 1) * torch.arange(half))
+    angles = (torch.arange(n_steps)[:, None] * rates).to(x)
+    time = torch.cat([angles.sin(), angles.cos()], dim=-1)[:, None].expand(-1, len(z), -1)
+    nodes = torch.stack([v.norm(dim=-1), z / z.max()], dim=-1).to(x).expand(n_steps, -1, -1)
+    h = module.lift(torch.cat([nodes, time], dim=-1))
+    x, v = x.expand(n_steps, -1, -1), v.expand(n_steps, -1, -1)
+    mean = x.mean(1, keepdim=True)
+    for layer, temporal in zip(module.layers, module.temporal, strict=True):
+        h = h + torch.nn.functional.leaky_relu(convolved(temporal.features, h), 0.01)
+        pair = torch.stack([x - mean, v], dim=-1)
+        pair = pair + convolved(temporal.vectors, pair)
+        x, v = pair[..., 0] + mean, pair[..., 1]
+        states = []
+        for x_t, h_t, v_t in zip(x, h, v, strict=True):
+            apart = x_t[row] - x_t[col]
+            distance2 = apart.square().sum(-1, keepdim=True)
+            inputs = torch.cat([distance2, h_t[row], h_t[col], told], dim=-1)
+            flag = torch.randn(h.shape[-1], 1).to(x)
+            of_edges = layer.edge.weight
+            first = torch.nn.Linear(inputs.shape[1], h.shape[-1]).to(x)
+            columns = (
+                of_edges[:, :1], layer.receiver.weight, layer.sender.weight, of_edges[:, 1:4], flag,
+                of_edges[:, 4:],
+            )  # fmt: skip
+            first.weight.data = torch.cat(columns, dim=1).detach()
+            first.bias.data = layer.receiver.bias.detach()
+            message = mlp((first, layer.message), inputs, last=True)
+            pull = torch.zeros_like(x_t).index_add(0, row, apart * mlp(layer.pull, message)) / count
+            total = torch.zeros_like(h_t).index_add(0, row, message)
+            x_t = x_t + mlp(layer.keep, h_t) * v_t + pull.clamp(-100, 100)
+            states.append((x_t, mlp(layer.node, torch.cat([h_t, total], dim=-1))))
+        x, h = (torch.stack(parts) for parts in zip(*states, strict=True))
+    return x
+
+
+def test_the_published_form_passes_the_suite(data):
+    settings = {name: dict(fields) for name, fields in toys.TINY_EGNN.items()}
+    model = make_model("egno", preset="published", **settings)
+    assert isinstance(model.build(), PublishedEGNOModule)
+    check_model(model, data)
+
+
+def test_the_published_form_takes_no_setting_without_effect():
+    with pytest.raises(UserError, match="bond_factor has no effect if published is true"):
+        make_model("egno", preset="published", model={"bond_factor": 1.3})
+
+
+def test_saved_settings_without_a_form_are_those_of_our_own():
+    settings = make_model("egno").settings()
+    del settings["model"]["published"]
+    assert isinstance(make_model("egno", **settings).build(), EGNOModule)
 
 
 def test_presets_are_defaults_that_settings_override():
