@@ -204,7 +204,7 @@ def test_examples_are_the_scored_windows(runs):
                 [errors[f"{one.part}/curve/raw"][row], errors[f"{one.part}/task/raw"][row]]
             )
             mine = ((one.predicted - one.truth[:, one.scored]) ** 2).mean(axis=(1, 2))
-            np.testing.assert_allclose(mine, raw, rtol=0.02, atol=2e-6)
+            np.testing.assert_allclose(np.sqrt(mine), np.sqrt(raw), atol=1e-3)  # as rounded
             assert one.lags_fs.tolist() == [10, 30, 60, 90]
 
 
