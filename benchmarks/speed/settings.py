@@ -76,7 +76,19 @@ class DynamicsSettings(Settings):
     level: Level = "pbe-def2svp"
 
 
-class AimdSettings(DynamicsSettings):
+class StockSettings(DynamicsSettings):
+    """Settings of a command that runs stock PySCF."""
+
+    @model_validator(mode="after")
+    def _stock_has_the_level(self) -> StockSettings:
+        if get_level(self.level).method != "rks":
+            raise UserError(
+                f"--level {self.level}: stock PySCF has no such method; choose a PBE level"
+            )
+        return self
+
+
+class AimdSettings(StockSettings):
     """Time stock PySCF and our engine alternately along one 300 K trajectory, and compare forces.
 
     Example: atom-bench speed aimd --molecules ethanol,benzene --threads 1 --json
@@ -104,13 +116,23 @@ class AimdSettings(DynamicsSettings):
         "RI-J integrals of stock PySCF: every-cycle (its default) or memory (faster).",
     )
 
-    @model_validator(mode="after")
-    def _stock_has_the_level(self) -> AimdSettings:
-        if get_level(self.level).method != "rks":
-            raise UserError(
-                f"--level {self.level}: stock PySCF has no such method; choose a PBE level"
-            )
-        return self
+
+class ScfSettings(StockSettings):
+    """Time self-consistency on two grids, on one and in stock PySCF, and compare forces.
+
+    Example: atom-bench speed scf --molecules ethanol --spacings-fs 1,4 --json
+    """
+
+    molecules: Molecules = "ethanol,benzene,uracil"
+    spacings_fs: Annotated[Sizes, Listed, Field(min_length=1)] = option(
+        "1,2,4", "Distances of the geometries, fs."
+    )
+    warm_up: int = option(14, "Untimed geometries before the timed ones.", ge=1)
+    geometries: int = option(8, "Timed geometries of each distance.", ge=1)
+    stock: int = option(2, "Number of these that stock PySCF evaluates as well.", ge=1)
+    checks: int = option(
+        4, "Number of these at which forces are compared with the tightly converged level.", ge=1
+    )
 
 
 class GpuSettings(DynamicsSettings):
@@ -298,6 +320,7 @@ class ModelSettings(Settings):
 
 COMMANDS: dict[str, type[Settings]] = {
     "aimd": AimdSettings,
+    "scf": ScfSettings,
     "gpu": GpuSettings,
     "memory": MemorySettings,
     "throughput": ThroughputSettings,

@@ -134,7 +134,7 @@ class Hamiltonian(ABC):
         fitted, limit = level.auxiliary_basis is not None, level.gradient_threshold or 0.0
         self.has_coarse_grid = fitted and limit >= _LEAST_FOR_TWO_GRIDS
         self._coarse_grid = OrderedGrid(coarse_grid(self.molecule))
-        self._coarse = GridFunctional(self.molecule, level.functional, threads)
+        self._coarse = GridFunctional(self.molecule, level.functional, threads, keep=True)
 
     def evaluation(self) -> AbstractContextManager[None]:
         """Enter this around everything that is asked of one geometry."""

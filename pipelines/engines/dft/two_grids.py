@@ -25,7 +25,7 @@ TRUSTED_GRADIENT = 5e-3
 # The share of that gradient which the fine grid still sees at the end, at most: 5e-4 was seen.
 _LEFT_OVER = 1e-3
 # Orbital gradient, hartree, to which the coarse grid converges before a fine Fock matrix.
-_FIRST_LIMIT = 3e-4
+_FIRST_LIMIT = 1e-3
 # The same after the last one, as a share of the level's threshold.
 _LAST_SHARE = 0.1
 _MOST_FINE = 4

@@ -5,8 +5,8 @@ from pyscf import gto
 
 from pipelines.engines.dft.kernels.gaussians import Basis
 
-# A shell is left out of blocks of the grid where its radial part is below this everywhere.
-_SMALLEST = 1e-11
+# Values of a shell's radial part for which its reach is known.
+_REACH_LEVELS = 10.0 ** -np.arange(0.0, 15.0, 0.5)
 _MAX_REACH = 60.0  # bohr
 
 
@@ -23,7 +23,7 @@ def gaussian_basis(molecule: gto.Mole) -> Basis:
             exponents += list(own)
             coefficients += list(weights)
             shells.append((molecule.bas_atom(shell), degree, start, len(exponents), function))
-            reaches.append(_reach(degree, own, weights))
+            reaches.append(_reaches(degree, own, weights))
             function += 2 * degree + 1
     return Basis(
         centres=np.ascontiguousarray(molecule.atom_coords()),
@@ -40,12 +40,20 @@ def moved(basis: Basis, molecule: gto.Mole) -> Basis:
     return basis._replace(centres=np.ascontiguousarray(molecule.atom_coords()))
 
 
-def _reach(degree: int, exponents: np.ndarray, weights: np.ndarray) -> float:
-    """Distance, bohr, beyond which r^l |R| stays below the smallest value that counts."""
+def reach_levels(values: np.ndarray) -> np.ndarray:
+    """Columns of `Basis.reaches` beyond which a shell's radial part is below these values."""
+    steps = np.ceil(-2.0 * np.log10(values))
+    return np.clip(steps, 0, len(_REACH_LEVELS) - 1).astype(np.int64)
+
+
+def _reaches(degree: int, exponents: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Distances, bohr, beyond which r^l |R| stays below each of the levels."""
     r = np.linspace(0.0, _MAX_REACH, 6001)
-    radial = r**degree * (np.exp(-np.outer(r**2, exponents)) @ weights)
-    counts = np.nonzero(np.abs(radial) > _SMALLEST)[0]
-    return float(r[min(counts[-1] + 1, len(r) - 1)]) if len(counts) else 0.0
+    radial = np.abs(r**degree * (np.exp(-np.outer(r**2, exponents)) @ weights))
+    # The largest value from each distance on falls with the distance.
+    beyond = np.maximum.accumulate(radial[::-1])
+    first = len(r) - np.searchsorted(beyond, _REACH_LEVELS, side="right")
+    return np.where(first > 0, r[np.minimum(first, len(r) - 1)], 0.0)
 
 
 def _transforms(l_max: int) -> np.ndarray:

@@ -23,7 +23,7 @@ class Basis(NamedTuple):
         centres: (n_atoms, 3).
         shells: (n_shells, 5) atom, degree, first primitive, end of primitives, first function;
             the shells of an atom stand together.
-        reaches: (n_shells,) distance beyond which a shell is left out.
+        reaches: (n_shells, n_levels) distances beyond which a shell's radial part is small.
         exponents, coefficients: (n_primitives,).
         transforms: (l_max + 1, n_monomials, 2 l_max + 1) monomials to solid harmonics, ordered
             xx, xy, xz, yy, yz, zz.

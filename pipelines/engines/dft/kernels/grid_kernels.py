@@ -13,6 +13,7 @@ from numba import njit
 from pipelines.engines.dft.kernels.gaussians import (
     FAST,
     distances,
+    exp_of_minus,
     harmonics_of,
     powers_of,
     radial_of,
@@ -102,21 +103,66 @@ def _evaluate_shell(basis, points, shell, atom, known, parts):
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def find_present(basis, points, present):
-    """Which shells reach which block: fills present (n_blocks, n_shells)."""
+def orbital_sizes(centres, charges, points, sizes):
+    """About the largest value of occupied orbitals at each point, bohr^-3/2.
+
+    The larger of the shapes of a 1s and of a valence orbital on the nearest atom.
+
+    Args:
+        centres: (n_atoms, 3), bohr.
+        charges: (n_atoms,), of the nuclei.
+        points: (n_points, 3), bohr.
+        sizes: result, (n_points,).
+    """
+    n = 512
+    squares, nearest, charge = np.empty(n), np.empty(n), np.empty(n)
+    for start in range(0, len(points), n):
+        here = points[start : start + n].T.copy()
+        n_here = here.shape[1]
+        nearest[:] = 1e300
+        for atom in range(len(centres)):
+            x, y, z = centres[atom]
+            for p in range(n_here):
+                dx, dy, dz = here[0, p] - x, here[1, p] - y, here[2, p] - z
+                squares[p] = dx * dx + dy * dy + dz * dz
+            for p in range(n_here):
+                closer = squares[p] < nearest[p]
+                charge[p] = charges[atom] if closer else charge[p]
+                nearest[p] = squares[p] if closer else nearest[p]
+        for p in range(n_here):
+            r = np.sqrt(nearest[p])
+            core = charge[p] * np.sqrt(charge[p]) * exp_of_minus(min(charge[p] * r, 60.0))
+            sizes[start + p] = max(core, exp_of_minus(min(0.75 * r, 60.0)))
+
+
+@njit(cache=True, nogil=True)
+def find_present(basis, points, levels, present):
+    """Which shells matter on which block: fills present (n_blocks, n_shells).
+
+    Args:
+        basis: the basis.
+        points: (n_blocks, 3, n_points), bohr.
+        levels: (n_blocks, n_points) columns of the reaches that count at each point.
+        present: result, (n_blocks, n_shells).
+    """
     n_points = points.shape[2]
+    squares = np.empty(n_points)
     for block in range(len(points)):
-        atom, nearest = -1, 0.0
+        atom = -1
         for shell in range(len(basis.shells)):
             if basis.shells[shell, 0] != atom:
-                atom, nearest = basis.shells[shell, 0], 1e300
+                atom = basis.shells[shell, 0]
                 x, y, z = basis.centres[atom]
                 for p in range(n_points):
                     dx, dy, dz = (
                         points[block, 0, p] - x, points[block, 1, p] - y, points[block, 2, p] - z
                     )  # fmt: skip
-                    nearest = min(nearest, dx * dx + dy * dy + dz * dz)
-            present[block, shell] = nearest < basis.reaches[shell] ** 2
+                    squares[p] = dx * dx + dy * dy + dz * dz
+            present[block, shell] = False
+            for p in range(n_points):
+                if squares[p] < basis.reaches[shell, levels[block, p]] ** 2:
+                    present[block, shell] = True
+                    break
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
