@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext, suppress
 from typing import Annotated
 
 import typer
@@ -50,6 +51,7 @@ def symmetry(
 
     Example: atom-bench symmetry --fold 2 --from runs --model atom
     """
+    from benchmarks.interface import CannotPredict
     from benchmarks.models import model_class
     from benchmarks.runs.saved import cases
     from benchmarks.studies.symmetry import SymmetrySettings, document, measure, tables
@@ -69,12 +71,13 @@ def symmetry(
         bar = progress.add_task("symmetry", total=len(chosen))
         for case in chosen:
             progress.update(bar, description=f"{case.label}, {case.state}")
-            found.append(
-                measure(
-                    case.load(benchmark), benchmark, settings,
-                    label=case.label, state=case.state, seed=case.seed,
-                )
-            )  # fmt: skip
+            with nullcontext() if model else suppress(CannotPredict):
+                found.append(
+                    measure(
+                        case.load(benchmark), benchmark, settings,
+                        label=case.label, state=case.state, seed=case.seed,
+                    )
+                )  # fmt: skip
             progress.advance(bar)
     about = {"task": chosen_task.id, "track": chosen_task.track, "fold": benchmark.fold}
     report = about | document(found, settings)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from rich.progress import Progress
 
 from atom import ATOM, CheckpointError
-from benchmarks.interface import Budget
+from benchmarks.interface import Budget, CannotPredict
 from benchmarks.models import MODELS, TRIVIAL, make_model
 from benchmarks.models.atom import WEIGHTS, AtomJoint
 from benchmarks.runs import records
@@ -232,10 +233,10 @@ def study(
         for start in (PRETRAINED, SCRATCH)
     ]
     once = {"budget": budget, "out": out, "references": references}
-    rows += [
-        _row(name, None, [run_once(make_model(name), data, seed=None, **once)], data)
-        for name in TRIVIAL
-    ]
+    for name in TRIVIAL:
+        with suppress(CannotPredict):
+            record = run_once(make_model(name), data, seed=None, **once)
+            rows.append(_row(name, None, [record], data))
     if distributed.is_main():
         rows.insert(0, _zero_shot(pretraining, data, references))
     return Study(data.task, pretraining, budget, block.n_frames, block.frame_fs, rows)
@@ -343,7 +344,8 @@ def tables(study: Study) -> list[Table]:
             )
         )
     for name in TRIVIAL:
-        row = by_key[name, None]
+        if (row := by_key.get((name, None))) is None:
+            continue
         rows.append((name, "", "", _number(row.s2t), "", "", _number(row.s2s), _skill(row)))
     return [Table(_title(study), HEADING, rows)]
 

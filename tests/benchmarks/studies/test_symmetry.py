@@ -63,7 +63,9 @@ def test_robustness_is_the_quotient_of_the_recorded_errors(trained):
         assert ratio.s2s == pytest.approx(last)
 
 
-@pytest.mark.parametrize("name", ["persistence", "ballistic", "blend", "mean-structure"])
+@pytest.mark.parametrize(
+    "name", ["persistence", "ballistic", "blend", "mean-structure", "fitted-harmonic"]
+)
 def test_predictors_are_exact(name, mini):
     (case,) = cases(mini, models=[name])
     found = measured(mini, case)
@@ -71,7 +73,7 @@ def test_predictors_are_exact(name, mini):
     for ratio in found.robustness.values():
         assert ratio.s2t == pytest.approx(1.0, abs=1e-4)
     # A structure is turned onto the start, but never reflected.
-    keeps_structures = name in ("blend", "mean-structure")
+    keeps_structures = name in ("blend", "mean-structure", "fitted-harmonic")
     assert (found.reflections.point > 0.01) == keeps_structures
 
 
