@@ -55,6 +55,7 @@ LARGEST_SPREAD = 1e-4  # eV/atom: fluctuation of the conserved energy that a seg
 LARGEST_DRIFT = 5e-5  # eV/atom/ps of the conserved energy, if beyond doubt
 DRIFT_SEGMENTS = 6  # of one outer step, before its drift is judged
 FIRST_LABELS = 40
+GROWTH = 1.5  # of the number of labels until the next fit; 2 at the longest outer step
 NEW_LABELS = 40  # before a correction that is no longer good enough is fitted again
 N_SEEDS = 60  # frames with stretched bonds to hydrogen
 SEEDS_AT_ONCE = 20
@@ -278,7 +279,8 @@ class Learner:
         self._keep_labels()
         since = known.n_seen - known.n_fitted
         fell = known.outer_step_fs < last_step_fs
-        due = known.n_seen >= max(FIRST_LABELS, 2 * known.n_fitted)
+        growth = 2.0 if last_step_fs == self.outer_steps[-1].fs else GROWTH
+        due = known.n_seen >= max(FIRST_LABELS, growth * known.n_fitted)
         seeding = 0 < known.n_seeds < N_SEEDS
         if seeding or not (due or (fell and since >= NEW_LABELS)):
             return []

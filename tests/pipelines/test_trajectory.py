@@ -18,6 +18,7 @@ from tg80.constants import BOLTZMANN_EV_PER_K
 from tg80.errors import CorruptFile, RunFailed
 from tg80.shards.fields import FIELDS
 from tg80.shards.shard import Shard
+from tg80.shards.validate import validate
 
 SHORT = {
     "level": "gfn2-xtb",
@@ -257,3 +258,31 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
     run_one.prepare()
     with pytest.raises(CorruptFile, match="other settings"):
         methanol(tmp_path, seed=99).prepare()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_learned_dynamics_of_formaldehyde_take_longer_steps_and_survive_a_kill(tmp_path):
+    """PBE: the stages learn, and a segment done again from its checkpoint gives the same bits."""
+    settings = {
+        "level": "pbe-def2svp", "integrator": "learned", "pre_equilibration_fs": 500,
+        "equilibration_fs": 200, "length_fs": 100, "segment_fs": 50, "n_conformers": 1,
+    }  # fmt: skip
+    formaldehyde = molecule_from_smiles("C=O", "formaldehyde")
+    trajectory = Trajectory(tmp_path, formaldehyde, Recipe(**(SHORT | settings)), 0)
+    while trajectory.prepare().name != "prepared":
+        pass
+    trajectory.produce()
+    stage = trajectory.production()
+    first = stage.advance()
+    newest = max(trajectory.production_folder.glob("checkpoint-*.npz"))
+    newest.unlink()
+    again = trajectory.production().advance()
+    assert (again.parts, again.header["inner"]) == (first.parts, first.header["inner"])
+    while trajectory.produce().name != "done":
+        pass
+    with Shard(trajectory.shard_path) as shard:
+        assert shard.metadata.statistics["level_evaluations"] < 60
+        assert shard.read("residual_force").max() < 0.02
+        assert np.std(shard.read("conserved_quantity")) / 4 < 2e-4
+    assert not [p for p in validate(trajectory.shard_path) if p.level == "error"]
