@@ -20,6 +20,8 @@ EV_PER_KCAL_PER_MOL = 0.04336410424180094
 BOLTZMANN_EV_PER_K = 8.617333262145179e-05
 # Acceleration in A/fs^2 of 1 u under 1 eV/A.
 ACCELERATION = 0.00964853321566533
+# Wavenumber in cm-1 of one oscillation a fs.
+WAVENUMBER_FS = 33356.40951981521
 
 
 def masses_of(atomic_numbers) -> np.ndarray:

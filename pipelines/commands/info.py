@@ -8,10 +8,11 @@ import typer
 from pydantic import ValidationError
 
 from tg80.chemistry import mechanics
-from tg80.console import JsonOption, Table, print_error, print_tables
+from tg80.console import JsonOption, Table, console, print_error, print_tables
 from tg80.errors import CorruptFile, UserError
 from tg80.shards.quality import block_mean, count_flags, judge_drift, thresholds_of
 from tg80.shards.shard import Shard, find_shards
+from tg80.splits.plot import check_plot_path
 from tg80.untrusted.documents import print_json
 
 
@@ -19,6 +20,13 @@ def info(
     path: Annotated[
         Path, typer.Argument(readable=False, help="A shard (.h5md), or a folder with shards.")
     ],
+    molecule: Annotated[str | None, typer.Option(help="Only shards of this molecule.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.svg", help="Draw one molecule (.svg, .png or .pdf); see --molecule."
+        ),
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Summarise shards: molecule, level of theory, length, temperature, drift, flags.
@@ -26,9 +34,25 @@ def info(
     The drift of the conserved quantity is shown with its limit and verdict. A folder without shards
     is searched recursively.
 
+    --plot draws a molecule's temperature, conserved energy, bond lengths, vibrational density of
+    states with the harmonic wavenumbers, and frames on the relaxed structure.
+
     Example: tg80 info runs/
+
+    Example: tg80 info tg80/data/mini-xtb --molecule methanol --plot methanol.svg
     """
-    rows = [describe(shard) for shard in find_shards(path, must_be_files=False)]
+    if plot is not None:
+        check_plot_path(plot)
+    rows = [describe(each) for each in find_shards(path, must_be_files=False)]
+    if molecule is not None:
+        rows = [row for row in rows if row.get("name", molecule) == molecule]
+        if not any("name" in row for row in rows):
+            raise UserError(f"{path}: no molecule {molecule!r}")
+    if plot is not None:
+        from tg80.release.molecule_plot import plot_molecule
+
+        plot_molecule([Shard(row["file"]) for row in rows if "unreadable" not in row], plot)
+        console.print(f"wrote {plot}", highlight=False, markup=False)
     if json_output:
         print_json(rows, indent=2)
     else:

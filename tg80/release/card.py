@@ -34,6 +34,7 @@ PLOTS = {
     "drift": "Drift of the conserved quantity of every trajectory beside its limit",
     "net-force": "Net force before projection of every trajectory",
     "bond-lengths": "Histogram of the bond lengths of every kind of bond",
+    "vibrations": "Vibrational density of states of every compound",
 }
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
 _METHODS = {"rks": "restricted Kohn-Sham DFT", "xtb": "tight binding (tblite); **not** DFT"}

@@ -1,4 +1,4 @@
-"""Plots of a data set for its card: temperature, drift, net force, bond lengths.
+"""Plots of a data set for its card: temperature, drift, net force, bond lengths, vibrations.
 
 One set of plots a level of theory. Verdicts differ in the shape of the marker, not in colour alone.
 The same facts give the same bytes: nothing in a file tells when it was made.
@@ -22,6 +22,7 @@ _MARKERS = {
     "unjudged": ("D", "#808080", "too short to judge"),
 }
 _COLUMNS = 4
+_HIGHEST = 4000.0  # cm-1
 Facts = Sequence[ShardFacts]
 
 
@@ -32,6 +33,7 @@ def plots(facts: Facts) -> dict[str, bytes]:
         "drift": _png(_rows(facts, _drift)),
         "net-force": _png(_rows(facts, _net_force)),
         "bond-lengths": _png(_bond_lengths(facts)),
+        "vibrations": _png(_vibrations(facts)),
     }
 
 
@@ -129,4 +131,31 @@ def _bond_lengths(facts: Facts) -> Figure:
     level = facts[0].metadata.level
     figure.suptitle(f"Bond lengths / A, all frames of all shards ({level})", fontsize=10)
     figure.supxlabel("-, =, #: single, double, triple; ':' aromatic or conjugated", fontsize=8)
+    return figure
+
+
+def _vibrations(facts: Facts) -> Figure:
+    """A small panel a compound: of its shards, the one with the closest frames."""
+    finest: dict[str, ShardFacts] = {}
+    for fact in sorted(facts, key=lambda fact: fact.metadata.store_every_fs):
+        finest.setdefault(fact.metadata.name, fact)
+    n_rows = math.ceil(len(finest) / _COLUMNS)
+    figure = Figure(figsize=(9.0, 0.9 + 0.8 * n_rows), layout="constrained")
+    grid = figure.subplots(n_rows, _COLUMNS, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, (name, fact) in zip(grid.flat, sorted(finest.items()), strict=False):
+        found = fact.vibrations
+        shown = found.wavenumbers <= _HIGHEST
+        axes.set_axis_on()
+        axes.plot(found.wavenumbers[shown], found.density[shown], color="#0072b2", linewidth=0.7)
+        axes.set(yticks=[], xlim=(0, min(found.wavenumbers[-1], _HIGHEST)))
+        axes.tick_params(labelsize=6)
+        axes.set_title(f"{name} ({fact.metadata.store_every_fs:g} fs)", fontsize=7, pad=2)
+    level = facts[0].metadata.level
+    figure.suptitle(f"Vibrational density of states ({level}); spacing of the frames", fontsize=10)
+    figure.supxlabel(
+        "wavenumber / cm$^{-1}$; modes above 16678 cm$^{-1}$ fs / spacing are folded back",
+        fontsize=8,
+    )
     return figure

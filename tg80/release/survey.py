@@ -20,6 +20,7 @@ from tg80.shards.problems import Problem
 from tg80.shards.quality import Check, count_flags
 from tg80.shards.shard import SUFFIX, find_shards
 from tg80.shards.validate import examine
+from tg80.shards.vibrations import DensityOfStates, density_of_states
 from tg80.splits.split import PARTS, Split
 
 BOND_EDGES = np.linspace(0.6, 2.8, 441)
@@ -42,6 +43,7 @@ class ShardFacts:
         scf_cycles: Mean over the stored frames; None where the method reports none.
         warnings: "check: message" of every warning of `tg80 validate`.
         bond_lengths: Kind of bond ("C-H", "C=O", ":" for aromatic) -> counts in `BOND_EDGES`.
+        vibrations: Vibrational density of states.
     """
 
     path: Path
@@ -54,6 +56,7 @@ class ShardFacts:
     scf_cycles: float | None
     warnings: tuple[str, ...]
     bond_lengths: dict[str, np.ndarray]
+    vibrations: DensityOfStates
 
     @property
     def id(self) -> str:
@@ -219,16 +222,21 @@ def _describe(path: Path, sha256: str, warnings: tuple[str, ...], evidence: Evid
         n_flagged=count_flags(evidence.frames["quality_flags"]),
         scf_cycles=float(cycles.mean()) if np.all(cycles >= 0) else None,
         warnings=warnings,
-        bond_lengths=_bond_lengths(evidence),
+        bond_lengths=bond_lengths(evidence.frames["positions"], evidence.numbers, evidence.bonds),
+        vibrations=density_of_states(
+            evidence.frames["velocities"], evidence.masses, evidence.metadata.store_every_fs
+        ),
     )
 
 
-def _bond_lengths(evidence: Evidence) -> dict[str, np.ndarray]:
+def bond_lengths(
+    positions: np.ndarray, numbers: np.ndarray, bonds: Iterable[tuple[int, int, float]]
+) -> dict[str, np.ndarray]:
+    """Kind of bond -> counts in `BOND_EDGES`, of positions (n_frames, n_atoms, 3) in A."""
     counts: dict[str, np.ndarray] = {}
-    positions = evidence.frames["positions"]
-    for i, j, order in evidence.bonds:
+    for i, j, order in bonds:
         # Hydrogen last, as bonds are written: C-H, O-H.
-        symbols = (SYMBOLS[evidence.numbers[k]] for k in (i, j))
+        symbols = (SYMBOLS[numbers[k]] for k in (i, j))
         ends = sorted(symbols, key=lambda symbol: (symbol == "H", symbol))
         kind = _BOND_SIGNS.get(order, "~").join(ends)
         lengths = np.linalg.norm(positions[:, i] - positions[:, j], axis=1)
