@@ -30,6 +30,8 @@ Integrator = Literal["mts", "verlet", "learned"]
 _MOST_FRAMES = 1_000_000  # of a segment, which is held in memory
 
 FIRST_OUTER_STEP_FS = 1.0  # of `learned`, while GFN2-xTB alone drives the inner steps
+LENGTHS = ("length_fs", "later_length_fs")
+"""What may grow in a run that has begun."""
 DEFAULT_SEGMENT_FS = {"rks": 50.0, "xtb": 1000.0}
 
 
@@ -180,15 +182,20 @@ class Recipe(BoundedModel):
         text = json.dumps(self.stated(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def is_same_but_for_lengths(self, other: "Recipe") -> bool:
+        """Whether all settings but `LENGTHS` are equal."""
+        ours, theirs = (each.model_dump(exclude=set(LENGTHS)) for each in (self, other))
+        return ours == theirs
+
     def differences(self, other: "Recipe") -> list[str]:
-        """One line `name: ours here, theirs there` for each setting that differs."""
+        """One line `name: ours, now theirs` for each setting that differs."""
         ours, theirs = (
             _flatten(self.model_dump(mode="json")),
             _flatten(other.model_dump(mode="json")),
         )
         names = sorted(ours.keys() | theirs.keys())
         return [
-            f"{name}: {ours.get(name)} here, {theirs.get(name)} there"
+            f"{name}: {ours.get(name)}, now {theirs.get(name)}"
             for name in names
             if ours.get(name) != theirs.get(name)
         ]

@@ -19,19 +19,27 @@ import numpy as np
 from pipelines import assembly
 from pipelines.conformers import start_geometry
 from pipelines.dynamics.checkpoint import read_arrays, write_arrays
+from pipelines.dynamics.continuation import (
+    drop_short_segment,
+    keep_checkpoint,
+    kept_checkpoint,
+    reopen,
+)
 from pipelines.dynamics.integrators import Body, Stepper
 from pipelines.dynamics.learner import Learner, allowed_outer_steps
 from pipelines.dynamics.mean_energy import mean_energy_start
-from pipelines.dynamics.parts import read_parts, work_folder
-from pipelines.dynamics.segments import Stage, StagePlan, read_progress
+from pipelines.dynamics.parts import WORK, read_parts, work_folder
+from pipelines.dynamics.segments import Progress, Stage, StagePlan, read_progress
 from pipelines.dynamics.steppers import equilibration_thermostat, level_stepper, xtb_stepper
 from pipelines.dynamics.thermostats import make_thermostat, thermal_velocities
 from pipelines.engines.engine import Resources
-from pipelines.recipe import Recipe
+from pipelines.recipe import Recipe, load_recipe
 from tg80.chemistry.mechanics import degrees_of_freedom, is_linear
 from tg80.chemistry.molecule import Molecule
-from tg80.errors import RunFailed
+from tg80.errors import RunFailed, Tg80Error
 from tg80.files import make_folder
+from tg80.shards.metadata import ShardMetadata
+from tg80.shards.shard import Shard
 
 COMPLETE = "complete"
 # Words that keep the random streams of one molecule apart.
@@ -124,16 +132,22 @@ class Trajectory:
         A computation that fails ends the trajectory there, with the reason in its shard.
 
         Raises:
-            RunFailed: it failed before the first segment was committed.
+            RunFailed: it failed before a segment was committed that no finished shard holds.
             CorruptFile: a committed file is damaged; nothing is overwritten.
         """
         if self.is_done():
-            return self.finished_stage()
+            finished = self.finished_stage()
+            if finished.name == "done":
+                return finished
+            reopen(self.production(), self._kept_path, self.shard_path)
         stage = self.production()
+        if self._begun != self.recipe:
+            drop_short_segment(stage)
         try:
             report = self._advance("production", stage)
         except RunFailed as error:
-            if read_progress(stage.folder, stage.plan.identity) is None:
+            progress = read_progress(stage.folder, stage.plan.identity)
+            if progress is None or self._is_stored(progress):
                 raise
             self.assemble(end=f"failed: {error}")
             return self.finished_stage()
@@ -143,7 +157,7 @@ class Trajectory:
         return replace(self.finished_stage(), worked_fs=report.worked_fs, warnings=report.warnings)
 
     def finished_stage(self) -> StageReport:
-        """The stage of a trajectory whose shard is there.
+        """The stage of a trajectory whose shard is there: `production` if it is to become longer.
 
         Raises:
             CorruptFile: the shard is not what its checksum says.
@@ -152,7 +166,8 @@ class Trajectory:
         metadata = assembly.verified_metadata(self.shard_path)
         failure = None if metadata.end == COMPLETE else metadata.end
         length = self.recipe.of_replica(self.replica).length_fs
-        return StageReport("done", self.replica, metadata.length_fs, length, failure=failure)
+        name = "production" if is_shorter(metadata, length) else "done"
+        return StageReport(name, self.replica, metadata.length_fs, length, failure=failure)
 
     # --- stages -------------------------------------------------------------------------------
 
@@ -297,9 +312,15 @@ class Trajectory:
         """
         self.write_shard(self.shard_path, end)
         self._sweep()
+        if end == COMPLETE:
+            keep_checkpoint(self.production(), self._kept_path)
         # One rename ends the trajectory: a folder half deleted would look like a damaged one.
         os.replace(self.production_folder, self._trash)
         self._sweep()
+
+    @property
+    def _kept_path(self) -> Path:
+        return kept_checkpoint(self.folder, self.molecule.name, self.replica)
 
     @property
     def _trash(self) -> Path:
@@ -309,10 +330,10 @@ class Trajectory:
         shutil.rmtree(self._trash, ignore_errors=True)
 
     def write_shard(self, path: Path, end: str) -> bool:
-        """Write what is committed of the production as a shard; False if that is nothing yet."""
+        """Write what is committed of the production as a shard; False if that is nothing new."""
         stage = self.production()
         progress = read_progress(stage.folder, stage.plan.identity)
-        if progress is None:
+        if progress is None or (end != COMPLETE and self._is_stored(progress)):
             return False
         start = {}
         if self.starts_at_mean_energy:
@@ -331,6 +352,16 @@ class Trajectory:
             end=end,
         )
         return True
+
+    def _is_stored(self, progress: Progress) -> bool:
+        """Whether a complete shard, which was to become longer, holds all that is committed."""
+        try:
+            with Shard(self.shard_path) as shard:
+                metadata = shard.metadata
+        except Tg80Error:
+            return False
+        committed_fs = progress.step * self.recipe.time_step_fs
+        return metadata.end == COMPLETE and not is_shorter(metadata, committed_fs)
 
     def _production_start(self) -> tuple[np.ndarray, np.ndarray]:
         """Replica 0 of an NVE run starts at the mean energy, all others from NVT as they are."""
@@ -379,7 +410,14 @@ class Trajectory:
         return xtb_stepper(self.recipe, self.molecule, self.body)
 
     def _identity(self, name: str) -> str:
-        return f"{self.molecule.name} {name} {self.molecule.inchikey} {self.recipe.sha256[:16]}"
+        return f"{self.molecule.name} {name} {self.molecule.inchikey} {self._begun.sha256[:16]}"
+
+    @cached_property
+    def _begun(self) -> Recipe:
+        """The recipe before the run was made longer, which the checkpoints carry."""
+        path = begun_recipe(self.folder)
+        begun = load_recipe(path) if path.exists() else self.recipe
+        return begun if begun.is_same_but_for_lengths(self.recipe) else self.recipe
 
     def _seed(self, stream: str, replica: int = 0) -> tuple[int, ...]:
         """Words of the master seed, the compound, the replica and the purpose."""
@@ -415,6 +453,16 @@ def _knowledge(before: Stage | None) -> tuple[dict[str, np.ndarray], dict[str, A
     progress = read_progress(before.folder, before.plan.identity)
     assert progress is not None
     return progress.arrays, progress.header
+
+
+def begun_recipe(folder: Path) -> Path:
+    """Where the recipe lies that a run was begun with, if it was made longer since."""
+    return folder / WORK / "begun.toml"
+
+
+def is_shorter(metadata: ShardMetadata, length_fs: float) -> bool:
+    """Whether a shard is complete, but of a shorter run."""
+    return metadata.end == COMPLETE and metadata.length_fs < length_fs - 1e-6
 
 
 def _finished(stage: Stage) -> bool:

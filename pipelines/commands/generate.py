@@ -1,7 +1,8 @@
 """`tg80 generate` and `tg80 collect`."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,6 +21,7 @@ from pipelines.commands.options import (
     StereoOption,
     StoreOption,
     WorkersOption,
+    seconds,
 )
 from tg80.console import JsonOption, console
 from tg80.errors import UserError
@@ -49,6 +51,21 @@ def generate(
         int | None, typer.Option(min=0, max=MOST_SEED, help="Master seed. Default 0.")
     ] = None,
     replicas: ReplicasOption = 1,
+    order: Annotated[
+        Literal["list", "cheapest", "longest"],
+        typer.Option(
+            help="Which molecules start first: as listed, those with the fewest basis functions "
+            "(gfn2-xtb: atoms), or those with the most."
+        ),
+    ] = "list",
+    stop_after: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Stop after this time, e.g. 90s, 150min or 2h: segments in flight end, then the "
+            "exit code is 0. Run the same command again to resume.",
+        ),
+    ] = None,
     workers: WorkersOption = None,
     scheduler: Annotated[
         str | None,
@@ -106,7 +123,8 @@ def generate(
 ) -> None:
     """Run ab initio molecular dynamics of every molecule in a list.
 
-    Run the same command again to resume; finished work is not repeated.
+    Run the same command again to resume; finished work is not repeated. With a larger --length-fs
+    finished trajectories go on, too.
 
     Rows that --skip-bad leaves out are listed in left-out.csv of the output folder.
 
@@ -131,9 +149,16 @@ def generate(
         "conformers": conformers,
         "seed": seed,
     }
+    stop_after_s = seconds(stop_after)
     tls_files = {"ca": tls_ca, "cert": tls_cert, "key": tls_key}
     settings = load_recipe(recipe, options, overrides)
     listed = listed_molecules(molecule_list, stereo, skip_bad, settings.resolved_level())
+    if order != "list":
+        from pipelines.plan.plan import by_size
+
+        level_used = settings.resolved_level()
+        molecules = by_size(listed.molecules, level_used, largest_first=order == "longest")
+        listed = replace(listed, molecules=molecules)
     resources, place = choose_place(
         workers=workers,
         scheduler=scheduler,
@@ -145,7 +170,9 @@ def generate(
         insecure=insecure,
         dashboard=dashboard,
     )
-    summary = run_generation(out, settings, listed, replicas, place, console, resources)
+    summary = run_generation(
+        out, settings, listed, replicas, place, console, resources, stop_after_s
+    )
     if as_json:
         print_json(summary.as_dict(), indent=2)
     else:

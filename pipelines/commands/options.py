@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -67,6 +68,27 @@ MemoryOption = Annotated[
         "they fit into the rest, else recomputed. Default 2.",
     ),
 ]
+
+
+_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds(option: str | None) -> float | None:
+    """The wall time of --stop-after, s; None if it is not given.
+
+    Args:
+        option: Its value, such as 150min.
+
+    Raises:
+        UserError: It is not a positive number with a unit.
+    """
+    if option is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(s|min|h|d)", option.strip())
+    value = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if not value:
+        raise UserError(f"--stop-after {option}: give a time such as 90s, 150min, 2h or 1d")
+    return value
 
 
 def molecule_names(option: str | None) -> tuple[str, ...] | None:

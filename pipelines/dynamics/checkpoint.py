@@ -44,12 +44,17 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return {name.removeprefix("array:"): values for name, values in found.items()}, header
 
 
+def checkpoint_paths(folder: Path) -> list[Path]:
+    """The checkpoints of a stage, newest first."""
+    return sorted(folder.glob(_PATTERN), reverse=True)
+
+
 def write_checkpoint(
     folder: Path, segment: int, arrays: dict[str, np.ndarray], header: dict[str, Any]
 ) -> None:
     """Commit segment number `segment` and forget all but the last checkpoints."""
     write_arrays(folder / f"checkpoint-{segment:06d}.npz", arrays, header)
-    for old in sorted(folder.glob(_PATTERN))[:-KEEP]:
+    for old in checkpoint_paths(folder)[KEEP:]:
         old.unlink()
 
 
@@ -68,7 +73,7 @@ def latest_checkpoint(
         CorruptFile: every checkpoint in the folder is damaged.
     """
     warnings: list[str] = []
-    for path in sorted(folder.glob(_PATTERN), reverse=True):
+    for path in checkpoint_paths(folder):
         try:
             arrays, header = read_arrays(path)
         except CorruptFile as error:

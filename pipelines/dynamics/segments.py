@@ -266,6 +266,7 @@ class Stage:
         header = {
             "identity": self.plan.identity,
             "step": step,
+            "n_steps": self.plan.n_steps,
             "segment": segment,
             "parts": parts,
             "thermostat_energy": state.thermostat_energy,

@@ -87,6 +87,13 @@ def fit_power_law(sizes: Sequence[float], costs: Sequence[float]) -> PowerLaw:
     return PowerLaw(intercept, exponent, variance**0.5, covariance)
 
 
+def by_size(
+    molecules: Sequence[Molecule], level: Level, *, largest_first: bool = False
+) -> list[Molecule]:
+    """The molecules from the cheapest to the dearest, or the other way; equal ones as listed."""
+    return sorted(molecules, key=lambda m: size_of(m, level), reverse=largest_first)
+
+
 def choose_probes(molecules: Sequence[Molecule], level: Level, n_probes: int) -> list[Molecule]:
     """Molecules to time: the smallest, the largest, and others evenly between them by size."""
     ordered = sorted(molecules, key=lambda m: (size_of(m, level), m.name))

@@ -1,10 +1,12 @@
 """The output folder of a run: who may write in it, and which run it belongs to.
 
 recipe.toml            the settings
+work/begun.toml        the settings before the run was made longer
 molecules.csv          name, SMILES, InChIKey of every molecule of the run
 NAME-rK.h5md           finished trajectories, each with NAME-rK.h5md.sha256
 left-out.csv           rows of the molecule lists that --skip-bad left out, with the reasons
-work/NAME              parts and checkpoints of what is not finished; why it failed, if it did
+work/NAME              parts and checkpoints of what is not finished; why it failed, if it did;
+                       end-rK.npz, the checkpoint from which a finished trajectory goes on
 session.json           the last run in this folder: where it runs or ran, and since when
 """
 
@@ -23,12 +25,15 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pipelines.dynamics.continuation import kept_checkpoint
 from pipelines.dynamics.parts import work_folder
-from pipelines.recipe import Recipe, load_recipe, recipe_to_toml
+from pipelines.recipe import LENGTHS, Recipe, load_recipe, recipe_to_toml
+from pipelines.trajectory import begun_recipe, is_shorter
 from tg80.chemistry.lists import LeftOut, MoleculeList
 from tg80.chemistry.molecule import Molecule, molecule_from_smiles
 from tg80.errors import CorruptFile, UserError
 from tg80.files import remove_temporary_files, write_atomically
+from tg80.shards.shard import Shard
 from tg80.untrusted.tables import csv_table
 
 RECIPE = "recipe.toml"
@@ -64,7 +69,7 @@ def locked(folder: Path) -> Iterator[None]:
 def open_run(folder: Path, recipe: Recipe, listed: MoleculeList) -> list[str]:
     """Make the folder this run's own, or check that it is.
 
-    Molecules may be added to a run; its settings can't be changed.
+    Molecules may be added to a run and its lengths may grow; all else can't be changed.
 
     Returns:
         Lines about what is not as in the last run, but may be.
@@ -73,17 +78,14 @@ def open_run(folder: Path, recipe: Recipe, listed: MoleculeList) -> list[str]:
         UserError: the folder holds a run with other settings or other compounds, or other files.
     """
     remove_temporary_files(folder)
+    notes = []
     if (folder / RECIPE).exists():
-        if differences := load_recipe(folder / RECIPE).differences(recipe):
-            raise UserError(
-                f"{folder}: holds another run; setting there and now: {'; '.join(differences)}; "
-                "choose another --out or the same settings"
-            )
+        notes += _check_settings(folder, recipe)
     elif foreign := [p.name for p in folder.iterdir() if p.name != LOCK]:
         raise UserError(
             f"{folder}: holds other files ({foreign[0]}) and no recipe; choose an empty --out"
         )
-    notes = _check_reading(folder, listed)
+    notes += _check_reading(folder, listed)
     merged = _merge(folder, read_molecules(folder), listed.molecules)
     write_atomically(folder / RECIPE, recipe_to_toml(recipe).encode())
     table = io.StringIO()
@@ -191,6 +193,57 @@ def read_left_out(folder: Path) -> list[dict[str, str]]:
         return []
     rows = csv.DictReader(io.StringIO(text), restval="")
     return [{name: row.get(name) or "" for name in _LEFT_OUT_COLUMNS} for row in rows]
+
+
+def _check_settings(folder: Path, recipe: Recipe) -> list[str]:
+    """Compare the settings with those of the run in the folder, which may become longer."""
+    there = load_recipe(folder / RECIPE)
+    differences = "; ".join(there.differences(recipe))
+    if not differences:
+        return []
+    if not there.is_same_but_for_lengths(recipe):
+        raise UserError(
+            f"{folder}: holds a run with other settings: {differences}; choose another --out or "
+            "the same settings"
+        )
+    for name in LENGTHS:
+        if getattr(there, name) != getattr(recipe, name) and name not in recipe.model_fields_set:
+            option = "--length-fs" if name == "length_fs" else f"--set {name}=..."
+            raise UserError(
+                f"{folder}: holds a run of another length: {differences} by default; give {option}"
+            )
+    if any(recipe.of_replica(k).length_fs < there.of_replica(k).length_fs for k in (0, 1)):
+        raise UserError(
+            f"{folder}: holds a longer run: {differences}; it can't be made shorter, choose "
+            "another --out or the length it has"
+        )
+    for path in sorted(folder.glob("*.h5md")):
+        _check_goes_on(folder, path, recipe)
+    begun = begun_recipe(folder)
+    if begun.parent.is_dir() and not begun.exists():
+        write_atomically(begun, recipe_to_toml(there).encode())
+    return [f"{folder}: made longer: {differences}"]
+
+
+def _check_goes_on(folder: Path, shard: Path, recipe: Recipe) -> None:
+    """Refuse to make a run longer of which a trajectory can't go on."""
+    name, _, number = shard.stem.rpartition("-r")
+    if not number.isdigit() or (work_folder(folder, name) / f"r{number}").exists():
+        return
+    kept = kept_checkpoint(folder, name, int(number))
+    if kept.is_file():
+        return
+    try:
+        with Shard(shard) as opened:
+            metadata = opened.metadata
+    except CorruptFile:
+        return  # it is named when its trajectory is resumed
+    if is_shorter(metadata, recipe.of_replica(int(number)).length_fs):
+        raise UserError(
+            f"{shard}: can't become longer than {metadata.length_fs:g} fs, as its checkpoint "
+            f"{kept.relative_to(folder)} is missing; choose another --out, or move the shard away "
+            "to make the trajectory again in full"
+        )
 
 
 def _check_reading(folder: Path, listed: MoleculeList) -> list[str]:

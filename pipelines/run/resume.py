@@ -95,7 +95,7 @@ class Resumption:
         return [task for lane in first for task in self._resume(lane)]
 
     def _resume(self, lane: Lane) -> list[Task]:
-        """A trajectory that is done is checked, and makes way for the next replica."""
+        """A trajectory that is done is checked; if long enough, the next replica follows."""
         trajectory = Trajectory(self.folder, lane.molecule, self.recipe, lane.replica)
         if not trajectory.is_done():
             return [self._task(lane, prepare=True)]
@@ -103,6 +103,8 @@ class Resumption:
             lane.stage = trajectory.finished_stage()
         except CorruptFile as error:
             lane.failure = str(error)
+        if lane.stage.name == "production":
+            return [self._task(lane, prepare=True)]
         return self._resume_next_replica(lane)
 
     def _resume_next_replica(self, lane: Lane) -> list[Task]:

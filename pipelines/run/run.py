@@ -1,5 +1,6 @@
 """A whole run: open the folder, work through all molecules, say what came of it."""
 
+import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,8 @@ class Summary:
     Attributes:
         folder: output folder.
         rows: one a trajectory.
-        stopped: whether it was interrupted.
+        stopped: whether it ended before its work was done, by Ctrl-C or `--stop-after`.
+        on_time: whether that was `--stop-after`.
         warnings: lines about damaged files that were set aside.
         left_out: rows of the list that were not used: line, text, reason.
     """
@@ -65,15 +67,16 @@ class Summary:
     folder: Path
     rows: list[TrajectoryEnd]
     stopped: bool
+    on_time: bool
     warnings: list[str]
     left_out: list[dict[str, Any]]
 
     @property
     def exit_code(self) -> int:
-        """0 if every trajectory is whole, 1 if one failed, 130 if the run was interrupted."""
+        """0 if none failed, 1 if one did, 130 if Ctrl-C interrupted the run."""
         if any(row.failure for row in self.rows):
             return 1
-        return STOPPED if self.stopped else 0
+        return STOPPED if self.stopped and not self.on_time else 0
 
     def as_dict(self) -> dict[str, Any]:
         """The summary for `--json`."""
@@ -113,6 +116,7 @@ def run_generation(
     place: Place,
     console: Console,
     resources: Resources | None = None,
+    stop_after_s: float | None = None,
 ) -> Summary:
     """Make the trajectories of all molecules, resuming unfinished ones.
 
@@ -124,6 +128,7 @@ def run_generation(
         place: where the workers are.
         console: where progress is shown.
         resources: what each evaluation may use.
+        stop_after_s: wall time after which no segment begins; None for no limit.
 
     Raises:
         UserError: the folder belongs to another run, another process works in it, or what is to
@@ -131,6 +136,7 @@ def run_generation(
         Tg80Error: no scheduler answers (nothing has been written), or something stopped the run
             for all molecules, such as a full disk or a lost scheduler.
     """
+    stop_at = None if stop_after_s is None else time.monotonic() + stop_after_s
     resources = resources or Resources()
     resources.check()
     level = recipe.resolved_level()
@@ -152,6 +158,7 @@ def run_generation(
             resumption.tasks(),
             lambda schedule: progress.update(lanes, schedule.n_slots, schedule.stopping),
             progress.say,
+            stop_at,
         )
         if schedule.n_unfinished:
             n_tasks = len(lanes)
@@ -170,7 +177,14 @@ def run_generation(
         for lane in lanes
     ]
     warnings = [warning for lane in lanes for warning in lane.warnings]
-    return Summary(folder, rows, schedule.stopping, warnings, listed.left_out_records())
+    return Summary(
+        folder,
+        rows,
+        schedule.stopping,
+        schedule.stopped_on_time,
+        warnings,
+        listed.left_out_records(),
+    )
 
 
 def collect_run(folder: Path) -> list[tuple[Path, float]]:

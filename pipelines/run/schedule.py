@@ -6,6 +6,7 @@ A task finds on disk what comes next, so that one lost with its worker is simply
 
 import queue
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -31,6 +32,8 @@ class Schedule:
         tasks: to begin with; those that follow come from them.
         on_change: called whenever something may have changed.
         say: shows a line.
+        stop_at: clock time (`time.monotonic`) at which the run stops, as after Ctrl-C; None for
+            never.
     """
 
     def __init__(
@@ -38,11 +41,14 @@ class Schedule:
         tasks: list[Task],
         on_change: Callable[["Schedule"], None] = lambda schedule: None,
         say: Callable[[str], None] = lambda line: None,
+        stop_at: float | None = None,
     ):
         self.ready = tasks
         self.on_change = on_change
         self.say = say
+        self.stop_at = stop_at
         self.stopping = False
+        self.stopped_on_time = False
         self.n_slots = 1
         self._fatal: Tg80Error | None = None
         self._flights: dict[Future, Task] = {}
@@ -64,12 +70,14 @@ class Schedule:
             Tg80Error: something that meets every molecule alike, such as a full disk.
         """
         with self._graceful_interrupt():
+            self._watch_clock()
             self.on_change(self)
             while self.n_unfinished and not (self.stopping and not self._flights):
                 self._fill(client)
                 with suppress(queue.Empty):
                     self._landed(self._landings.get(timeout=_POLL_S), client)
                 tend(self.n_unfinished)
+                self._watch_clock()
                 self.on_change(self)
         if self._fatal is not None:
             raise self._fatal
@@ -127,6 +135,13 @@ class Schedule:
         else:
             task.deaths = 0
             self.ready += task.on_report(report)
+
+    def _watch_clock(self) -> None:
+        if self.stop_at is None or self.stopping or time.monotonic() < self.stop_at:
+            return
+        if self.n_unfinished:
+            self.stopping = self.stopped_on_time = True
+            self.say("the time to stop has come; the segments in flight end first")
 
     def _stop_for(self, error: Tg80Error) -> None:
         """Let the tasks in flight end and commit, then end the run with this error.

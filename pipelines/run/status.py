@@ -19,7 +19,7 @@ from pipelines.dynamics.parts import read_part, work_folder
 from pipelines.recipe import Recipe
 from pipelines.run.folder import failure_path, is_locked, read_left_out, read_run, read_session
 from pipelines.run.progress import Left, worker_seconds_left
-from pipelines.trajectory import COMPLETE
+from pipelines.trajectory import COMPLETE, is_shorter
 from tg80.chemistry.molecule import Molecule
 from tg80.errors import CorruptFile
 from tg80.files import checksum_path
@@ -167,9 +167,11 @@ def _trajectory_status(
     shard = folder / f"{name}-r{replica}.h5md"
     if shard.exists() and not (work / f"r{replica}").exists():
         _finished(lane, shard, verify)
-        return lane
     note = failure_path(folder, name, replica)
-    lane.failure = note.read_text(errors="replace").strip() if note.exists() else None
+    if lane.stage != "done" and note.exists():
+        lane.failure = note.read_text(errors="replace").strip()
+    if lane.stage != "waiting":
+        return lane
     if (work / "geometry.npz").exists():
         lane.stage = "geometry"
         lane.last_commit = _commit_time(work / "geometry.npz")
@@ -203,6 +205,8 @@ def _finished(lane: TrajectoryStatus, shard: Path, verify: bool) -> None:
         lane.damaged.append(str(error))
         return
     lane.stage_fs = lane.done_fs = metadata.length_fs
+    if is_shorter(metadata, lane.length_fs):
+        lane.stage = "production"  # of a run that was made longer
     lane.stage_length_fs = lane.length_fs
     lane.n_frames = metadata.n_frames
     lane.failure = None if metadata.end == COMPLETE else metadata.end
@@ -250,7 +254,7 @@ def _stage(
     lane.segment_s = lane.segment_fs = None
     if len(times) >= 2:
         lane.segment_s = median(later - earlier for earlier, later in pairwise(times))
-        lane.segment_fs = lane.stage_fs / len(times)
+        lane.segment_fs = lane.stage_fs / (header["segment"] + 1)
 
 
 def _checkpoints(folder: Path) -> Iterator[tuple[Path, dict[str, Any] | CorruptFile]]:

@@ -94,4 +94,4 @@ def test_bad_recipe_files_are_named(tmp_path, content):
 
 def test_differences_name_each_setting():
     lines = Recipe(seed=1).differences(Recipe(seed=2, length_fs=100))
-    assert lines == ["length_fs: 32000.0 here, 100.0 there", "seed: 1 here, 2 there"]
+    assert lines == ["length_fs: 32000.0, now 100.0", "seed: 1, now 2"]

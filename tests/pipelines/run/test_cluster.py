@@ -76,6 +76,18 @@ def test_workers_started_by_hand_run_to_the_end_and_give_the_same_bits(
     assert differences(joined, alone) == []
 
 
+def test_a_run_in_spans_that_is_made_longer_gives_the_same_bits(cluster, smiles, tmp_path, capsys):
+    spans, whole = tmp_path / "spans", tmp_path / "whole"
+    for length_fs in (50, 110):
+        stopped = True
+        while stopped:
+            more = [f"--length-fs={length_fs}", "--order=longest", "--stop-after=5s", "--json"]
+            assert run(arguments(smiles, spans, *more, *cluster.options)) == 0
+            stopped = json.loads(capsys.readouterr().out)["stopped"]
+    assert run(arguments(smiles, whole, "--length-fs=110", "--workers=1")) == 0
+    assert differences(spans, whole) == []
+
+
 def order(folder, session, **more):
     facts = {
         "folder": folder, "ticket": Ticket(session, installed_versions()), "n_tasks": 1,

@@ -68,7 +68,7 @@ def test_a_list_becomes_valid_shards_and_a_second_run_does_nothing(smiles, tmp_p
 def _other_settings_are_refused(smiles, out, capsys):
     assert run(arguments(smiles, out, "--seed", "5")) == 2
     error = capsys.readouterr().err
-    assert "holds another run" in error and "seed: 0 here, 5 there" in error
+    assert "other settings" in error and "seed: 0, now 5" in error
     other = smiles.with_name("other.smi")
     other.write_text("CCO methanol\n")
     assert run(arguments(other, out)) == 2
@@ -110,7 +110,8 @@ def test_an_output_that_is_a_file_is_refused(smiles, tmp_path, capsys):
 @pytest.mark.parametrize(
     "bad",
     [["--level", "b3lyp"], ["--workers", "0"], ["--set", "sed=1"], ["--no-such-option"],
-     ["--thermostat", "nose"], ["--recipe", "missing.toml"], ["--integrator", "mts"]],
+     ["--thermostat", "nose"], ["--recipe", "missing.toml"], ["--integrator", "mts"],
+     ["--order", "random"], ["--stop-after", "2"]],
 )  # fmt: skip
 def test_bad_options_give_one_line_and_code_2(smiles, tmp_path, capsys, bad):
     assert run(arguments(smiles, tmp_path / "out", *bad)) == 2
