@@ -72,6 +72,7 @@ class Knowledge:
         correction: the one in use; None for GFN2-xTB alone.
         outer_step_fs: of the next segment.
         ceiling_fs: longest outer step that the conserved energy allows until the next fit.
+        drift_ceiling_fs: longest outer step that has shown no drift; no fit changes a resonance.
         n_seen: labels met so far.
         n_fitted: labels met when the correction was fitted last.
         n_fits: how often it was.
@@ -87,6 +88,7 @@ class Knowledge:
     correction: KernelCorrection | None = None
     outer_step_fs: float = 0.0
     ceiling_fs: float = np.inf
+    drift_ceiling_fs: float = np.inf
     n_seen: int = 0
     n_fitted: int = 0
     n_fits: int = 0
@@ -109,8 +111,8 @@ class Knowledge:
 
 
 _FACTS = (
-    "outer_step_fs", "ceiling_fs", "n_seen", "n_fitted", "n_fits", "n_seeds", "n_evaluations",
-    "on_trial", "energies",
+    "outer_step_fs", "ceiling_fs", "drift_ceiling_fs", "n_seen", "n_fitted", "n_fits", "n_seeds",
+    "n_evaluations", "on_trial", "energies",
 )  # fmt: skip
 
 
@@ -302,15 +304,16 @@ class Learner:
         residual = max(root_mean_square(self._residuals), root_mean_square(self._residuals[-3:]))
         times, energies = np.array(self._energies).T
         known.energies.append((float(times.mean()), float(energies.mean())))
-        unsteady = len(energies) > 3 and np.std(energies) > LARGEST_SPREAD
-        if unsteady or _drifts(known.energies):
-            known.ceiling_fs = known.outer_step_fs - self.stepper.inner_step_fs
+        shorter_fs = known.outer_step_fs - self.stepper.inner_step_fs
+        if len(energies) > 3 and np.std(energies) > LARGEST_SPREAD:
+            known.ceiling_fs = shorter_fs
+        if _drifts(known.energies):
+            known.drift_ceiling_fs = shorter_fs
+        ceiling_fs = min(known.ceiling_fs, known.drift_ceiling_fs)
         best = self.outer_steps[0].fs
         for step in self.outer_steps if known.correction is not None else ():
             margin = LONGER_BELOW if step.fs > known.outer_step_fs else 1.0
-            if step.limit == np.inf or (
-                residual <= margin * step.limit and step.fs <= known.ceiling_fs
-            ):
+            if step.limit == np.inf or (residual <= margin * step.limit and step.fs <= ceiling_fs):
                 best = step.fs
         if best != known.outer_step_fs:
             known.outer_step_fs, known.energies = best, []
