@@ -56,6 +56,10 @@ def split(
         Path | None,
         typer.Option(metavar="FILE.png", help="Draw the clusters on their UMAP map (a minute)."),
     ] = None,
+    structures: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.svg", help="Draw the structural formulas by cluster."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -77,10 +81,14 @@ def split(
     from pipelines.commands.molecules import listed_molecules
     from tg80.chemistry.lists import MoleculeList
     from tg80.splits.plot import check_plot_path, plot_clusters
+    from tg80.splits.structures import check_structures_path, draw_structures
 
     if plot is not None:
         check_plot_path(plot)
         _check_free("--plot", plot, force)
+    if structures is not None:
+        check_structures_path(structures)
+        _check_free("--structures", structures, force)
     if out is not None:
         _check_free("--out", out, force)
     if check:
@@ -101,6 +109,10 @@ def split(
         certificate = _make(listed, restrict, out, as_json, skip_bad)
     if not certificate.holds:
         raise typer.Exit(1)
+    if structures is not None:
+        draw_structures(certificate.split, structures)
+        if not as_json:
+            print(f"structures written to {structures}")
     if plot is not None:
         equal = plot_clusters(certificate.split, plot)
         if not as_json:

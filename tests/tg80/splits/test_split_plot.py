@@ -79,3 +79,18 @@ def test_the_command_draws_what_it_proved(frozen_map, tmp_path, monkeypatch, cap
 def test_the_map_of_the_documentation_is_drawn_again(tmp_path):
     assert run(["split", "--check", "--no-recompute", "--plot", str(tmp_path / "map.png")]) == 0
     assert 20_000 < (tmp_path / "map.png").stat().st_size < 200_000
+
+
+def test_structures_are_drawn_by_cluster(tmp_path, capsys):
+    path = tmp_path / "structures.svg"
+    words = ["split", "--check", "--no-recompute", "--structures"]
+    assert run([*words, str(path)]) == 0
+    text = path.read_text()
+    assert text.count("text-anchor='middle'") >= 80
+    for name in FROZEN.molecules:
+        assert f">{name}</text>" in text
+    assert all(f">cluster {number}, fold" in text for number in range(1, 11))
+    capsys.readouterr()
+    assert run([*words, str(path)]) == 2 and "exists already" in capsys.readouterr().err
+    assert run([*words, str(tmp_path / "a.png")]) == 2
+    assert "structures are drawn as .svg" in capsys.readouterr().err
