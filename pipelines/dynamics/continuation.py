@@ -18,7 +18,7 @@ from pipelines.dynamics.checkpoint import (
     write_arrays,
     write_checkpoint,
 )
-from pipelines.dynamics.parts import PART_FIELDS, work_folder, write_part
+from pipelines.dynamics.parts import work_folder, write_part
 from pipelines.dynamics.segments import Stage, StagePlan
 from tg80.errors import CorruptFile
 from tg80.files import make_folder, sync_folder, write_atomically
@@ -80,7 +80,7 @@ def _frames(path: Path, last_step: int) -> dict[str, np.ndarray]:
     """The frames of a shard up to a step, as they were before they were judged."""
     with Shard(path) as shard:
         n_frames = int(np.searchsorted(shard.read("step"), last_step, side="right"))
-        frames = {field.name: shard.read(field.name, stop=n_frames) for field in PART_FIELDS}
+        frames = {name: shard.read(name, stop=n_frames) for name in shard.frame_fields}
     return frames | {"quality_flags": np.zeros_like(frames["quality_flags"])}
 
 

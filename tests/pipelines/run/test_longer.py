@@ -35,9 +35,9 @@ def opened(folder, length_fs, replica=0, **settings):
     return Trajectory(folder, METHANOL, recipe, replica)
 
 
-def finish(folder, length_fs, **settings):
-    """Both replicas, to the end."""
-    for replica in (0, 1):
+def finish(folder, length_fs, replicas=(0, 1), **settings):
+    """All trajectories, to the end."""
+    for replica in replicas:
         trajectory = opened(folder, length_fs, replica, **settings)
         while trajectory.prepare().name != "prepared":
             pass
@@ -110,6 +110,17 @@ def test_one_replica_grows_alone_and_then_further(short, runs):
         assert path.read_bytes() == (runs[0] / path.name).read_bytes()
     finish(short, 110, later_length_fs=110)
     assert differences(short, runs[1]) == []
+
+
+@pytest.mark.slow
+def test_a_longer_run_with_a_learned_inner_potential_holds_the_same_bits(tmp_path):
+    """Its last segment is always done again: nothing tells whether the end cut it short."""
+    learned = {"level": "pbe-def2svp", "integrator": "learned", "segment_fs": 12}
+    for name, length_fs in (("grown", 24), ("grown", 48), ("whole", 48)):
+        finish(tmp_path / name, length_fs, replicas=(0,), equilibration_fs=12, **learned)
+    assert differences(tmp_path / "grown", tmp_path / "whole") == []
+    with Shard(tmp_path / "grown" / "methanol-r0.h5md") as shard:
+        assert shard.read("outer_step").min() == 0 < shard.read("residual_force").max()
 
 
 class Failing:
