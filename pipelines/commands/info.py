@@ -12,7 +12,6 @@ from tg80.console import JsonOption, Table, console, print_error, print_tables
 from tg80.errors import CorruptFile, UserError
 from tg80.shards.quality import block_mean, count_flags, judge_drift, thresholds_of
 from tg80.shards.shard import Shard, find_shards
-from tg80.splits.plot import check_plot_path
 from tg80.untrusted.documents import print_json
 
 
@@ -42,6 +41,8 @@ def info(
     Example: tg80 info tg80/data/mini-xtb --molecule methanol --plot methanol.svg
     """
     if plot is not None:
+        from tg80.splits.plot import check_plot_path
+
         check_plot_path(plot)
     rows = [describe(each) for each in find_shards(path, must_be_files=False)]
     if molecule is not None:
