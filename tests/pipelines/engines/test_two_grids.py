@@ -64,7 +64,7 @@ def test_energy_forces_and_gradient_norm_are_the_fine_grids():
     path = dynamics("formaldehyde", 4.0, 10)
     engine = engine_of("formaldehyde")
     force, energy = errors(engine, "formaldehyde", path, 5)
-    assert force < 2e-6
+    assert force < 5e-6
     assert energy < 1e-6
     solution, hamiltonian = engine.last_solution, engine._hamiltonian
     assert solution is not None
@@ -90,7 +90,7 @@ def test_the_gpu_engine_has_the_same_two_grids():
     """On PySCF's classes: the library builds the fine grid's matrix and gradient."""
     engine = engine_of("water", on_library=True)
     force, energy = errors(engine, "water", dynamics("water", 2.0, 5), 5)
-    assert force < 2e-6
+    assert force < 5e-6
     assert energy < 1e-6
     assert engine.last_solution is not None and engine.last_solution.cycles == 1
 

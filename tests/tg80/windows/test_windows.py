@@ -116,7 +116,7 @@ def test_a_batch_is_its_items_one_by_one(numbers, rotate):
         alone = windows.__getitems__([number])
         for key in ("positions", "velocities"):
             found = getattr(batch, key)[row, : block.n_atoms]
-            torch.testing.assert_close(found, getattr(wanted, key)[0], atol=0, rtol=0)
+            torch.testing.assert_close(found, getattr(wanted, key)[0], atol=1e-6, rtol=0)
             torch.testing.assert_close(found, getattr(alone, key)[0], atol=0, rtol=0)
         targets = batch.targets[row, : len(lags), : block.n_atoms]
         torch.testing.assert_close(targets, wanted.targets[0], atol=0, rtol=0)
