@@ -228,12 +228,11 @@ def toy_trajectory(name: str, seed: int = 0, n_frames: int = N_FRAMES) -> Trajec
 
 
 def _chain(rng: np.random.Generator, n_atoms: int) -> np.ndarray:
-    """Four heavy atoms in a zigzag, and a hydrogen at each of the first of them, (n_atoms, 3) A."""
-    side = (-1.0) ** np.arange(4)
-    heavy = np.stack([1.25 * np.arange(4), 0.4 * side, np.zeros(4)], axis=1)
-    heavy += 0.05 * rng.normal(size=heavy.shape)
-    angle = rng.uniform(-1, 1, size=4)
-    out = np.stack([np.zeros(4), side * np.cos(angle), np.sin(angle)], axis=1)
+    """Four heavy atoms on a helix, and a hydrogen at each of the first of them, (n_atoms, 3) A."""
+    turn = 2.1 * np.arange(4)
+    out = np.stack([np.zeros(4), np.cos(turn), np.sin(turn)], axis=1)
+    heavy = 0.6 * out + 0.05 * rng.normal(size=(4, 3))
+    heavy[:, 0] += 1.25 * np.arange(4)
     return np.concatenate([heavy, heavy + 1.09 * out])[:n_atoms]
 
 
