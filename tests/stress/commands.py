@@ -42,7 +42,7 @@ GOOD: dict[str, str] = {
     "atom-bench speed aimd": "--molecules formaldehyde --steps 1 --repeats 1 --warm-up 1 "
     "--checks 0 --references 0 --equilibration-fs 1 --outer-fs= --out out/aimd.json",
     "atom-bench speed scf": "--molecules formaldehyde --spacings-fs 1 --geometries 1 --warm-up 1 "
-    "--stock 0 --checks 0 --out out/scf.json",
+    "--stock 1 --checks 1 --out out/scf.json",
     "atom-bench speed gpu": "--molecules formaldehyde --trajectories 1 --devices cpu --seconds 1",
     "atom-bench speed memory": "--molecules formaldehyde --steps 1 --memory-gb 1",
     "atom-bench speed throughput": "--molecules formaldehyde --steps 1 --repeats 1",
