@@ -241,8 +241,10 @@ def _refuse_others(
         if not text:
             continue
         found = recognise(text, contents.layout)
-        another = found is not None and found[1] != molecule
-        other = found[1].name if another else contradiction(text, public)
+        if found is not None and found[1] != molecule:
+            other = found[1].name
+        else:
+            other = contradiction(text, public)
         if other is not None:
             raise UserError(
                 f"{path}: its {what} says {other}, which {molecule.name} of {public.title} is not; "
