@@ -27,10 +27,10 @@ from benchmarks.leaderboard.leaderboard import View, boards
 from benchmarks.leaderboard.lines import entries
 from benchmarks.models import MODELS
 from benchmarks.models.egno import Egno, EGNOConfig
-from benchmarks.models.force_field import RolloutSettings
+from benchmarks.models.force_fields.mace import Mace, MaceConfig
+from benchmarks.models.force_fields.rollout import RolloutSettings
+from benchmarks.models.force_fields.valence.model import Valence, ValenceConfig
 from benchmarks.models.learnt import Preset
-from benchmarks.models.mace import Mace, MaceConfig
-from benchmarks.models.valence.model import Valence, ValenceConfig
 from benchmarks.runs.records import Record, find_records
 from benchmarks.studies.compare import compare_records
 from benchmarks.studies.tune import TRIAL, read_trial, tables

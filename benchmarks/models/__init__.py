@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.interface import Budget, FitReport, Model
 from benchmarks.models.cards import read_card
-from benchmarks.models.force_field import RollsOut
+from benchmarks.models.force_fields.rollout import RollsOut
 from tg80.errors import UserError
 
 _REGISTRY = {
@@ -17,8 +17,8 @@ _REGISTRY = {
     "egno": "egno:Egno",
     "egnn": "egnn:Egnn",
     "egnn-rollout": "egnn_rollout:EgnnRollout",
-    "mace": "mace:Mace",
-    "valence": "valence.model:Valence",
+    "mace": "force_fields.mace:Mace",
+    "valence": "force_fields.valence.model:Valence",
     "persistence": "trivial:Persistence",
     "ballistic": "trivial:Ballistic",
     "centroid": "trivial:Centroid",

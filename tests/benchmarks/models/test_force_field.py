@@ -10,7 +10,7 @@ from ase.calculators.morse import MorsePotential
 from ase.md.verlet import VelocityVerlet
 from tblite.ase import TBLite
 
-from benchmarks.models.force_field import (
+from benchmarks.models.force_fields.rollout import (
     AseForceField,
     ForceFieldModel,
     RolloutSettings,

@@ -9,7 +9,8 @@ from scipy.integrate import solve_ivp
 
 from benchmarks.interface import CannotPredict
 from benchmarks.models import Budget, make_model
-from benchmarks.models.harmonic import fitted_hessian, modes_of, propagate
+from benchmarks.models.harmonic import fitted_hessian
+from benchmarks.models.normal_modes import modes_of, propagate
 from benchmarks.scoring.errors import predict_errors
 from tests.support import toys
 from tg80.constants import ACCELERATION, masses_of

@@ -12,8 +12,8 @@ import torch
 
 from benchmarks.interface import CannotPredict
 from benchmarks.models import Budget, make_model
-from benchmarks.models.force_field import RolloutSettings, roll_out
-from benchmarks.models.mace_frames import force_error
+from benchmarks.models.force_fields.frames import force_error
+from benchmarks.models.force_fields.rollout import RolloutSettings, roll_out
 from tests.support import toys
 from tg80.errors import UserError
 from tg80.theory import get_level
@@ -42,11 +42,11 @@ def few(mini):
 
 @pytest.fixture(scope="module")
 def trained(few, tmp_path_factory):
-    from benchmarks.models.mace_frames import validation_frames
+    from benchmarks.models.force_fields.frames import validation_frames
 
     model = make_model("mace", **SMALL)
     report = model.fit(few, budget=Budget(epochs=10), seed=0, out=tmp_path_factory.mktemp("mace"))
-    return model, report, validation_frames(few, model.known())["val_time"]
+    return model, report, validation_frames(few, model.isolated_energies())["val_time"]
 
 
 def mark(test):
@@ -129,10 +129,12 @@ def test_an_element_without_training_is_refused(trained):
 
 @mark
 def test_it_learns_from_the_train_blocks_and_validates_where_all_models_do(trained, few):
-    from benchmarks.models.mace_frames import TrainingFrames
+    from benchmarks.models.force_fields.frames import TrainingFrames
 
     model, _, held_out = trained
-    frames = TrainingFrames(few.trajectories, model.known(), seed=0, windows_per_trajectory=30)
+    frames = TrainingFrames(
+        few.trajectories, model.isolated_energies(), seed=0, windows_per_trajectory=30
+    )
     batch = frames.__getitems__(list(range(len(frames))))
     drawn = dict(zip(batch.start_id, zip(batch.positions, batch.forces, strict=True), strict=True))
     allowed = {t.start_id(i): (t, i) for t in few.trajectories for i in range(t.n_frames)}
@@ -181,7 +183,7 @@ def test_importing_it_leaves_torch_load_as_strict_as_it_was(trained):
 
 
 def test_data_without_forces_or_with_some_atoms_only_is_refused(data):
-    from benchmarks.models.mace_frames import facts_of
+    from benchmarks.models.force_fields.mace_data import facts_of
 
     heavy = [t.heavy_atoms() for t in data.training.trajectories]
     with pytest.raises(CannotPredict, match="learns from energies and forces of all atoms"):
@@ -190,7 +192,7 @@ def test_data_without_forces_or_with_some_atoms_only_is_refused(data):
 
 def test_without_mace_one_line_says_what_to_install(monkeypatch, capsys):
     from benchmarks.cli import main
-    from benchmarks.models import mace
+    from benchmarks.models.force_fields import mace
 
     monkeypatch.setattr(mace.importlib.util, "find_spec", lambda name: None)
     assert main(["run", "--fold", "1", "--model", "mace"]) == 2

@@ -9,15 +9,15 @@ import torch
 from atom.walk import bonded_pairs
 from benchmarks.interface import Budget
 from benchmarks.models import make_model
-from benchmarks.models.mace_frames import batch_of, labels_of
-from benchmarks.models.valence.field import (
+from benchmarks.models.force_fields.frames import batch_of, labels_of
+from benchmarks.models.force_fields.losses import whitening_of
+from benchmarks.models.force_fields.valence.field import (
     Parameters,
     ValenceNetwork,
     energy,
     energy_and_forces,
 )
-from benchmarks.models.valence.topology import join, topology_of
-from benchmarks.models.whitening import whitening_of
+from benchmarks.models.force_fields.valence.topology import join, topology_of
 from tg80.chemistry.mechanics import remove_rigid_motion
 from tg80.constants import ACCELERATION, BOLTZMANN_EV_PER_K, masses_of
 from tg80.dataset import load
@@ -45,7 +45,7 @@ def some_parameters(terms, seed=0):
         for parameter in network.parameters():
             if parameter.ndim > 1:
                 parameter.add_(0.2 * torch.randn_like(parameter))
-        return network(terms).double()
+        return Parameters(*(tensor.double() for tensor in network(terms)))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_linear_molecule_stays_bound_and_bends_without_a_kink():
     terms = topology("acetonitrile")
     torch.manual_seed(0)
     with torch.no_grad():
-        parameters = ValenceNetwork(16, 2)(terms).double()
+        parameters = ValenceNetwork(16, 2).double()(terms)
     # Bonds at rest, or they would push the molecule out of its line.
     i, j = terms.bonds.unbind(1)
     parameters.bond[:, 1] = (positions[i] - positions[j]).norm(dim=1)
@@ -165,11 +165,11 @@ def test_whitened_forces_have_unit_size_in_every_direction(few):
     whitening = whitening_of(few.trajectories)
     for block in few.trajectories:
         labels = labels_of(block)
-        batch = batch_of([(block, frame, labels) for frame in range(block.n_frames)], None)
-        losses = whitening.loss(batch, torch.zeros_like(batch.forces))
+        batch = batch_of([(block, frame, labels) for frame in range(block.n_frames)], {})
+        losses = whitening(batch, torch.zeros_like(batch.forces))
         # Below 1 by the directions whose force is held up to a share of the largest.
         assert 0.9 < float(losses.mean()) < 1.02
-        assert float(whitening.loss(batch, batch.forces).abs().max()) == 0.0
+        assert float(whitening(batch, batch.forces).abs().max()) == 0.0
 
 
 def test_a_soft_motion_weighs_as_much_as_a_stiff_one(few):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot, softplus
 
 from atom.elements import COVALENT_RADII
-from benchmarks.models.valence.topology import LONGEST_SEPARATION, RING_SIZES, Topology
+from benchmarks.models.force_fields.valence.topology import LONGEST_SEPARATION, RING_SIZES, Topology
 
 # Centre and width of the functions of distance between atoms that are not bonded, A.
 _PAIR_SHAPES = ((1.8, 0.6), (2.4, 0.6), (3.0, 0.7), (3.8, 0.9), (5.0, 1.2))
@@ -46,10 +46,6 @@ class Parameters(NamedTuple):
     torsion: Tensor
     plane: Tensor
     pair: Tensor
-
-    def double(self) -> Parameters:
-        """The same in float64."""
-        return Parameters(*(tensor.double() for tensor in self))
 
 
 class ValenceNetwork(nn.Module):

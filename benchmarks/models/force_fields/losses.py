@@ -1,7 +1,7 @@
-"""The whitened loss of forces: errors of soft motions weigh as much as those of stiff ones.
+"""Losses of forces: relative to the molecule's own, or whitened.
 
 Plain squared errors of forces are those of the stiffest bonds, while positions at long lags hang
-on the softest modes. Here the residual of a molecule's forces is turned into its mean frame,
+on the softest modes. Whitened, the residual of a molecule's forces is turned into its mean frame,
 mass-weighted, and multiplied by the inverse root of the covariance of the molecule's own training
 forces, so that each of its 3n - 6 directions has unit size. An error of 1 is then that of a model
 which predicts no force at all.
@@ -9,17 +9,20 @@ which predicts no force at all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.models.mace_frames import FrameBatch, labels_of
+from benchmarks.models.force_fields.frames import FrameBatch, labels_of
 from benchmarks.scoring.alignment import kabsch_rotation, weighted_centroid
 from tg80.constants import masses_of
 from tg80.windows.trajectories import Trajectory
+
+ForceLoss = Callable[[FrameBatch, Tensor], Tensor]
+"""(training frames, forces (B, N, 3) eV/A predicted) -> loss (B,); 1 for no force at all."""
 
 # Of the largest eigenvalue: directions of less force are not blown up further.
 _LEAST_SHARE = 1e-4
@@ -27,11 +30,43 @@ _MEAN_ROUNDS = 3
 
 
 @dataclass(frozen=True)
+class RelativeForces:
+    """Squared errors over the molecule's mean square force.
+
+    Attributes:
+        scales: molecule -> mean square of its training forces, (eV/A)^2.
+    """
+
+    scales: dict[str, float]
+
+    def __call__(self, frames: FrameBatch, forces: Tensor) -> Tensor:
+        """Mean squared relative error (B,) of the forces (B, N, 3) of training frames."""
+        scales = forces.new_tensor([self.scales[name] for name in frames.molecule])
+        n_values = 3 * (frames.atomic_numbers > 0).sum(1)
+        return (forces - frames.forces.to(forces)).square().sum((1, 2)) / (n_values * scales)
+
+
+def relative_forces_of(blocks: Sequence[Trajectory]) -> RelativeForces:
+    """The relative loss of training blocks.
+
+    Raises:
+        CannotPredict: a block has no forces.
+    """
+    return RelativeForces(
+        {
+            name: float(np.mean([np.square(labels_of(b)[1], dtype=np.float64).mean() for b in own]))
+            for name, own in _by_molecule(blocks).items()
+        }
+    )
+
+
+@dataclass(frozen=True)
 class Whitening:
     """What whitens the forces of the training molecules.
 
     Attributes:
-        rows: molecule -> its number. masses: (M, N) u, 1 = padding.
+        rows: molecule -> its number.
+        masses: (M, N) u, 1 = padding.
         structures: (M, N, 3) A, mean structures about their centre of mass.
         roots: (M, 3N, 3N) inverse roots of the covariance, over sqrt(3n - 6); 0 = padding.
     """
@@ -41,7 +76,7 @@ class Whitening:
     structures: Tensor
     roots: Tensor
 
-    def loss(self, frames: FrameBatch, forces: Tensor) -> Tensor:
+    def __call__(self, frames: FrameBatch, forces: Tensor) -> Tensor:
         """Mean squared whitened error (B,) of the forces (B, N, 3) of training frames."""
         row = torch.tensor([self.rows[name] for name in frames.molecule])
         n = frames.positions.shape[1]
@@ -61,9 +96,7 @@ def whitening_of(blocks: Sequence[Trajectory]) -> Whitening:
     Raises:
         CannotPredict: a block has no forces.
     """
-    by_molecule: dict[str, list[Trajectory]] = {}
-    for block in blocks:
-        by_molecule.setdefault(block.name, []).append(block)
+    by_molecule = _by_molecule(blocks)
     n_max = max(block.n_atoms for block in blocks)
     size = len(by_molecule)
     masses = torch.ones(size, n_max)
@@ -79,6 +112,13 @@ def whitening_of(blocks: Sequence[Trajectory]) -> Whitening:
         roots[row, : 3 * n, : 3 * n] = root.float()
     rows = {name: row for row, name in enumerate(by_molecule)}
     return Whitening(rows, masses, structures, roots)
+
+
+def _by_molecule(blocks: Sequence[Trajectory]) -> dict[str, list[Trajectory]]:
+    found: dict[str, list[Trajectory]] = {}
+    for block in blocks:
+        found.setdefault(block.name, []).append(block)
+    return found
 
 
 def _whitening(x: Tensor, forces: Tensor, masses: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,74 +13,8 @@ from torch import Tensor, nn
 from benchmarks.interface import CannotPredict
 from benchmarks.tasks.data import TrainingData
 from benchmarks.training.batches import DrawnLags
-from tg80.errors import UserError
-from tg80.theory import get_level, symbols_of
-from tg80.untrusted.limits import BoundedModel
 from tg80.windows.trajectories import Trajectory
 from tg80.windows.windows import TrainingWindows, WindowBatch
-
-Graph = dict[str, Tensor]
-
-
-class Facts(BoundedModel):
-    """What a force field knows of its training data besides its weights.
-
-    Attributes:
-        elements: atomic numbers, rising.
-        isolated_energies: eV, theirs, of the level's record.
-        force_scale: root mean square of the forces, eV/A.
-        energy_shift: mean energy an atom less that of the isolated atoms, eV.
-        n_neighbours: of an atom within the cutoff, mean.
-    """
-
-    elements: tuple[int, ...]
-    isolated_energies: tuple[float, ...]
-    force_scale: float
-    energy_shift: float
-    n_neighbours: float
-
-
-def facts_of(data: TrainingData, blocks: Sequence[Trajectory], cutoff: float) -> Facts:
-    """Facts of the training blocks.
-
-    Raises:
-        CannotPredict: the data have no energies and forces.
-        UserError: the level's record lacks an isolated atom.
-    """
-    elements = sorted({int(z) for block in blocks for z in block.atomic_numbers})
-    energies = isolated_energies(data.task.level, elements)
-    forces, shifts, neighbours = [], [], []
-    for block in blocks:
-        total, force = labels_of(block)
-        bare = sum(energies[int(z)] for z in block.atomic_numbers)
-        forces.append(float(np.square(force, dtype=np.float64).mean()))
-        shifts.append(float((total - bare).mean()) / block.n_atoms)
-        x = torch.from_numpy(np.array(block.positions[:: max(1, block.n_frames // 20)]))
-        neighbours.append(float((torch.cdist(x, x) < cutoff).sum(2).double().mean()) - 1)
-    return Facts(
-        elements=tuple(elements),
-        isolated_energies=tuple(energies[z] for z in elements),
-        force_scale=float(np.sqrt(np.mean(forces))),
-        energy_shift=float(np.mean(shifts)),
-        n_neighbours=max(1.0, float(np.mean(neighbours))),
-    )
-
-
-def isolated_energies(level: str, elements: Sequence[int]) -> dict[int, float]:
-    """Energies of isolated atoms by atomic number, eV, of the level's record.
-
-    Raises:
-        UserError: it lacks one.
-    """
-    known = get_level(level).isolated_atom_energies
-    symbols = dict(zip(elements, symbols_of(elements), strict=True))
-    missing = [symbol for symbol in symbols.values() if symbol not in known]
-    if missing:
-        raise UserError(
-            f"level {level} has no energy of the isolated atom {missing[0]}; "
-            "`python -m pipelines.engines.dft.isolated_atoms` computes those of a level"
-        )
-    return {z: known[symbol] for z, symbol in symbols.items()}
 
 
 def labels_of(block: Trajectory) -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +53,7 @@ class TrainingFrames(TrainingWindows):
     def __init__(
         self,
         blocks: Sequence[Trajectory],
-        facts: Facts | None,
+        isolated: Mapping[int, float],
         *,
         seed: int,
         windows_per_trajectory: int,
@@ -128,7 +62,7 @@ class TrainingFrames(TrainingWindows):
         super().__init__(
             blocks, lags, seed=seed, windows_per_trajectory=windows_per_trajectory, rotate=False
         )
-        self.facts = facts
+        self.isolated = isolated
         self.labels = [labels_of(block) for block in blocks]
 
     def __getitems__(self, numbers: Sequence[int]) -> FrameBatch:
@@ -144,19 +78,19 @@ class TrainingFrames(TrainingWindows):
             (self.trajectories[i], frame, self.labels[i])
             for i, frame in zip(which.tolist(), frames.tolist(), strict=True)
         ]
-        return batch_of(chosen, self.facts)
+        return batch_of(chosen, self.isolated)
 
 
 Labelled = tuple[Trajectory, int, tuple[np.ndarray, np.ndarray]]
 
 
-def batch_of(frames: Sequence[Labelled], facts: Facts | None) -> FrameBatch:
+def batch_of(frames: Sequence[Labelled], isolated: Mapping[int, float]) -> FrameBatch:
     """Frames, each a trajectory, its number in it and the trajectory's labels, padded.
 
-    Without facts, for a model that learns from forces alone, energies are whole ones.
+    Args:
+        frames: one a row.
+        isolated: energies of isolated atoms by atomic number, eV, 0 where there is none.
     """
-    known = zip(facts.elements, facts.isolated_energies, strict=True) if facts else ()
-    isolated = dict(known)
     n_atoms = max(block.n_atoms for block, _, _ in frames)
     size = len(frames)
     positions = np.zeros((size, n_atoms, 3), dtype=np.float32)
@@ -184,18 +118,18 @@ def batch_of(frames: Sequence[Labelled], facts: Facts | None) -> FrameBatch:
 
 
 def validation_frames(
-    data: TrainingData, facts: Facts | None, size: int = 32
+    data: TrainingData, isolated: Mapping[int, float], size: int = 32
 ) -> dict[str, list[FrameBatch]]:
     """The frames that the validation windows of all models start from, by part, in batches."""
     found = {
-        part.name: _frames_of(part.windows.states.start_id, data.validation_blocks, facts, size)
+        part.name: _frames_of(part.windows.states.start_id, data.validation_blocks, isolated, size)
         for part in data.validation
     }
     return {name: batches for name, batches in found.items() if batches}
 
 
 def _frames_of(
-    starts: Iterable[str], blocks: Iterable[Trajectory], facts: Facts | None, size: int
+    starts: Iterable[str], blocks: Iterable[Trajectory], isolated: Mapping[int, float], size: int
 ) -> list[FrameBatch]:
     wanted = set(starts)
     found: list[Labelled] = []
@@ -204,7 +138,7 @@ def _frames_of(
         if frames:
             labels = labels_of(block)
             found += [(block, frame, labels) for frame in frames]
-    return [batch_of(found[i : i + size], facts) for i in range(0, len(found), size)]
+    return [batch_of(found[i : i + size], isolated) for i in range(0, len(found), size)]
 
 
 def forces_validation(
@@ -235,42 +169,3 @@ def force_error(batches: Sequence[FrameBatch], forces_of: Callable[[FrameBatch],
         errors += float((forces_of(frames).double() - frames.forces.double()).square().sum())
         sizes += float(frames.forces.double().square().sum())
     return float(np.sqrt(errors / sizes))
-
-
-def graph_of(positions: Tensor, atomic_numbers: Tensor, elements: Tensor, cutoff: float) -> Graph:
-    """One graph of all molecules of a batch, as MACE takes it.
-
-    Distances within molecules of this size are computed faster than a neighbour list is kept.
-
-    Args:
-        positions: (B, N, 3).
-        atomic_numbers: (B, N), 0 = padding.
-        elements: that are known.
-        cutoff: of edges.
-
-    Raises:
-        UserError: an atom is of another element.
-    """
-    real = atomic_numbers > 0
-    known = atomic_numbers[real][:, None] == elements
-    if not bool(known.any(1).all()):
-        strange = int(atomic_numbers[real][~known.any(1)][0])
-        raise UserError(f"no training molecule has {symbols_of([strange])[0]}; a force field can't")
-    near = torch.cdist(positions, positions, compute_mode="donot_use_mm_for_euclid_dist") < cutoff
-    near &= real[:, :, None] & real[:, None, :]
-    near.diagonal(dim1=1, dim2=2).fill_(False)
-    number = (torch.cumsum(real.flatten(), 0) - 1).view(real.shape)
-    row, i, j = near.nonzero(as_tuple=True)
-    edges = torch.stack([number[row, i], number[row, j]])
-    n_atoms = real.sum(1)
-    x = positions[real]
-    return {
-        "positions": x,
-        "node_attrs": known.to(x.dtype),
-        "edge_index": edges,
-        "shifts": x.new_zeros(edges.shape[1], 3),
-        "unit_shifts": x.new_zeros(edges.shape[1], 3),
-        "cell": x.new_zeros(3 * len(n_atoms), 3),
-        "batch": torch.repeat_interleave(n_atoms),
-        "ptr": torch.cat([n_atoms.new_zeros(1), n_atoms.cumsum(0)]),
-    }

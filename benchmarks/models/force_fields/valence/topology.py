@@ -61,6 +61,12 @@ class Topology:
         """Number of molecules."""
         return int(self.molecule[-1]) + 1
 
+    def to(self, device: torch.device) -> Topology:
+        """The topology with its tensors on a device."""
+        if self.numbers.device == device:
+            return self
+        return Topology(*(getattr(self, f.name).to(device) for f in fields(self)))
+
     def degrees(self) -> Tensor:
         """Number of bonds (n,) of each atom."""
         return torch.bincount(self.bonds.flatten(), minlength=len(self.numbers))

@@ -7,8 +7,7 @@ import importlib
 import importlib.util
 import io
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -19,22 +18,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from atom.layers.e3nn import o3, plain_layers
-from benchmarks.interface import FitReport
-from benchmarks.models.force_field import ForceField, RolloutSettings, RollsOut
-from benchmarks.models.learnt import Learnt, LearntSettings, Preset
-from benchmarks.models.mace_frames import (
-    Facts,
-    FrameBatch,
-    TrainingFrames,
-    facts_of,
-    forces_validation,
-    graph_of,
-    validation_frames,
-)
-from benchmarks.models.settings import parse_settings
+from benchmarks.models.force_fields.frames import FrameBatch
+from benchmarks.models.force_fields.learnt import LearntForceField
+from benchmarks.models.force_fields.mace_data import Facts, facts_of, graph_of
+from benchmarks.models.force_fields.rollout import ForceField
+from benchmarks.models.learnt import Preset
 from benchmarks.tasks.data import TrainingData
 from benchmarks.tasks.states import StartStates
-from benchmarks.training.batches import MicroBatch, first_frames
+from benchmarks.training.batches import MicroBatch
 from benchmarks.training.trainer import LossFunction
 from tg80.errors import UserError
 from tg80.files import write_atomically
@@ -61,12 +52,6 @@ class MaceConfig(BoundedModel):
     forces_weight: float = Field(default=100.0, ge=0, description="of the loss (forces_weight)")
 
 
-class MaceSettings(LearntSettings):
-    """Settings of a run of MACE."""
-
-    rollout: dict[str, Any] = Field(default_factory=dict, description="fields of RolloutSettings")
-
-
 # What mace_run_train does unless told otherwise, but for its schedule and AMSGrad.
 _TRAINING: dict[str, Any] = {
     "learning_rate": 1e-2,
@@ -84,7 +69,7 @@ _PUBLISHED: dict[str, Any] = {
 }
 
 
-class Mace(RollsOut, Learnt[nn.Module, MaceConfig]):
+class Mace(LearntForceField[nn.Module, MaceConfig]):
     """The real MACE, trained on the frames that other models start from, then rolled out.
 
     References:
@@ -92,7 +77,6 @@ class Mace(RollsOut, Learnt[nn.Module, MaceConfig]):
     """
 
     id: ClassVar[str] = "mace"
-    settings_class: ClassVar[type[LearntSettings]] = MaceSettings
     config_class: type[MaceConfig] = MaceConfig
     presets: ClassVar[dict[str, Preset]] = {
         "mini": Preset(training=_TRAINING | {"learning_rate": 3e-2}),
@@ -100,7 +84,7 @@ class Mace(RollsOut, Learnt[nn.Module, MaceConfig]):
     }
 
     def __init__(self, **settings: Any) -> None:
-        """Make a model to be trained; settings as in `MaceSettings`.
+        """Make a model to be trained; settings as in `ForceFieldSettings`.
 
         Raises:
             UserError: mace-torch is not installed; a setting is unknown or out of range.
@@ -108,14 +92,8 @@ class Mace(RollsOut, Learnt[nn.Module, MaceConfig]):
         if importlib.util.find_spec("mace") is None:
             raise UserError("model mace needs mace-torch: pip install 'tg80[mace]'")
         super().__init__(**settings)
-        asked = settings.get("rollout", {})
-        self.rollout = parse_settings(RolloutSettings, asked, prefix="rollout.")
         self.facts: Facts | None = None
         self._precise: nn.Module | None = None
-
-    def settings(self) -> dict[str, Any]:
-        """The resolved settings."""
-        return super().settings() | {"rollout": self.rollout.model_dump()}
 
     def identity(self) -> dict[str, Any]:
         """The settings and the facts of the data."""
@@ -190,26 +168,14 @@ class Mace(RollsOut, Learnt[nn.Module, MaceConfig]):
 
     def initialise(self, data: TrainingData, *, seed: int) -> None:
         """Take the facts of the train blocks, and draw the weights of this seed."""
-        blocks = first_frames(data.trajectories, self.training.train_frames)
-        self.facts = facts_of(data, blocks, self.config.cutoff_angstrom)
+        self.facts = facts_of(data, self.blocks(data), self.config.cutoff_angstrom)
         self._precise = None
         super().initialise(data, seed=seed)
 
-    def fit(self, data: TrainingData, **asked: Any) -> FitReport:
-        """Train on frames of the train blocks: no lag is learnt from."""
-        return replace(super().fit(data, **asked), longest_lag_fs=None)
-
-    def windows(self, data: TrainingData, seed: int) -> TrainingFrames:
-        """Frames of the train blocks with their energies and forces."""
-        training = self.training
-        return TrainingFrames(
-            first_frames(data.trajectories, training.train_frames), self.known(), seed=seed,
-            windows_per_trajectory=training.windows_per_trajectory,
-        )  # fmt: skip
-
-    def validation(self, data: TrainingData) -> Callable[[nn.Module], float] | None:
-        """The error of forces, as for every force field."""
-        return forces_validation(validation_frames(data, self.known()), self.forces)
+    def isolated_energies(self) -> dict[int, float]:
+        """Energies of isolated atoms by atomic number, eV, of the level's record."""
+        facts = self.known()
+        return dict(zip(facts.elements, facts.isolated_energies, strict=True))
 
     def forces(self, module: nn.Module, frames: FrameBatch) -> Tensor:
         """Forces (B, N, 3) eV/A of frames, on the CPU."""

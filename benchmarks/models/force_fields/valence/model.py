@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from functools import cached_property
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,24 +13,22 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from atom.walk import bonded_pairs
-from benchmarks.interface import FitReport
-from benchmarks.models.force_field import ForceField, RolloutSettings, RollsOut
-from benchmarks.models.harmonic import modes_of, propagate
-from benchmarks.models.learnt import Learnt, LearntSettings, Preset
-from benchmarks.models.mace_frames import (
-    FrameBatch,
-    TrainingFrames,
-    forces_validation,
-    labels_of,
-    validation_frames,
+from benchmarks.models.force_fields.frames import FrameBatch
+from benchmarks.models.force_fields.learnt import LearntForceField
+from benchmarks.models.force_fields.losses import ForceLoss, relative_forces_of, whitening_of
+from benchmarks.models.force_fields.rollout import ForceField
+from benchmarks.models.force_fields.valence.field import (
+    Parameters,
+    ValenceNetwork,
+    energy,
+    energy_and_forces,
 )
-from benchmarks.models.settings import parse_settings
-from benchmarks.models.valence.field import Parameters, ValenceNetwork, energy, energy_and_forces
-from benchmarks.models.valence.topology import Topology, join, topology_of
-from benchmarks.models.whitening import whitening_of
+from benchmarks.models.force_fields.valence.topology import Topology, join, topology_of
+from benchmarks.models.learnt import Preset
+from benchmarks.models.normal_modes import modes_of, propagate
 from benchmarks.tasks.data import TrainingData
 from benchmarks.tasks.states import StartStates
-from benchmarks.training.batches import MicroBatch, first_frames
+from benchmarks.training.batches import MicroBatch
 from benchmarks.training.trainer import LossFunction
 from tg80.constants import masses_of
 from tg80.untrusted.limits import BoundedModel
@@ -53,13 +52,7 @@ class ValenceConfig(BoundedModel):
     )
 
 
-class ValenceSettings(LearntSettings):
-    """Settings of a run of the valence force field."""
-
-    rollout: dict[str, Any] = Field(default_factory=dict, description="fields of RolloutSettings")
-
-
-class Valence(RollsOut, Learnt[ValenceNetwork, ValenceConfig]):
+class Valence(LearntForceField[ValenceNetwork, ValenceConfig]):
     """A force field of bonds, angles and torsions, its parameters predicted from the bond graph.
 
     The bond graph is that of the start state, by covalent radii, and stays: no bond breaks.
@@ -67,7 +60,6 @@ class Valence(RollsOut, Learnt[ValenceNetwork, ValenceConfig]):
     """
 
     id: ClassVar[str] = "valence"
-    settings_class: ClassVar[type[LearntSettings]] = ValenceSettings
     config_class: type[ValenceConfig] = ValenceConfig
     presets: ClassVar[dict[str, Preset]] = {
         "mini": Preset(
@@ -81,59 +73,33 @@ class Valence(RollsOut, Learnt[ValenceNetwork, ValenceConfig]):
         )
     }
 
-    def __init__(self, **settings: Any) -> None:
-        """Make a model to be trained; settings as in `ValenceSettings`.
-
-        Raises:
-            UserError: a setting is unknown or out of range.
-        """
-        super().__init__(**settings)
-        asked = settings.get("rollout", {})
-        self.rollout = parse_settings(RolloutSettings, asked, prefix="rollout.")
-
-    def settings(self) -> dict[str, Any]:
-        """The resolved settings."""
-        return super().settings() | {"rollout": self.rollout.model_dump()}
+    _force_loss: ForceLoss
 
     def build(self) -> ValenceNetwork:
         """A network with random weights."""
         return ValenceNetwork(self.config.width, self.config.n_rounds)
 
-    def fit(self, data: TrainingData, **asked: Any) -> FitReport:
-        """Train on frames of the train blocks: no lag is learnt from."""
-        return replace(super().fit(data, **asked), longest_lag_fs=None)
-
-    def windows(self, data: TrainingData, seed: int) -> TrainingFrames:
-        """Frames of the train blocks with their forces."""
-        training = self.training
-        blocks = first_frames(data.trajectories, training.train_frames)
-        self._scales = _mean_square_forces(blocks)
-        self._whitening = whitening_of(blocks) if self.config.whitened else None
-        return TrainingFrames(
-            blocks, None, seed=seed, windows_per_trajectory=training.windows_per_trajectory
-        )
+    def initialise(self, data: TrainingData, *, seed: int) -> None:
+        """Take the scale of forces from the train blocks, and draw the weights of this seed."""
+        make = whitening_of if self.config.whitened else relative_forces_of
+        self._force_loss = make(self.blocks(data))
+        super().initialise(data, seed=seed)
 
     def loss(self, atoms: str) -> LossFunction:
-        """Squared errors of forces, whitened or over the molecule's own; all atoms count."""
+        """Squared errors of forces, whitened or relative; all atoms count."""
 
         def loss(module: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
             frames = batch.windows
             assert isinstance(frames, FrameBatch)
-            forces = _forces_of(module, frames, differentiable=True)
-            if self._whitening is not None:
-                losses = self._whitening.loss(frames, forces)
-            else:
-                scale = forces.new_tensor([self._scales[name] for name in frames.molecule])
-                n_atoms = (frames.atomic_numbers > 0).sum(1)
-                losses = (forces - frames.forces.to(forces)).square().sum((1, 2))
-                losses = losses / (3 * n_atoms * scale)
+            losses = self._force_loss(frames, _forces_of(module, frames, differentiable=True))
             return losses.sum(), losses.new_tensor(float(len(losses)))
 
         return loss
 
-    def validation(self, data: TrainingData) -> Callable[[nn.Module], float] | None:
-        """The error of forces, as for every force field."""
-        return forces_validation(validation_frames(data, None), _forces_of)
+    def forces(self, module: nn.Module, frames: FrameBatch) -> Tensor:
+        """Forces (B, N, 3) eV/A of frames, on the CPU."""
+        x, z = frames.positions.to(self.device), frames.atomic_numbers.to(self.device)
+        return _forces_of(module, replace(frames, positions=x, atomic_numbers=z)).cpu()
 
     @torch.no_grad()
     def predict(self, states: StartStates, lags_fs: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,14 +115,20 @@ class Valence(RollsOut, Learnt[ValenceNetwork, ValenceConfig]):
     def force_field(self, states: StartStates) -> ForceField:
         """The force field of these start states, in float64, which knows their bond graphs."""
         topologies = _topologies(states.positions, states.atomic_numbers)
-        return BoundField.of(self.trained(), topologies)
+        known = {t: self._parameters(t) for t in dict.fromkeys(topologies)}
+        return BoundField(tuple(topologies), tuple(known[t] for t in topologies))
+
+    def _parameters(self, topology: Topology) -> Parameters:
+        """Those of one molecule, float64, on the CPU."""
+        found = self.trained()(topology.to(self.device))
+        return Parameters(*(tensor.double().cpu() for tensor in found))
 
     def _swing(self, state: StartStates, lags_fs: Tensor) -> Tensor:
         """Normal modes about the minimum nearest to one start state."""
         n = int(state.atom_mask.sum())
         x, v = state.positions[:, :n].double(), state.velocities[:, :n].double()
         topology = _topologies(state.positions, state.atomic_numbers)[0]
-        parameters = self.trained()(topology).double()
+        parameters = self._parameters(topology)
         masses = masses_of(state.atomic_numbers[0, :n].numpy())
         minimum, hessian = _nearest_minimum(x[0], topology, parameters, masses)
         modes = modes_of(minimum.numpy(), hessian.numpy(), masses)
@@ -170,30 +142,23 @@ class BoundField:
     """The force field of the rows of a batch, whose topologies are fixed.
 
     Attributes:
-        topologies: one a row. parameters: one a row, float64.
-        joined, joined_parameters: of all rows one after another.
+        topologies: one a row.
+        parameters: one a row, float64.
     """
 
     topologies: tuple[Topology, ...]
     parameters: tuple[Parameters, ...]
-    joined: Topology
-    joined_parameters: Parameters
 
-    @classmethod
-    def of(cls, network: nn.Module, topologies: Sequence[Topology]) -> BoundField:
-        """With parameters from a network; equal topologies are asked for once."""
-        known = {topology: network(topology).double() for topology in set(topologies)}
-        return cls._of(topologies, [known[topology] for topology in topologies])
-
-    @classmethod
-    def _of(cls, topologies: Sequence[Topology], parameters: Sequence[Parameters]) -> BoundField:
-        joined = Parameters(*(torch.cat(parts) for parts in zip(*parameters, strict=True)))
-        return cls(tuple(topologies), tuple(parameters), join(topologies), joined)
+    @cached_property
+    def _joined(self) -> tuple[Topology, Parameters]:
+        """Those of all rows one after another."""
+        parts = zip(*self.parameters, strict=True)
+        return join(self.topologies), Parameters(*(torch.cat(part) for part in parts))
 
     def __call__(self, positions: Tensor, atomic_numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Energies (B,) eV and forces (B, N, 3) eV/A."""
         real = atomic_numbers > 0
-        energies, found = energy_and_forces(positions[real], self.joined, self.joined_parameters)
+        energies, found = energy_and_forces(positions[real], *self._joined)
         forces = torch.zeros_like(positions)
         forces[real] = found
         return energies, forces
@@ -201,14 +166,15 @@ class BoundField:
     def select(self, kept: Tensor) -> BoundField:
         """The field of the rows that are kept (B,)."""
         rows = kept.nonzero()[:, 0].tolist()
-        if not rows:
-            return self
-        return self._of([self.topologies[i] for i in rows], [self.parameters[i] for i in rows])
+        return BoundField(
+            tuple(self.topologies[i] for i in rows), tuple(self.parameters[i] for i in rows)
+        )
 
 
 def _topologies(positions: Tensor, atomic_numbers: Tensor) -> list[Topology]:
     """The topology of each row (B, N) from its bond lengths."""
-    bonded = bonded_pairs(positions.float(), atomic_numbers, BOND_FACTOR)
+    positions, atomic_numbers = positions.float().cpu(), atomic_numbers.cpu()
+    bonded = bonded_pairs(positions, atomic_numbers, BOND_FACTOR)
     sizes = (atomic_numbers > 0).sum(1).tolist()
     return [
         topology_of(z[:n], bonds[:n, :n].contiguous())
@@ -221,12 +187,13 @@ def _forces_of(module: nn.Module, frames: FrameBatch, *, differentiable: bool = 
     topologies = _topologies(frames.positions, frames.atomic_numbers)
     unique = list(dict.fromkeys(topologies))
     number = {topology: i for i, topology in enumerate(unique)}
-    parameters = module(join(unique))
+    device = frames.positions.device
+    parameters = module(join(unique).to(device))
     rows = _rows_of_terms(unique, [number[topology] for topology in topologies])
-    repeated = Parameters(*(p[row] for p, row in zip(parameters, rows, strict=True)))
+    repeated = Parameters(*(p[row.to(device)] for p, row in zip(parameters, rows, strict=True)))
     real = frames.atomic_numbers > 0
     _, found = energy_and_forces(
-        frames.positions[real], join(topologies), repeated, differentiable=differentiable
+        frames.positions[real], join(topologies).to(device), repeated, differentiable=differentiable
     )
     forces = torch.zeros_like(frames.positions)
     forces[real] = found
@@ -242,14 +209,6 @@ def _rows_of_terms(unique: Sequence[Topology], order: Sequence[int]) -> list[Ten
         own = [np.arange(first[i], first[i + 1]) for i in order]
         rows.append(torch.from_numpy(np.concatenate(own)))
     return rows
-
-
-def _mean_square_forces(blocks) -> dict[str, float]:
-    """Mean square of the forces of each molecule, (eV/A)^2."""
-    return {
-        block.name: float(np.square(labels_of(block)[1], dtype=np.float64).mean())
-        for block in blocks
-    }
 
 
 def _nearest_minimum(
