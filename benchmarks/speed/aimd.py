@@ -13,17 +13,14 @@ import numpy as np
 from benchmarks.speed.scaffold import Clock, Results, Spread, say, timed
 from benchmarks.speed.settings import AimdSettings
 from benchmarks.speed.starts import Start, measure_each, thermal_start
-from benchmarks.speed.stock import StockPySCF, StockResult
+from benchmarks.speed.stock import TIGHT, Difference, StockPySCF, StockResult, in_hartree
 from pipelines.dynamics.integrators import State
 from pipelines.engines.engine import Engine, Evaluation, Resources
 from tg80.chemistry.molecule import Molecule
 from tg80.console import Table
-from tg80.constants import EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR, EV_PER_HARTREE
 from tg80.theory import get_level
 
 REFERENCE_LEVEL = "pbe-def2svp-exact"
-# Converged far beyond the level's thresholds: what is left of a difference is the SCF's noise.
-TIGHT = {"energy_threshold_hartree": 1e-11, "gradient_threshold": 1e-7}
 
 
 @dataclass(frozen=True)
@@ -53,23 +50,6 @@ class PerFs:
     fock_builds: float
     ratio: float
     ratio_cpu: float
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Largest differences in energy (hartree) and forces (hartree/bohr), and their RMS."""
-
-    energy_max: float
-    force_max: float
-    force_rms: float
-
-    @classmethod
-    def of(cls, pairs: list[tuple[StockResult, StockResult]]) -> "Difference":
-        """That of the first of each pair from the second."""
-        forces = np.stack([one.forces - other.forces for one, other in pairs])
-        energies = [abs(one.energy - other.energy) for one, other in pairs]
-        rms = float(np.sqrt(np.mean(forces**2)))
-        return cls(max(energies), float(np.abs(forces).max()), rms)
 
 
 @dataclass(frozen=True)
@@ -170,7 +150,7 @@ class _InTurns:
         ours, ours_clock = _clocked(self.engine.evaluate, positions)
         if not stock_first:
             stock, stock_clock = _clocked(self.stock.evaluate, positions)
-        pair = _Pair(positions.copy(), stock, _as_hartree(ours), stock_clock, ours_clock)
+        pair = _Pair(positions.copy(), stock, in_hartree(ours), stock_clock, ours_clock)
         self.pairs.append(pair)
         return ours
 
@@ -179,11 +159,6 @@ def _clocked(evaluate: Callable, positions: np.ndarray):
     with timed() as clock:
         result = evaluate(positions)
     return result, clock
-
-
-def _as_hartree(evaluation: Evaluation) -> StockResult:
-    forces = evaluation.forces / EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR
-    return StockResult(evaluation.energy / EV_PER_HARTREE, forces, evaluation.scf_cycles)
 
 
 def measure(settings: AimdSettings, results: Results) -> None:
@@ -299,7 +274,7 @@ def _accuracy(start: Start, pairs: list[_Pair], settings: AimdSettings) -> Accur
 
     def converged(positions: np.ndarray) -> StockResult:
         tight.reset()
-        return _as_hartree(tight.evaluate(positions))
+        return in_hartree(tight.evaluate(positions))
 
     exact = get_level(REFERENCE_LEVEL)
     reference = StockPySCF(

@@ -11,36 +11,13 @@ import numpy as np
 from benchmarks.speed.scaffold import Results, Spread, say, timed
 from benchmarks.speed.settings import ScfSettings
 from benchmarks.speed.starts import XTB_STEP_FS, Start, measure_each, thermal_start
-from benchmarks.speed.stock import StockPySCF
+from benchmarks.speed.stock import TIGHT, Difference, StockPySCF, in_hartree
 from pipelines.dynamics.integrators import Stepper
 from pipelines.engines.dft.kohn_sham import KohnShamHamiltonian
 from pipelines.engines.dft.scf import KohnShamEngine
-from pipelines.engines.engine import Evaluation
 from tg80.chemistry.molecule import Molecule
 from tg80.console import Table
-from tg80.constants import EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR
 from tg80.theory import get_level
-
-# A difference from this is the error of what is compared with it.
-TIGHT = {"energy_threshold_hartree": 1e-11, "gradient_threshold": 2e-8}
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Largest and RMS force error, hartree/bohr, and largest energy error, eV."""
-
-    force_max: float
-    force_rms: float
-    energy_max: float
-
-    @classmethod
-    def of(cls, pairs: list[tuple[Evaluation, Evaluation]]) -> "Errors":
-        """Those of evaluations, each with the exact one."""
-        forces = np.stack([ours.forces - exact.forces for ours, exact in pairs])
-        forces /= EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR
-        rms = float(np.sqrt(np.mean(forces**2)))
-        energy = max(abs(ours.energy - exact.energy) for ours, exact in pairs)
-        return cls(float(np.abs(forces).max()), rms, float(energy))
 
 
 @dataclass(frozen=True)
@@ -55,8 +32,8 @@ class Spacing:
     one_grid_builds: float
     fine_builds: float
     coarse_cycles: float
-    one_grid: Errors
-    two_grids: Errors
+    one_grid: Difference
+    two_grids: Difference
 
     @property
     def over_one(self) -> float:
@@ -120,10 +97,10 @@ def _spacing(start: Start, settings: ScfSettings, spacing_fs: float) -> Spacing:
     every = max(1, settings.geometries // settings.checks)
     for i, positions in enumerate(path[settings.warm_up :]):
         with timed() as clock:
-            ones.append(one.evaluate(positions))
+            ones.append(in_hartree(one.evaluate(positions)))
         seconds[1].append(clock.cpu_s)
         with timed() as clock:
-            twos.append(two.evaluate(positions))
+            twos.append(in_hartree(two.evaluate(positions)))
         seconds[2].append(clock.cpu_s)
         assert two.last_solution is not None
         coarse.append(two.last_solution.coarse_cycles)
@@ -132,16 +109,16 @@ def _spacing(start: Start, settings: ScfSettings, spacing_fs: float) -> Spacing:
                 cycles.append(stock.evaluate(positions).cycles)
             seconds[0].append(clock.cpu_s)
         if i % every == 0:
-            exact[i] = tight.evaluate(positions)
+            exact[i] = in_hartree(tight.evaluate(positions))
     return Spacing(
         spacing_fs,
         *(Spread.of(values) for values in seconds),
         stock_cycles=float(np.mean(cycles)),
-        one_grid_builds=float(np.mean([result.scf_cycles for result in ones])),
-        fine_builds=float(np.mean([result.scf_cycles for result in twos])),
+        one_grid_builds=float(np.mean([result.cycles for result in ones])),
+        fine_builds=float(np.mean([result.cycles for result in twos])),
         coarse_cycles=float(np.mean(coarse)),
-        one_grid=Errors.of([(ones[i], better) for i, better in exact.items()]),
-        two_grids=Errors.of([(twos[i], better) for i, better in exact.items()]),
+        one_grid=Difference.of([(ones[i], better) for i, better in exact.items()]),
+        two_grids=Difference.of([(twos[i], better) for i, better in exact.items()]),
     )
 
 
@@ -159,16 +136,16 @@ def tables(settings: ScfSettings, results: Results) -> list[Table]:
     }
     errors = {
         "one grid's force max": "{1.one_grid.force_max:.1e}",
-        "energy, eV": "{1.one_grid.energy_max:.1e}",
+        "energy": "{1.one_grid.energy_max:.1e}",
         "two grids' force max": "{1.two_grids.force_max:.1e}",
         "force RMS": "{1.two_grids.force_rms:.1e}",
-        "energy max, eV": "{1.two_grids.energy_max:.1e}",
+        "energy max": "{1.two_grids.energy_max:.1e}",
     }
     title = f"CPU seconds per energy + forces, {settings.level}, 1 thread (medians)"
     return [
         Table.of(title, place | times, rows),
         Table.of(
-            "Differences from self-consistency below 2e-8 hartree, hartree/bohr and eV",
+            "Differences from self-consistency below 2e-8 hartree, hartree and hartree/bohr",
             place | errors,
             rows,
         ),

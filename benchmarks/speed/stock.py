@@ -9,12 +9,19 @@ from pyscf import df, dft, gto
 from benchmarks.speed.scaffold import SameThreads
 from benchmarks.speed.settings import Integrals
 from pipelines.engines.dft.hamiltonian import auxiliary_basis_of, core_potentials_of
-from tg80.constants import ANGSTROM_PER_BOHR
+from pipelines.engines.engine import Evaluation
+from tg80.constants import (
+    ANGSTROM_PER_BOHR,
+    EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR,
+    EV_PER_HARTREE,
+)
 from tg80.errors import RunFailed
 from tg80.theory import Level, symbols_of
 
 # Larger three-centre integrals are left to PySCF, which then evaluates them in every cycle.
 _MAX_INTEGRAL_BYTES = 2e9
+# Converged far beyond the level's thresholds: a difference from it is the SCF's own error.
+TIGHT = {"energy_threshold_hartree": 1e-11, "gradient_threshold": 2e-8}
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,29 @@ class StockResult:
     energy: float
     forces: np.ndarray
     cycles: int
+
+
+def in_hartree(evaluation: Evaluation) -> StockResult:
+    """What our engine gave, in the units of PySCF."""
+    forces = evaluation.forces / EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR
+    return StockResult(evaluation.energy / EV_PER_HARTREE, forces, evaluation.scf_cycles)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Largest differences in energy (hartree) and forces (hartree/bohr), and their RMS."""
+
+    energy_max: float
+    force_max: float
+    force_rms: float
+
+    @classmethod
+    def of(cls, pairs: list[tuple[StockResult, StockResult]]) -> "Difference":
+        """That of the first of each pair from the second."""
+        forces = np.stack([one.forces - other.forces for one, other in pairs])
+        energies = [abs(one.energy - other.energy) for one, other in pairs]
+        rms = float(np.sqrt(np.mean(forces**2)))
+        return cls(max(energies), float(np.abs(forces).max()), rms)
 
 
 class StockPySCF:
