@@ -9,6 +9,7 @@ import typer
 from benchmarks.commands.ablate import ablate
 from benchmarks.commands.compare import compare
 from benchmarks.commands.finetune import finetune
+from benchmarks.commands.harmonic_trial import harmonic_trial
 from benchmarks.commands.horizons import horizons
 from benchmarks.commands.leaderboard import leaderboard
 from benchmarks.commands.run import run
@@ -27,7 +28,8 @@ app = typer.Typer(
 )
 app.add_typer(speed_app, name="speed")
 for command in (
-    run, leaderboard, symmetry, finetune, horizons, ablate, tune, compare, template, score, submit
+    run, leaderboard, symmetry, finetune, horizons, ablate, tune, harmonic_trial, compare, template,
+    score, submit,
 ):  # fmt: skip
     app.command()(command)
 

@@ -200,7 +200,7 @@ class Learnt(Carded, ABC, Generic[Module, Config]):
         """What is learnt from, batch after batch."""
         training = self.training
         blocks = first_frames(data.trajectories, training.train_frames)
-        return TrainingWindows(
+        return data.windows(
             blocks, training_lags(data.task, training, blocks), seed=seed,
             windows_per_trajectory=training.windows_per_trajectory,
         )  # fmt: skip

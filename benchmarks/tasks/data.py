@@ -30,7 +30,9 @@ from tg80.dataset import Dataset, load, shipped_folder
 from tg80.errors import CorruptFile, UserError
 from tg80.shards.shard import Shard
 from tg80.splits.split import ALL_PARTS, PARTS, TIME_PARTS, Fold, Split, load_split
+from tg80.windows.lags import LagSampling
 from tg80.windows.trajectories import Trajectory, read_trajectory
+from tg80.windows.windows import TrainingWindows
 
 N_FOLDS = 5
 # Number in records of tasks without folds.
@@ -69,6 +71,19 @@ class TrainingData:
     def molecules(self) -> tuple[str, ...]:
         """The training molecules."""
         return tuple(dict.fromkeys(t.name for t in self.trajectories))
+
+    def windows(
+        self,
+        blocks: Sequence[Trajectory],
+        lags: LagSampling,
+        *,
+        seed: int,
+        windows_per_trajectory: int,
+    ) -> TrainingWindows:
+        """Random windows of train blocks; arguments as for `TrainingWindows`."""
+        return TrainingWindows(
+            blocks, lags, seed=seed, windows_per_trajectory=windows_per_trajectory
+        )
 
 
 class ReadOnce(Dataset):
