@@ -10,17 +10,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.speed.learning import Learning, learn
 from benchmarks.speed.scaffold import Clock, Results, Spread, say, timed
-from benchmarks.speed.settings import AimdSettings
+from benchmarks.speed.settings import AimdSettings, Integrator
 from benchmarks.speed.starts import Start, measure_each, thermal_start
 from benchmarks.speed.stock import TIGHT, Difference, StockPySCF, StockResult, in_hartree
+from pipelines.dynamics.inner_potential import KernelCorrection
 from pipelines.dynamics.integrators import State
+from pipelines.dynamics.learner import root_mean_square
+from pipelines.engines.dft.scf import KohnShamEngine
 from pipelines.engines.engine import Engine, Evaluation, Resources
 from tg80.chemistry.molecule import Molecule
 from tg80.console import Table
 from tg80.theory import get_level
 
 REFERENCE_LEVEL = "pbe-def2svp-exact"
+RUN_FS = 10_000.0  # a run whose start and fits are counted
 
 
 @dataclass(frozen=True)
@@ -41,15 +46,27 @@ class TimedStep:
 
 @dataclass(frozen=True)
 class PerFs:
-    """Costs per simulated fs: stock with Verlet `step_fs` over ours with this outer step."""
+    """Costs per simulated fs: stock with Verlet `step_fs` over ours with this integrator.
 
+    Attributes:
+        integrator: `mts` or `learned`.
+        fock_builds, coarse_cycles: a call, on the level's grid and on the coarse grid.
+        residual: RMS force that the inner potential misses, eV/A.
+        ratio_cpu_of_run: `ratio_cpu` over a run of `RUN_FS` that has everything yet to learn; None
+            where nothing is learned.
+    """
+
+    integrator: str
     outer_fs: float
     inner_fs: float
     ours_s_per_fs: float
     stock_s_per_fs: float
     fock_builds: float
+    coarse_cycles: float
+    residual: float
     ratio: float
     ratio_cpu: float
+    ratio_cpu_of_run: float | None
 
 
 @dataclass(frozen=True)
@@ -85,6 +102,7 @@ class AimdFigures:
     ratio_of_repeats: list[float]
     ratio_cpu: float
     per_fs: list[PerFs]
+    learning: Learning | None
     ours_parts_s: dict[str, float]
     against_stock: Difference
     steps: list[TimedStep]
@@ -125,6 +143,16 @@ class _Pair:
             force_max=difference.force_max,
             force_rms=difference.force_rms,
         )
+
+
+@dataclass(frozen=True)
+class _OuterStep:
+    """One timed step of an integrator; the residual force in eV/A."""
+
+    clock: Clock
+    fock_builds: int
+    coarse_cycles: int
+    residual: float
 
 
 class _InTurns:
@@ -181,7 +209,18 @@ def side_by_side(molecule: Molecule, settings: AimdSettings) -> AimdFigures:
     both = stepper.engine = _InTurns(engine, stock)
     state = stepper.begin(start.positions, start.velocities)
     parts: Counter[str] = Counter()
-    outer: dict[float, list[tuple[Clock, int]]] = {step: [] for step in settings.outer_fs}
+    correction, learning = None, None
+    if settings.learned_fs:
+        say(f"{molecule.name}: {settings.labels} labels")
+        resources = Resources(threads=settings.threads)
+        correction, learning = learn(
+            start, settings.level, settings.inner_fs, settings.labels, resources
+        )
+    outer: dict[Integrator, list[_OuterStep]] = {
+        Integrator(kind, step_fs): []
+        for kind, steps in (("mts", settings.outer_fs), ("learned", settings.learned_fs))
+        for step_fs in steps
+    }
     for repeat in range(settings.repeats):
         say(f"{molecule.name}: segment {repeat + 1} of {settings.repeats}")
         for _ in range(settings.warm_up):
@@ -193,18 +232,25 @@ def side_by_side(molecule: Molecule, settings: AimdSettings) -> AimdFigures:
             stepper.step(state)
         both.active = False
         parts.update(getattr(engine, "timings", {}))
-        for outer_fs, found in outer.items():
-            found += _outer_steps(start, state, outer_fs, settings)
+        for integrator, found in outer.items():
+            inside = correction if integrator.kind == "learned" else None
+            found += _outer_steps(start, state, integrator.step_fs, inside, settings)
     say(f"{molecule.name}: accuracy")
-    return _figures(start, both.pairs, outer, parts, settings)
+    return _figures(start, both.pairs, outer, learning, parts, settings)
 
 
 def _outer_steps(
-    start: Start, state: State, outer_fs: float, settings: AimdSettings
-) -> list[tuple[Clock, int]]:
-    """Times and Fock matrices of steps with multiple time stepping, from a state on."""
+    start: Start,
+    state: State,
+    outer_fs: float,
+    correction: KernelCorrection | None,
+    settings: AimdSettings,
+) -> list[_OuterStep]:
+    """Steps with multiple time stepping, from a state on."""
     resources = Resources(threads=settings.threads)
-    stepper = start.stepper(settings.level, outer_fs, settings.inner_fs, resources)
+    stepper = start.stepper(settings.level, outer_fs, settings.inner_fs, resources, correction)
+    engine = stepper.engine
+    assert isinstance(engine, KohnShamEngine)
     state = stepper.begin(state.positions, state.velocities)
     for _ in range(settings.warm_up):
         stepper.step(state)
@@ -212,15 +258,18 @@ def _outer_steps(
     for _ in range(settings.steps):
         with timed() as clock:
             stepper.step(state)
-        assert state.evaluation is not None
-        found.append((clock, state.evaluation.scf_cycles))
+        assert state.evaluation is not None and engine.last_solution is not None
+        coarse = engine.last_solution.coarse_cycles
+        residual = root_mean_square(state.forces - state.inner_forces)
+        found.append(_OuterStep(clock, state.evaluation.scf_cycles, coarse, residual))
     return found
 
 
 def _figures(
     start: Start,
     pairs: list[_Pair],
-    outer: dict[float, list[tuple[Clock, int]]],
+    outer: dict[Integrator, list[_OuterStep]],
+    learning: Learning | None,
     parts: Counter[str],
     settings: AimdSettings,
 ) -> AimdFigures:
@@ -231,20 +280,29 @@ def _figures(
 
     stock, ours, stock_cpu = column("stock_s"), column("ours_s"), column("stock_cpu_s")
     segments = [column("repeat") == i for i in range(settings.repeats)]
+    stock_s = float(np.median(stock)) / settings.step_fs
+    stock_cpu_s = float(np.median(stock_cpu)) / settings.step_fs
     per_fs = []
-    for outer_fs, found in outer.items():
-        stock_s, stock_cpu_s = np.median(stock) / settings.step_fs, np.median(stock_cpu)
-        wall = float(np.median([clock.wall_s for clock, _ in found])) / outer_fs
-        cpu = float(np.median([clock.cpu_s for clock, _ in found])) / outer_fs
+    for integrator, found in outer.items():
+        outer_fs = integrator.step_fs
+        wall = float(np.median([one.clock.wall_s for one in found])) / outer_fs
+        cpu = float(np.median([one.clock.cpu_s for one in found])) / outer_fs
+        of_run = None
+        if learning is not None and integrator.kind == "learned":
+            of_run = RUN_FS * stock_cpu_s / learning.run_cpu_s(RUN_FS, outer_fs, cpu)
         per_fs.append(
             PerFs(
+                integrator=integrator.kind,
                 outer_fs=outer_fs,
                 inner_fs=settings.inner_fs,
                 ours_s_per_fs=wall,
-                stock_s_per_fs=float(stock_s),
-                fock_builds=float(np.mean([builds for _, builds in found])),
-                ratio=float(stock_s / wall),
-                ratio_cpu=float(stock_cpu_s / settings.step_fs / cpu),
+                stock_s_per_fs=stock_s,
+                fock_builds=float(np.mean([one.fock_builds for one in found])),
+                coarse_cycles=float(np.mean([one.coarse_cycles for one in found])),
+                residual=root_mean_square([one.residual for one in found]),
+                ratio=stock_s / wall,
+                ratio_cpu=stock_cpu_s / cpu,
+                ratio_cpu_of_run=of_run,
             )
         )
     return AimdFigures(
@@ -259,6 +317,7 @@ def _figures(
         ratio_of_repeats=[float(np.median(stock[i]) / np.median(ours[i])) for i in segments],
         ratio_cpu=float(np.median(stock_cpu / column("ours_cpu_s"))),
         per_fs=per_fs,
+        learning=learning,
         ours_parts_s={name: seconds / len(steps) for name, seconds in parts.items()},
         against_stock=Difference.of([(pair.ours, pair.stock) for pair in pairs]),
         steps=steps,
@@ -323,14 +382,29 @@ def tables(settings: AimdSettings, results: Results) -> list[Table]:
             "ours with multiple time steps",
             {
                 "molecule": "{0.molecule}",
+                "integrator": "{1.integrator}",
                 "outer / inner fs": "{1.outer_fs:g} / {1.inner_fs:g}",
+                "residual, eV/A": "{1.residual:.1e}",
                 "stock s/fs": "{1.stock_s_per_fs:.3f}",
                 "ours s/fs": "{1.ours_s_per_fs:.3f}",
-                "builds per call": "{1.fock_builds:.1f}",
+                "builds per call (fine + coarse)": "{1.fock_builds:.1f} + {1.coarse_cycles:.1f}",
                 "stock / ours": "{1.ratio:.1f}",
                 "by CPU time": "{1.ratio_cpu:.1f}",
+                f"{RUN_FS / 1000:g} ps, start and fits included": "{1.ratio_cpu_of_run:.1f}",
             },
             [(one, row) for one in molecules for row in one.per_fs],
+        ),
+        Table.of(
+            "What `learned` was taught before, CPU seconds",
+            {
+                "molecule": "{0.molecule}",
+                "labels (with stretched bonds)": "{1.n_labels} ({1.n_seeds})",
+                "fs of dynamics": "{1.length_fs:g}",
+                "outer step reached, fs": "{1.outer_step_fs:g}",
+                "s": "{1.cpu_s:.1f}",
+                "s of a fit at its largest": "{1.fit_cpu_s:.1f}",
+            },
+            [(one, one.learning) for one in molecules if one.learning],
         ),
         Table.of(
             "Differences, hartree and hartree/bohr (largest; RMS)",

@@ -14,10 +14,13 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from benchmarks.speed.aimd import AimdFigures
+from benchmarks.speed.learning import Learning, learn
 from benchmarks.speed.scaffold import Results, T, parsed, read_document, say, timed
 from benchmarks.speed.settings import KEPT_FS, Integrator, MtsSettings
 from benchmarks.speed.starts import Start, find_molecules, thermal_start
+from pipelines.dynamics.inner_potential import KernelCorrection
 from pipelines.dynamics.integrators import State, Stepper
+from pipelines.dynamics.learner import root_mean_square
 from pipelines.engines.engine import Resources
 from tg80.chemistry.mechanics import kinetic_energy
 from tg80.chemistry.molecule import Molecule
@@ -39,6 +42,15 @@ class StoredStart:
 
 
 @dataclass(frozen=True)
+class StoredCorrection:
+    """Of `learned`: centres and weights, both (n_frames, n_pairs), and what it took."""
+
+    centres: Array
+    weights: Array
+    learning: Learning
+
+
+@dataclass(frozen=True)
 class Distance:
     """RMSD from the reference in A at a time, the last step not beyond the mark."""
 
@@ -49,8 +61,13 @@ class Distance:
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """Energy fluctuation in meV/atom, and costs per simulated fs past the first steps."""
+    """Energy fluctuation in meV/atom, and costs per simulated fs past the first steps.
 
+    Attributes:
+        residual: RMS force that the inner potential misses, eV/A; None for Verlet.
+    """
+
+    residual: float | None = None
     energy_std: float
     calls_per_fs: float
     builds_per_fs: float
@@ -131,17 +148,38 @@ def _measure_one(molecule: Molecule, settings: MtsSettings, results: Results) ->
     start = Start(molecule, np.array(stored.positions), np.array(stored.velocities))
     reference = once("reference", dict[str, Array], lambda: _reference(start, settings))
     for integrator in settings.integrators:
+        correction = None
+        if integrator.kind == "learned":
+            taught = once("learning", StoredCorrection, lambda: _learn(start, settings))
+            correction = KernelCorrection(np.array(taught.centres), np.array(taught.weights))
+
+        def run(one: Integrator = integrator, inside=correction) -> _Run:
+            return _Run(start, _stepper(start, one, settings, inside))
+
         name = integrator.name
-        once(name, Followed, lambda one=integrator: _follow(start, one, reference, settings))
+        once(name, Followed, lambda: _follow(run(), reference, settings))
         if settings.drift_fs > 0:
             part = f"{name} drift {settings.drift_fs:g} fs"
-            once(part, Drift, lambda one=integrator: _drift(start, one, settings))
+            once(part, Drift, lambda: _drift(run(), settings))
 
 
-def _stepper(start: Start, integrator: Integrator, settings: MtsSettings) -> Stepper:
-    inner_fs = settings.inner_fs if integrator.kind == "mts" else None
+def _learn(start: Start, settings: MtsSettings) -> StoredCorrection:
     resources = Resources(threads=settings.threads)
-    return start.stepper(settings.level, integrator.step_fs, inner_fs, resources)
+    correction, learning = learn(
+        start, settings.level, settings.inner_fs, settings.labels, resources
+    )
+    return StoredCorrection(correction.centres.tolist(), correction.weights.tolist(), learning)
+
+
+def _stepper(
+    start: Start,
+    integrator: Integrator,
+    settings: MtsSettings,
+    correction: KernelCorrection | None = None,
+) -> Stepper:
+    inner_fs = None if integrator.kind == "verlet" else settings.inner_fs
+    resources = Resources(threads=settings.threads)
+    return start.stepper(settings.level, integrator.step_fs, inner_fs, resources, correction)
 
 
 def _reference(start: Start, settings: MtsSettings) -> dict[str, Array]:
@@ -161,55 +199,27 @@ def _key(time_fs: float) -> str:
     return f"{time_fs:.6g}"
 
 
-def _follow(
-    start: Start, integrator: Integrator, reference: dict[str, Array], settings: MtsSettings
-) -> Followed:
-    """Distance from the reference, energies and cost along the compared length."""
-    step_fs = integrator.step_fs
-    marks = {int(mark / step_fs + 1e-9): mark for mark in settings.marks_fs}
-    run = _Run(start, _stepper(start, integrator, settings))
-    distances = []
-    for step in range(1, int(settings.length_fs / step_fs + 1e-9) + 1):
-        run.step()
-        if step in marks:
-            time = step * step_fs
-            square = np.sum((run.state.positions - np.array(reference[_key(time)])) ** 2, axis=1)
-            distances.append(Distance(marks[step], time, float(np.sqrt(square.mean()))))
-    return Followed(distances=distances, **asdict(run.figures()))
-
-
-def _drift(start: Start, integrator: Integrator, settings: MtsSettings) -> Drift:
-    run = _Run(start, _stepper(start, integrator, settings))
-    for _ in range(int(settings.drift_fs / integrator.step_fs + 1e-9)):
-        run.step()
-    energies = run.energies_per_atom()
-    drift, error = drift_with_error(integrator.step_fs * np.arange(len(energies)), energies)
-    return Drift(
-        length_fs=settings.drift_fs, drift=drift,
-        drift_error=error if math.isfinite(error) else None,  # JSON has no infinity
-        **asdict(run.figures()),
-    )  # fmt: skip
-
-
 class _Run:
     """A trajectory under way, with its energies and costs, step by step."""
 
     def __init__(self, start: Start, stepper: Stepper):
         self._start = start
-        self._stepper = stepper
+        self.stepper = stepper
         self.state: State = stepper.begin(start.positions, start.velocities)
         self._energies = [self._energy()]
         self._seconds: list[float] = []
         self._cpu_seconds: list[float] = []
         self._builds: list[int] = []
+        self._residuals: list[float] = []
 
     def step(self) -> None:
         with timed() as clock:
-            self._stepper.step(self.state)
+            self.stepper.step(self.state)
         self._seconds.append(clock.wall_s)
         self._cpu_seconds.append(clock.cpu_s)
         assert self.state.evaluation is not None
         self._builds.append(self.state.evaluation.scf_cycles)
+        self._residuals.append(root_mean_square(self.state.forces - self.state.inner_forces))
         self._energies.append(self._energy())
 
     def _energy(self) -> float:
@@ -223,15 +233,44 @@ class _Run:
         return 1000.0 * np.array(self._energies) / self._start.molecule.n_atoms
 
     def figures(self) -> Figures:
-        step_fs = self._stepper.step_fs
+        step_fs = self.stepper.step_fs
         late = slice(min(_WARM_UP, len(self._builds) // 2), None)
+        has_inner = self.stepper.inner_engine is not None
         return Figures(
+            residual=root_mean_square(self._residuals) if has_inner else None,
             energy_std=float(self.energies_per_atom().std()),
             calls_per_fs=1.0 / step_fs,
             builds_per_fs=float(np.mean(self._builds[late])) / step_fs,
             s_per_fs=float(np.median(self._seconds[late])) / step_fs,
             cpu_s_per_fs=float(np.median(self._cpu_seconds[late])) / step_fs,
         )
+
+
+def _follow(run: _Run, reference: dict[str, Array], settings: MtsSettings) -> Followed:
+    """Distance from the reference, energies and cost along the compared length."""
+    step_fs = run.stepper.step_fs
+    marks = {int(mark / step_fs + 1e-9): mark for mark in settings.marks_fs}
+    distances = []
+    for step in range(1, int(settings.length_fs / step_fs + 1e-9) + 1):
+        run.step()
+        if step in marks:
+            time = step * step_fs
+            square = np.sum((run.state.positions - np.array(reference[_key(time)])) ** 2, axis=1)
+            distances.append(Distance(marks[step], time, float(np.sqrt(square.mean()))))
+    return Followed(distances=distances, **asdict(run.figures()))
+
+
+def _drift(run: _Run, settings: MtsSettings) -> Drift:
+    step_fs = run.stepper.step_fs
+    for _ in range(int(settings.drift_fs / step_fs + 1e-9)):
+        run.step()
+    energies = run.energies_per_atom()
+    drift, error = drift_with_error(step_fs * np.arange(len(energies)), energies)
+    return Drift(
+        length_fs=settings.drift_fs, drift=drift,
+        drift_error=error if math.isfinite(error) else None,  # JSON has no infinity
+        **asdict(run.figures()),
+    )  # fmt: skip
 
 
 def _stock_ratios(settings: MtsSettings) -> dict[str, float]:
@@ -254,7 +293,7 @@ def summarise(results: Results, stock_ratios: dict[str, float]) -> list[Row]:
     keys = list(results.document.results)
     for key in keys:
         name, part = key.split("/", 1)
-        if part in ("start", "reference") or " drift " in part:
+        if part in ("start", "reference", "learning") or " drift " in part:
             continue
         one = results.read(key, Followed)
         drifts = [results.read(k, Drift) for k in keys if k.startswith(f"{key} drift ")]
@@ -291,10 +330,25 @@ def tables(settings: MtsSettings, results: Results) -> list[Table]:
         "Verlet 0.5's RMSD over it": "{rmsd_ratio:.1f}",
         "energy std, meV/atom": "{energy_std:.2f}",
         "drift, meV/atom/ps": "{drift_text}",
+        "residual, eV/A": "{residual:.1e}",
         "stock / ours": "{stock_ratio:.1f}",
     }
     title = (
         f"Integrators against velocity Verlet {settings.inner_fs:g} fs, {settings.level}, NVE; "
         "stock / ours: per simulated fs, stock with Verlet 0.5 fs"
     )
-    return [Table.of(title, columns, found)]
+    taught = {
+        key.removesuffix("/learning"): results.read(key, StoredCorrection).learning
+        for key in results.document.results
+        if key.endswith("/learning")
+    }
+    learned = {
+        "molecule": "{0}",
+        "labels (with stretched bonds)": "{1.n_labels} ({1.n_seeds})",
+        "fs of dynamics": "{1.length_fs:g}",
+        "CPU s": "{1.cpu_s:.1f}",
+    }
+    return [
+        Table.of(title, columns, found),
+        Table.of("What `learned` was taught before", learned, taught.items()),
+    ]

@@ -38,6 +38,13 @@ def _parts(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
+def _ladder() -> list[str]:
+    # It takes a second to import, and --help needs no steps.
+    from pipelines.dynamics.learner import OUTER_STEPS
+
+    return [f"{step.fs:g}" for step in OUTER_STEPS[1:]]
+
+
 # Lists may be texts with commas.
 Listed = BeforeValidator(_parts)
 Counts = Annotated[tuple[PositiveInt, ...], Listed, Field(min_length=1)]
@@ -51,6 +58,9 @@ Molecules = Annotated[
 ]
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED, description="Seed of the starts.")]
 Threads = Annotated[int, Field(ge=1, le=MOST_THREADS, description="CPU threads.")]
+Labels = Annotated[
+    int, Field(ge=1, description="Labels, at least, that `learned` is taught before it is timed.")
+]
 Equilibration = Annotated[
     float, Field(ge=0, description="Length of the GFN2-xTB equilibration, fs.")
 ]
@@ -97,19 +107,27 @@ class AimdSettings(StockSettings):
     molecules: Molecules = "ethanol,benzene,uracil"
     threads: Threads = 1
     step_fs: float = option(0.5, "Velocity Verlet step of both programs, fs.", gt=0, le=2)
-    steps: int = option(10, "Timed steps per segment.", ge=1)
-    repeats: int = option(3, "Segments of the trajectory.", ge=1)
+    steps: int = option(6, "Timed steps per segment.", ge=1)
+    repeats: int = option(2, "Segments of the trajectory.", ge=1)
     warm_up: int = option(
         12, "Untimed steps of our engine before each segment, to fill its history.", ge=1
     )
     outer_fs: Annotated[Sizes, Listed] = option(
-        "1.0,2.0", "Also time multiple time stepping with these outer steps, fs; '' for none."
+        "1.0", "Also time multiple time stepping with these outer steps, fs; '' for none."
     )
+    learned_fs: Annotated[
+        Sizes, Listed, BeforeValidator(lambda value: _ladder() if value == "ladder" else value)
+    ] = option(
+        "ladder",
+        "Also time integrator `learned` with these outer steps, fs; all that it takes beyond its "
+        "first by default; '' for none.",
+    )
+    labels: Labels = 150
     inner_fs: float = Field(0.25, gt=0)
     checks: int = option(
-        6, "Geometries at which forces are compared with the tightly converged level.", ge=0
+        3, "Geometries at which forces are compared with the tightly converged level.", ge=0
     )
-    references: int = option(2, "Number of these that are also compared with exact J.", ge=0)
+    references: int = option(1, "Number of these that are also compared with exact J.", ge=0)
     equilibration_fs: Equilibration = 500.0
     stock_integrals: Integrals = option(
         "every-cycle",
@@ -181,7 +199,7 @@ class ThroughputSettings(DynamicsSettings):
 
 @dataclass(frozen=True)
 class Integrator:
-    """`verlet`, or `mts` whose inner step is that of the settings; the (outer) step in fs."""
+    """`verlet`, or `mts` or `learned` with the inner step of the settings; (outer) step in fs."""
 
     kind: str
     step_fs: float
@@ -200,10 +218,18 @@ def _integrator(value: Any) -> Any:
         step_fs = float(step)
     except ValueError:
         step_fs = 0.0
-    if kind not in ("verlet", "mts") or not 0 < step_fs <= KEPT_FS:
-        wanted = f"write verlet:0.5 or mts:1.0, steps up to {KEPT_FS:g} fs"
+    if kind not in ("verlet", "mts", "learned") or not 0 < step_fs <= KEPT_FS:
+        wanted = f"write verlet:0.5, mts:1.0, learned:2.0 or learned, steps up to {KEPT_FS:g} fs"
         raise ValueError(f"{value!r} is not an integrator; {wanted}")
     return Integrator(kind, step_fs)
+
+
+def _integrators(value: Any) -> Any:
+    parts = _parts(value)
+    if "learned" not in parts:
+        return parts
+    steps = [f"learned:{step}" for step in _ladder()]
+    return [one for part in parts for one in (steps if part == "learned" else [part])]
 
 
 class MtsSettings(DynamicsSettings):
@@ -215,13 +241,15 @@ class MtsSettings(DynamicsSettings):
     molecules: Molecules = "methanol,ethanol,ethanethiol,formaldehyde"
     integrators: Annotated[
         tuple[Annotated[Integrator, BeforeValidator(_integrator)], ...],
-        Listed,
+        BeforeValidator(_integrators),
         Field(min_length=1),
     ] = option(
-        "verlet:0.5,verlet:1.0,mts:1.0,mts:1.5,mts:2.0,mts:2.5",
-        "verlet:STEP or mts:OUTER, fs, separated by commas.",
+        "verlet:0.5,mts:1.0,learned",
+        "verlet:STEP, mts:OUTER or learned:OUTER, fs, separated by commas; learned alone: all "
+        "outer steps that it takes beyond its first.",
         exclude=True,
     )
+    labels: Labels = 200
     threads: Threads = 1
     inner_fs: float = option(
         0.25, "Inner step, and Verlet step of the reference trajectory, fs.", gt=0, le=1

@@ -1,6 +1,6 @@
 """The molecules that are timed and where their trajectories start."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -9,8 +9,9 @@ import numpy as np
 
 from benchmarks.speed.scaffold import Results
 from pipelines.conformers import start_geometry
+from pipelines.dynamics.inner_potential import CorrectedEngine, KernelCorrection
 from pipelines.dynamics.integrators import Body, Stepper
-from pipelines.dynamics.thermostats import make_thermostat, thermal_velocities
+from pipelines.dynamics.thermostats import BussiThermostat, thermal_velocities
 from pipelines.engines.engine import Engine, Resources
 from pipelines.engines.registry import make_engine
 from tg80.chemistry.lists import default_name, tg80_molecules
@@ -75,6 +76,15 @@ class Start:
             masses, degrees_of_freedom(masses, self.positions), is_linear(masses, self.positions)
         )
 
+    def warmed(self, rng: np.random.Generator) -> "Start":
+        """The same geometry with velocities of 300 K."""
+        velocities = thermal_velocities(self.body, self.positions, TEMPERATURE_K, rng)
+        return replace(self, velocities=velocities)
+
+    def thermostat(self) -> BussiThermostat:
+        """What keeps the molecule at 300 K."""
+        return BussiThermostat(self.body, TEMPERATURE_K, THERMOSTAT_FS)
+
     def engine(self, level: Level | str, resources: Resources | None = None) -> Engine:
         """A new engine for the molecule."""
         return make_engine(level, self.molecule.atomic_numbers, self.molecule.charge, resources)
@@ -85,9 +95,10 @@ class Start:
         step_fs: float,
         inner_fs: float | None = None,
         resources: Resources | None = None,
+        correction: KernelCorrection | None = None,
     ) -> Stepper:
-        """Multiple time steps with GFN2-xTB inside; velocity Verlet without `inner_fs`."""
-        inner = None if inner_fs is None else self.engine("gfn2-xtb")
+        """Multiple time steps with GFN2-xTB inside, corrected or not; Verlet without `inner_fs`."""
+        inner = None if inner_fs is None else CorrectedEngine(self.engine("gfn2-xtb"), correction)
         return Stepper(self.body, self.engine(level, resources), step_fs, inner, inner_fs)
 
 
@@ -99,16 +110,19 @@ def thermal_start(molecule: Molecule, *, equilibration_fs: float = 500.0, seed: 
     )  # fmt: skip
     rng = np.random.default_rng(np.random.SeedSequence([seed, molecule.n_atoms]))
     cold = Start(molecule, geometry.positions, np.zeros_like(geometry.positions))
-    body = cold.body
-    stepper = cold.stepper("gfn2-xtb", XTB_STEP_FS)
-    thermostat = make_thermostat("bussi", body, TEMPERATURE_K, THERMOSTAT_FS)
-    assert thermostat is not None
-    velocities = thermal_velocities(body, geometry.positions, TEMPERATURE_K, rng)
-    state = stepper.begin(geometry.positions, velocities)
-    for _ in range(round(equilibration_fs / XTB_STEP_FS)):
+    *_, last = cheap_dynamics(cold.warmed(rng), equilibration_fs, rng)
+    return last
+
+
+def cheap_dynamics(start: Start, length_fs: float, rng: np.random.Generator) -> Iterator[Start]:
+    """GFN2-xTB dynamics at 300 K (NVT): where it starts, then where each step ends."""
+    stepper, thermostat = start.stepper("gfn2-xtb", XTB_STEP_FS), start.thermostat()
+    state = stepper.begin(start.positions, start.velocities)
+    yield replace(start, positions=state.positions, velocities=state.velocities)
+    for _ in range(round(length_fs / XTB_STEP_FS)):
         stepper.step(state)
         thermostat.apply(state, XTB_STEP_FS, rng)
-    return Start(molecule, state.positions, state.velocities)
+        yield replace(start, positions=state.positions, velocities=state.velocities)
 
 
 def measure_each(

@@ -6,6 +6,7 @@ from the residual force: what the level's forces still differ by from those of t
 All of it lies in the checkpoint, so that a resumed run takes the same steps.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -356,6 +357,11 @@ def _drifts(energies: list[tuple[float, float]]) -> bool:
 def root_mean_square(values: np.ndarray | Sequence[float]) -> float:
     """Of all elements."""
     return float(np.sqrt(np.mean(np.square(values))))
+
+
+def most_fits(n_fitted: float, n_labels: float) -> int:
+    """Fits, at most, between the one at `n_fitted` labels and the one at `n_labels`."""
+    return max(0, math.floor(math.log(n_labels / n_fitted) / math.log(GROWTH)))
 
 
 def allowed_outer_steps(recipe: Recipe) -> tuple[OuterStep, ...]:

@@ -18,14 +18,17 @@ from tg80.theory import get_level
 TINY = [
     "speed", "aimd", "--molecules", "water", "--steps", "2", "--repeats", "2", "--warm-up", "1",
     "--outer-fs", "1.0", "--checks", "1", "--references", "1", "--equilibration-fs", "5",
+    "--learned-fs", "2.0", "--labels", "70",
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """A results file of a tiny measurement."""
+    """A results file of a tiny measurement with small fits."""
     path = tmp_path_factory.mktemp("speed") / "aimd.json"
-    assert main([*TINY, "--out", str(path), "--json"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.dynamics.inner_potential.MOST_UNKNOWNS", 300)
+        assert main([*TINY, "--out", str(path), "--json"]) == 0
     return path
 
 
@@ -38,7 +41,15 @@ def test_the_figures_of_a_molecule_are_all_there(results, capsys):
     assert water["n_atoms"] == 3
     assert len(water["steps"]) == 4 and water["stock_s_per_step"]["n"] == 4
     assert len(water["ratio_of_repeats"]) == 2
-    assert [row["outer_fs"] for row in water["per_fs"]] == [1.0]
+    mts, learned = water["per_fs"]
+    assert (mts["integrator"], mts["outer_fs"]) == ("mts", 1.0)
+    assert (learned["integrator"], learned["outer_fs"]) == ("learned", 2.0)
+    assert learned["residual"] < 0.1 * mts["residual"]
+    learning = water["learning"]
+    assert learning["n_labels"] >= 70 and learning["length_fs"] > 0
+    assert (
+        mts.pop("ratio_cpu_of_run") is None and mts.pop("integrator") and learned.pop("integrator")
+    )
     timings = ("ratio", "ratio_cpu", "stock_cycles", "fock_builds")
     figures = [water[name] for name in timings] + water["ratio_of_repeats"]
     figures += [row[name] for row in water["per_fs"] for name in row]

@@ -10,26 +10,29 @@ from benchmarks.speed.commands import checked
 from benchmarks.speed.mts import summarise
 from benchmarks.speed.scaffold import Results
 from benchmarks.speed.settings import Integrator, MtsSettings
+from pipelines.dynamics.learner import OUTER_STEPS
 from tg80.errors import UserError
 
 TINY = [
     "speed", "mts", "--molecules", "water", "--length-fs", "5", "--equilibration-fs", "5",
-    "--integrators", "verlet:0.5,mts:1.0",
+    "--integrators", "verlet:0.5,mts:1.0,learned:2.5", "--labels", "70",
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     path = tmp_path_factory.mktemp("speed") / "mts.json"
-    assert main([*TINY, "--out", str(path), "--json"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.dynamics.inner_potential.MOST_UNKNOWNS", 300)
+        assert main([*TINY, "--out", str(path), "--json"]) == 0
     return path
 
 
 def test_the_figures_of_every_integrator_are_there(results, capsys):
     assert main([*TINY, "--out", str(results), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
-    assert [row["integrator"] for row in rows] == ["verlet 0.5", "mts 1"]
-    assert [row["calls_per_fs"] for row in rows] == [2.0, 1.0]
+    assert [row["integrator"] for row in rows] == ["verlet 0.5", "mts 1", "learned 2.5"]
+    assert [row["calls_per_fs"] for row in rows] == [2.0, 1.0, 0.4]
     for row in rows:
         (distance,) = row["distances"]
         assert distance["mark_fs"] == distance["time_fs"] == 5.0
@@ -39,7 +42,8 @@ def test_the_figures_of_every_integrator_are_there(results, capsys):
         assert np.isfinite(costs).all() and min(costs) > 0
         assert 0 < row["energy_std"] < 5
         assert row["drift"] is None
-    assert rows[0]["rmsd_ratio"] == 1.0
+    assert rows[0]["rmsd_ratio"] == 1.0 and rows[0]["residual"] is None
+    assert rows[2]["residual"] < 0.1 * rows[1]["residual"]
 
 
 def test_a_killed_run_goes_on(results, tmp_path, capsys):
@@ -98,6 +102,8 @@ def test_integrators_are_read_and_refused():
         Integrator("verlet", 0.5),
         Integrator("mts", 1.0),
     )
+    ladder = checked(MtsSettings, {"integrators": "mts:1,learned"}).integrators
+    assert [one.step_fs for one in ladder] == [step.fs for step in OUTER_STEPS]
     for text, named in [
         ("euler:1", "not an integrator"), ("mts", "not an integrator"), ("mts:50", "up to 5 fs"),
         ("mts:0.6", "multiple"), (",", "--integrators"),
