@@ -109,7 +109,8 @@ def _show(made: "Plan", dataset: "Plan | None") -> None:
     ]
     law, total = made.law, made.total
     scatter = "" if law.scatter is None else f", scatter {100 * law.scatter:.0f} %"
-    lines = [
+    lines = [] if made.assumption is None else [made.assumption]
+    lines += [
         f"* timed here; the others by s/step = {law(1.0):.3g} x ({size})^"
         f"{law.exponent:.2f}{scatter}",
         f"total: {_span(total)} ({format_duration(total.wall_longest_first_s)} with the list "

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.dynamics.learner import FIRST_LABELS, N_SEEDS, most_fits
 from pipelines.engines.engine import Resources
-from pipelines.plan.probe import Probe, probe_apart, size_of
+from pipelines.plan.probe import USUAL_RESIDUAL, Probe, probe_apart, size_of, usual_step_fs
 from pipelines.recipe import Recipe
 from tg80.chemistry.lists import tg80_molecules
 from tg80.chemistry.molecule import Molecule
@@ -26,6 +27,7 @@ from tg80.theory import Level
 
 N_PROBES = 4
 N_STEPS = 8
+FIRST_STEPS = 100  # of the shortest outer step that `learned` is assumed to take
 
 
 @dataclass(frozen=True)
@@ -202,11 +204,26 @@ class Plan:
         """Share of the time of the timings that other programs had the core."""
         return 1.0 - 1.0 / max(1.0, *(probe.wall_over_cpu for probe in self.probes))
 
+    @property
+    def assumption(self) -> str | None:
+        """What is assumed of `learned`, in one line; None for the other integrators."""
+        recipe = self.recipe
+        if recipe.integrator != "learned":
+            return None
+        usual = usual_step_fs(recipe)
+        why = "" if recipe.outer_step_fs else f": a residual force of {USUAL_RESIDUAL:g} eV/A"
+        return (
+            f"learned: assumes {_n_seeds(recipe)} labels far apart, {FIRST_STEPS} outer steps of "
+            f"{recipe.first_step_fs:g} fs and {usual:g} fs from then on{why}; fits are included"
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """The plan for `--json`."""
         return {
             "level": self.recipe.resolved_level().name,
             "time_step_fs": self.recipe.time_step_fs,
+            "outer_step_fs": usual_step_fs(self.recipe),
+            "assumption": self.assumption,
             "probes": [asdict(probe) for probe in self.probes],
             "core_share_of_others": self.busy,
             "fit": {
@@ -269,19 +286,21 @@ def price(
 ) -> Plan:
     """The plan that follows from timings."""
     level = recipe.resolved_level()
-    per_segment = recipe.segment_fs / recipe.first_step_fs
+    per_segment = recipe.segment_fs / usual_step_fs(recipe)
     timings = {
         probe.name: {
             "geometry": probe.geometry_s,
             "xtb": probe.xtb_step_s,
             "level": probe.level_step_s + probe.restart_s / per_segment,
+            "label": probe.label_s,
+            "fit": probe.fit_s,
         }
         for probe in probes
     }
     sizes = [probe.size for probe in probes]
     laws = {
         name: fit_power_law(sizes, [timing[name] for timing in timings.values()])
-        for name in ("geometry", "xtb", "level")
+        for name in ("geometry", "xtb", "level", "label", "fit")
     }
     memory = np.array(sorted((probe.size, probe.peak_memory_bytes) for probe in probes)).T
     costs = []
@@ -344,15 +363,40 @@ def plan_of_tg80(plan: Plan) -> Plan | None:
 
 def _durations(recipe: Recipe, seconds: dict[str, float]) -> dict[str, float]:
     """Times of a molecule's stages from the costs of its steps."""
-    per_fs = seconds["level"] / recipe.first_step_fs
+    step_s = seconds["level"]
+    usual_fs = usual_step_fs(recipe)
     pre = recipe.pre_equilibration_fs / recipe.verlet_step_fs * seconds["xtb"]
+    first_fs = 0.0
+    if recipe.integrator == "learned":
+        first_fs = min(recipe.equilibration_fs, FIRST_STEPS * recipe.first_step_fs)
+    n_steps = first_fs / recipe.first_step_fs + (recipe.equilibration_fs - first_fs) / usual_fs
+    n_labels = max(FIRST_LABELS, _n_seeds(recipe) + n_steps)
+
+    def onward(length_fs: float) -> float:
+        """A stage of that length that follows the equilibration."""
+        later = length_fs / usual_fs
+        return later * step_s + _fits_s(recipe, n_labels, n_labels + later, seconds)
+
+    learning = _n_seeds(recipe) * seconds["label"] + _fits_s(
+        recipe, FIRST_LABELS, n_labels, seconds
+    )
     return {
-        "step_s": seconds["level"],
-        "preparation_s": seconds["geometry"] + pre + recipe.equilibration_fs * per_fs,
-        "spacing_s": recipe.replica_spacing_fs * per_fs,
-        "production_s": recipe.length_fs * per_fs,
-        "later_s": recipe.of_replica(1).length_fs * per_fs,
+        "step_s": step_s,
+        "preparation_s": seconds["geometry"] + pre + n_steps * step_s + learning,
+        "spacing_s": onward(recipe.replica_spacing_fs),
+        "production_s": onward(recipe.length_fs),
+        "later_s": onward(recipe.of_replica(1).length_fs),
     }
+
+
+def _n_seeds(recipe: Recipe) -> int:
+    """Labels of cheap dynamics; there is none without a pre-equilibration."""
+    return N_SEEDS if recipe.integrator == "learned" and recipe.pre_equilibration_fs else 0
+
+
+def _fits_s(recipe: Recipe, before: float, after: float, seconds: dict[str, float]) -> float:
+    """The fits between two numbers of labels."""
+    return most_fits(before, after) * seconds["fit"] if recipe.integrator == "learned" else 0.0
 
 
 def _disk(recipe: Recipe, n_atoms: int, n_replicas: int) -> dict[str, int]:
@@ -360,8 +404,10 @@ def _disk(recipe: Recipe, n_atoms: int, n_replicas: int) -> dict[str, int]:
     replicas = [recipe.of_replica(replica) for replica in range(n_replicas)]
     n_frames = [replica.length_fs / replica.store_every_fs + 1 for replica in replicas]
     nvt_fs = recipe.equilibration_fs + (n_replicas - 1) * recipe.replica_spacing_fs
-    # Equilibration keeps every step, pre-equilibration every 10 fs.
-    n_nvt = nvt_fs / recipe.time_step_fs + recipe.pre_equilibration_fs / 10.0
+    # Equilibration keeps every step, or frames as the production's, pre-equilibration every 10 fs.
+    learned = recipe.integrator == "learned"
+    kept_fs = recipe.store_every_fs if learned else recipe.time_step_fs
+    n_nvt = nvt_fs / kept_fs + recipe.pre_equilibration_fs / 10.0
     shards = compression() * (n_replicas * raw_bytes(n_atoms, 0) + sum(n_frames) * frame)
     return {
         "shard_bytes": round(shards),

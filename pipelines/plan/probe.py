@@ -13,6 +13,7 @@ import signal
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,14 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.conformers import start_geometry
+from pipelines.dynamics.inner_potential import (
+    CorrectedEngine,
+    fit_correction,
+    most_frames,
+    stretch_hydrogens,
+)
 from pipelines.dynamics.integrators import Body, State, Stepper
+from pipelines.dynamics.learner import allowed_outer_steps
 from pipelines.dynamics.steppers import equilibration_thermostat, level_stepper, xtb_stepper
 from pipelines.dynamics.thermostats import thermal_velocities
 from pipelines.engines.engine import Resources
@@ -33,6 +41,7 @@ from tg80.theory import Level, symbols_of
 # Steps before the clock starts: the density predictor has its whole memory then.
 WARM_UP_STEPS = 12
 XTB_STEPS = 200
+USUAL_RESIDUAL = 0.01  # eV/A: what most molecules of TG80 show after some 200 labels
 
 
 @dataclass(frozen=True)
@@ -45,10 +54,12 @@ class Probe:
         geometry_s: search of the start conformer, s.
         xtb_step_s: one step of GFN2-xTB dynamics, s.
         level_step_s: one step at the level, s: the median of `level_steps_s`.
-        level_steps_s: every timed step.
+        level_steps_s: every timed step; with `learned`, of `usual_step_fs`.
         restart_s: what a segment costs beyond its steps: engines made anew, memory loaded.
         peak_memory_bytes: most memory the process had at any time.
         wall_over_cpu: time of the wall clock over that of the process; 1 on an idle machine.
+        label_s: level and GFN2-xTB at a geometry far from the last, s; 0 where nothing is learned.
+        fit_s: one fit to as many labels as it takes at most, s; 0 where nothing is learned.
     """
 
     name: str
@@ -60,6 +71,8 @@ class Probe:
     restart_s: float
     peak_memory_bytes: int
     wall_over_cpu: float
+    label_s: float = 0.0
+    fit_s: float = 0.0
 
     @property
     def relative_error(self) -> float:
@@ -68,6 +81,13 @@ class Probe:
         if n < 2:
             return 0.0
         return statistics.stdev(self.level_steps_s) / self.level_step_s / math.sqrt(n)
+
+
+def usual_step_fs(recipe: Recipe) -> float:
+    """Time between evaluations of the level in most of a run; with `learned` it is assumed."""
+    if recipe.integrator != "learned":
+        return recipe.first_step_fs
+    return max(step.fs for step in allowed_outer_steps(recipe) if step.limit >= USUAL_RESIDUAL)
 
 
 def size_of(molecule: Molecule, level: Level) -> int:
@@ -115,16 +135,23 @@ def probe(molecule: Molecule, recipe: Recipe, resources: Resources, n_steps: int
     cheap = xtb_stepper(recipe, molecule, body)
     state, xtb_s = _thermalised(cheap, start.positions, recipe, rng)
     stepper = level_stepper(recipe, molecule, body, resources)
+    fit_s = _correct(stepper, start.positions, rng) if recipe.integrator == "learned" else 0.0
     state = stepper.begin(state.positions, state.velocities)
+    n_inner = round(usual_step_fs(recipe) / stepper.inner_step_fs)
     for _ in range(WARM_UP_STEPS):
-        stepper.step(state)
-    steps_s = [_timed(stepper, state) for _ in range(n_steps)]
+        stepper.step(state, n_inner)
+    steps_s = [_timed(lambda: stepper.step(state, n_inner)) for _ in range(n_steps)]
     step_s = statistics.median(steps_s)
     begin = clock()
     fresh = level_stepper(recipe, molecule, body, resources)
     fresh.engine.load_state(stepper.engine.state())
-    fresh.step(state)
+    fresh.step(state, n_inner)
     restart_s = max(0.0, clock() - begin - step_s)
+    label_s = 0.0
+    if fit_s:
+        numbers = np.array(molecule.atomic_numbers)
+        far = [stretch_hydrogens(one, numbers, rng) for one in (start.positions, state.positions)]
+        label_s = statistics.mean(_timed(lambda x=x: stepper.engine.evaluate(x)) for x in far)
     return Probe(
         name=molecule.name,
         size=size_of(molecule, recipe.resolved_level()),
@@ -135,6 +162,8 @@ def probe(molecule: Molecule, recipe: Recipe, resources: Resources, n_steps: int
         restart_s=restart_s,
         peak_memory_bytes=peak_memory_bytes(),
         wall_over_cpu=(time.perf_counter() - wall) / (clock() - first),
+        label_s=label_s,
+        fit_s=fit_s,
     )
 
 
@@ -153,9 +182,22 @@ def _thermalised(
     return state, (time.process_time() - begin) / XTB_STEPS
 
 
-def _timed(stepper: Stepper, state: State) -> float:
+def _correct(stepper: Stepper, positions: np.ndarray, rng: np.random.Generator) -> float:
+    """Give the inner potential a correction as large as they become, and return the fit's time, s.
+
+    It costs what a learned one does, but is zero everywhere.
+    """
+    assert isinstance(stepper.inner_engine, CorrectedEngine)
+    shape = (most_frames(len(positions)), *positions.shape)
+    frames = positions + 0.05 * rng.normal(size=shape)
     begin = time.process_time()
-    stepper.step(state)
+    stepper.inner_engine.correction = fit_correction(frames, np.zeros(shape))
+    return time.process_time() - begin
+
+
+def _timed(work: Callable[[], object]) -> float:
+    begin = time.process_time()
+    work()
     return time.process_time() - begin
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.cli import run
+from pipelines.dynamics.learner import most_fits
 from pipelines.plan.plan import (
     Cost,
     choose_probes,
@@ -18,7 +19,7 @@ from pipelines.plan.plan import (
     raw_bytes,
     wall_time_s,
 )
-from pipelines.plan.probe import Probe, size_of
+from pipelines.plan.probe import Probe, size_of, usual_step_fs
 from pipelines.recipe import Recipe
 from tg80.chemistry.lists import tg80_molecules
 from tg80.chemistry.molecule import molecule_from_smiles
@@ -157,6 +158,23 @@ def test_price_follows_from_the_timings():
     assert plan_of_tg80(plan).total.length_fs == 32000.0
 
 
+def test_learned_steps_are_long_after_the_first_and_fits_are_paid_for():
+    recipe = Recipe(integrator="learned", length_fs=10000.0, equilibration_fs=1100.0)
+    recipe = recipe.model_copy(update={"outer_step_fs": 2.0})
+    probe = replace(timing("methane", 34, 0.1), label_s=0.5, fit_s=8.0)
+    plan = price([molecule_from_smiles("C", "methane")], recipe, 1, 1, [probe])
+    cost = plan.costs[0]
+    # 60 labels far apart, 100 steps of 1 fs, 500 of 2 fs; then a fit at half as many labels more.
+    before = 60 + 100 + 500
+    first = 2.0 + 20000 * 0.004 + 600 * 0.1 + 60 * 0.5
+    assert cost.preparation_s == pytest.approx(first + most_fits(40, before) * 8.0)
+    assert cost.production_s == pytest.approx(5000 * 0.1 + 5 * 8.0)
+    assert plan.assumption is not None and "2 fs from then on" in plan.assumption
+    assert plan.as_dict()["outer_step_fs"] == 2.0
+    longest = Recipe(integrator="learned", store_every_fs=12.0, length_fs=12000.0)
+    assert usual_step_fs(longest) > usual_step_fs(Recipe()) == 1.0
+
+
 def test_restarts_are_shared_out_over_a_segment():
     recipe = Recipe(level="gfn2-xtb")
     molecule = molecule_from_smiles("C", "methane")
@@ -244,11 +262,13 @@ def test_bad_options_are_refused_before_any_timing(words, reason, smiles_list, c
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_dft_is_timed_with_its_extrapolation_warm(smiles_list, capsys):
+@pytest.mark.parametrize("integrator", ["mts", "learned"])
+def test_dft_is_timed_with_its_extrapolation_warm(integrator, smiles_list, capsys):
     words = ["plan", "--molecule-list", smiles_list, "--probes", "3", "--steps", "4", "--json"]
-    assert run([*words, *QUICK]) == 0
+    assert run([*words, *QUICK, "--integrator", integrator]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["level"] == "pbe-def2svp"
+    assert all((p["fit_s"] > 0) == (integrator == "learned") for p in plan["probes"])
     # Several times dearer than tight binding, and dearer the larger the basis is.
     assert all(p["level_step_s"] > 5 * p["xtb_step_s"] for p in plan["probes"])
     assert 0.5 < plan["fit"]["exponent"] < 4.0
