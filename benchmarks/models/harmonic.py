@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atom.alignment import kabsch_rotation, weighted_centroid
 from benchmarks.interface import CannotPredict, FitReport
 from benchmarks.models.force_fields.frames import labels_of
 from benchmarks.models.normal_modes import Modes, modes_of, propagate
 from benchmarks.models.trivial import Trivial, check_all_known, mean_structures
-from benchmarks.scoring.alignment import kabsch_rotation, weighted_centroid
 from benchmarks.tasks.data import TrainingData
 from benchmarks.tasks.states import StartStates
 from tg80.constants import masses_of

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.scoring.alignment import kabsch_rotation, weighted_centroid
+from atom.alignment import kabsch_rotation, weighted_centroid
 from tg80.constants import ACCELERATION, BOLTZMANN_EV_PER_K
 
 # Softer modes, imaginary ones too, have no use as oscillators: one period of 20 cm-1 is 1.7 ps.

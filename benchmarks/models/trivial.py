@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
+from atom.alignment import superpose
 from benchmarks.interface import Budget, CannotPredict, FitReport
 from benchmarks.models.cards import Carded
-from benchmarks.scoring.alignment import superpose
 from benchmarks.tasks.data import TrainingData
 from benchmarks.tasks.states import StartStates, score_mask_of
 from tg80.constants import masses_of

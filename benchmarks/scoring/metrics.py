@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from benchmarks.scoring.alignment import kabsch_rotation
+from atom.alignment import kabsch_rotation
 
 PRINTED_SCALE = 100.0
 

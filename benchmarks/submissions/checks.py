@@ -102,7 +102,7 @@ def _mistakes(template: Template, predictions: np.ndarray, kept: np.ndarray) -> 
     # Not at the top: the process that reads files of strangers has no memory for torch.
     import torch
 
-    from benchmarks.scoring.alignment import kabsch_rotation
+    from atom.alignment import kabsch_rotation
 
     for sign, word in ((1.0, "rotated"), (-1.0, "mirrored")):
         mobile, target = torch.from_numpy(sign * p), torch.from_numpy(x)

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atom.alignment import kabsch_rotation, weighted_centroid
 from benchmarks.models.force_fields.frames import FrameBatch, labels_of
-from benchmarks.scoring.alignment import kabsch_rotation, weighted_centroid
 from tg80.constants import masses_of
 from tg80.windows.trajectories import Trajectory
 

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from atom.walk import bonded_pairs
-from benchmarks.interface import Budget
-from benchmarks.models import make_model
-from benchmarks.models.force_fields.frames import batch_of, labels_of
-from benchmarks.models.force_fields.losses import whitening_of
-from benchmarks.models.force_fields.valence.field import (
+from atom.valence.terms import (
     Parameters,
     ValenceNetwork,
     energy,
     energy_and_forces,
 )
-from benchmarks.models.force_fields.valence.topology import join, topology_of
+from atom.valence.topology import join, topology_of
+from atom.walk import bonded_pairs
+from benchmarks.interface import Budget
+from benchmarks.models import make_model
+from benchmarks.models.force_fields.frames import batch_of, labels_of
+from benchmarks.models.force_fields.losses import whitening_of
 from tg80.chemistry.mechanics import remove_rigid_motion
 from tg80.constants import ACCELERATION, BOLTZMANN_EV_PER_K, masses_of
 from tg80.dataset import load

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from atom.alignment import kabsch_rotation, superpose
 from benchmarks.scoring import metrics
-from benchmarks.scoring.alignment import kabsch_rotation, superpose
 from benchmarks.scoring.metrics import Metric
 from tg80.windows.rotations import uniform_rotations
 

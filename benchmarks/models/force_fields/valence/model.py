@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Literal
@@ -12,18 +11,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from atom.walk import bonded_pairs
-from benchmarks.models.force_fields.frames import FrameBatch
-from benchmarks.models.force_fields.learnt import LearntForceField
-from benchmarks.models.force_fields.losses import ForceLoss, relative_forces_of, whitening_of
-from benchmarks.models.force_fields.rollout import ForceField
-from benchmarks.models.force_fields.valence.field import (
+from atom.valence.terms import (
     Parameters,
     ValenceNetwork,
     energy,
     energy_and_forces,
 )
-from benchmarks.models.force_fields.valence.topology import Topology, join, topology_of
+from atom.valence.topology import Topology, join, rows_of_terms, topologies_of
+from benchmarks.models.force_fields.frames import FrameBatch
+from benchmarks.models.force_fields.learnt import LearntForceField
+from benchmarks.models.force_fields.losses import ForceLoss, relative_forces_of, whitening_of
+from benchmarks.models.force_fields.rollout import ForceField
 from benchmarks.models.learnt import Preset
 from benchmarks.models.normal_modes import modes_of, propagate
 from benchmarks.tasks.data import TrainingData
@@ -32,8 +30,6 @@ from benchmarks.training.batches import MicroBatch
 from benchmarks.training.trainer import LossFunction
 from tg80.constants import masses_of
 from tg80.untrusted.limits import BoundedModel
-
-BOND_FACTOR = 1.25
 
 
 class ValenceConfig(BoundedModel):
@@ -114,7 +110,7 @@ class Valence(LearntForceField[ValenceNetwork, ValenceConfig]):
 
     def force_field(self, states: StartStates) -> ForceField:
         """The force field of these start states, in float64, which knows their bond graphs."""
-        topologies = _topologies(states.positions, states.atomic_numbers)
+        topologies = topologies_of(states.positions, states.atomic_numbers)
         known = {t: self._parameters(t) for t in dict.fromkeys(topologies)}
         return BoundField(tuple(topologies), tuple(known[t] for t in topologies))
 
@@ -127,7 +123,7 @@ class Valence(LearntForceField[ValenceNetwork, ValenceConfig]):
         """Normal modes about the minimum nearest to one start state."""
         n = int(state.atom_mask.sum())
         x, v = state.positions[:, :n].double(), state.velocities[:, :n].double()
-        topology = _topologies(state.positions, state.atomic_numbers)[0]
+        topology = topologies_of(state.positions, state.atomic_numbers)[0]
         parameters = self._parameters(topology)
         masses = masses_of(state.atomic_numbers[0, :n].numpy())
         minimum, hessian = _nearest_minimum(x[0], topology, parameters, masses)
@@ -171,25 +167,14 @@ class BoundField:
         )
 
 
-def _topologies(positions: Tensor, atomic_numbers: Tensor) -> list[Topology]:
-    """The topology of each row (B, N) from its bond lengths."""
-    positions, atomic_numbers = positions.float().cpu(), atomic_numbers.cpu()
-    bonded = bonded_pairs(positions, atomic_numbers, BOND_FACTOR)
-    sizes = (atomic_numbers > 0).sum(1).tolist()
-    return [
-        topology_of(z[:n], bonds[:n, :n].contiguous())
-        for z, bonds, n in zip(atomic_numbers, bonded, sizes, strict=True)
-    ]
-
-
 def _forces_of(module: nn.Module, frames: FrameBatch, *, differentiable: bool = False) -> Tensor:
     """Forces (B, N, 3) eV/A of frames."""
-    topologies = _topologies(frames.positions, frames.atomic_numbers)
+    topologies = topologies_of(frames.positions, frames.atomic_numbers)
     unique = list(dict.fromkeys(topologies))
     number = {topology: i for i, topology in enumerate(unique)}
     device = frames.positions.device
     parameters = module(join(unique).to(device))
-    rows = _rows_of_terms(unique, [number[topology] for topology in topologies])
+    rows = rows_of_terms(unique, [number[topology] for topology in topologies])
     repeated = Parameters(*(p[row.to(device)] for p, row in zip(parameters, rows, strict=True)))
     real = frames.atomic_numbers > 0
     _, found = energy_and_forces(
@@ -198,17 +183,6 @@ def _forces_of(module: nn.Module, frames: FrameBatch, *, differentiable: bool = 
     forces = torch.zeros_like(frames.positions)
     forces[real] = found
     return forces
-
-
-def _rows_of_terms(unique: Sequence[Topology], order: Sequence[int]) -> list[Tensor]:
-    """For each kind of term, the rows of the unique topologies' parameters in this order."""
-    rows = []
-    for name in ("bonds", "angles", "bends", "torsions", "planes", "pairs"):
-        counts = [len(getattr(topology, name)) for topology in unique]
-        first = np.cumsum([0, *counts])
-        own = [np.arange(first[i], first[i + 1]) for i in order]
-        rows.append(torch.from_numpy(np.concatenate(own)))
-    return rows
 
 
 def _nearest_minimum(

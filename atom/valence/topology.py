@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atom.walk import bonded_pairs
+
 RING_SIZES = (3, 4, 5, 6, 7)
 LONGEST_SEPARATION = 6
 """Bonds between two atoms beyond which their number makes no difference."""
@@ -163,6 +165,32 @@ def _topology(numbers: tuple[int, ...], bonded: bytes) -> Topology:
         pairs=_rows(pairs, 2),
         separation=_rows([(min(int(apart[i, j]), LONGEST_SEPARATION),) for i, j in pairs], 1),
     )
+
+
+def topologies_of(positions: Tensor, atomic_numbers: Tensor) -> list[Topology]:
+    """The topology of each row (B, N) from its bond lengths; padding stands last."""
+    positions, atomic_numbers = positions.float().cpu(), atomic_numbers.cpu()
+    return topologies_of_bonds(bonded_pairs(positions, atomic_numbers), atomic_numbers)
+
+
+def topologies_of_bonds(bonded: Tensor, atomic_numbers: Tensor) -> list[Topology]:
+    """The topology of each row of bonds (B, N, N) and atomic_numbers (B, N)."""
+    sizes = (atomic_numbers > 0).sum(1).tolist()
+    return [
+        topology_of(z[:n], bonds[:n, :n].contiguous())
+        for z, bonds, n in zip(atomic_numbers.cpu(), bonded.cpu(), sizes, strict=True)
+    ]
+
+
+def rows_of_terms(unique: Sequence[Topology], order: Sequence[int]) -> list[Tensor]:
+    """For each kind of term, the rows of the unique topologies' parameters in this order."""
+    rows = []
+    for name in ("bonds", "angles", "bends", "torsions", "planes", "pairs"):
+        counts = [len(getattr(topology, name)) for topology in unique]
+        first = np.cumsum([0, *counts])
+        own = [np.arange(first[i], first[i + 1]) for i in order]
+        rows.append(torch.from_numpy(np.concatenate(own)))
+    return rows
 
 
 def _rows(rows: Sequence[Sequence[int]], width: int) -> Tensor:

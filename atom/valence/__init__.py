@@ -1,0 +1,1 @@
+"""Valence terms of a molecule: their topology, parameters, energy, stiffness and motion."""
