@@ -4,6 +4,7 @@ All forces are projected (no net force, no net torque) before they are integrate
 angular momentum stay zero to rounding. Units: A, fs, eV, u.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,9 +36,10 @@ class State:
     Attributes:
         positions: (n_atoms, 3) A.
         velocities: (n_atoms, 3) A/fs.
-        forces: (n_atoms, 3) eV/A of the level, projected.
+        forces: (n_atoms, 3) eV/A of the level, projected; NaN where it was not evaluated.
         inner_forces: (n_atoms, 3) eV/A of the inner method, projected; zero without one.
-        evaluation: the level's result at these positions; None right after a resume.
+        evaluation: the level's result at these positions; None right after a resume and where it was
+            not evaluated.
         thermostat_energy: what the thermostat has put in since the start, eV.
     """
 
@@ -111,17 +113,64 @@ class Stepper:
         forces = self.inner_engine.evaluate(state.positions).forces
         state.inner_forces, _, _ = self._project(state.positions, forces)
 
-    def step(self, state: State, n_inner: int | None = None) -> None:
-        """One outer step, in place; of `n_inner` inner steps instead of the usual number."""
+    def step(
+        self, state: State, n_inner: int | None = None, keep: Container[int] = ()
+    ) -> list[State]:
+        """One outer step, in place.
+
+        Args:
+            state: at its beginning, and then at its end.
+            n_inner: inner steps it has; the usual number by default.
+            keep: numbers of inner steps after which an instant is wanted.
+
+        Returns:
+            Those instants, without the level's forces, as `_smoothed` has them.
+        """
         step_fs = self.step_fs if n_inner is None else n_inner * self.inner_step_fs
-        self._kick(state, state.forces - state.inner_forces, 0.5 * step_fs)
-        for _ in range(self.n_inner if n_inner is None else n_inner):
+        n_inner = n_inner or self.n_inner
+        first = state.forces - state.inner_forces
+        passed: list[tuple[float, np.ndarray, np.ndarray]] = []
+        self._kick(state, first, 0.5 * step_fs)
+        for number in range(1, n_inner + 1):
             self._kick(state, state.inner_forces, 0.5 * self.inner_step_fs)
             state.positions = state.positions + self.inner_step_fs * state.velocities
             self.evaluate_inner(state)
             self._kick(state, state.inner_forces, 0.5 * self.inner_step_fs)
+            if number in keep:
+                passed.append((number / n_inner, state.positions, state.velocities))
         self.evaluate(state)
-        self._kick(state, state.forces - state.inner_forces, 0.5 * step_fs)
+        last = state.forces - state.inner_forces
+        self._kick(state, last, 0.5 * step_fs)
+        return [self._smoothed(*instant, first, last, step_fs) for instant in passed]
+
+    def _smoothed(
+        self,
+        share: float,
+        positions: np.ndarray,
+        velocities: np.ndarray,
+        first: np.ndarray,
+        last: np.ndarray,
+        step_fs: float,
+    ) -> State:
+        """An instant inside an outer step, on the smooth motion through the step's ends.
+
+        Inside, the difference force has acted as one kick at the beginning and not yet as that at
+        the end. A difference force d(s) = first + s (last - first) that acts all along would have
+        given the velocity, at the share s of the step H, (1/2 - s) H first + s^2/2 H (first - last)
+        over mass less; the positions are ahead by the integral of that, made zero at the end. Both
+        are taken off, so that the motion is continuous at both ends, where nothing is taken off,
+        and what is left is of the order of the integrator's own error.
+        """
+        change = self._to_acceleration * (last - first)
+        first = self._to_acceleration * first
+        ahead = 0.5 * step_fs**2 * share * (1 - share) * (first + (1 + share) / 3 * change)
+        faster = step_fs * ((0.5 - share) * first - 0.5 * share**2 * change)
+        body, positions = self.body, positions - ahead
+        velocities = remove_rigid_motion(
+            body.masses, positions, velocities - faster, linear=body.linear
+        )
+        unknown = np.full_like(positions, np.nan)
+        return State(positions, velocities, unknown, unknown)
 
     def _kick(self, state: State, forces: np.ndarray, time_fs: float) -> None:
         state.velocities = state.velocities + time_fs * self._to_acceleration * forces

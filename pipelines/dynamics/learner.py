@@ -227,7 +227,7 @@ class Learner:
     def n_inner(self, step: int, n_steps: int) -> int:
         """Inner steps of the outer step that begins at inner step `step`.
 
-        Outer steps end at multiples of their length, so that stored frames lie on them; the first
+        Outer steps end at multiples of their length, so that they meet stored frames; the first
         after a change, and the last of a stage, may be shorter.
         """
         stride = self._n_inner
@@ -365,14 +365,10 @@ def most_fits(n_fitted: float, n_labels: float) -> int:
 
 
 def allowed_outer_steps(recipe: Recipe) -> tuple[OuterStep, ...]:
-    """Outer steps that a stage may take, shortest first; all frames stored lie on them."""
+    """Outer steps that a stage may take, shortest first."""
     steps = OUTER_STEPS
     if recipe.outer_step_fs is not None:  # taken as soon as there is a correction
         lengths = sorted({recipe.first_step_fs, recipe.outer_step_fs})
         steps = tuple(OuterStep(length, np.inf) for length in lengths)
-    inner, stored = recipe.inner_step_fs, recipe.store_every_fs
-    return tuple(s for s in steps if _divides(inner, s.fs) and _divides(s.fs, stored))
-
-
-def _divides(part: float, whole: float) -> bool:
-    return abs(whole / part - round(whole / part)) < 1e-6
+    counts = [step.fs / recipe.inner_step_fs for step in steps]
+    return tuple(s for s, n in zip(steps, counts, strict=True) if abs(n - round(n)) < 1e-6)

@@ -14,6 +14,7 @@ from tg80.chemistry.mechanics import kinetic_energy
 from tg80.chemistry.molecule import Molecule
 from tg80.constants import BOLTZMANN_EV_PER_K
 from tg80.errors import RunFailed
+from tg80.shards.fields import evaluated_frames
 
 # <V> of an NVT run counts once the run has MEAN_ENERGY_FS after its first SETTLING_FS.
 SETTLING_FS = 500.0
@@ -93,7 +94,7 @@ def mean_potential(nvt: dict[str, np.ndarray], mean_kinetic: float) -> float:
         nvt: `time` (fs), `potential_energy`, `kinetic_energy` (eV).
         mean_kinetic: <K> = (3N-6) kT/2, eV.
     """
-    settled = nvt["time"] > SETTLING_FS
+    settled = (nvt["time"] > SETTLING_FS) & evaluated_frames(nvt)
     excess = float(nvt["kinetic_energy"][settled].mean()) - mean_kinetic
     return float(nvt["potential_energy"][settled].mean()) - excess
 

@@ -12,7 +12,13 @@ import numpy as np
 
 from tg80.errors import CorruptFile
 from tg80.files import write_atomically
-from tg80.shards.fields import AXIS_FIELDS, FRAME_FIELDS, LEARNED_FIELDS, Field
+from tg80.shards.fields import (
+    AXIS_FIELDS,
+    FRAME_FIELDS,
+    LEARNED_FIELDS,
+    Field,
+    evaluated_frames,
+)
 from tg80.shards.shard import expected_shape, to_disk, to_memory
 from tg80.untrusted.npz import pack_npz, read_npz
 
@@ -88,6 +94,8 @@ def read_parts(parts: Sequence[tuple[Path, str]]) -> dict[str, np.ndarray]:
         CorruptFile: a part is not what its checksum says, or the parts are not in order.
     """
     read = [read_part(path, sha256) for path, sha256 in parts]
+    if any("evaluated" in part for part in read):  # the first ones may be of an older version
+        read = [{"evaluated": evaluated_frames(part).astype("u1")} | part for part in read]
     fields = _fields_of(read[0])
     frames = {f.name: np.concatenate([part[f.name] for part in read]) for f in fields}
     if np.any(np.diff(frames["step"]) <= 0):

@@ -5,7 +5,7 @@ written first and its checkpoint commits it, so a process killed at any instant 
 segment it was in, and a resumed stage holds the same bits as an uninterrupted one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pipelines.dynamics.integrators import Body, State, Stepper
 from pipelines.dynamics.learner import Learner, read_knowledge, root_mean_square
 from pipelines.dynamics.parts import write_part
 from pipelines.dynamics.thermostats import Thermostat
+from pipelines.engines.engine import Evaluation
 from tg80.chemistry.mechanics import kinetic_energy
 from tg80.errors import CorruptFile, RunFailed
 from tg80.files import make_folder, remove_temporary_files
@@ -190,8 +191,11 @@ class Stage:
         residuals: list[float] = []
         while step < last and not learner.must_fall_back():
             n_inner = learner.n_inner(step, plan.n_steps)
+            stored = [n for n in range(1, n_inner) if (step + n) % plan.store_stride == 0]
+            inside = self._step(state, rng, step + n_inner, n_inner, stored)
+            for n, instant in zip(stored, inside, strict=True):
+                frames.add(instant, step + n, np.nan, n_inner)
             step += n_inner
-            self._step(state, rng, step, n_inner)
             residuals.append(
                 learner.observe(state, step * self.step_fs, conserved_energy(self.body, state))
             )
@@ -230,10 +234,15 @@ class Stage:
         return state, rng, _Frames(self)
 
     def _step(
-        self, state: State, rng: np.random.Generator, step: int, n_inner: int | None = None
-    ) -> None:
+        self,
+        state: State,
+        rng: np.random.Generator,
+        step: int,
+        n_inner: int | None = None,
+        keep: Sequence[int] = (),
+    ) -> list[State]:
         try:
-            self.stepper.step(state, n_inner)
+            inside = self.stepper.step(state, n_inner, keep)
         except RunFailed as error:
             time = step * self.step_fs
             raise RunFailed(f"{self.plan.identity} at {time:g} fs: {error}") from error
@@ -241,6 +250,7 @@ class Stage:
             self.thermostat.apply(state, (n_inner or 1) * self.step_fs, rng)
         if not np.isfinite(state.velocities).all():
             raise RunFailed(f"{self.plan.identity}: not finite at step {step}; use a smaller step")
+        return inside
 
     def _commit(
         self,
@@ -294,9 +304,15 @@ class Stage:
 
 def conserved_energy(body: Body, state: State) -> float:
     """Kinetic and potential energy less what the thermostat has put in, eV."""
-    assert state.evaluation is not None
+    evaluation = state.evaluation or _no_evaluation(len(body.masses))
     kinetic = kinetic_energy(body.masses, state.velocities)
-    return state.evaluation.energy + kinetic - state.thermostat_energy
+    return evaluation.energy + kinetic - state.thermostat_energy
+
+
+def _no_evaluation(n_atoms: int) -> Evaluation:
+    """What is stored where the level was not evaluated."""
+    forces, dipole, charges = (np.full(shape, np.nan) for shape in ((n_atoms, 3), 3, n_atoms))
+    return Evaluation(np.nan, forces, dipole, charges, -1, False, np.nan)
 
 
 class _Frames:
@@ -314,12 +330,13 @@ class _Frames:
         Args:
             state: what is stored.
             step: its number.
-            residual: force that the inner potential missed since the last frame, eV/A; None where
-                nothing is learned.
-            n_inner: inner steps of the outer step that led here.
+            residual: force that the inner potential missed since the last frame where the level
+                was evaluated, eV/A; None where nothing is learned.
+            n_inner: inner steps of the outer step that the frame lies in or ends.
         """
-        evaluation = state.evaluation
-        assert evaluation is not None
+        evaluated = state.evaluation is not None
+        evaluation = state.evaluation or _no_evaluation(len(state.positions))
+        unknown = np.full(3, np.nan)
         kinetic = kinetic_energy(self._body.masses, state.velocities)
         self.steps.append(step)
         values = {
@@ -334,12 +351,16 @@ class _Frames:
             "mulliken_charges": evaluation.charges,
             "scf_cycles": evaluation.scf_cycles,
             "scf_converged": evaluation.converged,
-            "raw_net_force": state.net_force,
-            "raw_net_torque": state.net_torque,
+            "raw_net_force": state.net_force if evaluated else unknown,
+            "raw_net_torque": state.net_torque if evaluated else unknown,
             "quality_flags": 0,
         }
         if residual is not None:
-            values |= {"residual_force": residual, "outer_step": n_inner * self._step_fs}
+            values |= {
+                "residual_force": residual,
+                "outer_step": n_inner * self._step_fs,
+                "evaluated": evaluated,
+            }
         for name, value in values.items():
             self._columns.setdefault(name, []).append(value)
 

@@ -5,7 +5,10 @@ electronvolt, angstrom and femtosecond.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from tg80.constants import EV_PER_KJ_PER_MOL
 
@@ -96,7 +99,7 @@ FRAME_FIELDS: tuple[Field, ...] = (
     ),
     _series(
         "scf_cycles", ("n_frames",), "i4", None, None, 1.0,
-        "Fock matrices built on the level's grid; -1 where the method does not tell",
+        "Fock matrices built on the level's grid; -1 where not told or not evaluated",
     ),
     _series("scf_converged", ("n_frames",), "u1", None, None, 1.0, "1 if self-consistent"),
     _series(
@@ -117,11 +120,15 @@ LEARNED_FIELDS: tuple[Field, ...] = (
     _series(
         "residual_force", ("n_frames",), "f4", *_FORCE,
         "`learned` only: force that the inner potential misses, RMS of the outer steps since the "
-        "last frame", 8,
+        "last frame that was evaluated", 8,
     ),
     _series(
         "outer_step", ("n_frames",), "f4", "fs", "fs", 1.0,
-        "`learned` only: length of the outer step that ends at the frame; 0 at frame 0",
+        "`learned` only: length of the outer step that the frame lies in or ends; 0 at frame 0",
+    ),
+    _series(
+        "evaluated", ("n_frames",), "u1", None, None, 1.0,
+        "`learned` only: 1 where the level was evaluated, else 0",
     ),
 )
 
@@ -146,6 +153,13 @@ AXIS_FIELDS: tuple[Field, ...] = (
 # fmt: on
 
 ALL_FIELDS = (*FRAME_FIELDS, *AXIS_FIELDS, *STATIC_FIELDS)
+# Known where the level was evaluated only; elsewhere this, NaN by default, is stored.
+LEVEL_FIELDS: tuple[str, ...] = (
+    "forces", "potential_energy", "conserved_quantity", "homo_lumo_gap", "dipole",
+    "mulliken_charges", "scf_cycles", "scf_converged", "raw_net_force", "raw_net_torque",
+    "residual_force",
+)  # fmt: skip
+MISSING = {"scf_cycles": -1, "scf_converged": 0}
 FIELDS: dict[str, Field] = {field.name: field for field in (*ALL_FIELDS, *LEARNED_FIELDS)}
 
 QUALITY_FLAGS: dict[str, int] = {
@@ -157,6 +171,13 @@ QUALITY_FLAGS: dict[str, int] = {
     "net_force": 32,
     "net_torque": 64,
 }
+
+
+def evaluated_frames(frames: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Where the level was evaluated, (n_frames,) bool: everywhere without the field `evaluated`."""
+    if "evaluated" in frames:
+        return np.asarray(frames["evaluated"]).astype(bool)
+    return np.ones(len(frames["time"]), dtype=bool)
 
 
 def fields_table() -> str:

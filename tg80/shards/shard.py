@@ -33,6 +33,7 @@ from tg80.shards.fields import (
     STATIC_FIELDS,
     TRAJECTORY,
     Field,
+    evaluated_frames,
 )
 from tg80.shards.metadata import ShardMetadata, metadata_from_attributes
 from tg80.shards.packing import pack_chunk
@@ -264,6 +265,12 @@ class Shard:
     def times_fs(self) -> np.ndarray:
         """(n_frames,) fs since frame 0."""
         return self.read("time")
+
+    @property
+    def evaluated(self) -> np.ndarray:
+        """(n_frames,) bool, where the level was evaluated; elsewhere its quantities are missing."""
+        names = [name for name in ("time", "evaluated") if name in self.frame_fields]
+        return evaluated_frames({name: self.read(name) for name in names})
 
     @property
     def atomic_numbers(self) -> np.ndarray:

@@ -1,5 +1,7 @@
 """The time steps conserve what they must, and the thermostats count internal degrees of freedom."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -64,6 +66,46 @@ def test_verlet_is_of_second_order():
         energy_spread(Stepper(body, SpringEngine(REST), dt), body, 400) for dt in (0.5, 0.25)
     ]
     assert spreads[0] / spreads[1] == pytest.approx(4.0, rel=0.1)
+
+
+def test_instants_inside_an_outer_step_are_as_good_as_its_ends():
+    """Against Verlet of 0.01 fs; and the energy shows no saw-tooth where the kicks are."""
+    body = make_body(MASSES, REST)
+    level = SpringEngine(REST, 5.0)
+    start = make_start(body, REST)
+    reference = Stepper(body, level, 0.01)
+    state = reference.begin(*start)
+    exact = []
+    for _ in range(160):
+        for _ in range(25):
+            reference.step(state)
+        exact.append((state.positions, state.velocities))
+    teeth = []
+    for outer_fs in (1.0, 2.0):
+        stepper = Stepper(body, level, outer_fs, SpringEngine(1.02 * REST, 4.0), 0.25)
+        state = stepper.begin(*start)
+        instants = []
+        for _ in range(round(40 / outer_fs)):
+            instants += stepper.step(state, keep=range(1, stepper.n_inner))
+            instants.append(replace(state))
+        pairs = zip(instants, exact, strict=True)
+        errors = np.array(
+            [(np.std(a.positions - x), np.std(a.velocities - v)) for a, (x, v) in pairs]
+        )
+        inside = np.arange(1, len(errors) + 1) % stepper.n_inner != 0
+        assert (errors[inside].mean(axis=0) < 1.1 * errors[~inside].mean(axis=0)).all()
+        energies = np.array(
+            [level.evaluate(a.positions).energy + kinetic_energy(MASSES, a.velocities)
+             for a in instants]
+        )  # fmt: skip
+        places = np.arange(len(energies))
+        line = np.interp(places, places[~inside], energies[~inside])
+        teeth.append(np.std((energies - line)[stepper.n_inner :]))
+        assert teeth[-1] < 0.1 * np.std(energies[~inside])
+    assert teeth[1] > 5 * teeth[0]  # of third order: the step's own energy error is of second
+    for instant in instants:
+        spin = angular_momentum(MASSES, instant.positions, instant.velocities)
+        assert np.abs(spin).max() < 1e-12
 
 
 def test_verlet_reverses_in_time():
