@@ -31,6 +31,7 @@ class Findings:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.problems: list[Problem] = []
+        self._numbers: np.ndarray | None = None
 
     def error(self, check: str, message: str, *, level: ProblemLevel = "error") -> None:
         # A damaged name or unit need not be text that can be printed.
@@ -39,6 +40,12 @@ class Findings:
 
     def warning(self, check: str, message: str) -> None:
         self.error(check, message, level="warning")
+
+    def of_frames(self, numbers: np.ndarray) -> "Findings":
+        """The same findings for a check that is given only the frames of these numbers."""
+        part = Findings(self.path)
+        part.problems, part._numbers = self.problems, numbers
+        return part
 
     def above(self, check: str, values: np.ndarray, limit: float, message: str) -> bool:
         """Report the largest of `values` (n_frames,) if it is above a limit.
@@ -55,7 +62,8 @@ class Findings:
         frame = int(np.argmax(values))
         too_large = bool(values[frame] > limit)
         if too_large:
-            self.error(check, message.format(frame=frame, worst=float(values[frame])))
+            number = frame if self._numbers is None else int(self._numbers[frame])
+            self.error(check, message.format(frame=number, worst=float(values[frame])))
         return too_large
 
     @property

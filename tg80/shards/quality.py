@@ -18,7 +18,7 @@ from scipy.special import stdtrit
 
 from tg80.chemistry import mechanics
 from tg80.chemistry.bonds import MINIMUM_FS, STRETCH, GraphChange, change_mask, graph_changes
-from tg80.shards.fields import QUALITY_FLAGS
+from tg80.shards.fields import QUALITY_FLAGS, evaluated_frames
 from tg80.shards.metadata import ShardMetadata
 from tg80.untrusted.limits import BoundedModel
 
@@ -150,8 +150,10 @@ def judge(frames: Frames, static: Frames, metadata: ShardMetadata) -> Quality:
     """
     thresholds = thresholds_of(metadata.recipe)
     times, n_degrees = frames["time"], metadata.degrees_of_freedom
+    evaluated = evaluated_frames(frames)
     n_atoms = frames["positions"].shape[1]
     conserved = 1000.0 * np.asarray(frames["conserved_quantity"], dtype=float) / n_atoms
+    series = times[evaluated], conserved[evaluated]
     kelvin = np.asarray(mechanics.temperature(frames["kinetic_energy"], n_degrees))
     is_set = metadata.start == "mean-energy" or metadata.ensemble != "nve"
     judged = is_set and times[-1] - times[0] >= thresholds.temperature_length_fs
@@ -160,15 +162,15 @@ def judge(frames: Frames, static: Frames, metadata: ShardMetadata) -> Quality:
         static["relaxed_positions"], stretch=thresholds.bond_stretch,
         minimum_fs=thresholds.bond_minimum_fs,
     )  # fmt: skip
-    force, torque = frames["raw_net_force"], frames["raw_net_torque"]
+    force, torque = (frames[name][evaluated] for name in ("raw_net_force", "raw_net_torque"))
     checks = {
-        "drift": judge_drift(times, conserved, thresholds),
-        "drift_total": _judge_total_drift(times, conserved, thresholds),
+        "drift": judge_drift(*series, thresholds),
+        "drift_total": _judge_total_drift(*series, thresholds),
         "temperature": _judge_temperature(
             kelvin, metadata.temperature_k, judged, thresholds, n_degrees
         ),
-        "gap": _judge_gap(frames["homo_lumo_gap"], thresholds),
-        "scf": _judge_scf(frames["scf_converged"]),
+        "gap": _judge_gap(frames["homo_lumo_gap"][evaluated], thresholds),
+        "scf": _judge_scf(frames["scf_converged"][evaluated]),
         "net_force": _judge_net(force, "eV/A", thresholds.net_force_ev_per_a, "net force"),
         "net_torque": _judge_net(torque, "eV", thresholds.net_torque_ev, "net torque"),
         "bond_graph": _judge_graph(changes),
@@ -180,7 +182,7 @@ def _frame_flags(
     frames: Frames, changes: list[GraphChange], thresholds: QualityThresholds
 ) -> np.ndarray:
     masks = {
-        "scf_not_converged": frames["scf_converged"] == 0,
+        "scf_not_converged": (frames["scf_converged"] == 0) & evaluated_frames(frames),
         "small_gap": frames["homo_lumo_gap"] < thresholds.gap_ev,
         "net_force": _lengths(frames["raw_net_force"]) > thresholds.net_force_ev_per_a,
         "net_torque": _lengths(frames["raw_net_torque"]) > thresholds.net_torque_ev,
@@ -317,7 +319,7 @@ def drift_with_error(
     Student's factor, so that two of it hold 95 % however few the blocks are.
 
     Args:
-        times_fs: (n_frames,) fs.
+        times_fs: (n_frames,) fs; not evenly spaced where values are missing.
         values: (n_frames,), any unit.
         block_fs: length of a block.
 
@@ -328,16 +330,21 @@ def drift_with_error(
     times, values = np.asarray(times_fs, dtype=float), np.asarray(values, dtype=float)
     if len(times) < 2:
         return 0.0, math.inf
-    per_block = max(1, round(block_fs / (times[1] - times[0])))
-    n_blocks = len(times) // per_block
-    if n_blocks < FEWEST_BLOCKS:
+    spacing = np.diff(times).min()
+    per_block = max(1, round(block_fs / spacing))
+    places = np.floor((times - times[0]) / spacing + 1e-6).astype(int)
+    whole = places < (places[-1] + 1) // per_block * per_block
+    starts = np.unique(places[whole] // per_block, return_index=True)[1][1:]
+    if len(starts) + 1 < FEWEST_BLOCKS:
         return float(np.polyfit(times / 1000, values - values.mean(), 1)[0]), math.inf
-    used = n_blocks * per_block
-    x = times[:used].reshape(n_blocks, per_block).mean(axis=1) / 1000
-    y = values[:used].reshape(n_blocks, per_block).mean(axis=1)
+    x, y = (
+        np.array([block.mean() for block in np.split(series[whole], starts)])
+        for series in (times, values)
+    )
+    x = x / 1000
     x, y = x - x.mean(), y - y.mean()
     slope = x @ y / (x @ x)
-    n_free = n_blocks - 2
+    n_free = len(x) - 2
     error = math.sqrt(np.sum((y - slope * x) ** 2) / n_free / (x @ x))
     return float(slope), error * float(stdtrit(n_free, 0.975)) / 1.96
 

@@ -194,8 +194,9 @@ def _check_structure(file: h5py.File, found: Findings) -> None:
 
 
 def _learned_fields(file: h5py.File) -> tuple[Field, ...]:
-    """The further fields of `learned`; a file has all of them or none."""
-    return LEARNED_FIELDS if any(field.path in file for field in LEARNED_FIELDS) else ()
+    """The further fields of `learned`: all of them or none, old files without `evaluated`."""
+    found = [field for field in LEARNED_FIELDS if field.path in file]
+    return tuple(f for f in LEARNED_FIELDS if found and (f in found or f.name != "evaluated"))
 
 
 _BOX = ("dimension", "boundary")

@@ -7,6 +7,7 @@ would only repeat the complaint.
 import hashlib
 import json
 from collections.abc import Callable
+from functools import wraps
 
 import numpy as np
 from pydantic import ValidationError
@@ -16,7 +17,7 @@ from tg80.constants import masses_of
 from tg80.errors import UserError, missing_package
 from tg80.shards.checks.electrons import check_charges, check_dipole, check_raw, check_scf
 from tg80.shards.checks.evidence import Evidence
-from tg80.shards.checks.frames import SINGLE_FRAME_CHECKS, check_ranges
+from tg80.shards.checks.frames import FRAME_CHECKS, LEVEL_CHECKS, check_ranges
 from tg80.shards.checks.geometry import check_geometry
 from tg80.shards.checks.motion import check_motion, check_work
 from tg80.shards.checks.relaxed import check_hessian, check_relaxed, check_stereo
@@ -166,6 +167,8 @@ def _check_outer_steps(evidence: Evidence, found: Findings) -> None:
         return
     outer, residual = evidence.frames["outer_step"], evidence.frames["residual_force"]
     steps = outer / evidence.metadata.time_step_fs
+    if not evidence.evaluated[0]:
+        found.error("outer steps", "the level was not evaluated in the first frame")
     if np.any(residual < 0) or np.any(outer[1:] <= 0) or np.any(np.abs(steps % 1) > 1e-6):
         found.error("outer steps", "an outer step is none, or a residual force is negative")
 
@@ -213,15 +216,25 @@ def _compare_statistics(quality: Quality, metadata: ShardMetadata, found: Findin
         found.error("statistics", "the numbers of flagged frames are not those of the frames")
 
 
+def _at_level(check: Callable[[Evidence, Findings], None]) -> Callable[[Evidence, Findings], None]:
+    """The check, of the frames where the level was evaluated."""
+
+    @wraps(check)
+    def checked(evidence: Evidence, found: Findings) -> None:
+        check(evidence.at_level, found.of_frames(np.flatnonzero(evidence.evaluated)))
+
+    return checked
+
+
 # Every check of the metadata and the arrays, in the order they are asked.
 # fmt: off
 STAGES = (
     (check_ranges,),
     (_check_level, _check_atoms, _check_molecule, _check_freedom, _check_times, _check_outer_steps),
     (
-        *SINGLE_FRAME_CHECKS, check_charges, check_scf, check_raw, _check_start, check_hessian,
-        check_relaxed, check_stereo, _check_quality,
+        *FRAME_CHECKS, *map(_at_level, (*LEVEL_CHECKS, check_charges, check_scf, check_raw)),
+        _check_start, check_hessian, check_relaxed, check_stereo, _check_quality,
     ),
-    (check_motion, check_work, check_geometry, check_dipole),
+    (check_motion, check_work, *map(_at_level, (check_geometry, check_dipole))),
 )
 # fmt: on

@@ -7,7 +7,7 @@ a fault would leave: thermal tumbling is 0.1, the noise of an integration grid l
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from tg80.chemistry.bonds import Bonds
 from tg80.constants import ACCELERATION
 from tg80.elements import COVALENT_RADII
-from tg80.shards.fields import STATIC_FIELDS
+from tg80.shards.fields import STATIC_FIELDS, evaluated_frames
 from tg80.shards.metadata import ShardMetadata
 from tg80.shards.quality import Frames, Quality, judge
 from tg80.shards.shard import Shard
@@ -45,6 +45,7 @@ LARGEST: dict[str, float] = {
     "quality_flags": 2**32 - 1,
     "residual_force": 100.0,
     "outer_step": 100.0,
+    "evaluated": 1.0,
     "atomic_numbers": 118.0,
     "masses": 300.0,
     "relaxed_positions": 1e3,
@@ -99,6 +100,18 @@ class Evidence:
     @property
     def spacing_fs(self) -> float:
         return self.metadata.store_every_fs
+
+    @cached_property
+    def evaluated(self) -> np.ndarray:
+        """(n_frames,) bool, where the level was evaluated."""
+        return evaluated_frames(self.frames)
+
+    @cached_property
+    def at_level(self) -> "Evidence":
+        """The frames where the level was evaluated, which need not be evenly spaced."""
+        if self.evaluated.all():
+            return self
+        return replace(self, frames={k: v[self.evaluated] for k, v in self.frames.items()})
 
     @cached_property
     def quality(self) -> Quality:

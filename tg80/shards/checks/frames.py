@@ -17,7 +17,7 @@ from tg80.shards.checks.evidence import (
     MOMENTUM_TOLERANCE,
     Evidence,
 )
-from tg80.shards.fields import FIELDS, QUALITY_FLAGS
+from tg80.shards.fields import FIELDS, LEVEL_FIELDS, MISSING, QUALITY_FLAGS
 from tg80.shards.problems import Findings
 from tg80.theory import LEVELS
 
@@ -46,8 +46,15 @@ NOT_NEGATIVE = ("homo_lumo_gap", "kinetic_energy")
 
 
 def check_ranges(evidence: Evidence, found: Findings) -> None:
-    """All values are finite and none is larger than its kind can be."""
+    """All values are finite, of a possible size, and missing where the level was not evaluated."""
+    missing = ~evidence.evaluated
     for name, values in (*evidence.frames.items(), *evidence.static.items()):
+        if name in LEVEL_FIELDS and missing.any():
+            nothing = np.full_like(values[missing], MISSING.get(name, np.nan))
+            if not np.array_equal(values[missing], nothing, equal_nan=True):
+                message = f"{name} holds values where the level was not evaluated"
+                found.error("missing", message)
+            values = values[~missing]
         sizes = np.abs(values.astype(float))
         if not np.all(np.isfinite(sizes)):
             found.error("finite", f"{name} holds values that are no finite numbers")
@@ -134,31 +141,46 @@ def check_atomisation(evidence: Evidence, found: Findings) -> None:
 
 
 def check_rest(evidence: Evidence, found: Findings) -> None:
-    """The centre of mass rests at the origin; net force, net torque and both momenta vanish."""
+    """The centre of mass rests at the origin; both momenta vanish."""
     off = np.linalg.norm(evidence.centres, axis=1)
     message = "the centre of mass is {worst:.2g} A off the origin in frame {frame}"
     found.above("centre", off, CENTRE_TOLERANCE_A, message)
     momenta = evidence.masses[:, None] * evidence.velocities
+    rounding = evidence.masses * FIELDS["velocities"].largest_rounding
+    names = ("linear momentum", "angular momentum")
+    _check_sums(names, momenta, MOMENTUM_TOLERANCE, rounding, evidence, found)
+
+
+def check_forces(evidence: Evidence, found: Findings) -> None:
+    """Net force and net torque vanish."""
+    rounding = np.full(evidence.n_atoms, FIELDS["forces"].largest_rounding)
+    names = ("net force", "net torque")
+    _check_sums(names, evidence.forces, FORCE_TOLERANCE, rounding, evidence, found)
+
+
+def _check_sums(
+    names: tuple[str, str],
+    vectors: np.ndarray,
+    tolerance: float,
+    rounding: np.ndarray,
+    evidence: Evidence,
+    found: Findings,
+) -> None:
+    """Vectors (n_frames, n_atoms, 3) and their moments add up to nothing, but for rounding."""
     axis = _molecular_axis(evidence) if evidence.metadata.linear else None
     arms = np.linalg.norm(evidence.relative, axis=2)
-    force_rounding = np.full(evidence.n_atoms, FIELDS["forces"].largest_rounding)
-    momentum_rounding = evidence.masses * FIELDS["velocities"].largest_rounding
-    for linear, angular, vectors, tolerance, rounding in (
-        ("net force", "net torque", evidence.forces, FORCE_TOLERANCE, force_rounding),
-        ("linear momentum", "angular momentum", momenta, MOMENTUM_TOLERANCE, momentum_rounding),
+    lengths = np.linalg.norm(vectors, axis=2)
+    turning = np.cross(evidence.relative, vectors).sum(axis=1)
+    if axis is not None:  # a bending linear molecule has angular momentum about its axis
+        turning -= np.einsum("ti,ti->t", turning, axis)[:, None] * axis
+    for check, totals, parts, roundings in (
+        (names[0], vectors.sum(axis=1), lengths, rounding.sum()),
+        (names[1], turning, arms * lengths, arms @ rounding),
     ):
-        lengths = np.linalg.norm(vectors, axis=2)
-        turning = np.cross(evidence.relative, vectors).sum(axis=1)
-        if axis is not None:  # a bending linear molecule has angular momentum about its axis
-            turning -= np.einsum("ti,ti->t", turning, axis)[:, None] * axis
-        for check, totals, parts, roundings in (
-            (linear, vectors.sum(axis=1), lengths, rounding.sum()),
-            (angular, turning, arms * lengths, arms @ rounding),
-        ):
-            beyond = np.maximum(np.linalg.norm(totals, axis=1) - roundings, 0.0)
-            share = beyond / max(float(parts.sum(axis=1).max()), 1e-12)
-            message = "does not vanish: {worst:.1e} of the sum of its parts in frame {frame}"
-            found.above(check, share, tolerance, message)
+        beyond = np.maximum(np.linalg.norm(totals, axis=1) - roundings, 0.0)
+        share = beyond / max(float(parts.sum(axis=1).max()), 1e-12)
+        message = "does not vanish: {worst:.1e} of the sum of its parts in frame {frame}"
+        found.above(check, share, tolerance, message)
 
 
 def _molecular_axis(evidence: Evidence) -> np.ndarray:
@@ -235,17 +257,30 @@ def check_repeats(evidence: Evidence, found: Findings) -> None:
 
 
 def check_life(evidence: Evidence, found: Findings) -> None:
-    """Velocities and forces vanish in no frame, and nothing that vibration changes stands still."""
+    """Velocities vanish in no frame, and the kinetic energy does not stand still."""
+    sizes = np.linalg.norm(evidence.velocities, axis=(1, 2))
+    _check_life("velocities", sizes, ("kinetic_energy",), evidence, found)
+
+
+def check_life_at_level(evidence: Evidence, found: Findings) -> None:
+    """Forces vanish in no frame, and nothing that vibration changes stands still."""
+    sizes = np.linalg.norm(evidence.forces, axis=(1, 2))
+    # A run without equilibration starts from the relaxed structure, where there are no forces.
+    relaxed = np.abs(evidence.relative[0] - evidence.reference).max() < CENTRE_TOLERANCE_A
+    if relaxed and len(sizes) > 1:
+        sizes[0] = sizes[1]
+    names = ("potential_energy", "homo_lumo_gap", *_OF_UNLIKE_ATOMS)
+    _check_life("forces", sizes, names, evidence, found)
+
+
+def _check_life(
+    what: str, sizes: np.ndarray, names: tuple[str, ...], evidence: Evidence, found: Findings
+) -> None:
     if evidence.n_atoms > 2:
-        # A run without equilibration starts from the relaxed structure, where there are no forces.
-        relaxed = np.abs(evidence.relative[0] - evidence.reference).max() < CENTRE_TOLERANCE_A
-        for name, vectors in (("velocities", evidence.velocities), ("forces", evidence.forces)):
-            sizes = np.linalg.norm(vectors, axis=(1, 2))
-            if name == "forces" and relaxed and len(sizes) > 1:
-                sizes[0] = sizes[1]
-            if sizes.min() < SMALLEST * np.median(sizes) or sizes.max() == 0:
-                found.error("vanishing", f"{name} are next to zero in frame {sizes.argmin()}")
-    for name in ("kinetic_energy", "potential_energy", "homo_lumo_gap", *_OF_UNLIKE_ATOMS):
+        message = f"{what} are next to zero in frame {{frame}}"
+        least = SMALLEST * float(np.median(sizes))
+        found.above("vanishing", np.where(sizes == 0, np.inf, -sizes), -least, message)
+    for name in names:
         if name in _OF_UNLIKE_ATOMS and len(np.unique(evidence.numbers)) == 1:
             continue
         values = evidence.frames[name].reshape(evidence.n_frames, -1)
@@ -255,23 +290,29 @@ def check_life(evidence: Evidence, found: Findings) -> None:
         if name in _OF_UNLIKE_ATOMS:  # in some molecules they change by less than is kept of them
             least = max(4 * LONGEST_STILL, int(0.4 * evidence.n_frames))
         if len(edges) and (edges[1::2] - edges[::2]).max() >= least:
-            first = edges[::2][(edges[1::2] - edges[::2]).argmax()]
-            found.error("standing still", f"{name} keeps its value from frame {first} on")
+            longest = np.bincount(edges[::2], edges[1::2] - edges[::2])
+            message = f"{name} keeps its value from frame {{frame}} on"
+            found.above("standing still", longest, 0, message)
 
 
 _OF_UNLIKE_ATOMS = ("dipole", "mulliken_charges")  # zero where all atoms are of one element
 
 
-SINGLE_FRAME_CHECKS = (
+FRAME_CHECKS = (
     check_kinetic_energy,
-    check_total_energy,
-    check_conserved_quantity,
-    check_verlet_energy,
-    check_atomisation,
     check_rest,
     check_distances,
     check_steps_and_speeds,
     check_heat,
     check_repeats,
     check_life,
+)
+# Of frames where the level was evaluated.
+LEVEL_CHECKS = (
+    check_total_energy,
+    check_conserved_quantity,
+    check_verlet_energy,
+    check_atomisation,
+    check_forces,
+    check_life_at_level,
 )

@@ -45,15 +45,17 @@ class Rest:
     """What is left over between neighbouring frames.
 
     Attributes:
+        first: (n_pairs,) number of the first frame of each pair.
         rest, by_velocity, by_force: (n_pairs, n_bodies, 3) A, displacement = by_velocity +
-            by_force + rest.
+            by_force + rest; None where forces are left out.
         masses: (n_bodies,) u.
         expected: root mean square of the rest as a share of that of `by_velocity`.
     """
 
+    first: np.ndarray
     rest: np.ndarray
     by_velocity: np.ndarray
-    by_force: np.ndarray
+    by_force: np.ndarray | None
     masses: np.ndarray
     expected: float
 
@@ -63,34 +65,44 @@ class Rest:
 
 
 def check_motion(evidence: Evidence, found: Findings) -> None:
-    """Positions, velocities and forces of neighbouring frames belong to one motion."""
+    """Positions, velocities and forces of neighbouring frames belong to one motion.
+
+    Where some frames have no forces, all are looked at without them and the others with them.
+    """
     if evidence.n_frames < 2:
         return
-    bodies = (np.eye(evidence.n_atoms), evidence.groups)
-    rests = [_rest(evidence, groups) for groups in bodies if len(groups) > 1]
-    best = min(rests, key=lambda rest: rest.expected)
-    if best.expected < USEFUL:
-        _judge_rest(best, evidence, found)
-    else:
-        _check_harmonic_motion(evidence, found)
+    bodies = [groups for groups in (np.eye(evidence.n_atoms), evidence.groups) if len(groups) > 1]
+    complete = bool(evidence.evaluated.all())
+    for with_forces in (True,) if complete else (False, True):
+        rests = [_rest(evidence, groups, with_forces) for groups in bodies]
+        best = min(rests, key=lambda rest: rest.expected)
+        if best.expected < USEFUL and len(best.first):
+            _judge_rest(best, evidence, found.of_frames(best.first))
+        elif complete or not with_forces:
+            _check_harmonic_motion(evidence, found)
 
 
-def _rest(evidence: Evidence, groups: np.ndarray) -> Rest:
+def _rest(evidence: Evidence, groups: np.ndarray, with_forces: bool) -> Rest:
     masses = groups @ evidence.masses
     weights = groups * evidence.masses / masses[:, None]
     x, v, a = (
         np.einsum("ga,tai->tgi", weights, vectors)
         for vectors in (evidence.positions, evidence.velocities, evidence.accelerations)
     )
-    stride = _stride(evidence)
+    stride = _stride(evidence) if with_forces else 1
     spacing = stride * evidence.spacing_fs
     n_steps = max(1, round(spacing / evidence.metadata.time_step_fs))
-    share = 1 / 12 + 1 / (6 * n_steps**2)
-    by_velocity = spacing / 2 * (v[stride:] + v[:-stride])
-    by_force = share * spacing**2 * (a[:-stride] - a[stride:])
-    rest = x[stride:] - x[:-stride] - by_velocity - by_force
+    share = 1 / 12 + 1 / (6 * n_steps**2) if with_forces else 0.0
     expected = _expected(evidence, groups, masses, spacing, share)
-    return Rest(rest, by_velocity, by_force, masses, expected)
+    known = evidence.evaluated if with_forces else np.ones(evidence.n_frames, dtype=bool)
+    first = np.flatnonzero(known[stride:] & known[:-stride])
+    last = first + stride
+    by_velocity = spacing / 2 * (v[last] + v[first])
+    rest = x[last] - x[first] - by_velocity
+    if not with_forces:
+        return Rest(first, rest, by_velocity, None, masses, expected)
+    by_force = share * spacing**2 * (a[first] - a[last])
+    return Rest(first, rest - by_force, by_velocity, by_force, masses, expected)
 
 
 def _stride(evidence: Evidence) -> int:
@@ -153,6 +165,8 @@ def _judge_slopes(rest: Rest, floor: float, step: float, found: Findings) -> Non
     """The scale and sign of velocities and forces, each with the other taken as it is."""
     weights = rest.masses[:, None]
     for check, part in (("velocities", rest.by_velocity), ("forces", rest.by_force)):
+        if part is None:
+            continue
         norm = float(np.sum(part**2 * weights))
         size = np.sqrt(norm / len(part))
         if size == 0:
@@ -178,8 +192,12 @@ def check_work(evidence: Evidence, found: Findings) -> None:
     moved = np.diff(evidence.positions, axis=0)
     work = -0.5 * np.einsum("tai,tai->t", evidence.forces[1:] + evidence.forces[:-1], moved)
     gained = np.diff(evidence.frames["potential_energy"])
+    pairs = np.flatnonzero(evidence.evaluated[1:] & evidence.evaluated[:-1])
+    if len(pairs) < FEW_PAIRS:
+        return
+    work, gained, found = work[pairs], gained[pairs], found.of_frames(pairs)
     slope = float(np.sum(gained * work)) / max(float(np.sum(work**2)), 1e-12)
-    if abs(slope - 1) > WORK_TOLERANCE + 1 / evidence.n_frames:
+    if abs(slope - 1) > WORK_TOLERANCE + 1 / len(pairs):
         message = f"the potential energy changes by {slope:.3g} times the work of the forces"
         found.error("work", message)
     left = np.abs(gained - work)
@@ -207,7 +225,8 @@ def _check_harmonic_motion(evidence: Evidence, found: Findings) -> None:
             (evidence.accelerations, 0.0),
         )
     )
-    centre, response = _harmonic_fit(coordinates, accelerations)
+    known = evidence.evaluated
+    centre, response = _harmonic_fit(coordinates[known], accelerations[known])
     squares, axes = np.linalg.eigh(response)
     frequencies = np.sqrt(np.maximum(squares, 0.0))
     moved, speeds = (coordinates - centre) @ axes, velocities @ axes
