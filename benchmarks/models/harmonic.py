@@ -12,7 +12,7 @@ from torch import Tensor
 
 from atom.alignment import kabsch_rotation, weighted_centroid
 from benchmarks.interface import CannotPredict, FitReport
-from benchmarks.models.force_fields.frames import labels_of
+from benchmarks.models.force_fields.frames import labelled_frames
 from benchmarks.models.normal_modes import Modes, modes_of, propagate
 from benchmarks.models.trivial import Trivial, check_all_known, mean_structures
 from benchmarks.tasks.data import TrainingData
@@ -121,8 +121,7 @@ def fitted_hessian(structure: np.ndarray, blocks: Sequence[Trajectory]) -> np.nd
         (3N, 3N) eV/A^2, 0 for shifts and rotations.
     """
     masses = masses_of(blocks[0].atomic_numbers)
-    x = torch.from_numpy(np.concatenate([b.positions for b in blocks])).double()
-    forces = torch.from_numpy(np.concatenate([labels_of(b)[1] for b in blocks])).double()
+    x, forces = labelled_frames(blocks)
     weights = torch.from_numpy(masses).expand(len(x), -1)
     rest = torch.from_numpy(structure - masses @ structure / masses.sum())
     centred = x - weighted_centroid(x, weights)

@@ -87,8 +87,9 @@ def _facts(shard: Shard) -> dict[str, Any]:
     metadata = shard.metadata
     kelvin = mechanics.temperature(shard.read("kinetic_energy"), metadata.degrees_of_freedom)
     mean, mean_error = block_mean(np.asarray(kelvin))
-    conserved = 1000 * shard.read("conserved_quantity") / shard.n_atoms
-    drift = judge_drift(shard.times_fs, conserved, thresholds_of(metadata.recipe))
+    evaluated = shard.evaluated
+    conserved = 1000 * shard.read("conserved_quantity")[evaluated] / shard.n_atoms
+    drift = judge_drift(shard.times_fs[evaluated], conserved, thresholds_of(metadata.recipe))
     return {
         "name": metadata.name,
         "replica": metadata.replica,
@@ -100,6 +101,7 @@ def _facts(shard: Shard) -> dict[str, Any]:
         "end": metadata.end,
         "n_atoms": shard.n_atoms,
         "n_frames": shard.n_frames,
+        "n_evaluated": int(evaluated.sum()),
         "frame_fs": shard.frame_fs,
         "length_fs": metadata.length_fs,
         "temperature_k": mean,
@@ -115,9 +117,12 @@ def _facts(shard: Shard) -> dict[str, Any]:
 
 def _inner_potential(shard: Shard) -> dict[str, float]:
     """How well `learned` knew the forces of the level, and how long its outer steps were."""
-    if "residual_force" not in shard.frame_fields or shard.n_frames < 2:
+    if "residual_force" not in shard.frame_fields:
         return {}
-    residual, outer = shard.read("residual_force")[1:], shard.read("outer_step")[1:]
+    residual = shard.read("residual_force")[shard.evaluated][1:]
+    outer = shard.read("outer_step")[1:]
+    if not len(residual):
+        return {}
     evaluations = shard.metadata.statistics.get("level_evaluations")
     mean = shard.metadata.length_fs / (evaluations - 1) if evaluations else float(outer.mean())
     return {
@@ -161,7 +166,8 @@ def _inner_potential_line(row: dict[str, Any]) -> str:
     )
     if row["longest_outer_step_fs"] <= 1.0:
         return f"{name}: the inner potential was not learned: outer step 1 fs, {residual}"
-    return f"{name}: outer step {row['outer_step_fs']:.2f} fs on average, {residual}"
+    with_forces = f"{row['n_evaluated']} of {row['n_frames']} frames have energies and forces"
+    return f"{name}: outer step {row['outer_step_fs']:.2f} fs on average, {residual}; {with_forces}"
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -38,8 +38,8 @@ class State:
         velocities: (n_atoms, 3) A/fs.
         forces: (n_atoms, 3) eV/A of the level, projected; NaN where it was not evaluated.
         inner_forces: (n_atoms, 3) eV/A of the inner method, projected; zero without one.
-        evaluation: the level's result at these positions; None right after a resume and where it was
-            not evaluated.
+        evaluation: the level's result at these positions; None right after a resume, and where
+            the level was not evaluated.
         thermostat_energy: what the thermostat has put in since the start, eV.
     """
 

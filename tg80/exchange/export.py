@@ -328,12 +328,17 @@ def _describe(target: Target, energies: dict[str, float]) -> dict[str, Any]:
     if target.isolated_atoms and not energies:
         notes.append("no isolated-atom energies at this level: train MACE with --E0s average")
     if n_flagged := sum(row["n_flagged"] for row in rows):
-        notes.append(f"{n_flagged} frames carry quality flags; nothing was left out")
+        notes.append(f"{n_flagged} frames carry quality flags; none was left out for that")
+    n_frames = target.n_frames
+    if n_between := n_frames - sum(row["n_evaluated"] for row in rows):
+        note = f"{n_between} frames lie between evaluations of the level: no energy, no forces"
+        notes.append(f"{note}; left out" if target.to == "npz" else note)
+        n_frames -= n_between if target.to == "npz" else 0
     return {
         "format": "tg80-export/1",
         "to": target.to,
         "sha256": file_sha256(target.path),
-        "n_frames": target.n_frames,
+        "n_frames": n_frames,
         "level": target.pieces[0].metadata.level,
         "units": UNITS[target.to],
         "isolated_atom_energies_ev": energies,
@@ -347,12 +352,14 @@ def _describe(target: Target, energies: dict[str, float]) -> dict[str, Any]:
 def _describe_piece(piece: Piece) -> dict[str, Any]:
     with Shard(piece.path) as shard:
         flags = shard.read("quality_flags", piece.start, piece.stop, piece.stride)
+        evaluated = shard.evaluated[piece.start : piece.stop : piece.stride]
         first_time_fs = float(shard.read("time", piece.start, piece.start + 1)[0])
     metadata = piece.metadata
     return {
         "molecule": metadata.name,
         **{key: getattr(metadata, key) for key in ("replica", "smiles", "inchikey", "ensemble")},
         "n_frames": piece.n_frames,
+        "n_evaluated": int(evaluated.sum()),
         "frame_fs": piece.frame_fs,
         "first_time_fs": first_time_fs,
         "n_flagged": int(np.count_nonzero(flags)),

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tg80.constants import EV_PER_KCAL_PER_MOL
+from tg80.errors import UserError
 from tg80.shards.metadata import ShardMetadata
 from tg80.shards.shard import Shard
 from tg80.theory import symbols_of
@@ -59,7 +60,7 @@ class Piece:
         return f"{self.metadata.name}-r{self.metadata.replica}"
 
 
-_COLUMNS = f"Properties=species:S:1:pos:R:3:{VELOCITIES}:R:3:{FORCES}:R:3"
+_MOTION = f"Properties=species:S:1:pos:R:3:{VELOCITIES}:R:3"
 _NOT_PERIODIC = 'pbc="F F F"'
 
 
@@ -85,18 +86,23 @@ def write_isolated_atoms(stream: BinaryIO, energies_ev: Mapping[str, float]) -> 
 def write_extxyz(stream: BinaryIO, piece: Piece, on_frames: Callable[[int], None]) -> None:
     """The frames of one trajectory in extended XYZ.
 
-    Numbers are written with the nine digits that give a float32 back exactly; `ase.io.write` keeps
-    eight decimals, of which a velocity in A/fs has too few that count.
+    Frames between evaluations of the level go without energy and forces, so that MACE gives them no
+    weight. Numbers are written with the nine digits that give a float32 back exactly;
+    `ase.io.write` keeps eight decimals, of which a velocity in A/fs has too few that count.
     """
     with Shard(piece.path) as shard:
         symbols = symbols_of(shard.atomic_numbers)
-        rows = "".join(f"{symbol:<2}{' %.9g' * 9}\n" for symbol in symbols)
+        layouts = [
+            (columns, "".join(f"{symbol:<2}{' %.9g' * n}\n" for symbol in symbols), n)
+            for columns, n in ((_MOTION, 6), (f"{_MOTION}:{FORCES}:R:3", 9))
+        ]
         header = {
             "molecule": piece.metadata.name,
             "replica": piece.metadata.replica,
             "level": piece.metadata.level,
             "charge": piece.metadata.charge,
         }
+        evaluated = shard.evaluated
         step = piece.stride * CHUNK_FRAMES
         for start in range(piece.start, piece.stop, step):
             window = (start, min(piece.stop, start + step), piece.stride)
@@ -105,23 +111,35 @@ def write_extxyz(stream: BinaryIO, piece: Piece, on_frames: Callable[[int], None
             energies = shard.read("potential_energy", *window).tolist()
             times = shard.read("time", *window).tolist()
             flags = shard.read("quality_flags", *window).tolist()
-            for values, energy, time, flag in zip(columns, energies, times, flags, strict=True):
-                facts = {ENERGY: energy, "time_fs": time, "quality_flags": flag}
-                info = _comment(header | facts)
-                head = f"{len(symbols)}\n{_COLUMNS} {info} {_NOT_PERIODIC}\n"
-                stream.write((head + rows % tuple(values.ravel().tolist())).encode())
+            known = evaluated[slice(*window)].tolist()
+            frames = zip(columns, energies, times, flags, known, strict=True)
+            for values, energy, time, flag, has_forces in frames:
+                properties, rows, n = layouts[has_forces]
+                facts = {ENERGY: energy} if has_forces else {}
+                info = _comment(header | facts | {"time_fs": time, "quality_flags": flag})
+                head = f"{len(symbols)}\n{properties} {info} {_NOT_PERIODIC}\n"
+                stream.write((head + rows % tuple(values[:, :n].ravel().tolist())).encode())
             on_frames(len(columns))
 
 
 def write_sgdml(stream: BinaryIO, piece: Piece) -> None:
-    """The frames of one trajectory as a data set of sGDML, the layout of MD17 and MD22."""
+    """The frames of one trajectory as a data set of sGDML, the layout of MD17 and MD22.
+
+    Frames between evaluations of the level are left out.
+
+    Raises:
+        UserError: no frame is left.
+    """
     with Shard(piece.path) as shard:
         window = (piece.start, piece.stop, piece.stride)
+        known = shard.evaluated[slice(*window)]
+        if not known.any():
+            raise UserError(f"{piece.path}: no frame chosen has energies; choose another --every")
         arrays = {
             "z": shard.atomic_numbers.astype("u1"),
-            "R": shard.read("positions", *window).astype("f8"),
-            "E": shard.read("potential_energy", *window) / EV_PER_KCAL_PER_MOL,
-            "F": shard.read("forces", *window).astype("f8") / EV_PER_KCAL_PER_MOL,
+            "R": shard.read("positions", *window)[known].astype("f8"),
+            "E": shard.read("potential_energy", *window)[known] / EV_PER_KCAL_PER_MOL,
+            "F": shard.read("forces", *window)[known].astype("f8") / EV_PER_KCAL_PER_MOL,
         }
     texts = {
         "type": "d",

@@ -205,12 +205,14 @@ def _contents(facts: Facts) -> str:
     for level, shards in by_level(facts).items():
         compounds = len({fact.metadata.name for fact in shards})
         frames = sum(fact.metadata.n_frames for fact in shards)
+        evaluated = sum(fact.n_evaluated for fact in shards)
+        partly = f" ({evaluated} with energies and forces)" if evaluated < frames else ""
         length = sum(fact.metadata.length_fs for fact in shards) / 1000
         size = sum(fact.n_bytes for fact in shards) / 1e6
         lines.append(
             f"- `{level}`: {len(shards)} trajector{'y' if len(shards) == 1 else 'ies'} of "
-            f"{compounds} compound{'' if compounds == 1 else 's'}, {frames} frames, {length:g} ps, "
-            f"{size:.1f} MB"
+            f"{compounds} compound{'' if compounds == 1 else 's'}, {frames} frames{partly}, "
+            f"{length:g} ps, {size:.1f} MB"
         )
     return "\n".join(lines)
 

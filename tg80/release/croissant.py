@@ -15,7 +15,7 @@ from typing import Any
 from tg80.release.card import data_bibtex
 from tg80.release.manifest import PublishedFile
 from tg80.release.survey import Publication
-from tg80.shards.fields import ALL_FIELDS
+from tg80.shards.fields import ALL_FIELDS, LEARNED_FIELDS
 from tg80.splits.split import PARTS
 
 CROISSANT_NAME = "croissant.json"
@@ -112,10 +112,12 @@ def croissant(publication: Publication, files: Sequence[PublishedFile]) -> str:
 def _summary(publication: Publication) -> str:
     levels = ", ".join(sorted({fact.metadata.level for fact in publication.facts}))
     compounds = len({fact.metadata.name for fact in publication.facts})
+    partly = any(fact.n_evaluated < fact.metadata.n_frames for fact in publication.facts)
+    which = "frame, energies and forces where the field `evaluated` says so" if partly else "frame"
     return (
         f"{len(publication.facts)} molecular dynamics trajectories of {compounds} organic compounds"
         f" in vacuum ({levels}): positions, velocities, forces, energies, dipoles and charges of"
-        " every stored frame, one H5MD (HDF5) file a trajectory."
+        f" every stored {which}, one H5MD (HDF5) file a trajectory."
     )
 
 
@@ -132,10 +134,12 @@ def _file_object(publication: Publication, entry: PublishedFile) -> dict[str, An
 
 
 def _record_sets(publication: Publication) -> list[dict[str, Any]]:
+    facts = publication.facts
     trajectories = [
         dict(shard) | {"file": shard.path, "n_atoms": fact.n_atoms}
-        for shard, fact in zip(publication.shards, publication.facts, strict=True)
+        for shard, fact in zip(publication.shards, facts, strict=True)
     ]
+    learned = LEARNED_FIELDS if any(f.metadata.integrator == "learned" for f in facts) else ()
     fields = [
         {
             "name": field.name,
@@ -145,7 +149,7 @@ def _record_sets(publication: Publication) -> list[dict[str, Any]]:
             "unit": field.disk_unit or "",
             "description": field.description,
         }
-        for field in ALL_FIELDS
+        for field in (*ALL_FIELDS, *learned)
     ]
     made = [
         _record_set("trajectories", "The trajectories.", _TRAJECTORIES, trajectories, ["file"]),

@@ -83,8 +83,9 @@ def _temperature(axes: Axes, shard: Shard) -> None:
 
 
 def _energy(axes: Axes, shard: Shard) -> None:
-    times, facts = shard.times_fs, shard.metadata
-    conserved = 1000 * shard.read("conserved_quantity") / shard.n_atoms
+    evaluated, facts = shard.evaluated, shard.metadata
+    times = shard.times_fs[evaluated]
+    conserved = 1000 * shard.read("conserved_quantity")[evaluated] / shard.n_atoms
     drift = judge_drift(times, conserved, thresholds_of(facts.recipe))
     axes.plot(times / 1000, conserved - conserved.mean(), color=_BLUE, linewidth=0.5)
     for sign in (-1, 1):

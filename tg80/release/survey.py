@@ -38,9 +38,10 @@ class ShardFacts:
         sha256: Its checksum when it was read.
         metadata: What it says of itself.
         n_atoms: Number of atoms.
+        n_evaluated: Frames with energies and forces.
         checks: Figures with error, threshold and verdict, by name.
         n_flagged: Frames with each quality flag.
-        scf_cycles: Mean over the stored frames; None where the method reports none.
+        scf_cycles: Mean over the frames evaluated; None where the method reports none.
         warnings: "check: message" of every warning of `tg80 validate`.
         bond_lengths: Kind of bond ("C-H", "C=O", ":" for aromatic) -> counts in `BOND_EDGES`.
         vibrations: Vibrational density of states.
@@ -51,6 +52,7 @@ class ShardFacts:
     sha256: str
     metadata: ShardMetadata
     n_atoms: int
+    n_evaluated: int
     checks: dict[str, Check]
     n_flagged: dict[str, int]
     scf_cycles: float | None
@@ -211,13 +213,14 @@ def _check_unique(facts: Sequence[ShardFacts]) -> None:
 
 
 def _describe(path: Path, sha256: str, warnings: tuple[str, ...], evidence: Evidence) -> ShardFacts:
-    cycles = evidence.frames["scf_cycles"]
+    cycles = evidence.at_level.frames["scf_cycles"]
     return ShardFacts(
         path=path,
         n_bytes=path.stat().st_size,
         sha256=sha256,
         metadata=evidence.metadata,
         n_atoms=evidence.n_atoms,
+        n_evaluated=evidence.at_level.n_frames,
         checks=evidence.quality.checks,
         n_flagged=count_flags(evidence.frames["quality_flags"]),
         scf_cycles=float(cycles.mean()) if np.all(cycles >= 0) else None,

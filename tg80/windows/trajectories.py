@@ -38,7 +38,7 @@ class FrameLabels:
     order: np.ndarray | None = None
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
-        """Energies (n,) float64 eV and forces (n, n_atoms, 3) float32 eV/A.
+        """Energies (n,) float64 eV and forces (n, n_atoms, 3) float32 eV/A; NaN where not known.
 
         Raises:
             tg80.errors.CorruptFile: the shard cannot be read.

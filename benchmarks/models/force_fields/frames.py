@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +18,22 @@ from tg80.windows.trajectories import Trajectory
 from tg80.windows.windows import TrainingWindows, WindowBatch
 
 
-def labels_of(block: Trajectory) -> tuple[np.ndarray, np.ndarray]:
-    """Energies (n_frames,) eV and forces (n_frames, n_atoms, 3) eV/A.
+class Labels(NamedTuple):
+    """What is known of a block's frames: not of those between evaluations of the level.
+
+    Attributes:
+        frames: (n,) their numbers in the block.
+        energies: (n,) eV.
+        forces: (n, n_atoms, 3) eV/A.
+    """
+
+    frames: np.ndarray
+    energies: np.ndarray
+    forces: np.ndarray
+
+
+def labels_of(block: Trajectory) -> Labels:
+    """Energies and forces of a block.
 
     Raises:
         CannotPredict: they are not known, or not those of these atoms alone.
@@ -28,7 +43,24 @@ def labels_of(block: Trajectory) -> tuple[np.ndarray, np.ndarray]:
             f"a force field learns from energies and forces of all atoms, which {block.name} does "
             "not have here; choose another model, data or track"
         )
-    return block.labels.read()
+    energies, forces = block.labels.read()
+    frames = np.flatnonzero(np.isfinite(energies))
+    if not len(frames):
+        raise CannotPredict(f"no frame of {block.name} here has energies and forces")
+    return Labels(frames, energies[frames], forces[frames])
+
+
+def labelled_frames(blocks: Sequence[Trajectory]) -> tuple[Tensor, Tensor]:
+    """Positions and forces (n, n_atoms, 3), float64, of one molecule's frames that have forces.
+
+    Raises:
+        CannotPredict: a block has no forces.
+    """
+    labels = [labels_of(block) for block in blocks]
+    pairs = zip(blocks, labels, strict=True)
+    x = np.concatenate([block.positions[known.frames] for block, known in pairs])
+    forces = np.concatenate([known.forces for known in labels])
+    return torch.from_numpy(x).double(), torch.from_numpy(forces).double()
 
 
 @dataclass(frozen=True)
@@ -64,6 +96,7 @@ class TrainingFrames(TrainingWindows):
         )
         self.isolated = isolated
         self.labels = [labels_of(block) for block in blocks]
+        self._n_labels = np.array([len(known.frames) for known in self.labels])
 
     def __getitems__(self, numbers: Sequence[int]) -> FrameBatch:
         """The batch of these items; torch's loader asks for it under this name."""
@@ -73,7 +106,7 @@ class TrainingFrames(TrainingWindows):
             here = epochs == epoch
             uniforms[here] = self._draws(epoch)[0][indices[here], 0]
         which = indices // self.windows_per_trajectory
-        frames = (uniforms * self._n_frames[which]).astype(np.int64)
+        frames = (uniforms * self._n_labels[which]).astype(np.int64)
         chosen = [
             (self.trajectories[i], frame, self.labels[i])
             for i, frame in zip(which.tolist(), frames.tolist(), strict=True)
@@ -81,11 +114,11 @@ class TrainingFrames(TrainingWindows):
         return batch_of(chosen, self.isolated)
 
 
-Labelled = tuple[Trajectory, int, tuple[np.ndarray, np.ndarray]]
+Labelled = tuple[Trajectory, int, Labels]
 
 
 def batch_of(frames: Sequence[Labelled], isolated: Mapping[int, float]) -> FrameBatch:
-    """Frames, each a trajectory, its number in it and the trajectory's labels, padded.
+    """Frames, each a trajectory, its number among the trajectory's labels and these, padded.
 
     Args:
         frames: one a row.
@@ -97,12 +130,13 @@ def batch_of(frames: Sequence[Labelled], isolated: Mapping[int, float]) -> Frame
     forces = np.zeros_like(positions)
     numbers = np.zeros((size, n_atoms), dtype=np.int64)
     energies = np.zeros(size)
-    for i, (block, frame, (energy, force)) in enumerate(frames):
+    for i, (block, label, known) in enumerate(frames):
         n = block.n_atoms
-        positions[i, :n] = block.positions[frame]
-        forces[i, :n] = force[frame]
+        positions[i, :n] = block.positions[known.frames[label]]
+        forces[i, :n] = known.forces[label]
         numbers[i, :n] = block.atomic_numbers
-        energies[i] = energy[frame] - sum(isolated.get(int(z), 0.0) for z in block.atomic_numbers)
+        bare = sum(isolated.get(int(z), 0.0) for z in block.atomic_numbers)
+        energies[i] = known.energies[label] - bare
     x = torch.from_numpy(positions)
     return FrameBatch(
         positions=x,
@@ -111,7 +145,7 @@ def batch_of(frames: Sequence[Labelled], isolated: Mapping[int, float]) -> Frame
         lags_fs=torch.zeros(size, 1),
         targets=x[:, None],
         molecule=tuple(block.name for block, _, _ in frames),
-        start_id=tuple(block.start_id(frame) for block, frame, _ in frames),
+        start_id=tuple(block.start_id(int(known.frames[i])) for block, i, known in frames),
         energies=torch.from_numpy(energies).float(),
         forces=torch.from_numpy(forces),
     )
@@ -120,7 +154,10 @@ def batch_of(frames: Sequence[Labelled], isolated: Mapping[int, float]) -> Frame
 def validation_frames(
     data: TrainingData, isolated: Mapping[int, float], size: int = 32
 ) -> dict[str, list[FrameBatch]]:
-    """The frames that the validation windows of all models start from, by part, in batches."""
+    """The frames that the validation windows of all models start from, by part, in batches.
+
+    Where one has no forces, the nearest that has takes its place.
+    """
     found = {
         part.name: _frames_of(part.windows.states.start_id, data.validation_blocks, isolated, size)
         for part in data.validation
@@ -137,7 +174,8 @@ def _frames_of(
         frames = [i for i in range(block.n_frames) if block.start_id(i) in wanted]
         if frames:
             labels = labels_of(block)
-            found += [(block, frame, labels) for frame in frames]
+            nearest = {int(np.abs(labels.frames - frame).argmin()) for frame in frames}
+            found += [(block, label, labels) for label in sorted(nearest)]
     return [batch_of(found[i : i + size], isolated) for i in range(0, len(found), size)]
 
 

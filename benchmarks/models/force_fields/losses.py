@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from atom.alignment import kabsch_rotation, weighted_centroid
-from benchmarks.models.force_fields.frames import FrameBatch, labels_of
+from benchmarks.models.force_fields.frames import FrameBatch, labelled_frames, labels_of
 from tg80.constants import masses_of
 from tg80.windows.trajectories import Trajectory
 
@@ -54,7 +54,9 @@ def relative_forces_of(blocks: Sequence[Trajectory]) -> RelativeForces:
     """
     return RelativeForces(
         {
-            name: float(np.mean([np.square(labels_of(b)[1], dtype=np.float64).mean() for b in own]))
+            name: float(
+                np.mean([np.square(labels_of(b).forces, dtype=np.float64).mean() for b in own])
+            )
             for name, own in _by_molecule(blocks).items()
         }
     )
@@ -104,8 +106,7 @@ def whitening_of(blocks: Sequence[Trajectory]) -> Whitening:
     roots = torch.zeros(size, 3 * n_max, 3 * n_max)
     for row, members in enumerate(by_molecule.values()):
         n = members[0].n_atoms
-        x = torch.from_numpy(np.concatenate([block.positions for block in members])).double()
-        f = torch.from_numpy(np.concatenate([labels_of(block)[1] for block in members])).double()
+        x, f = labelled_frames(members)
         m = torch.from_numpy(masses_of(members[0].atomic_numbers)).double()
         structure, root = _whitening(x, f, m)
         masses[row, :n], structures[row, :n] = m.float(), structure.float()

@@ -47,7 +47,7 @@ def facts_of(data: TrainingData, blocks: Sequence[Trajectory], cutoff: float) ->
     energies = isolated_energies(data.task.level, elements)
     forces, shifts, neighbours = [], [], []
     for block in blocks:
-        total, force = labels_of(block)
+        _, total, force = labels_of(block)
         bare = sum(energies[int(z)] for z in block.atomic_numbers)
         forces.append(float(np.square(force, dtype=np.float64).mean()))
         shifts.append(float((total - bare).mean()) / block.n_atoms)

@@ -131,7 +131,7 @@ def test_a_stage_cut_off_anywhere_goes_on_with_the_same_bits(finished, tmp_path)
 
 
 def test_frames_between_evaluations_are_stored_without_the_level(tmp_path):
-    frames, progress = finish(lambda: make_stage(tmp_path, store_fs=1.0))
+    frames, _ = finish(lambda: make_stage(tmp_path, store_fs=1.0))
     evaluated = evaluated_frames(frames)
     assert np.array_equal(frames["time"], np.arange(1001.0))
     assert evaluated[frames["outer_step"] <= 1].all() and 0.2 < evaluated.mean() < 0.8
