@@ -20,6 +20,7 @@ from tg80.chemistry.lists import tg80_molecules
 from tg80.chemistry.molecule import Molecule, molecule_from_smiles
 from tg80.constants import ACCELERATION, BOLTZMANN_EV_PER_K
 from tg80.shards import shard
+from tg80.shards.fields import LEVEL_FIELDS, MISSING
 from tg80.shards.metadata import ShardMetadata
 from tg80.theory import LEVELS
 
@@ -206,6 +207,18 @@ def frame_arrays(
     }
 
 
+def between_evaluations(arrays: dict[str, np.ndarray], every: int) -> dict[str, np.ndarray]:
+    """The frames as `learned` stores them that evaluates the level in every so-manieth."""
+    n_frames = len(arrays["time"])
+    evaluated = np.arange(n_frames) % every == 0
+    outer = every * (arrays["time"][1] - arrays["time"][0]) * (np.arange(n_frames) > 0)
+    found = {name: np.array(values) for name, values in arrays.items()}
+    found |= {"residual_force": np.full(n_frames, 0.01), "outer_step": outer}
+    for name in LEVEL_FIELDS:
+        found[name][~evaluated] = MISSING.get(name, np.nan)
+    return found | {"evaluated": evaluated.astype("u1")}
+
+
 def energy_at_rest(molecule: Molecule, level: str) -> float:
     """Energy (eV) of slack springs: of the isolated atoms less 4 eV for each order of a bond."""
     atoms = LEVELS.get(level, LEVELS["gfn2-xtb"]).isolated_atom_energies
@@ -260,9 +273,12 @@ def make_dataset(
     level: str = "gfn2-xtb",
     replica: int = 0,
     time_step_fs: float = 0.25,
+    evaluated_every: int | None = None,
     **changes: Any,
 ) -> list[Path]:
     """One shard a molecule, named NAME-rK.h5md; `changes` replace metadata fields.
+
+    With `evaluated_every` it is one of `learned`, with energies in every so-manieth frame.
 
     The same seed and molecules give the same files; a replica has its own start velocities.
     """
@@ -281,6 +297,9 @@ def make_dataset(
     paths = []
     for model, run in zip(models, runs, strict=True):
         arrays = frame_arrays(model, run, store_every_fs, time_step_fs, level)
+        if evaluated_every:
+            arrays = between_evaluations(arrays, evaluated_every)
+            changes = {"integrator": "learned"} | changes
         stated = {
             "replica": replica, "seed": seed, "level": level, "time_step_fs": time_step_fs,
             "store_every_fs": store_every_fs, **changes,

@@ -1,5 +1,7 @@
 """`tg80 info --plot`: one molecule as a picture."""
 
+import json
+
 import pytest
 
 from pipelines.cli import run
@@ -33,6 +35,23 @@ def test_a_linear_molecule_and_frames_too_far_apart(folder, tmp_path):
     assert run(["info", str(linear), "--plot", str(tmp_path / "a.svg")]) == 0
     path = tmp_path / "b.svg"
     assert run(["info", str(folder / "methanol-r0.h5md"), "--plot", str(path)]) == 0
+
+
+def test_frames_between_evaluations_are_left_out_of_energies(tmp_path, capsys):
+    words = {"n_frames": 1001, "time_step_fs": 0.25}
+    factories.make_shard(tmp_path / "a", "methanol", **words)
+    partly = factories.make_shard(tmp_path / "b", "methanol", evaluated_every=5, **words)
+    assert run(["info", str(partly), "--plot", str(tmp_path / "a.svg")]) == 0
+    capsys.readouterr()
+    assert run(["info", str(tmp_path), "--json"]) == 0
+    one, other = json.loads(capsys.readouterr().out)
+    assert (one["n_evaluated"], other["n_evaluated"], other["n_frames"]) == (1001, 201, 1001)
+    assert one["temperature_k"] == other["temperature_k"]
+    off = abs(one["drift_mev_per_atom_ps"] - other["drift_mev_per_atom_ps"])
+    assert off < 3 * (one["drift_error_mev_per_atom_ps"] + other["drift_error_mev_per_atom_ps"])
+    assert other["outer_step_fs"] == 5.0 and other["residual_force_ev_per_a"] > 0
+    assert run(["info", str(partly)]) == 0
+    assert "201 of 1001 frames have energies and forces" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,28 @@ def test_part_files_hold_the_bits_they_were_given(ethanol, tmp_path):
         np.testing.assert_array_equal(read[field.name], to_memory(field, stored))
 
 
+def test_parts_of_frames_without_energies_are_the_same_bits_after_a_shard(ethanol, tmp_path):
+    """A finished trajectory goes on from its shard; parts of an older version lack `evaluated`."""
+    model, arrays, static = ethanol
+    learned = factories.between_evaluations(arrays, 4)
+    parts = write_in_parts(tmp_path, learned, [300])
+    metadata = factories.make_metadata(model, learned, integrator="learned")
+    write_shard(tmp_path / "a.h5md", read_parts(parts) | static, metadata)
+    with Shard(tmp_path / "a.h5md") as shard:
+        frames = {name: shard.read(name) for name in shard.frame_fields}
+        assert np.array_equal(shard.evaluated, np.arange(300) % 4 == 0)
+    assert write_part(tmp_path / "again.npz", frames) == parts[0][1]
+    older = {name: values[:101] for name, values in arrays.items()}
+    older |= {name: learned[name][:101] for name in ("residual_force", "outer_step")}
+    newer = {name: values[101:] for name, values in learned.items()}
+    ends = [
+        (tmp_path / name, write_part(tmp_path / name, frames))
+        for name, frames in (("older.npz", older), ("newer.npz", newer))
+    ]
+    evaluated = read_parts(ends)["evaluated"]
+    assert evaluated[:101].all() and evaluated.sum() == 101 + learned["evaluated"][101:].sum()
+
+
 def test_parts_that_do_not_fit_are_refused(ethanol, tmp_path):
     arrays = ethanol[1]
     parts = write_in_parts(tmp_path, arrays, [100, 300])

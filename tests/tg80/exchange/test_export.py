@@ -213,6 +213,36 @@ def test_mdanalysis_reads_separate_files_as_it_reads_the_shard(data, tmp_path):
             np.testing.assert_array_equal(one.positions, other.positions)
 
 
+def test_frames_between_evaluations_have_no_energies_to_learn_from(tmp_path):
+    path = factories.make_shard(tmp_path, "urea", n_frames=N_FRAMES, evaluated_every=4)
+    with Shard(path) as shard:
+        energies, forces = shard.read("potential_energy"), shard.read("forces")
+        evaluated = shard.evaluated
+    (file,) = export(path, "extxyz", tmp_path / "xyz", separate=True)
+    frames = ase.io.read(file["path"], ":")
+    assert len(frames) == file["n_frames"] == N_FRAMES
+    assert any("75 frames lie between" in note for note in file["notes"])
+    for frame, known, energy, force in zip(frames, evaluated, energies, forces, strict=True):
+        assert ("REF_energy" in frame.info) == ("REF_forces" in frame.arrays) == known
+        assert frame.arrays["velocities"].shape == (8, 3)
+        if known:
+            assert frame.info["REF_energy"] == energy
+            found = float32_bits(frame.arrays["REF_forces"])
+            np.testing.assert_array_equal(found, float32_bits(force))
+    (file,) = export(path, "npz", tmp_path / "npz")
+    assert file["n_frames"] == 26 and "left out" in file["notes"][-1]
+    with np.load(file["path"], allow_pickle=False) as archive:
+        assert archive["E"].shape == (26,) and np.isfinite(archive["F"]).all()
+    (file,) = export(path, "upstream", tmp_path / "upstream")
+    assert file["n_frames"] == N_FRAMES
+
+
+def test_no_data_set_of_frames_that_all_lack_energies(tmp_path):
+    path = factories.make_shard(tmp_path, "ethylene", n_frames=N_FRAMES, evaluated_every=100)
+    with pytest.raises(UserError, match="no frame chosen has energies"):
+        export(path, "npz", tmp_path / "npz", fold=2, part="val_time")
+
+
 def test_what_exists_is_not_written_over(data, tmp_path):
     (file,) = export(data, "extxyz", tmp_path, molecules=("urea",))
     before = Path(file["path"]).read_bytes()
@@ -306,7 +336,7 @@ def test_flagged_frames_stay_and_are_counted(tmp_path):
     path = tmp_path / "ethylene-r0.h5md"
     factories.write_shard(path, model, arrays, factories.make_metadata(model, arrays))
     (file,) = export(path, "extxyz", tmp_path / "out")
-    assert file["notes"] == ["1 frames carry quality flags; nothing was left out"]
+    assert file["notes"] == ["1 frames carry quality flags; none was left out for that"]
     frames = [f for f in ase.io.read(file["path"], ":") if "molecule" in f.info]
     assert [f.info["quality_flags"] for f in frames] == [0] * 4 + [16] + [0] * 5
 

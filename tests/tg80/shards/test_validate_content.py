@@ -7,6 +7,8 @@ import pytest
 from tests.support import factories
 from tests.tg80.shards.validation import checks_of, errors_of, refresh_checksum
 from tg80.chemistry.molecule import molecule_from_smiles
+from tg80.shards.fields import LEVEL_FIELDS, MISSING
+from tg80.shards.shard import Shard
 from tg80.shards.validate import validate
 
 WATER = molecule_from_smiles("O", "water")
@@ -187,3 +189,79 @@ def test_temperature_is_judged_only_where_it_was_set(start, expected, tmp_path):
         tmp_path, WATER, n_frames=5200, temperature_k=900.0, start=start, time_step_fs=0.5
     )
     assert (("error", "temperature") in checks_of(path)) is expected
+
+
+def last_between(change):
+    """Change one frame of 5 that has no energies."""
+
+    def apply(values):
+        values = np.array(values)
+        values[304] = change(values[304])
+        return values
+
+    return apply
+
+
+@pytest.mark.parametrize("every", [2, 5])
+def test_a_shard_without_energies_between_evaluations_is_sound(acid, tmp_path, every):
+    model, arrays = acid
+    learned = model, factories.between_evaluations(arrays, every)
+    problems = problems_with(learned, tmp_path, integrator="learned")
+    assert not [problem for problem in problems if problem[0] == "error"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "check"),
+    [
+        ("forces", last_between(lambda _: 0.0), "missing"),
+        ("potential_energy", last_between(lambda _: -1.0), "missing"),
+        ("scf_cycles", last_between(lambda _: 3), "missing"),
+        ("scf_converged", last_between(lambda _: 1), "missing"),
+        ("evaluated", last_between(lambda _: 1), "finite"),
+        ("evaluated", last_between(lambda _: 2), "range"),
+        ("forces", at(300, np.nan), "finite"),
+        ("evaluated", at(0, 0), "missing"),
+        ("positions", last_between(lambda x: 1.01 * x), "motion"),
+        ("velocities", last_between(lambda v: 1.01 * v), "kinetic energy"),
+        ("quality_flags", last_between(lambda _: 1), "flags"),
+        ("forces", at(305, 0.0), "vanishing"),
+        ("conserved_quantity", lambda values: values + 1e-3 * np.arange(600), "energies"),
+    ],
+)
+def test_defects_are_found_between_evaluations_and_beside_them(acid, tmp_path, name, change, check):
+    model, arrays = acid
+    learned = model, factories.between_evaluations(arrays, 5)
+    found = problems_with(learned, tmp_path, spoil=spoil(name, change), integrator="learned")
+    assert ("error", check) in found
+
+
+def test_the_first_frame_has_energies(acid, tmp_path):
+    def without(arrays):
+        for name in LEVEL_FIELDS:
+            arrays[name][0] = MISSING.get(name, np.nan)
+        arrays["evaluated"][0] = 0
+
+    model, arrays = acid
+    learned = model, factories.between_evaluations(arrays, 5)
+    found = problems_with(learned, tmp_path, spoil=without, integrator="learned")
+    assert ("error", "outer steps") in found
+
+
+def test_shards_from_before_frames_lay_between_evaluations_stay_sound(acid, tmp_path):
+    model, arrays = acid
+    older = {k: v for k, v in factories.between_evaluations(arrays, 1).items() if k != "evaluated"}
+    problems = problems_with((model, older), tmp_path, integrator="learned")
+    assert not [problem for problem in problems if problem[0] == "error"]
+    with Shard(tmp_path / "formic-acid-r0.h5md") as shard:
+        assert shard.evaluated.all() and shard.evaluated.shape == (600,)
+    assert ("error", "outer steps") in problems_with((model, older), tmp_path)
+
+
+def test_frames_of_a_defect_are_those_of_the_file(acid, tmp_path):
+    model, arrays = acid
+    learned = factories.between_evaluations(arrays, 5)
+    learned["forces"][305] = 0.0
+    path = tmp_path / "formic-acid-r0.h5md"
+    metadata = factories.make_metadata(model, learned, time_step_fs=0.125, integrator="learned")
+    factories.write_shard(path, model, learned, metadata)
+    assert any("in frame 305" in problem.message for problem in validate(path))
