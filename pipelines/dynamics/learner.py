@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipelines.dynamics.inner_potential import (
+    KERNEL,
     CorrectedEngine,
     FitFailed,
     KernelCorrection,
@@ -108,7 +109,10 @@ class Knowledge:
     def header(self) -> dict[str, Any]:
         """Facts for the header of a checkpoint."""
         facts = {name: getattr(self, name) for name in _FACTS}
-        return facts | {"sha256": self.correction.sha256 if self.correction else None}
+        return facts | {
+            "kernel": KERNEL,
+            "sha256": self.correction.sha256 if self.correction else None,
+        }
 
 
 _FACTS = (
@@ -126,7 +130,10 @@ def read_knowledge(arrays: dict[str, np.ndarray], header: dict[str, Any]) -> Kno
     if stated["sha256"] is not None:
         correction = KernelCorrection(arrays["inner:centres"], arrays["inner:weights"])
     labels = arrays["inner:positions"], arrays["inner:differences"]
-    return Knowledge(*labels, correction, **{name: stated[name] for name in _FACTS})
+    known = Knowledge(*labels, correction, **{name: stated[name] for name in _FACTS})
+    if stated.get("kernel") != KERNEL:  # its weights mean nothing here; its labels are fitted anew
+        known.correction, known.outer_step_fs, known.n_fitted = None, 0.0, 0
+    return known
 
 
 def _nothing_known(positions: np.ndarray) -> Knowledge:
