@@ -47,7 +47,9 @@ EquilibrationOption = Annotated[
 IntegratorOption = Annotated[
     str | None, typer.Option(help="mts (default at the DFT levels) or verlet.")
 ]
-StoreOption = Annotated[float | None, typer.Option(help="Time between stored frames. Default 1.")]
+StoreOption = Annotated[
+    float | None, typer.Option(help="Time between stored frames. Default 1; 2 with `learned`.")
+]
 RecipeOption = Annotated[Path | None, typer.Option(help="TOML file of settings.")]
 OverridesOption = Annotated[
     list[str] | None,

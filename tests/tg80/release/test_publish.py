@@ -207,6 +207,18 @@ def test_the_reference_implementation_reads_the_croissant(site):
         assert stated == lists[part]
 
 
+def test_frames_without_energies_are_counted_and_their_mask_is_described(tmp_path):
+    words = {"level": "pbe-def2svp", "level_settings": {}, "n_frames": 60, "evaluated_every": 3}
+    factories.make_shard(tmp_path / "data", "methanol", **words)
+    publish(tmp_path / "data", tmp_path / "site", version="1.0.0", name="small", created=DAY)
+    folder = tmp_path / "site" / "1.0.0"
+    assert "60 frames (20 with energies and forces)" in (folder / "README.md").read_text()
+    described = json.loads((folder / "croissant.json").read_text())
+    assert "where the field `evaluated` says so" in described["description"]
+    (fields,) = (each for each in described["recordSet"] if each["name"] == "fields")
+    assert "evaluated" in {record["fields/name"] for record in fields["data"]}
+
+
 FOLDERS = sorted({path.parent for path in find_shards(ROOT / "tg80" / "data")})
 SHIPPED = [folder for folder in FOLDERS if not (folder / "manifest.json").exists()]
 
