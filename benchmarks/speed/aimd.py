@@ -395,7 +395,7 @@ def tables(settings: AimdSettings, results: Results) -> list[Table]:
             [(one, row) for one in molecules for row in one.per_fs],
         ),
         Table.of(
-            "What `learned` was taught before, CPU seconds",
+            "What integrator learned was taught before, CPU seconds",
             {
                 "molecule": "{0.molecule}",
                 "labels (with stretched bonds)": "{1.n_labels} ({1.n_seeds})",

@@ -350,5 +350,5 @@ def tables(settings: MtsSettings, results: Results) -> list[Table]:
     }
     return [
         Table.of(title, columns, found),
-        Table.of("What `learned` was taught before", learned, taught.items()),
+        Table.of("What integrator learned was taught before", learned, taught.items()),
     ]
