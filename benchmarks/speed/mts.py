@@ -18,13 +18,14 @@ from benchmarks.speed.learning import Learning, learn
 from benchmarks.speed.scaffold import Results, T, parsed, read_document, say, timed
 from benchmarks.speed.settings import KEPT_FS, Integrator, MtsSettings
 from benchmarks.speed.starts import Start, find_molecules, thermal_start
-from pipelines.dynamics.inner_potential import KernelCorrection
+from pipelines.dynamics.inner_potential import KERNEL, KernelCorrection
 from pipelines.dynamics.integrators import State, Stepper
 from pipelines.dynamics.learner import root_mean_square
 from pipelines.engines.engine import Resources
 from tg80.chemistry.mechanics import kinetic_energy
 from tg80.chemistry.molecule import Molecule
 from tg80.console import Table
+from tg80.errors import UserError
 from tg80.shards.quality import drift_with_error
 
 # Steps whose costs don't count: the predictor has no history yet.
@@ -43,8 +44,9 @@ class StoredStart:
 
 @dataclass(frozen=True)
 class StoredCorrection:
-    """Of `learned`: centres and weights, both (n_frames, n_pairs), and what it took."""
+    """Of `learned`: kernel, centres and weights, both (n_frames, n_pairs), and what it took."""
 
+    kernel: str
     centres: Array
     weights: Array
     learning: Learning
@@ -151,6 +153,8 @@ def _measure_one(molecule: Molecule, settings: MtsSettings, results: Results) ->
         correction = None
         if integrator.kind == "learned":
             taught = once("learning", StoredCorrection, lambda: _learn(start, settings))
+            if taught.kernel != KERNEL:
+                raise UserError(f"--out: {molecule.name} learned by another kernel; give another")
             correction = KernelCorrection(np.array(taught.centres), np.array(taught.weights))
 
         def run(one: Integrator = integrator, inside=correction) -> _Run:
@@ -168,7 +172,8 @@ def _learn(start: Start, settings: MtsSettings) -> StoredCorrection:
     correction, learning = learn(
         start, settings.level, settings.inner_fs, settings.labels, resources
     )
-    return StoredCorrection(correction.centres.tolist(), correction.weights.tolist(), learning)
+    arrays = correction.centres.tolist(), correction.weights.tolist()
+    return StoredCorrection(KERNEL, *arrays, learning)
 
 
 def _stepper(

@@ -64,6 +64,15 @@ def test_a_killed_run_goes_on(results, tmp_path, capsys):
     )
 
 
+def test_a_correction_of_another_kernel_is_refused(results, tmp_path, capsys):
+    document = json.loads(results.read_text())
+    document["results"]["water/learning"]["kernel"] = "Gaussian"
+    changed = tmp_path / "mts.json"
+    changed.write_text(json.dumps(document))
+    assert main([*TINY, "--out", str(changed)]) == 2
+    assert "another kernel" in capsys.readouterr().err
+
+
 def test_drift_is_added_to_what_is_there(results, capsys):
     argv = [*TINY, "--integrators", "mts:1.0", "--out", str(results), "--drift-fs", "3", "--json"]
     assert main(argv) == 0
