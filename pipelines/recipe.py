@@ -68,8 +68,8 @@ class Recipe(BoundedModel):
     """time constant of the thermostat of both equilibrations (Langevin: inverse friction)"""
     equilibration_thermostat: Literal["bussi", "langevin"] | None = None
     """`bussi` by default; `langevin` where a part of the molecule turns almost freely"""
-    integrator: Integrator = "mts"
-    """`mts`, `learned` or `verlet`; GFN2-xTB runs `verlet` only, which is its default"""
+    integrator: Integrator = "learned"
+    """`learned`, `mts` or `verlet`; GFN2-xTB runs `verlet` only, which is its default"""
     outer_step_fs: float | None = Field(1.0, ge=LEAST_TIME_FS, le=5)
     """time between evaluations of the level; by default, `learned` chooses it"""
     inner_step_fs: float = Field(0.25, ge=LEAST_TIME_FS, le=2)
@@ -77,7 +77,7 @@ class Recipe(BoundedModel):
     verlet_step_fs: float = Field(0.5, ge=LEAST_TIME_FS, le=2)
     """time step of `verlet` and of every GFN2-xTB dynamics"""
     store_every_fs: TimeFs = 1.0
-    """distance of stored frames; 2 by default with `learned`"""
+    """distance of stored frames"""
     segment_fs: TimeFs = 50.0
     """what is committed to disk at once; 1000 at `gfn2-xtb`"""
     n_conformers: int = Field(50, ge=1, le=1000)
@@ -101,10 +101,9 @@ class Recipe(BoundedModel):
         method = LEVELS[name].method if isinstance(name, str) and name in LEVELS else "rks"
         data = dict(data)
         if data.get("integrator") is None:
-            data["integrator"] = "verlet" if method == "xtb" else "mts"
+            data["integrator"] = "verlet" if method == "xtb" else "learned"
         if data["integrator"] == "learned":
             data.setdefault("outer_step_fs", None)
-            data.setdefault("store_every_fs", 2.0)
         if data.get("segment_fs") is None:
             data["segment_fs"] = DEFAULT_SEGMENT_FS[method]
         return data

@@ -42,6 +42,8 @@ from tg80.shards.metadata import ShardMetadata
 from tg80.shards.shard import Shard
 
 COMPLETE = "complete"
+
+SEEDS_FROM_FS = 100.0  # of equilibration at the level, the inner potential begins with seeds
 # Words that keep the random streams of one molecule apart.
 _STREAMS = {"conformer": 0, "velocities": 1, "pre-equilibration": 2, "equilibration": 3, "run": 4}
 
@@ -295,8 +297,11 @@ class Trajectory:
         )
 
     def _cheap_frames(self) -> np.ndarray:
-        """(n, n_atoms, 3) A, the pre-equilibration without its first tenth; none without one."""
-        if self.recipe.pre_equilibration_fs == 0:
+        """(n, n_atoms, 3) A, the pre-equilibration without its first tenth; none without one.
+
+        A short equilibration gets none either: there they cost more than they save.
+        """
+        if self.recipe.pre_equilibration_fs == 0 or self.recipe.equilibration_fs < SEEDS_FROM_FS:
             return np.zeros((0, self.molecule.n_atoms, 3))
         pre = self._preparations()[0][1]
         progress = read_progress(pre.folder, pre.plan.identity)

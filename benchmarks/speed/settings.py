@@ -153,6 +153,23 @@ class ScfSettings(StockSettings):
     )
 
 
+class OuterSettings(Settings):
+    """Find how far the outer step of integrator learned may go, by the drift of the energy.
+
+    Example: atom-bench speed outer --molecules formaldehyde --outer-fs 2,3 --json
+    """
+
+    data: str = option("mini-dft", "Data set with the forces that the stand-in is fitted to.")
+    molecules: str = Field(
+        "", exclude=True, description="Names in the data set, separated by commas; all by default."
+    )
+    outer_fs: Annotated[Sizes, Listed, Field(min_length=1)] = option("2,3,4", "Outer steps, fs.")
+    labels: int = option(100, "Frames that the inner potential is fitted to.", ge=10)
+    length_fs: float = option(5000.0, "Length of each run, fs.", gt=0)
+    inner_fs: float = Field(0.25, gt=0)
+    seed: Seed = 0
+
+
 class GpuSettings(DynamicsSettings):
     """Count the steps of parallel trajectories on one GPU, and on the cores of the CPU.
 
@@ -353,6 +370,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "memory": MemorySettings,
     "throughput": ThroughputSettings,
     "mts": MtsSettings,
+    "outer": OuterSettings,
     "loader": LoaderSettings,
     "model": ModelSettings,
 }

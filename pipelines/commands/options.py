@@ -45,7 +45,7 @@ EquilibrationOption = Annotated[
     typer.Option(help="NVT equilibration at the level, before production. Default 2500."),
 ]
 IntegratorOption = Annotated[
-    str | None, typer.Option(help="mts (default at the DFT levels) or verlet.")
+    str | None, typer.Option(help="learned (default at the DFT levels), mts or verlet.")
 ]
 StoreOption = Annotated[
     float | None, typer.Option(help="Time between stored frames. Default 1; 2 with `learned`.")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from pipelines.dynamics.inner_potential import (
     KERNEL,
@@ -42,14 +43,14 @@ class OuterStep(NamedTuple):
     limit: float
 
 
-# Beyond its limit, resonances with bonds to hydrogen let the energy of a step drift by more than
-# 0.05 meV/atom/ps. The first is that of `mts`, with GFN2-xTB alone inside.
+# Beyond its limit, resonances with bonds to hydrogen let the energy walk; how far is in proportion
+# to the residual (docs/pipeline/performance.md). 2.5 fs, a quarter of the period of O-H and N-H, is
+# no better than 3 fs, and 4 fs, a third of the period of C-H, resonates at any residual.
+# The first is that of `mts`, with GFN2-xTB alone inside.
 OUTER_STEPS = (
     OuterStep(FIRST_OUTER_STEP_FS, np.inf),
     OuterStep(2.0, 0.03),
-    OuterStep(2.5, 0.01),
-    OuterStep(3.0, 0.005),
-    OuterStep(4.0, 0.002),
+    OuterStep(3.0, 0.003),
 )
 LONGER_BELOW = 0.7  # of its limit the residual must be for a longer step than the last
 FALL_BACK = 2.0  # times its limit, over three steps, the residual ends a segment at once
@@ -203,7 +204,9 @@ class Learner:
         memory = {name: array.copy() for name, array in self.stepper.engine.state().items()}
         rng = np.random.default_rng([known.n_seeds])
         for index in chosen:
-            frame = stretch_hydrogens(frames[index], np.asarray(self.atomic_numbers), rng)
+            # All face the same way, so that the level can go on from the last one.
+            frame = frames[index] if self.stepper.body.linear else _turned(frames[index], frames[0])
+            frame = stretch_hydrogens(frame, np.asarray(self.atomic_numbers), rng)
             try:
                 forces = self._difference(frame)
             except RunFailed:  # a geometry too odd for self-consistency teaches nothing
@@ -350,6 +353,13 @@ class Learner:
         known = self.known
         kept = choose_frames(known.positions, n)
         known.positions, known.differences = known.positions[kept], known.differences[kept]
+
+
+def _turned(positions: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The positions moved and turned onto the target, both (n_atoms, 3) A."""
+    centre, wanted = positions.mean(axis=0), target.mean(axis=0)
+    rotation = Rotation.align_vectors(target - wanted, positions - centre)[0]
+    return rotation.apply(positions - centre) + wanted
 
 
 def _drifts(energies: list[tuple[float, float]]) -> bool:

@@ -10,10 +10,10 @@ from tg80.errors import UserError
 
 def test_defaults_are_those_of_the_dataset():
     recipe = Recipe()
-    assert (recipe.level, recipe.integrator, recipe.thermostat) == ("pbe-def2svp", "mts", "nve")
-    assert (recipe.outer_step_fs, recipe.inner_step_fs) == (1.0, 0.25)
+    assert (recipe.level, recipe.integrator, recipe.thermostat) == ("pbe-def2svp", "learned", "nve")
+    assert (recipe.outer_step_fs, recipe.inner_step_fs) == (None, 0.25)
     assert (recipe.length_fs, recipe.equilibration_fs) == (32000, 2500)
-    assert recipe.time_step_fs == 1.0
+    assert recipe.time_step_fs == 0.25 and recipe.first_step_fs == 1.0
 
 
 def test_the_cheap_level_runs_verlet():

@@ -166,12 +166,18 @@ class KohnShamEngine:
             attempts.insert(
                 0, ("the predicted orbitals", lambda: solve(hamiltonian, start, self._pairs))
             )
-        if start is not None and correction is not None and hamiltonian.has_coarse_grid:
-            pairs = self._pairs
-            attempts.insert(
-                0, ("two grids", lambda: solve_on_two_grids(hamiltonian, start, correction, pairs))
-            )
+        if hamiltonian.has_coarse_grid:
+            attempts.insert(0, ("two grids", lambda: self._on_two_grids(start, correction)))
         return attempts
+
+    def _on_two_grids(self, start: np.ndarray | None, correction: np.ndarray | None) -> Solution:
+        """From what is predicted; nothing is for a first geometry, and little after a jump."""
+        hamiltonian = self._hamiltonian
+        if start is None:
+            start = hamiltonian.guess()
+        if correction is None:
+            correction = np.zeros_like(hamiltonian.overlap)
+        return solve_on_two_grids(hamiltonian, start, correction, self._pairs)
 
     def _second_order(self) -> Solution:
         """PySCF's co-iterative augmented Hessian from a fresh guess, polished by a few cycles."""

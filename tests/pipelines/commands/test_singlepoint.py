@@ -53,7 +53,7 @@ def test_every_level_reports_json(run, water, level):
     assert report["homo_lumo_gap_ev"] > 1.0
     assert {"tg80", "pyscf", "tblite"} <= set(report["versions"])
     if level != "gfn2-xtb":
-        assert report["cycles"] > 3 and report["gradient_norm_hartree"] < 3e-5
+        assert report["cycles"] >= 1 and report["gradient_norm_hartree"] < 3e-5
         reference = np.array(references()["water"]["forces_hartree_per_bohr"])
         assert np.abs(np.array(report["forces_hartree_per_bohr"]) - reference).max() < 1e-4
 

@@ -81,16 +81,18 @@ def test_state_passes_between_cpu_and_gpu_engines():
     reference = make_engine("pbe-def2svp", numbers)
     expected = [reference.evaluate(place) for place in path]
     engines = [make_engine("pbe-def2svp", numbers), twin(), make_engine("pbe-def2svp", numbers)]
-    results = []
+    results, cycles = [], []
     for index, engine in enumerate(engines):
         if results:
             engine.load_state(engines[index - 1].state())
-        results += [engine.evaluate(place) for place in path[3 * index : 3 * index + 3]]
+        for place in path[3 * index : 3 * index + 3]:
+            results.append(engine.evaluate(place))
+            cycles.append(engine.last_solution.coarse_cycles)
     for result, wanted in zip(results, expected, strict=True):
         assert result.energy == pytest.approx(wanted.energy, abs=ENERGY_TOLERANCE)
         assert np.abs(result.forces - wanted.forces).max() < 2e-5 * FORCE
     assert engines[1].last_attempt == "two grids"
-    assert max(result.scf_cycles for result in results[3:]) <= results[0].scf_cycles - 2
+    assert max(cycles[3:]) <= cycles[0] - 4
     states = [engine.state() for engine in engines]
     for name, array in states[0].items():
         assert states[1][name].shape[1:] == array.shape[1:]
@@ -114,7 +116,7 @@ def test_failure_ladder():
     with pytest.raises(RunFailed, match=r"a fresh guess.*level shift.*second-order") as error:
         twin(get_level("pbe-def2svp").customised(max_cycles=1)).evaluate(positions)
     assert "\n" not in str(error.value)
-    rescued = twin(get_level("pbe-def2svp").customised(max_cycles=6))
+    rescued = twin(get_level("pbe-def2svp").customised(max_cycles=6, gradient_threshold=9e-6))
     evaluation = rescued.evaluate(positions)
     assert rescued.last_attempt == "second-order optimisation"
     plain = make_engine("pbe-def2svp", [8, 1, 1]).evaluate(positions)

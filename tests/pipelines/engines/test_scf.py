@@ -151,9 +151,11 @@ def test_history_saves_cycles_and_changes_nothing_beyond_the_threshold():
     path = displaced(positions, 8)
     engine = make_engine("pbe-def2svp", numbers)
     with_history = [engine.evaluate(geometry) for geometry in path]
+    assert engine.last_solution is not None
+    cycles = engine.last_solution.coarse_cycles
     engine.reset()
     fresh = engine.evaluate(path[-1])
-    assert with_history[-1].scf_cycles <= fresh.scf_cycles - 3
+    assert cycles <= engine.last_solution.coarse_cycles - 5
     assert np.abs(with_history[-1].forces - fresh.forces).max() < 2e-5 * FORCE
 
 
@@ -184,7 +186,8 @@ def test_failure_ladder_names_what_was_tried():
 
 def test_second_order_solver_rescues_what_the_plain_loop_cannot_in_time():
     numbers, positions = structure("water")
-    engine = make_engine(get_level("pbe-def2svp").customised(max_cycles=6), numbers)
+    few = get_level("pbe-def2svp").customised(max_cycles=6, gradient_threshold=9e-6)
+    engine = make_engine(few, numbers)
     evaluation = engine.evaluate(positions)
     assert engine.last_attempt == "second-order optimisation"
     plain = make_engine("pbe-def2svp", numbers).evaluate(positions)
@@ -206,7 +209,7 @@ def test_what_does_not_fit_into_memory_is_computed_anew(monkeypatch):
     little = Resources(memory_gb=0.1)
     anew = make_engine("pbe-def2svp", numbers, resources=little).evaluate(positions)
     assert anew.energy == pytest.approx(cached.energy, abs=1e-7)
-    assert np.abs(anew.forces - cached.forces).max() < 1e-5
+    assert np.abs(anew.forces - cached.forces).max() < 2e-6 * FORCE
 
 
 def test_positions_that_are_not_finite_fail_by_name():

@@ -136,6 +136,18 @@ def test_what_two_grids_cannot_solve_goes_down_the_ladder(monkeypatch):
     assert np.abs(evaluation.forces - exact.forces).max() < 2e-5 * FORCE
 
 
+@pytest.mark.parametrize("jump", [False, True])
+def test_a_first_geometry_takes_two_grids_too(jump):
+    """Nothing is known of the correction, from a fresh guess or after the molecule was turned."""
+    first, *_, last = dynamics("water", 1.0, 3)
+    engine, exact = engine_of("water"), make_engine(TIGHT, structure("water")[0])
+    if jump:
+        engine.evaluate(first[:, [1, 2, 0]])
+    evaluation = engine.evaluate(last)
+    assert engine.last_attempt == "two grids" and evaluation.scf_cycles <= 2
+    assert np.abs(evaluation.forces - exact.evaluate(last).forces).max() < 5e-6 * FORCE
+
+
 def test_a_checkpoint_without_corrections_goes_on_and_learns_them():
     path = dynamics("water", 1.0, 5)
     before = engine_of("water")
@@ -146,9 +158,7 @@ def test_a_checkpoint_without_corrections_goes_on_and_learns_them():
     engine = engine_of("water")
     engine.load_state(state)
     engine.evaluate(path[3])
-    assert engine.last_attempt == "the predicted orbitals"
     engine.evaluate(path[4])
-    assert engine.last_attempt == "two grids"
     state = engine.state()
     assert state["corrections"].shape == (2, *state["overlaps"].shape[1:])
     state["corrections"] = state["corrections"][:, :-1]
