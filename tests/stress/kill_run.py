@@ -32,8 +32,8 @@ SETTINGS = {
         "--set=segment_fs=10", "--set=n_conformers=5",
     ],
     "pbe-def2svp": [
-        "--length-fs=12", "--equilibration-fs=3", "--set=pre_equilibration_fs=50",
-        "--set=segment_fs=1", "--set=n_conformers=3",
+        "--length-fs=60", "--equilibration-fs=100", "--set=pre_equilibration_fs=100",
+        "--set=segment_fs=5", "--set=n_conformers=3",
     ],
 }  # fmt: skip
 TARGETS = ("worker", "scheduler", "client")
