@@ -110,10 +110,16 @@ class ATOMConfig(BaseModel):
         description="add a learned function of the lag, zero at lag 0, to the step tokens",
     )
 
-    output: Literal["displacement", "flight", "absolute"] = Field(
+    output: Literal["displacement", "flight", "absolute", "modes"] = Field(
         default="displacement",
-        description="vector is added to the start position, to free flight from it, or to the "
-        "centre of mass",
+        description="vector is added to the start position, to free flight from it, to the "
+        "centre of mass, or to motion in the molecule's own normal modes",
+    )
+    modes_width: int = Field(
+        default=64, ge=1, description="with output = modes: features that force constants come from"
+    )
+    modes_rounds: int = Field(
+        default=2, ge=0, description="with output = modes: messages along the bonds"
     )
     flight_fs: float = Field(
         default=15.0,
@@ -125,6 +131,12 @@ class ATOMConfig(BaseModel):
         default=20.0,
         gt=0,
         description="displacements are multiplied by 1 - exp(-lag / lag_gate_fs); None: by 1",
+    )
+
+    lag_gate_power: Literal[1, 2] = Field(
+        default=1,
+        description="of that gate; with 2, flight and modes leave the start with its velocities "
+        "exactly",
     )
 
     normalise_lifted: bool = Field(
@@ -182,6 +194,8 @@ class ATOMConfig(BaseModel):
                 raise ValueError("symmetry = strict goes with lifting = equivariant only")
             if self.attention == "gat":
                 raise ValueError("symmetry = strict does not go with attention = gat")
+        if self.output == "modes" and self.symmetry == "strict":
+            raise ValueError("output = modes does not go with symmetry = strict")
         if self.pair_layers and self.lifting != "equivariant":
             raise ValueError("pair_layers go with lifting = equivariant only")
         if self.graph_radius_angstrom is not None and self.attention != "gat":

@@ -12,6 +12,7 @@ from atom.layers.blocks import Block, Gain, SwiGLU, root_mean_square_norm
 from atom.layers.channels import deal_channels, gather_channels
 from atom.layers.e3nn import o3, plain_layers
 from atom.layers.masks import attention_reach
+from atom.layers.pairs import safe_norm
 from atom.layers.rope import state_rotation
 from atom.variants.gat import GraphMessages, graph_reach
 from atom.variants.strict import strict_block
@@ -44,6 +45,10 @@ class Decoder(nn.Module):
         self.lag_features = self.mix_heads = None
         if config.lag_embedding:
             self.lag_features = nn.Linear(len(LAG_FEATURE_TIMES_FS), n_free, bias=False)
+        self.lift_motion = None
+        if config.output == "modes":
+            with plain_layers():
+                self.lift_motion = o3.Linear("1x0e + 1x1o", lifted)
         if n_vectors > 1:
             self.mix_heads = nn.Sequential(
                 nn.Linear(n_free, n_free), nn.SiLU(), nn.Linear(n_free, n_vectors)
@@ -62,6 +67,7 @@ class Decoder(nn.Module):
         real: Tensor,
         positions: Tensor,
         bonds: Tensor,
+        motion: Tensor | None = None,
     ) -> Tensor:
         """Run the blocks over the start state and all steps.
 
@@ -73,6 +79,8 @@ class Decoder(nn.Module):
             real: (B, N) bool, False for a padded atom.
             positions: (B, N, 3), A.
             bonds: (B, N, N) bool.
+            motion: (B, P, N, 3) displacements that the vectors are added to, which the steps are
+                told; for output = modes.
 
         Returns:
             (B, P, N, 3), without unit.
@@ -108,6 +116,9 @@ class Decoder(nn.Module):
             saturation = -torch.expm1(-states_fs[..., None] / self._lag_times_fs)
             embedded = self.lag_features(saturation.to(dtype))
             tokens = tokens + pad(embedded, (0, phase.shape[-1] - embedded.shape[-1]))[:, :, None]
+        if self.lift_motion is not None and motion is not None:
+            told = self.lift_motion(torch.cat([safe_norm(motion), motion], dim=-1).to(dtype))
+            tokens = tokens + pad(deal_channels(told, config.n_heads), (0, 0, 0, 0, 1, 0))
         first_values = None
         for block in self.blocks:
             tokens, values = block(tokens, lifted, rotation, reach, first_values)

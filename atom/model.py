@@ -22,7 +22,12 @@ from atom.elements import (
 from atom.label_noise import LabelNoise, add_label_noise
 from atom.layers.lifting import make_lifting
 from atom.loss import LossKind, masked_loss
+from atom.valence.head import ModesHead
+from atom.valence.topology import topologies_of_bonds
 from atom.walk import bonded_pairs, random_walk_encoding
+
+# The decoder is told of motion in normal modes in this unit.
+MOTION_UNIT_ANGSTROM = 0.2
 
 
 class ATOM(nn.Module):
@@ -42,6 +47,12 @@ class ATOM(nn.Module):
         self.config = config = config or ATOMConfig()
         self.decoder = Decoder(config)
         self.lifting = make_lifting(config)
+        self.modes = self.correction = None
+        if config.output == "modes":
+            features = config.multiplicity
+            self.modes = ModesHead(features, config.modes_width, config.modes_rounds)
+            # The correction to the modes starts at nothing.
+            self.correction = nn.Parameter(torch.zeros(()))
         masses = torch.tensor(ATOMIC_MASSES, dtype=torch.float64)
         thermal = BOLTZMANN_EV_PER_K * config.temperature_k / U_ANGSTROM2_PER_FS2_IN_EV
         # Padding gets velocity unit 1, so that its zero velocities stay zero.
@@ -79,6 +90,7 @@ class ATOM(nn.Module):
         lags_fs: Tensor,
         walk_encoding: Tensor | None = None,
         bonds: Tensor | None = None,
+        harmonic: Tensor | None = None,
     ) -> Tensor:
         """Predict the positions at each lag.
 
@@ -89,6 +101,8 @@ class ATOM(nn.Module):
             lags_fs: (B, P) times since the start (not increments), fs; NaN = padded lag.
             walk_encoding: (B, N, walk_steps) instead of the one computed from ``positions``.
             bonds: (B, N, N) bool instead of the bonds found in ``positions``.
+            harmonic: (B, P, N, 3), A, with output = modes: motion in normal modes instead of that
+                about the rest structure nearest to ``positions``.
 
         Returns:
             (B, P, N, 3), A. Zeros at padded atoms; the start positions at padded lags.
@@ -123,14 +137,24 @@ class ATOM(nn.Module):
         )
         valid = ~lags_fs.isnan()
         lags_fs = lags_fs.where(valid, 0.0)
-        vectors = self.decoder(lifted, phase, lags_fs, valid, real, positions, bonds)
-
         start = positions[:, None].to(dtype)
+        if self.modes is not None and harmonic is None:
+            harmonic = self.modes(
+                positions, velocities, atomic_numbers, lags_fs,
+                topologies_of_bonds(bonds, atomic_numbers), self.lifting.embedding,
+            )  # fmt: skip
+        moved = None if harmonic is None else (harmonic - positions[:, None]).to(dtype)
+        vectors = self.decoder(
+            lifted, phase, lags_fs, valid, real, positions, bonds,
+            None if moved is None else moved / MOTION_UNIT_ANGSTROM,
+        )  # fmt: skip
         if self.config.output == "absolute":
             base = centre.expand_as(positions)[:, None].to(dtype)
         else:
             vectors = vectors * self._lag_gate(lags_fs).to(dtype)[..., None, None]
             base = start + self._flight(velocities, lags_fs).to(dtype)
+        if moved is not None:
+            base, vectors = start + moved, vectors * self.correction
         wanted = (valid[:, :, None] & real[:, None, :])[..., None]
         return torch.where(wanted, base + vectors, start)
 
@@ -220,7 +244,8 @@ class ATOM(nn.Module):
         """Factor on displacements, (B, P): 0 at lag 0, proportional to short lags, then 1."""
         if self.config.lag_gate_fs is None:
             return torch.ones_like(lags_fs)
-        return -torch.expm1(-lags_fs / self.config.lag_gate_fs)
+        gate = -torch.expm1(-lags_fs / self.config.lag_gate_fs)
+        return gate**self.config.lag_gate_power
 
     def _flight(self, velocities: Tensor, lags_fs: Tensor) -> Tensor:
         """Free flight with velocities (B, N, 3) that die away, (B, P, N, 3) A; or zeros."""

@@ -87,12 +87,14 @@ class Geometry:
 
     Attributes:
         layout: of the molecules.
+        positions: (n, 3) A.
         values: the coordinates.
         slopes: (M, C, D), B.
         curvatures: for each kind with any, (m, 3a, 3a), C of its rows.
     """
 
     layout: Layout
+    positions: Tensor
     values: Coordinates
     slopes: Tensor
     curvatures: dict[str, Tensor]
@@ -112,7 +114,8 @@ class Geometry:
             slope, curvatures[kind] = _derivatives(function, positions[atoms])
             columns = layout.columns[atoms].flatten(1)
             slopes[(layout.coordinate(kind)[:, None] * size + columns).flatten()] = slope.flatten()
-        return cls(layout, coordinates_of(positions, t), slopes.view(m, c, size), curvatures)
+        values = coordinates_of(positions, t)
+        return cls(layout, positions, values, slopes.view(m, c, size), curvatures)
 
     @cached_property
     def _blocks(self) -> dict[str, Tensor]:

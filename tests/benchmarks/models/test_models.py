@@ -17,7 +17,7 @@ from benchmarks.testing import CHECKS, TOLERANCE_A, ask, check_model, starts
 from tests.support import toys
 from tg80.errors import UserError
 
-SETTINGS = {name: toys.TINY_ATOM for name in ("atom", "atom-start", "atom-gat")}
+SETTINGS = {name: toys.TINY_ATOM for name in ("atom", "atom-start", "atom-gat", "atom-modes")}
 SETTINGS |= {name: toys.TINY_EGNN for name in ("egno", "egnn", "egnn-rollout")}
 SETTINGS |= {"mace": toys.TINY_MACE, "valence": {"model": {"width": 16}}}
 STANDS_STILL = {"persistence", "centroid", "mean-structure", "relaxed-structure"}

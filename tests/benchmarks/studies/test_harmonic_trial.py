@@ -75,6 +75,19 @@ def test_the_oracle_passes_and_persistence_is_the_unit(furan, tmp_path):
     assert run_trial("persistence", {}, furan, **asked).errors == (1.0,) * len(LAGS_FS)
 
 
+@pytest.mark.timeout(1800)
+def test_atom_modes_learns_the_frequencies_of_furan(furan, tmp_path):
+    """About 900 steps, a CPU minute: phases at 960 fs hang on frequencies to about 3 cm-1."""
+    settings = {"training": {"windows_per_trajectory": 8, "validations": 1}}
+    result = run_trial(
+        "atom-modes", settings, furan, budget=Budget(epochs=28), seed=0, out=tmp_path
+    )
+    assert result.n_steps < 1000
+    assert result.at(20.0) < 0.005
+    assert result.at(120.0) < 0.02
+    assert result.at(960.0) < 0.06
+
+
 @pytest.mark.parametrize("model", ["atom", "egno", "valence"])
 def test_learnt_models_can_be_tried(furan, tmp_path, model):
     settings = {"atom": toys.TINY_ATOM, "egno": toys.TINY_EGNN, "valence": {"model": {"width": 8}}}

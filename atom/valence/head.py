@@ -1,0 +1,228 @@
+"""Motion in a molecule's own normal modes, its force constants predicted from the bond graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from atom.alignment import kabsch_rotation, weighted_centroid
+from atom.elements import ATOMIC_MASSES, U_ANGSTROM2_PER_FS2_IN_EV
+from atom.valence.flow import SOFTEST, Flow
+from atom.valence.stiffness import Geometry, Layout
+from atom.valence.terms import GraphMessages, Parameters, TermNetwork
+from atom.valence.topology import Topology, join, rows_of_terms
+
+# Stretch constants, eV/A^2: of C-H, other X-H, bonds with an element beyond F, all others. Frames
+# 10 fs apart hardly tell those of X-H, whose period that is, so these stay within a third.
+_CH, _XH, _HEAVY, _OTHER = 31.5, 44.0, 22.0, 42.0
+_XH_SPREAD = 0.35
+_XH_CUBIC = -1.5
+# Newton steps from a start state to its rest structure: how many, the largest displacement of one,
+# and the smallest eigenvalue, (rad/fs)^2, that a step is divided by.
+_N_STEPS, _LARGEST_STEP_A, _SOFTEST_STEP = 6, 0.15, 3 * SOFTEST
+_SPREAD_RATE = 30.0
+# Heavy atoms that would move farther from the rest structure, A, are not believed.
+_FARTHEST_A = 1.5
+# Of the return to the rest structure where that happens, fs.
+_RETURN_FS = 50.0
+
+
+class Linearised(NamedTuple):
+    """Equations of motion of M molecules about a geometry; vectors and matrices are mass-weighted.
+
+    Attributes:
+        layout: of the molecules.
+        structure: (M, N, 3) A, centre of mass at the origin, 0 = padding.
+        masses: (M, N) u, 0 = padding.
+        acceleration: (M, D) at the structure.
+        stiffness: (M, D, D), (rad/fs)^2.
+    """
+
+    layout: Layout
+    structure: Tensor
+    masses: Tensor
+    acceleration: Tensor
+    stiffness: Tensor
+
+    @property
+    def root(self) -> Tensor:
+        """(M, D) roots of masses, 1 = padding."""
+        return _roots(self.masses)
+
+
+class ModesHead(nn.Module):
+    """Force constants of a molecule, and its motion by them in closed form.
+
+    Args:
+        n_elements: features of an element.
+        width: of the features of an atom.
+        n_rounds: messages along the bonds.
+    """
+
+    _mass: Tensor
+
+    def __init__(self, n_elements: int, width: int, n_rounds: int) -> None:
+        super().__init__()
+        self.graph = GraphMessages(n_elements, width, n_rounds)
+        self.terms = TermNetwork(width)
+        # Logarithms of the share s of a frequency that is not known, and of s0 in rad/fs. They are
+        # held small, so that they follow what frequencies have learnt faster than these learn.
+        self.log_spread = nn.Parameter(torch.tensor([0.03, 0.001]).log() / _SPREAD_RATE)
+        masses = torch.tensor(ATOMIC_MASSES, dtype=torch.float64)
+        self.register_buffer("_mass", masses, persistent=False)
+
+    def parameters_of(self, topology: Topology, elements: nn.Embedding) -> Parameters:
+        """The parameters of the terms of a topology, float64."""
+        h = self.graph(elements(topology.numbers), topology)
+        found = Parameters(*(p.double() for p in self.terms(h, topology)))
+        return found._replace(bond=_with_prior(found.bond, topology))
+
+    def spread(self) -> Tensor:
+        """s, and s0 in rad/fs, float64."""
+        return (_SPREAD_RATE * self.log_spread.double()).exp()
+
+    def linearise(self, geometry: Geometry, parameters: Parameters) -> Linearised:
+        """The equations of motion about a geometry."""
+        layout, topology = geometry.layout, geometry.layout.topology
+        gradient, hessian = geometry.stiffness(parameters)
+        masses = self._mass[topology.numbers]
+        padded = layout.pad(masses[:, None].expand(-1, 3)).unflatten(1, (-1, 3))[..., 0]
+        root, unit = _roots(padded), 1 / U_ANGSTROM2_PER_FS2_IN_EV
+        structure = layout.pad(geometry.positions).unflatten(1, (-1, 3))
+        structure = (structure - weighted_centroid(structure, padded)) * (padded > 0)[..., None]
+        return Linearised(
+            layout,
+            structure,
+            padded,
+            -unit * gradient / root,
+            unit * hessian / (root[:, :, None] * root[:, None]),
+        )
+
+    def move(
+        self,
+        lines: Linearised,
+        owner: Tensor,
+        positions: Tensor,
+        velocities: Tensor,
+        lags_fs: Tensor,
+    ) -> Tensor:
+        """Positions (B, P, N, 3) A of windows in the modes of their molecules, float64.
+
+        Args:
+            lines: equations of motion of M molecules.
+            owner: (B,) molecule of each window.
+            positions: (B, N, 3) A.
+            velocities: (B, N, 3) A/fs.
+            lags_fs: (B, P).
+        """
+        wider = (0, 0, 0, lines.structure.shape[1] - positions.shape[1])
+        x, v = pad(positions.double(), wider), pad(velocities.double(), wider)
+        t = lags_fs.double()
+        masses, rest, root = lines.masses[owner], lines.structure[owner], lines.root[owner]
+        centre, drift = weighted_centroid(x, masses), weighted_centroid(v, masses)
+        turn = kabsch_rotation(x - centre, rest, masses).transpose(1, 2)
+        real = (masses > 0)[..., None]
+        away = torch.where(real, (x - centre) @ turn - rest, 0.0).flatten(1) * root
+        speed = torch.where(real, (v - drift) @ turn, 0.0).flatten(1) * root
+        pull = lines.acceleration[owner] - (lines.stiffness[owner] @ away[..., None])[..., 0]
+        moved = Flow.apply(lines.stiffness, speed, pull, t, self.spread().square(), owner)
+        assert isinstance(moved, Tensor)
+        moved = (moved / root[:, None]).unflatten(2, (-1, 3)) @ turn.transpose(1, 2)[:, None]
+        moved = x[:, None] + moved + t[..., None, None] * drift[:, None]
+        return pad(moved, (0, 0, 0, -wider[3]))
+
+    def forward(
+        self,
+        positions: Tensor,
+        velocities: Tensor,
+        atomic_numbers: Tensor,
+        lags_fs: Tensor,
+        topologies: Sequence[Topology],
+        elements: nn.Embedding,
+    ) -> Tensor:
+        """Positions (B, P, N, 3) A about the rest structures that Newton steps lead to.
+
+        Where a heavy atom would move too far, the window goes to its rest structure instead.
+
+        Args:
+            positions: (B, N, 3) A.
+            velocities: (B, N, 3) A/fs.
+            atomic_numbers: (B, N), 0 = padding, which stands last.
+            lags_fs: (B, P), not NaN.
+            topologies: B bond graphs.
+            elements: features of the elements.
+        """
+        unique = list(dict.fromkeys(topologies))
+        number = {topology: i for i, topology in enumerate(unique)}
+        rows = rows_of_terms(unique, [number[topology] for topology in topologies])
+        device = positions.device
+        found = self.parameters_of(join(unique).to(device), elements)
+        parameters = Parameters(*(p[r.to(device)] for p, r in zip(found, rows, strict=True)))
+        real = atomic_numbers > 0
+        lines = self._at_rest(join(topologies).to(device), parameters, positions.double()[real])
+        owner = torch.arange(len(real), device=device)
+        moved = self.move(lines, owner, positions, velocities, lags_fs)
+        start, rest = positions.double(), torch.zeros_like(moved[:, 0])
+        rest[real] = _superposed(lines, start[real])
+        heavy = (atomic_numbers > 1)[:, None]
+        strayed = (moved - rest[:, None]).norm(dim=-1).where(heavy, 0.0).amax(-1) > _FARTHEST_A
+        back = -torch.expm1(-(lags_fs.double() / _RETURN_FS).square() / 2)[..., None, None]
+        resting = start[:, None] + back * (rest - start)[:, None]
+        moved = torch.where(strayed[..., None, None], resting, moved)
+        return torch.where(real[:, None, :, None], moved, start[:, None])
+
+    def _at_rest(self, topology: Topology, parameters: Parameters, x: Tensor) -> Linearised:
+        """The equations of motion where a few damped Newton steps lead from x (n, 3)."""
+        layout, y = Layout(topology), x
+
+        def lines_at(positions: Tensor) -> Linearised:
+            return self.linearise(Geometry.of(positions, layout), parameters)
+
+        lines = lines_at(y)
+        for _ in range(_N_STEPS):
+            y = y + newton_step(lines)
+            lines = lines_at(y)
+        # One that went astray rests where it started.
+        far = layout.pad(y - x).abs().amax(1) > _FARTHEST_A
+        if bool(far.any()):
+            lines = lines_at(torch.where(far[topology.molecule][:, None], x, y))
+            lines = lines._replace(acceleration=lines.acceleration * ~far[:, None])
+        return lines
+
+
+@torch.no_grad()
+def newton_step(lines: Linearised, largest: float = _LARGEST_STEP_A) -> Tensor:
+    """The damped step (n, 3) A to the rest structures."""
+    values, vectors = torch.linalg.eigh(lines.stiffness)
+    along = (lines.acceleration[:, None] @ vectors)[:, 0] / values.abs().clamp(min=_SOFTEST_STEP)
+    step = (vectors @ along[..., None])[..., 0] / lines.root
+    size = step.abs().amax(1, keepdim=True)
+    return lines.layout.unpad(step * (largest / size.clamp(min=largest)))
+
+
+def _roots(masses: Tensor) -> Tensor:
+    return torch.where(masses > 0, masses, 1.0).sqrt().repeat_interleave(3, dim=1)
+
+
+def _superposed(lines: Linearised, positions: Tensor) -> Tensor:
+    """Rest structures (n, 3) A laid on positions (n, 3)."""
+    x = lines.layout.pad(positions).unflatten(1, (-1, 3))
+    centre = weighted_centroid(x, lines.masses)
+    turn = kabsch_rotation(lines.structure, x - centre, lines.masses)
+    return lines.layout.unpad(lines.structure @ turn.transpose(1, 2) + centre)
+
+
+def _with_prior(bond: Tensor, t: Topology) -> Tensor:
+    """Parameters of bonds about the prior of their stretch constants."""
+    first, second = t.numbers[t.bonds].sort(dim=1).values.unbind(1)
+    with_h = first == 1
+    prior = torch.where(with_h, torch.where(second == 6, _CH, _XH), _OTHER)
+    prior = torch.where(second > 9, _HEAVY, prior).double()
+    spread = torch.where(with_h, _XH_SPREAD, 1.0).double()
+    off = (bond[:, 0] / 40).log()
+    constant = prior * torch.exp(spread * torch.tanh(off / spread))
+    return torch.stack([constant, bond[:, 1], bond[:, 2] + with_h * _XH_CUBIC], dim=1)

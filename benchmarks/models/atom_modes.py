@@ -1,0 +1,259 @@
+"""`atom-modes`: ATOM on top of a molecule's own normal modes, trained on positions alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import huber_loss, pad
+
+from atom import ATOM
+from atom.alignment import kabsch_rotation, weighted_centroid
+from atom.loss import masked_loss
+from atom.valence.head import Linearised
+from atom.valence.stiffness import Geometry, Layout
+from atom.valence.terms import Parameters
+from atom.valence.topology import Topology, join, rows_of_terms, topologies_of
+from benchmarks.models.atom import AtomJoint
+from benchmarks.models.learnt import Preset
+from benchmarks.models.trivial import mean_structures
+from benchmarks.tasks.data import TrainingData
+from benchmarks.tasks.states import score_mask_of
+from benchmarks.training.batches import MicroBatch, first_frames
+from benchmarks.training.trainer import LossFunction
+from tg80.constants import ACCELERATION, BOLTZMANN_EV_PER_K, masses_of
+from tg80.windows.trajectories import Trajectory
+from tg80.windows.windows import TrainingWindows, WindowBatch
+
+_KT = BOLTZMANN_EV_PER_K * 300 * ACCELERATION  # u (A/fs)^2
+# Errors and displacements below this, A, count as this.
+_FLOOR_A = 0.01
+# What a relative error counts at most.
+_MOST_RELATIVE = 4.0
+_VIRIAL_WEIGHT = 0.3
+# One window in so many is corrected by attention.
+_CORRECTED = 8
+# Of motion linearised about starts: how many of a batch, and up to which lag, fs.
+_N_STARTS, _LONGEST_SHORT_FS = 4, 60.0
+# Of the largest variance of a molecule's positions: what varies less is rigid motion.
+_LEAST_VARIANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the train blocks say of M molecules, padded to the largest.
+
+    Attributes:
+        rows: molecule -> its number.
+        topologies: their bond graphs.
+        geometry: of the mean structures.
+        root: (M, D, D) root of the covariance of mass-weighted positions about them.
+        kinetic: (M, D, D) inverse of that root, times covariance of mass-weighted velocities, times
+            the root: what the virial theorem makes of the stiffness between two roots.
+        n_modes: (M,) directions in which a molecule moves.
+    """
+
+    rows: dict[str, int]
+    topologies: tuple[Topology, ...]
+    geometry: Geometry
+    root: Tensor
+    kinetic: Tensor
+    n_modes: Tensor
+
+
+def reference_of(blocks: Sequence[Trajectory], device: torch.device) -> Reference:
+    """The reference of train blocks."""
+    structures = {n: torch.from_numpy(x).double() for n, x in mean_structures(blocks).items()}
+    members = {name: [block for block in blocks if block.name == name] for name in structures}
+    numbers = [torch.from_numpy(own[0].atomic_numbers) for own in members.values()]
+    topologies = [
+        topologies_of(x[None], z[None])[0]
+        for x, z in zip(structures.values(), numbers, strict=True)
+    ]
+    layout = Layout(join(topologies).to(device))
+    geometry = Geometry.of(torch.cat(list(structures.values())).to(device), layout)
+    size = geometry.layout.size
+    root, kinetic = torch.zeros(2, len(members), size, size, dtype=torch.float64)
+    n_modes = torch.zeros(len(members), dtype=torch.float64)
+    for row, (name, own) in enumerate(members.items()):
+        n = structures[name].numel()
+        root[row, :n, :n], kinetic[row, :n, :n], n_modes[row] = _virial_of(structures[name], own)
+    rows = {name: i for i, name in enumerate(members)}
+    virial = (tensor.to(device) for tensor in (root, kinetic, n_modes))
+    return Reference(rows, tuple(topologies), geometry, *virial)
+
+
+def _virial_of(structure: Tensor, blocks: Sequence[Trajectory]) -> tuple[Tensor, Tensor, int]:
+    """`root`, `kinetic` and `n_modes` of one molecule."""
+    masses = torch.from_numpy(masses_of(blocks[0].atomic_numbers))
+    structure = structure - weighted_centroid(structure, masses)
+    x, v = (
+        torch.from_numpy(np.concatenate([getattr(block, name) for block in blocks])).double()
+        for name in ("positions", "velocities")
+    )
+    weights = masses.expand(len(x), -1)
+    centred = x - weighted_centroid(x, weights)
+    turn = kabsch_rotation(centred, structure.expand_as(x), weights).transpose(1, 2)
+    away, speed = (
+        (part * masses.sqrt()[:, None]).flatten(1)
+        for part in (centred @ turn - structure, v @ turn)
+    )
+    away = away - away.mean(0)
+    variance, axes = torch.linalg.eigh(away.T @ away / len(away))
+    moves = variance > _LEAST_VARIANCE * variance[-1]
+    size, axes = variance[moves].sqrt(), axes[:, moves]
+    kinetic = (axes / size).T @ (speed.T @ speed / len(speed)) @ (axes * size)
+    return (axes * size) @ axes.T, axes @ (kinetic + kinetic.T) @ axes.T / 2, int(moves.sum())
+
+
+@dataclass(frozen=True)
+class ModesLoss:
+    """Errors of the modes, of their virial, and of what attention adds to them.
+
+    The modes learn from relative errors of all atoms at all lags, and from the virial theorem,
+    which no lag enters: A <dx dx^T> = <v v^T>. Attention learns the rest of the way of a share of
+    the windows, the modes held fixed, so that it takes nothing from them.
+
+    Attributes:
+        reference: of the training molecules.
+        atoms: "heavy" or "all", which atoms attention is scored on.
+    """
+
+    reference: Reference
+    atoms: str
+
+    def __call__(self, module: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        assert isinstance(module, ATOM) and module.modes is not None
+        batch = micro_batch.windows
+        known = self.reference
+        parameters = module.modes.parameters_of(
+            known.geometry.layout.topology, module.lifting.embedding
+        )
+        lines = module.modes.linearise(known.geometry, parameters)
+        rows = [known.rows[name] for name in batch.molecule]
+        owner = torch.tensor(rows, device=batch.positions.device)
+        valid = ~batch.lags_fs.isnan()
+        lags = batch.lags_fs.where(valid, 0.0)
+        moved = module.modes.move(lines, owner, batch.positions, batch.velocities, lags)
+        start, target = batch.positions[:, None].double(), batch.targets.double()
+        masses = lines.masses[owner][:, None, : start.shape[2], None]
+        masses = masses.expand_as(start)
+        loss = _relative(moved - target, target - start, masses, valid)
+        loss = loss + _VIRIAL_WEIGHT * _virial(lines, known)
+        loss = loss + self._correction(module, micro_batch, moved.detach())
+        # As dear as the modes themselves: in half of the steps, by a coin that the batch holds.
+        if float(micro_batch.noise.positions[0, 0, 0]) > 0:
+            loss = loss + self._from_starts(module, batch, parameters)
+        count = loss.new_tensor(float(len(owner)))
+        return loss * count, count
+
+    def _from_starts(self, module: ATOM, batch: WindowBatch, parameters: Parameters) -> Tensor:
+        """Relative errors at short lags of motion linearised about a few of the starts."""
+        assert module.modes is not None
+        short = batch.lags_fs <= _LONGEST_SHORT_FS
+        candidates = short.any(1).nonzero()[:, 0]
+        if not len(candidates):
+            return parameters.bond.new_zeros(())
+        few = torch.linspace(0, len(candidates) - 1, min(_N_STARTS, len(candidates))).long()
+        rows = candidates[few]
+        order = [self.reference.rows[batch.molecule[row]] for row in rows.tolist()]
+        topologies = self.reference.topologies
+        terms = rows_of_terms(topologies, order)
+        device = batch.positions.device
+        own = Parameters(*(p[row.to(device)] for p, row in zip(parameters, terms, strict=True)))
+        real = batch.atomic_numbers[rows] > 0
+        x, v = batch.positions[rows].double(), batch.velocities[rows].double()
+        layout = Layout(join([topologies[i] for i in order]).to(device))
+        lines = module.modes.linearise(Geometry.of(x[real], layout), own)
+        valid = short[rows]
+        lags = batch.lags_fs[rows].where(valid, 0.0)
+        moved = module.modes.move(lines, torch.arange(len(rows), device=device), x, v, lags)
+        target = batch.targets[rows].double()
+        flown = x[:, None] + lags[..., None, None] * v[:, None]
+        masses = lines.masses[:, None, :, None]
+        masses = pad(masses, (0, 0, 0, x.shape[1] - masses.shape[2])).expand_as(target)
+        return _relative(moved - target, target - flown, masses, valid)
+
+    def _correction(self, module: ATOM, micro_batch: MicroBatch, moved: Tensor) -> Tensor:
+        """Error of what attention makes of some windows that the modes have moved."""
+        batch = micro_batch.windows
+        rows = torch.arange(0, len(moved), _CORRECTED, device=moved.device)
+        numbers, lags = batch.atomic_numbers[rows], batch.lags_fs[rows]
+        predicted = module(
+            batch.positions[rows], batch.velocities[rows], numbers, lags, harmonic=moved[rows]
+        )
+        scored = score_mask_of(numbers, self.atoms)
+        return masked_loss(predicted, batch.targets[rows], scored, ~lags.isnan(), kind="rmse")
+
+
+def _relative(error: Tensor, unit: Tensor, masses: Tensor, valid: Tensor) -> Tensor:
+    """Mean over windows of root mean square errors (B, P, N, 3) over a unit, weighted by mass.
+
+    It saturates, so that a window that runs away does not drown the others.
+    """
+    total = masses.sum((2, 3))
+    error, unit = ((masses * part.square()).sum((2, 3)) / total for part in (error, unit))
+    relative = ((error + 1e-7) / (unit + _FLOOR_A**2)).sqrt()
+    by_lag = relative / (1 + relative / _MOST_RELATIVE) * valid
+    return (by_lag.sum(1) / valid.sum(1).clamp(min=1)).mean()
+
+
+def _virial(lines: Linearised, known: Reference) -> Tensor:
+    """Mean over molecules and modes of how far the virial theorem is violated, in kT."""
+    off = (known.root @ lines.stiffness @ known.root - known.kinetic) / _KT
+    size = (off.square().sum(2) + 1e-12).sqrt()
+    by_mode = 2 * huber_loss(size, torch.zeros_like(size), reduction="none")
+    return (by_mode.sum(1) / known.n_modes).mean()
+
+
+def reversed_in_time(block: Trajectory) -> Trajectory:
+    """The block run backwards: it obeys the same equations."""
+    return replace(
+        block, positions=np.ascontiguousarray(block.positions[::-1]),
+        velocities=np.ascontiguousarray(-block.velocities[::-1]), labels=None,
+    )  # fmt: skip
+
+
+class AtomModes(AtomJoint):
+    """ATOM whose steps stand on the molecule's own normal modes.
+
+    Force constants come from ATOM's embedding of the elements and messages along the bonds, the
+    motion by them is closed for all lags at once, and attention corrects it. Positions and the
+    velocities of start states are all that is learnt from.
+    """
+
+    id: ClassVar[str] = "atom-modes"
+    presets: ClassVar[dict[str, Preset]] = {
+        name: Preset(
+            {**preset.model, "sigma_positions": 0.0, "sigma_velocities": 0.0},
+            {
+                "learning_rate": 5e-3,
+                "weight_decay": 1e-4,
+                "batch_size": 32,
+                "fixed_lag_fraction": 0.0,
+            },
+        )
+        for name, preset in AtomJoint.presets.items()
+    }
+    fixed: ClassVar[dict[str, Any]] = AtomJoint.fixed | {"output": "modes", "lag_gate_power": 2}
+
+    _reference: Reference
+
+    def initialise(self, data: TrainingData, *, seed: int) -> None:
+        """Take mean structures and covariances from the train blocks, and draw the weights."""
+        blocks = first_frames(data.trajectories, self.training.train_frames)
+        self._reference = reference_of(blocks, self.device)
+        super().initialise(data, seed=seed)
+
+    def windows(self, data: TrainingData, seed: int) -> TrainingWindows:
+        """Windows of the train blocks, forwards and backwards in time."""
+        both = (*data.trajectories, *map(reversed_in_time, data.trajectories))
+        return super().windows(replace(data, trajectories=both), seed)
+
+    def loss(self, atoms: str) -> LossFunction:
+        """What training minimises."""
+        return ModesLoss(self._reference, atoms)
