@@ -26,7 +26,7 @@ from pipelines.dynamics.continuation import (
     reopen,
 )
 from pipelines.dynamics.integrators import Body, Stepper
-from pipelines.dynamics.learner import Learner, allowed_outer_steps
+from pipelines.dynamics.learner import Learner, allowed_outer_steps, usual_outer_steps
 from pipelines.dynamics.mean_energy import mean_energy_start
 from pipelines.dynamics.parts import WORK, read_parts, work_folder
 from pipelines.dynamics.segments import Progress, Stage, StagePlan, read_progress
@@ -291,7 +291,7 @@ class Trajectory:
         return Learner(
             stepper,
             self.molecule.atomic_numbers,
-            allowed_outer_steps(recipe),
+            allowed_outer_steps(recipe, usual_outer_steps(self.molecule)),
             seed_frames=self._cheap_frames,
             before=lambda: _knowledge(before),
         )

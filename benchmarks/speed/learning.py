@@ -20,7 +20,7 @@ from pipelines.dynamics.inner_potential import (
     fit_correction,
     most_frames,
 )
-from pipelines.dynamics.learner import OUTER_STEPS, Learner, most_fits
+from pipelines.dynamics.learner import Learner, most_fits, usual_outer_steps
 from pipelines.dynamics.segments import Stage, StagePlan
 from pipelines.engines.engine import Resources
 from tg80.errors import RunFailed
@@ -74,9 +74,10 @@ def learn(
     rng = np.random.default_rng([start.molecule.n_atoms, 1])
     branch = start.warmed(rng)
     path = [one.positions for one in cheap_dynamics(branch, SEED_DYNAMICS_FS, rng)]
-    stepper = branch.stepper(level, OUTER_STEPS[0].fs, inner_fs, resources)
+    steps = usual_outer_steps(start.molecule)
+    stepper = branch.stepper(level, steps[0].fs, inner_fs, resources)
     learner = Learner(
-        stepper, start.molecule.atomic_numbers, OUTER_STEPS,
+        stepper, start.molecule.atomic_numbers, steps,
         seed_frames=lambda: np.array(path[::20]), before=lambda: None,
     )  # fmt: skip
     plan = StagePlan(

@@ -8,13 +8,20 @@ import pytest
 from pipelines.dynamics.checkpoint import read_arrays, write_arrays
 from pipelines.dynamics.inner_potential import CorrectedEngine
 from pipelines.dynamics.integrators import Body, Stepper
-from pipelines.dynamics.learner import OUTER_STEPS, Learner, _drifts, allowed_outer_steps
+from pipelines.dynamics.learner import (
+    OUTER_STEPS,
+    Learner,
+    _drifts,
+    allowed_outer_steps,
+    usual_outer_steps,
+)
 from pipelines.dynamics.parts import read_parts
 from pipelines.dynamics.segments import Stage, StagePlan
 from pipelines.dynamics.thermostats import thermal_velocities
 from pipelines.engines.engine import Evaluation
 from pipelines.recipe import Recipe
 from tests.pipelines.dynamics.analytic import SpringEngine
+from tg80.chemistry.molecule import molecule_from_smiles
 from tg80.constants import masses_of
 from tg80.shards.fields import LEVEL_FIELDS, MISSING, evaluated_frames
 
@@ -248,6 +255,12 @@ def test_outer_steps_are_whole_inner_steps(settings, allowed):
     steps = allowed_outer_steps(recipe)
     assert [step.fs for step in steps] == allowed
     assert recipe.first_step_fs == allowed[0]
+
+
+def test_no_step_of_a_third_of_the_period_of_a_polar_stretch():
+    for smiles, longest in (("CO", 2), ("CC(=O)O", 2), ("COC", 3), ("CN", 2), ("CS", 3)):
+        steps = usual_outer_steps(molecule_from_smiles(smiles, "it"))
+        assert steps[-1].fs == longest and steps[0].fs == 1
 
 
 def test_limits_shrink_as_steps_grow():
