@@ -47,9 +47,9 @@ class OuterStep(NamedTuple):
 
 
 # Beyond its limit, resonances with bonds to hydrogen let the energy walk; how far is in proportion
-# to the residual (docs/pipeline/performance.md). Worst is what is near a third of a period: 4 fs for
-# C-H, 3 fs for O-H and N-H. 2.5 fs, near a quarter of theirs, is no better.
-# The first is that of `mts`, with GFN2-xTB alone inside.
+# to the residual (docs/pipeline/performance.md). Worst is what is near a third of a period: 4 fs
+# for C-H, 3 fs for O-H and N-H. 2.5 fs, near a quarter of theirs, is no better. The first step is
+# that of `mts`, with GFN2-xTB alone inside.
 OUTER_STEPS = (
     OuterStep(FIRST_OUTER_STEP_FS, np.inf),
     OuterStep(2.0, 0.03),
