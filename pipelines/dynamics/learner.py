@@ -53,7 +53,7 @@ class OuterStep(NamedTuple):
 OUTER_STEPS = (
     OuterStep(FIRST_OUTER_STEP_FS, np.inf),
     OuterStep(2.0, 0.03),
-    OuterStep(3.0, 0.006, polar_hydrogen=False),
+    OuterStep(3.0, 0.008, polar_hydrogen=False),
 )
 LONGER_BELOW = 0.7  # of its limit the residual must be for a longer step than the last
 FALL_BACK = 2.0  # times its limit, over three steps, the residual ends a segment at once
