@@ -99,8 +99,10 @@ class PlainDecoder(Decoder):
         real: Tensor,
         positions: Tensor,
         bonds: Tensor,
+        motion: Tensor | None = None,
     ) -> Tensor:
         """Run the blocks over the start state and all steps; see :meth:`Decoder.forward`."""
+        assert motion is None, "output = modes is not timed"
         config = self.config
         states_fs = torch.cat([torch.zeros_like(lags_fs[:, :1]), lags_fs], dim=1)
         states_valid = torch.cat([torch.ones_like(valid[:, :1]), valid], dim=1)

@@ -36,6 +36,7 @@ GOOD: dict[str, str] = {
     "atom-bench ablate": "--fold 2 --only no-rope --epochs 1 --seeds 1 --out out/runs",
     "atom-bench tune": "--model atom --most 1 --epochs 1 --out out/tuning",
     "atom-bench compare": "in/runs persistence relaxed-structure --resamples 1000",
+    "atom-bench harmonic-trial": "--model atom --molecule furan --minutes 0.01 --out out/trials",
     "atom-bench template": "--fold 2 --part test_time --data in/shards --out out/template.h5",
     "atom-bench score": "in/filled.h5 --out out/runs",
     "atom-bench submit": "in/filled.h5 --out out/sent.zip",
@@ -48,6 +49,8 @@ GOOD: dict[str, str] = {
     "atom-bench speed throughput": "--molecules formaldehyde --steps 1 --repeats 1",
     "atom-bench speed mts": "--molecules formaldehyde --integrators verlet:0.5 --length-fs 1 "
     "--equilibration-fs 1 --aimd in/aimd.json --out out/mts.json",
+    "atom-bench speed outer": "--molecules formaldehyde --outer-fs 2 --labels 10 --length-fs 10 "
+    "--out out/outer.json",
     "atom-bench speed loader": "--data in/shards --presets mini --workers 0 --batches 1 "
     "--steps 1 --repeats 1 --out in/loader.json",
     "atom-bench speed model": "--preset mini --modes joint --atoms 3 --batch-size 1 --lags 1 "
