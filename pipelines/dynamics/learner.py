@@ -58,9 +58,9 @@ OUTER_STEPS = (
 LONGER_BELOW = 0.7  # of its limit the residual must be for a longer step than the last
 FALL_BACK = 2.0  # times its limit, over three steps, the residual ends a segment at once
 LARGEST_SPREAD = 1e-4  # eV/atom: fluctuation of the conserved energy that a segment may show
-# eV/atom/ps of the conserved energy, if beyond doubt. The level's own walk stays below it: its forces
-# lack the response of the grid's weights, so that the energy moves by up to 0.15 meV/atom in a ps at
-# any step.
+# eV/atom/ps of the conserved energy, if beyond doubt. The level's own walk stays below it: its
+# forces lack the response of the grid's weights, so that the energy moves by up to 0.15 meV/atom in
+# a ps at any step.
 LARGEST_DRIFT = 2e-4
 DRIFT_SEGMENTS = 6  # of one outer step, before its drift is judged
 FIRST_LABELS = 40
