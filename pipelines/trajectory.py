@@ -26,7 +26,12 @@ from pipelines.dynamics.continuation import (
     reopen,
 )
 from pipelines.dynamics.integrators import Body, Stepper
-from pipelines.dynamics.learner import Learner, allowed_outer_steps, usual_outer_steps
+from pipelines.dynamics.learner import (
+    Learner,
+    allowed_outer_steps,
+    has_seeds,
+    usual_outer_steps,
+)
 from pipelines.dynamics.mean_energy import mean_energy_start
 from pipelines.dynamics.parts import WORK, read_parts, work_folder
 from pipelines.dynamics.segments import Progress, Stage, StagePlan, read_progress
@@ -42,8 +47,6 @@ from tg80.shards.metadata import ShardMetadata
 from tg80.shards.shard import Shard
 
 COMPLETE = "complete"
-
-SEEDS_FROM_FS = 100.0  # of equilibration at the level, the inner potential begins with seeds
 # Words that keep the random streams of one molecule apart.
 _STREAMS = {"conformer": 0, "velocities": 1, "pre-equilibration": 2, "equilibration": 3, "run": 4}
 
@@ -297,11 +300,8 @@ class Trajectory:
         )
 
     def _cheap_frames(self) -> np.ndarray:
-        """(n, n_atoms, 3) A, the pre-equilibration without its first tenth; none without one.
-
-        A short equilibration gets none either: there they cost more than they save.
-        """
-        if self.recipe.pre_equilibration_fs == 0 or self.recipe.equilibration_fs < SEEDS_FROM_FS:
+        """(n, n_atoms, 3) A, the pre-equilibration without its first tenth, if it is used."""
+        if not has_seeds(self.recipe):
             return np.zeros((0, self.molecule.n_atoms, 3))
         pre = self._preparations()[0][1]
         progress = read_progress(pre.folder, pre.plan.identity)

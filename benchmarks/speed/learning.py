@@ -14,16 +14,13 @@ import numpy as np
 from benchmarks.speed.scaffold import timed
 from benchmarks.speed.starts import Start, cheap_dynamics
 from pipelines.dynamics.inner_potential import (
-    FitFailed,
     KernelCorrection,
-    choose_frames,
     fit_correction,
-    most_frames,
+    largest_correction,
 )
 from pipelines.dynamics.learner import Learner, most_fits, usual_outer_steps
 from pipelines.dynamics.segments import Stage, StagePlan
 from pipelines.engines.engine import Resources
-from tg80.errors import RunFailed
 
 SEED_DYNAMICS_FS = 2000.0  # GFN2-xTB dynamics that the frames with stretched bonds come from
 SEGMENT_FS = 50.0
@@ -89,13 +86,10 @@ def learn(
         stage = Stage(Path(folder), plan, start.body, stepper, branch.thermostat(), begin, learner)
         while (progress := stage.advance()).header["inner"]["n_seen"] < labels:
             pass
-        known, most = learner.known, most_frames(start.molecule.n_atoms)
-        chosen = choose_frames(known.positions, most)
-        correction = _fit(start, known.positions[chosen], known.differences[chosen])
-    frames = start.positions + 0.05 * rng.normal(size=(most, *start.positions.shape))
-    forces = np.array([correction.energy_and_forces(frame)[1] for frame in frames])
+        known = learner.known
+        correction = fit_correction(known.positions, known.differences)
     with timed() as fit_clock:
-        _fit(start, frames, forces)
+        largest_correction(start.positions, rng)
     return correction, Learning(
         n_labels=known.n_seen,
         n_seeds=known.n_seeds,
@@ -104,10 +98,3 @@ def learn(
         cpu_s=clock.cpu_s,
         fit_cpu_s=fit_clock.cpu_s,
     )
-
-
-def _fit(start: Start, positions: np.ndarray, forces: np.ndarray) -> KernelCorrection:
-    try:
-        return fit_correction(positions, forces)
-    except FitFailed as error:
-        raise RunFailed(f"{start.molecule.name}: {error}") from None

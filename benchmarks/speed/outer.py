@@ -15,16 +15,15 @@ from benchmarks.speed.settings import OuterSettings
 from pipelines.dynamics.inner_potential import (
     CorrectedEngine,
     KernelCorrection,
-    choose_frames,
     fit_correction,
-    most_frames,
     stretch_hydrogens,
 )
 from pipelines.dynamics.integrators import Body, Stepper
 from pipelines.dynamics.learner import N_SEEDS, root_mean_square
+from pipelines.dynamics.segments import conserved_energy
 from pipelines.engines.engine import Engine, Evaluation
 from pipelines.engines.registry import make_engine
-from tg80.chemistry.mechanics import kinetic_energy, project_forces
+from tg80.chemistry.mechanics import project_forces
 from tg80.console import Table
 from tg80.dataset import load
 from tg80.errors import RunFailed, UserError
@@ -127,16 +126,16 @@ def _corrections(
     shard: Shard, body: Body, xtb: Engine, settings: OuterSettings
 ) -> tuple[KernelCorrection, KernelCorrection]:
     """Of the stand-in for the level, and of the inner potential."""
-    positions = shard.read("positions").astype(float)
-    forces = shard.read("forces").astype(float)
+    known = shard.evaluated
+    positions = shard.read("positions")[known].astype(float)
+    forces = shard.read("forces")[known].astype(float)
 
     def internal(frames: np.ndarray, forces: np.ndarray) -> np.ndarray:
         pairs = zip(frames, forces, strict=True)
         return np.array([project_forces(body.masses, *one, linear=body.linear)[0] for one in pairs])
 
     cheap = np.array([xtb.evaluate(frame).forces for frame in positions])
-    chosen = choose_frames(positions, most_frames(len(shard.atomic_numbers)))
-    level = fit_correction(positions[chosen], internal(positions[chosen], (forces - cheap)[chosen]))
+    level = fit_correction(positions, internal(positions, forces - cheap))
     rng = np.random.default_rng(settings.seed)
     spread = [np.linspace(0, len(positions) - 1, n).astype(int) for n in (settings.labels, N_SEEDS)]
     seeds = [stretch_hydrogens(positions[i], shard.atomic_numbers, rng) for i in spread[1]]
@@ -152,9 +151,7 @@ def _run(
     energies, residuals = [], []
     for _ in range(round(length_fs / stepper.step_fs)):
         stepper.step(state)
-        assert state.evaluation is not None
-        kinetic = kinetic_energy(stepper.body.masses, state.velocities)
-        energies.append((state.evaluation.energy + kinetic) / len(positions))
+        energies.append(conserved_energy(stepper.body, state) / len(positions))
         residuals.append(root_mean_square(state.forces - state.inner_forces))
         if not abs(energies[-1] - energies[0]) < _LOST:
             raise RunFailed(f"{name}: energy lost at an outer step of {stepper.step_fs:g} fs")

@@ -165,7 +165,7 @@ class OuterSettings(Settings):
     )
     outer_fs: Annotated[Sizes, Listed, Field(min_length=1)] = option("2,3,4", "Outer steps, fs.")
     labels: int = option(100, "Frames that the inner potential is fitted to.", ge=10)
-    length_fs: float = option(5000.0, "Length of each run, fs.", gt=0)
+    length_fs: float = option(5000.0, "Length of each run, fs.", ge=400)
     inner_fs: float = Field(0.25, gt=0)
     seed: Seed = 0
 

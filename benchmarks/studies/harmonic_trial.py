@@ -174,27 +174,6 @@ def harmonic_molecule(name: str, folder: Path | None = None) -> HarmonicMolecule
     return HarmonicMolecule(source, modes_of(source.relaxed_positions, source.hessian, masses))
 
 
-@dataclass(frozen=True)
-class HarmonicTraining(TrainingData):
-    """Training data whose windows never end."""
-
-    molecule: HarmonicMolecule | None = None
-
-    def windows(
-        self,
-        blocks: Sequence[Trajectory],
-        lags: LagSampling,
-        *,
-        seed: int,
-        windows_per_trajectory: int,
-    ) -> TrainingWindows:
-        """Fresh windows of the harmonic molecule."""
-        assert self.molecule is not None
-        return HarmonicWindows(
-            blocks, lags, self.molecule, seed=seed, windows_per_trajectory=windows_per_trajectory
-        )
-
-
 class HarmonicWindows(TrainingWindows):
     """Windows from thermal start states, none of them drawn twice."""
 
@@ -202,8 +181,8 @@ class HarmonicWindows(TrainingWindows):
         self,
         blocks: Sequence[Trajectory],
         lags: LagSampling,
-        molecule: HarmonicMolecule,
         *,
+        molecule: HarmonicMolecule,
         seed: int,
         windows_per_trajectory: int,
     ) -> None:
@@ -223,19 +202,19 @@ class HarmonicWindows(TrainingWindows):
         return self.molecule.windows(torch.from_numpy(lags), normal, turns)
 
 
-def training_data(molecule: HarmonicMolecule) -> HarmonicTraining:
+def training_data(molecule: HarmonicMolecule) -> TrainingData:
     """All that a model may learn from."""
     source = molecule.source
     assert source.relaxed_positions is not None and source.hessian is not None
     trajectories = molecule.trajectories()
-    return HarmonicTraining(
+    return TrainingData(
         task=TASK,
         trajectories=trajectories,
         validation=(Part("val_time", molecule.drawn(TASK.lags_fs, _N_VALIDATION, _VALIDATION)),),
         relaxed_positions={source.name: source.relaxed_positions},
         hessians={source.name: source.hessian},
         validation_blocks=trajectories,
-        molecule=molecule,
+        windows=partial(HarmonicWindows, molecule=molecule),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -30,7 +30,6 @@ from tg80.dataset import Dataset, load, shipped_folder
 from tg80.errors import CorruptFile, UserError
 from tg80.shards.shard import Shard
 from tg80.splits.split import ALL_PARTS, PARTS, TIME_PARTS, Fold, Split, load_split
-from tg80.windows.lags import LagSampling
 from tg80.windows.trajectories import Trajectory, read_trajectory
 from tg80.windows.windows import TrainingWindows
 
@@ -57,6 +56,7 @@ class TrainingData:
             for the energies and forces of their start states.
         finer: further trajectories of the training molecules, whole, with frames at other, shorter
             intervals than `trajectories`. Nothing is scored on them.
+        windows: makes random windows of train blocks, called as `TrainingWindows` is.
     """
 
     task: TaskSpec
@@ -66,24 +66,12 @@ class TrainingData:
     hessians: dict[str, np.ndarray] = field(default_factory=dict)
     validation_blocks: tuple[Trajectory, ...] = ()
     finer: tuple[Trajectory, ...] = ()
+    windows: Callable[..., TrainingWindows] = TrainingWindows
 
     @property
     def molecules(self) -> tuple[str, ...]:
         """The training molecules."""
         return tuple(dict.fromkeys(t.name for t in self.trajectories))
-
-    def windows(
-        self,
-        blocks: Sequence[Trajectory],
-        lags: LagSampling,
-        *,
-        seed: int,
-        windows_per_trajectory: int,
-    ) -> TrainingWindows:
-        """Random windows of train blocks; arguments as for `TrainingWindows`."""
-        return TrainingWindows(
-            blocks, lags, seed=seed, windows_per_trajectory=windows_per_trajectory
-        )
 
 
 class ReadOnce(Dataset):

@@ -47,9 +47,7 @@ EquilibrationOption = Annotated[
 IntegratorOption = Annotated[
     str | None, typer.Option(help="learned (default at the DFT levels), mts or verlet.")
 ]
-StoreOption = Annotated[
-    float | None, typer.Option(help="Time between stored frames. Default 1; 2 with `learned`.")
-]
+StoreOption = Annotated[float | None, typer.Option(help="Time between stored frames. Default 1.")]
 RecipeOption = Annotated[Path | None, typer.Option(help="TOML file of settings.")]
 OverridesOption = Annotated[
     list[str] | None,

@@ -67,6 +67,7 @@ FIRST_LABELS = 40
 GROWTH = 1.5  # of the number of labels until the next fit; 2 at the longest outer step
 NEW_LABELS = 40  # before a correction that is no longer good enough is fitted again
 N_SEEDS = 60  # frames with stretched bonds to hydrogen
+SEEDS_FROM_FS = 100.0  # of equilibration at the level; in less they cost more than they save
 SEEDS_AT_ONCE = 20
 TRIAL_STEPS = 12  # that a correction is tried for, where the outer step is the shortest
 
@@ -344,21 +345,16 @@ class Learner:
             known.differences = np.concatenate([known.differences, new[1]])
         most = most_frames(known.positions.shape[1])
         if len(known.positions) > 2 * most:
-            self._thin(most)
+            kept = choose_frames(known.positions, most)
+            known.positions, known.differences = known.positions[kept], known.differences[kept]
         self._labels, self._residuals, self._energies = [], [], []
 
     def _fit(self) -> None:
         known = self.known
-        chosen = choose_frames(known.positions, most_frames(known.positions.shape[1]))
-        known.correction = fit_correction(known.positions[chosen], known.differences[chosen])
+        known.correction = fit_correction(known.positions, known.differences)
         known.n_fits += 1
         known.on_trial = True
         known.ceiling_fs = np.inf
-
-    def _thin(self, n: int) -> None:
-        known = self.known
-        kept = choose_frames(known.positions, n)
-        known.positions, known.differences = known.positions[kept], known.differences[kept]
 
 
 def _turned(positions: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -380,6 +376,11 @@ def _drifts(energies: list[tuple[float, float]]) -> bool:
 def root_mean_square(values: np.ndarray | Sequence[float]) -> float:
     """Of all elements."""
     return float(np.sqrt(np.mean(np.square(values))))
+
+
+def has_seeds(recipe: Recipe) -> bool:
+    """Whether the inner potential begins with frames of the pre-equilibration."""
+    return recipe.pre_equilibration_fs > 0 and recipe.equilibration_fs >= SEEDS_FROM_FS
 
 
 def most_fits(n_fitted: float, n_labels: float) -> int:

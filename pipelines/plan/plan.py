@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.dynamics.learner import FIRST_LABELS, N_SEEDS, most_fits
+from pipelines.dynamics.learner import FIRST_LABELS, N_SEEDS, has_seeds, most_fits
 from pipelines.engines.engine import Resources
 from pipelines.plan.probe import USUAL_RESIDUAL, Probe, probe_apart, size_of, usual_step_fs
 from pipelines.recipe import Recipe
-from pipelines.trajectory import SEEDS_FROM_FS
 from tg80.chemistry.lists import tg80_molecules
 from tg80.chemistry.molecule import Molecule
 from tg80.shards.fields import AXIS_FIELDS, FRAME_FIELDS, STATIC_FIELDS
@@ -392,8 +391,7 @@ def _durations(recipe: Recipe, seconds: dict[str, float]) -> dict[str, float]:
 
 def _n_seeds(recipe: Recipe) -> int:
     """Labels of cheap dynamics."""
-    has_frames = recipe.pre_equilibration_fs > 0 and recipe.equilibration_fs >= SEEDS_FROM_FS
-    return N_SEEDS if recipe.integrator == "learned" and has_frames else 0
+    return N_SEEDS if recipe.integrator == "learned" and has_seeds(recipe) else 0
 
 
 def _fits_s(recipe: Recipe, before: float, after: float, seconds: dict[str, float]) -> float:

@@ -23,8 +23,7 @@ import numpy as np
 from pipelines.conformers import start_geometry
 from pipelines.dynamics.inner_potential import (
     CorrectedEngine,
-    fit_correction,
-    most_frames,
+    largest_correction,
     stretch_hydrogens,
 )
 from pipelines.dynamics.integrators import Body, State, Stepper
@@ -183,15 +182,10 @@ def _thermalised(
 
 
 def _correct(stepper: Stepper, positions: np.ndarray, rng: np.random.Generator) -> float:
-    """Give the inner potential a correction as large as they become, and return the fit's time, s.
-
-    It costs what a learned one does, but is zero everywhere.
-    """
+    """Give the inner potential the largest correction, and return the time of its fit, s."""
     assert isinstance(stepper.inner_engine, CorrectedEngine)
-    shape = (most_frames(len(positions)), *positions.shape)
-    frames = positions + 0.05 * rng.normal(size=shape)
     begin = time.process_time()
-    stepper.inner_engine.correction = fit_correction(frames, np.zeros(shape))
+    stepper.inner_engine.correction = largest_correction(positions, rng)
     return time.process_time() - begin
 
 

@@ -123,3 +123,11 @@ def test_only_bonds_to_hydrogen_are_stretched():
     assert (np.abs(np.linalg.norm(shift, axis=1)) > 1e-4).all()
     assert (np.linalg.norm(shift, axis=1) <= 0.12).all()
     assert np.abs(np.cross(shift, REST[3:] - REST[0])).max() < 1e-12
+
+
+def test_of_too_many_frames_those_far_apart_are_fitted(monkeypatch):
+    monkeypatch.setattr("pipelines.dynamics.inner_potential.most_frames", lambda n_atoms: 40)
+    many = frames(100)
+    chosen = choose_frames(many, 40)
+    expected = fit_correction(many[chosen], differences(many[chosen]))
+    assert fit_correction(many, differences(many)).sha256 == expected.sha256

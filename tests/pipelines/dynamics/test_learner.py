@@ -35,7 +35,8 @@ INNER_FS = 0.25
 def small_fits():
     """At most 120 frames a fit: the springs need no more, and a test waits for no large one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.dynamics.learner.most_frames", lambda n_atoms: 120)
+        for room in ("learner", "inner_potential"):
+            patch.setattr(f"pipelines.dynamics.{room}.most_frames", lambda n_atoms: 120)
         yield
 
 
