@@ -45,6 +45,10 @@ def leaderboard(
         bool,
         typer.Option("--quality", help="Validity and robustness under rotation instead of errors."),
     ] = False,
+    pareto: Annotated[
+        bool,
+        typer.Option("--pareto", help="Skill beside cost and the Pareto front instead of errors."),
+    ] = False,
     fold: Annotated[int | None, typer.Option(help="Only records of this fold.")] = None,
     twins: Annotated[
         Path | None,
@@ -76,7 +80,10 @@ def leaderboard(
     if as_json and style not in (None, "json"):
         raise UserError(f"--json and --format {style} contradict; leave one out")
     chosen = "json" if as_json else style or "terminal"
-    views = {"--summary": summary, "--skill": skill, "--costs": costs, "--quality": quality}
+    views = {
+        "--summary": summary, "--skill": skill, "--costs": costs, "--quality": quality,
+        "--pareto": pareto,
+    }  # fmt: skip
     given = views | {
         "--fold": fold is not None, "--published": published, "--format": style is not None
     }  # fmt: skip

@@ -10,6 +10,7 @@ from itertools import groupby
 
 from benchmarks.leaderboard.floor import PartFloor, on_molecules
 from benchmarks.leaderboard.lines import Entry, entries, line_labels
+from benchmarks.leaderboard.pareto import front_lags
 from benchmarks.runs.evaluation import Row
 from benchmarks.runs.records import SUBMITTED, Record, settings_key
 from benchmarks.scoring.metrics import PRINTED_SCALE
@@ -27,6 +28,7 @@ class View(StrEnum):
     SKILL = "skill"
     COSTS = "costs"
     QUALITY = "quality"
+    PARETO = "pareto"
 
 
 _TITLES = {
@@ -35,6 +37,7 @@ _TITLES = {
     View.SKILL: "skill, median over molecules",
     View.COSTS: "what a run takes",
     View.QUALITY: "predicted structures",
+    View.PARETO: "median skill beside cost, and lags / fs at which no cheaper model is better",
 }
 
 
@@ -59,6 +62,14 @@ _QUALITY: Columns = {
     "bond distance, all / A": lambda e: _length(e.quality.bond_distance_all_atoms),
     "turned / stored": lambda e: _formatted("{:.2f}", e.quality.robustness),
 }
+_COST_OF_SKILL: Columns = {
+    "s per trajectory": _COSTS["s per trajectory"],
+    "training / CPU min": lambda e: _minutes(e.costs.training_seconds),
+}
+_FRONTS: Columns = {
+    "front by time": lambda e: _lags(e.fronts.seconds_per_trajectory),
+    "front by training": lambda e: _lags(e.fronts.training_seconds),
+}
 _SCORES: Columns = {
     "S2T": lambda e: _scaled(e.s2t),
     "S2S": lambda e: _with_spread(e),
@@ -78,9 +89,20 @@ def _columns(first: Entry, view: View) -> Columns:
         return _COSTS
     if view == View.QUALITY:
         return _QUALITY
+    if view == View.PARETO:
+        skills = {f"{lag:g} fs": partial(_skill_at, lag) for lag in front_lags(list(first.mse))}
+        return _COST_OF_SKILL | skills | _FRONTS
     if view == View.SKILL:
         return {f"{lag:g} fs": partial(_skill_at, lag) for lag in first.skills} | _RUNS
     return {f"{lag:g} fs": partial(_mse_at, lag) for lag in first.mse} | _SCORES | _RUNS
+
+
+def _minutes(seconds: float | None) -> str:
+    return _number(None if seconds is None else seconds / 60)
+
+
+def _lags(lags: Iterable[float]) -> str:
+    return ", ".join(f"{lag:g}" for lag in lags) or "-"
 
 
 def _skill_at(lag: float, entry: Entry) -> str:

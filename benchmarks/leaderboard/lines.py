@@ -6,15 +6,16 @@ Seeds are averaged within folds first; models stand in one table if they ran on 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from benchmarks.leaderboard.pareto import Fronts, front_lags, on_front
 from benchmarks.models import MODELS
 from benchmarks.models.cards import read_card
 from benchmarks.runs.evaluation import MEAN, MEDIAN
-from benchmarks.runs.records import Record, settings_key
+from benchmarks.runs.records import SUBMITTED, Record, settings_key
 from benchmarks.scoring.metrics import Metric
 from benchmarks.scoring.significance import two_sigma
 
@@ -81,6 +82,7 @@ class Entry:
         equal_to_truth: entries of submissions that equal the truth, all parts together.
         costs: of runs, all their parts together.
         quality: of the predicted structures.
+        fronts: where it is on the Pareto front among the lines of its table.
     """
 
     task: str
@@ -103,6 +105,7 @@ class Entry:
     equal_to_truth: int
     costs: Costs
     quality: Quality
+    fronts: Fronts = field(default_factory=Fronts)
 
     @property
     def key(self) -> LineKey:
@@ -116,11 +119,13 @@ def entries(records: Iterable[Record]) -> list[Entry]:
     Records of one model that differ in settings, budget or data are lines of their own. Lines of
     one task, track and part that have the same folds make a table; see `panels`.
     """
-    lines = [
-        _entry(members, key.part, key.settings)
-        for panel in panels(records, lambda record: record)
-        for key, members in grouped(panel).items()
-    ]
+    lines: list[Entry] = []
+    for panel in panels(records, lambda record: record):
+        tables: dict[str, list[Entry]] = {}
+        for key, members in grouped(panel).items():
+            tables.setdefault(key.part, []).append(_entry(members, key.part, key.settings))
+        for table in tables.values():
+            lines += _with_fronts(table)
     order = {part: i for i, part in enumerate(PART_ORDER)}
     last = len(order)
     return sorted(
@@ -129,6 +134,25 @@ def entries(records: Iterable[Record]) -> list[Entry]:
             e.task, e.track, order.get(e.part, last), e.part, -len(e.folds), e.folds, e.s2s
         ),
     )  # fmt: skip
+
+
+def _with_fronts(table: Sequence[Entry]) -> list[Entry]:
+    """The lines of a table, told where they are on the front.
+
+    Oracles and submissions, whose costs were not measured here, are not compared.
+    """
+    compared = [not line.oracle and not line.model.startswith(SUBMITTED) for line in table]
+    found: list[dict[str, tuple[float, ...]]] = [{} for _ in table]
+    for name in (one.name for one in fields(Fronts)):
+        costs = [
+            getattr(line.costs, name) if counts else None
+            for line, counts in zip(table, compared, strict=True)
+        ]
+        for lag in front_lags(list(table[0].mse)):
+            best = on_front(costs, [line.skills.get(lag) for line in table])
+            for lags, is_best in zip(found, best, strict=True):
+                lags[name] = lags.get(name, ()) + ((lag,) if is_best else ())
+    return [replace(line, fronts=Fronts(**lags)) for line, lags in zip(table, found, strict=True)]
 
 
 class LineKey(NamedTuple):

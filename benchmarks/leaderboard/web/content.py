@@ -24,6 +24,7 @@ from benchmarks.leaderboard.lines import (
     over_runs,
     panels,
 )
+from benchmarks.leaderboard.pareto import front_lags
 from benchmarks.models import MODELS, TRIVIAL
 from benchmarks.runs.evaluation import MEAN, MEDIAN, POOLED
 from benchmarks.runs.examples import Example, read_examples
@@ -128,6 +129,7 @@ def _parts(members: Sequence[PageRecord], twins: Path | None) -> list[dict[str, 
     return [
         {
             "part": part,
+            "front_lags_fs": front_lags(list(by_part[part][0].mse)),
             "floors": [_floor(floor) for floor in floors if floor.part == part],
             "lines": [
                 _line(entry, label, [own[id(record)] for record in behind[entry.key]])
@@ -181,6 +183,7 @@ def _line(entry: Entry, label: str, members: Sequence[PageRecord]) -> dict[str, 
         "n_failed": failed,
         "costs": _facts(entry.costs),
         "quality": _facts(entry.quality),
+        "fronts": asdict(entry.fronts),
         "curve": _curves(members, entry.part, MEAN),
         "molecules": _molecules(members, entry.part),
         "records": [[_run_name(one.record), one.link] for one in members],

@@ -16,7 +16,7 @@ from benchmarks.leaderboard.web.content import summary
 from benchmarks.scoring.metrics import Metric
 
 # In this order: later ones use what earlier ones define.
-SCRIPTS = ("basics.js", "table.js", "chart.js", "molecules.js", "movie.js", "main.js")
+SCRIPTS = ("basics.js", "table.js", "chart.js", "pareto.js", "molecules.js", "movie.js", "main.js")
 _ASSETS = files("benchmarks.leaderboard.web").joinpath("assets")
 
 

@@ -8,6 +8,7 @@ from benchmarks.cli import main
 from benchmarks.leaderboard import leaderboard
 from benchmarks.leaderboard.leaderboard import View, boards
 from benchmarks.leaderboard.lines import entries
+from benchmarks.leaderboard.pareto import front_lags, on_front
 from benchmarks.models import Budget, make_model
 from benchmarks.models.cards import read_card
 from benchmarks.runs.evaluation import fit_references
@@ -83,6 +84,32 @@ def test_tables_of_costs_stand_once_and_of_quality_for_every_part(records):
     assert all(len(row) == len(b.heading) for b in quality for row in b.rows)
 
 
+def test_the_front_holds_whom_no_cheaper_model_beats():
+    costs = [0.0, 1.0, 2.0, 3.0, None, 0.0, 3.0]
+    skills = [0.0, 0.5, 0.4, 0.9, 1.0, -1.0, 0.9]
+    assert on_front(costs, skills) == [True, True, False, True, False, False, True]
+    assert on_front([1.0, 2.0], [None, 0.1]) == [False, True]
+    assert front_lags([375.0 * i for i in range(1, 9)]) == [375.0, 1125.0]
+    assert front_lags([120.0 * i for i in range(1, 9)]) == [120.0, 480.0, 960.0]
+
+
+def test_lines_say_where_they_are_on_the_front(records):
+    (still,) = of(records, "persistence")
+    oracle = still.model_copy(update={"model": "harmonic", "oracle": True})
+    for part in ("test_id", "test_ood"):
+        lines = [e for e in entries([*records, oracle]) if e.part == part]
+        lags = front_lags(list(lines[0].mse))
+        for name in ("seconds_per_trajectory", "training_seconds"):
+            for lag in lags:
+                here = [e for e in lines if lag in getattr(e.fronts, name)]
+                rivals = [e for e in lines if not e.oracle]
+                best = max(rivals, key=lambda e: (e.skills[lag], -getattr(e.costs, name)))
+                assert best in here and all(not e.oracle for e in here)
+    (table,) = [b for b in boards(lines, View.PARETO)]
+    assert table.heading[:3] == ("model", "s per trajectory", "training / CPU min")
+    assert len(table.heading) == 5 + len(lags)
+
+
 def test_the_command_shows_them(runs, capsys):
     assert main(["leaderboard", str(runs), "--costs", "--quality", "--format", "markdown"]) == 0
     shown = capsys.readouterr().out
@@ -93,6 +120,9 @@ def test_the_command_shows_them(runs, capsys):
     lines = json.loads(capsys.readouterr().out)
     assert all({"labels", "seconds_per_trajectory"} < line["costs"].keys() for line in lines)
     assert all("valid" in line["quality"] for line in lines)
+    assert any(line["fronts"]["training_seconds"] for line in lines)
+    assert main(["leaderboard", str(runs), "--pareto", "--format", "markdown"]) == 0
+    assert "| front by time | front by training |" in capsys.readouterr().out
 
 
 def test_records_of_before_are_read_and_say_what_they_know(records):

@@ -234,6 +234,27 @@ def test_curves_are_drawn_and_told_apart_without_colour(opened):
     assert opened.find_elements(By.CSS_SELECTOR, "#chart .zero")
 
 
+def test_skill_stands_beside_cost(opened):
+    drawn = texts(opened, "#pareto-chart .point title")
+    assert any(text.startswith("atom: ") for text in drawn)
+    assert opened.find_elements(By.CSS_SELECTOR, "#pareto-chart .front")
+    heads = [text.strip() for text in texts(opened, "#pareto-table thead th")]
+    assert {"Front, prediction", "Front, training"} <= set(heads)
+    press(opened, find(opened, '#pareto-controls button[data-value="training_seconds"]'))
+    assert "minutes of training" in " ".join(texts(opened, "#pareto-chart .title"))
+    # What does not train stands at no cost, left of what does.
+    x = opened.execute_script(
+        """const at = (name) => document.querySelector(
+          `#pareto-chart [data-model="${name}"] .marker`).getBoundingClientRect().x;
+        return [at('persistence'), at('atom')];"""
+    )
+    assert x[0] < x[1]
+    before = texts(opened, "#pareto-note")
+    buttons = opened.find_elements(By.CSS_SELECTOR, "#pareto-controls button")
+    press(opened, buttons[-1])
+    assert texts(opened, "#pareto-note") != before or len(buttons) == 3
+
+
 def test_a_molecule_has_curves_and_a_row_of_its_own(opened):
     rows = texts(opened, "#molecule-table tbody th")
     assert len(rows) >= 4

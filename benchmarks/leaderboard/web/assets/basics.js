@@ -62,7 +62,7 @@ function badge(kind) {
 }
 
 // What is chosen; the address keeps it, so that a view can be sent to someone.
-const chosen = { task: 0, fold: '', part: '', molecule: '', quantity: 'mse', score: 's2s', hidden: new Set() };
+const chosen = { task: 0, fold: '', part: '', molecule: '', quantity: 'mse', score: 's2s', cost: 'seconds_per_trajectory', frontLag: null, hidden: new Set() };
 
 function currentTask() { return data.tasks[chosen.task]; }
 function currentFold() {

@@ -33,6 +33,7 @@ function showAll() {
   showControls();
   showBoard();
   showCurves();
+  showPareto();
   showMolecules();
   showMovie();
 }
@@ -45,8 +46,8 @@ if (data.tasks.length) {
   showAll();
   let width = byId('chart').clientWidth;
   new ResizeObserver(() => {
-    if (byId('chart').clientWidth !== width) { width = byId('chart').clientWidth; showCurves(); }
+    if (byId('chart').clientWidth !== width) { width = byId('chart').clientWidth; showCurves(); showPareto(); }
   }).observe(byId('chart'));
 } else {
-  for (const id of ['board', 'curves', 'molecules', 'movie']) byId(id).hidden = true;
+  for (const id of ['board', 'curves', 'pareto', 'molecules', 'movie']) byId(id).hidden = true;
 }
