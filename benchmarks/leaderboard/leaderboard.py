@@ -185,7 +185,7 @@ def boards(
         key = task, track, part, folds
         mine = [f for f in floors if (f.task, f.track, f.part, f.folds) == key]
         notes = [f.note for f in mine] if view == View.ERRORS else []
-        notes += _notes_on_submissions(members, view)
+        notes += _notes_on_references(members, view) + _notes_on_submissions(members, view)
         rows += [_floor_cells(f) for f in mine] if view == View.ERRORS else []
         on = f", folds {_folds(folds)}" if (task, track) in several else ""
         title = f"{_marked(task)}, {track}, {part}{on}: {_TITLES[view]}"
@@ -225,9 +225,15 @@ def _summary(
         scores = [cell for part in parts for cell in _floor_scores(whole.get((label, part)))]
         rows.append([label, *scores, "-", "-"])
     on = "" if folds == (NO_FOLD,) else f", fold {_folds(folds)}"
+    notes = [
+        note
+        for part in parts
+        for note in _notes_on_references([e for e in lines if e.part == part], View.SUMMARY)
+    ]
     return Table(
         f"{_marked(task)}, {track}{on}: {_TITLES[View.SUMMARY]}",
-        ["model", *heading, "seeds", "failed"], rows, _notes_on_submissions(firsts, View.SUMMARY),
+        ["model", *heading, "seeds", "failed"], rows,
+        notes + _notes_on_submissions(firsts, View.SUMMARY),
     )  # fmt: skip
 
 
@@ -251,6 +257,22 @@ def _names(lines: Sequence[Entry]) -> list[str]:
 
 def _marked(task: str) -> str:
     return f"{task} (as published: with leaks)" if task.endswith(AS_PUBLISHED) else task
+
+
+def _notes_on_references(lines: Sequence[Entry], view: View) -> list[str]:
+    """What the skill of the lines of one part is against, where validation data chose it."""
+    lines = [line for line in lines if line.references]
+    if view not in (View.ERRORS, View.SKILL, View.SUMMARY) or not lines:
+        return []
+    runs = [
+        (names, [lag for lag, _ in group])
+        for names, group in groupby(lines[0].references.items(), key=lambda item: item[1])
+    ]
+    spans = [
+        f"{' or '.join(names)} at {lags[0]:g}{f' to {lags[-1]:g}' if lags[1:] else ''} fs"
+        for names, lags in runs
+    ]
+    return [f"{lines[0].part}: skill is against {', '.join(spans)}, as chosen on validation data"]
 
 
 def _notes_on_submissions(lines: Sequence[Entry], view: View) -> list[str]:

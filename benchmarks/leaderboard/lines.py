@@ -77,6 +77,8 @@ class Entry:
         s2s_spread: twice the standard deviation over seeds; None with one seed.
         skill: median over molecules at the horizon, mean over folds and seeds.
         skills: lag in fs -> the same at every lag, those of the curve too.
+        references: lag in fs -> the references that `skills` are against, one for each fold that
+            chose another; empty where each molecule has its own.
         n: number of windows.
         n_failed: windows whose prediction failed.
         equal_to_truth: entries of submissions that equal the truth, all parts together.
@@ -100,6 +102,7 @@ class Entry:
     s2s_aligned: float | None
     skill: float | None
     skills: dict[float, float]
+    references: dict[float, tuple[str, ...]]
     n: int
     n_failed: int
     equal_to_truth: int
@@ -237,12 +240,21 @@ def _entry(records: Sequence[Record], part: str, settings: str) -> Entry:
         s2s_aligned=mean(Metric.S2S_ALIGNED),
         skill=over_runs(records, [horizon_skill(r, part) for r in records]),
         skills=skills_by_lag(records, part),
+        references=_references(records, part),
         n=sum(row.n for row in counted),
         n_failed=sum(row.n_failed for row in counted),
         equal_to_truth=sum(r.equal_to_truth or 0 for r in records),
         costs=_costs(records),
         quality=_quality(records, part),
     )
+
+
+def _references(records: Sequence[Record], part: str) -> dict[float, tuple[str, ...]]:
+    used = [one for record in records for one in record.references if one.part == part]
+    return {
+        lag: tuple(sorted({one.raw for one in used if one.lag_fs == lag}))
+        for lag in sorted({one.lag_fs for one in used})
+    }
 
 
 def _costs(records: Sequence[Record]) -> Costs:

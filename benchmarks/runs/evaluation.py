@@ -37,18 +37,22 @@ REFERENCES_SEEN = (*_ANYWHERE, MeanStructure)
 REFERENCES_UNSEEN = (*_ANYWHERE, RelaxedStructure)
 
 
-class Best(NamedTuple):
-    """Errors of the reference of skill, molecule -> (P,) A^2."""
-
-    raw: dict[str, np.ndarray]
-    aligned: dict[str, np.ndarray]
-
-
 class Chosen(NamedTuple):
     """Ids of the references that are chosen at one lag, by plain and by aligned errors."""
 
     raw: str
     aligned: str
+
+
+class Best(NamedTuple):
+    """Errors of the reference of skill, molecule -> (P,) A^2, and which it is at each lag.
+
+    `chosen` is empty where each molecule has a reference of its own.
+    """
+
+    raw: dict[str, np.ndarray]
+    aligned: dict[str, np.ndarray]
+    chosen: tuple[Chosen, ...] = ()
 
 
 # reference -> molecule -> (P,) A^2
@@ -131,6 +135,7 @@ class References:
         return Best(
             _of_chosen(raw, [one.raw for one in chosen]),
             _of_chosen(aligned, [one.aligned for one in chosen]),
+            tuple(chosen),
         )
 
     def _tables(self, part: str, windows: Windows) -> tuple[_ErrorsOf, _ErrorsOf]:
@@ -260,6 +265,27 @@ class Row(NamedTuple):
     unit: Text
     n: Count
     n_failed: Count
+
+
+class Reference(NamedTuple):
+    """Which reference a skill is against, where validation data choose it."""
+
+    part: Text
+    lag_fs: Finite
+    raw: Text
+    aligned: Text
+
+
+def references_used(score: PartScore) -> list[Reference]:
+    """The chosen references of a part, at all its lags."""
+    pairs = ((score.task, score.reference), (score.curve, score.curve_reference))
+    return sorted(
+        Reference(score.part, lag, *chosen)
+        for errors, best in pairs
+        if errors is not None and best is not None and best.chosen
+        for lag, chosen in zip(errors.lags_fs[0].tolist(), best.chosen, strict=True)
+        if np.isfinite(lag)
+    )
 
 
 def rows_of(score: PartScore) -> list[Row]:

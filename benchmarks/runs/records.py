@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 import tg80
 from benchmarks.interface import FitReport
-from benchmarks.runs.evaluation import MEAN, PartScore, Row
+from benchmarks.runs.evaluation import MEAN, PartScore, Reference, Row
 from benchmarks.scoring.metrics import Metric
 from benchmarks.tasks.tasks import TaskSpec
 from tg80.errors import UserError
@@ -69,6 +69,8 @@ class Record(BaseModel):
         fit: the report of fitting.
         prediction: what predicting took, None if that is not known.
         equal_to_truth: entries of a submission that equal the truth; None for models run here.
+        references: which reference each skill is against, where validation data choose it; empty in
+            records of before.
         rows: one list a number on disk, in the order of `row_fields`; what is the same in all rows
             (task, track, model, seed, fold) is stored once, above.
     """
@@ -96,6 +98,7 @@ class Record(BaseModel):
     versions: dict[str, str]
     git_commit: str | None
     hardware: Hardware
+    references: list[Reference] = []
     row_fields: tuple[str, ...] = Row._fields
     rows: list[Row]
 

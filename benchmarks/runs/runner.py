@@ -13,7 +13,7 @@ from benchmarks.interface import Budget, CannotPredict, FitReport, Model
 from benchmarks.models import TRIVIAL, make_model, model_class
 from benchmarks.models.cards import read_card
 from benchmarks.runs import records
-from benchmarks.runs.evaluation import References, fit_references, rows_of, score
+from benchmarks.runs.evaluation import References, fit_references, references_used, rows_of, score
 from benchmarks.runs.examples import examples_of, write_examples
 from benchmarks.runs.records import PredictionCost, Record
 from benchmarks.tasks.data import BenchmarkData
@@ -148,6 +148,7 @@ def run_once(
             versions=records.versions(),
             git_commit=records.git_commit(),
             hardware=records.hardware(settings.get("device", "cpu")),
+            references=[one for part in scores for one in references_used(part)],
             rows=[row for part in scores for row in rows_of(part)],
         )
         write_examples(folder, examples_of(model, data))

@@ -14,6 +14,7 @@ from benchmarks.models.cards import read_card
 from benchmarks.runs.evaluation import fit_references
 from benchmarks.runs.records import Record, read_records
 from benchmarks.runs.runner import run_once
+from benchmarks.tasks.tasks import ChosenOn
 from tests.support import toys
 
 
@@ -47,6 +48,33 @@ def test_records_hold_what_was_seen_and_what_it_cost(records, data):
     assert still.fit.n_samples == 0
     # Two epochs of four windows of each of four molecules.
     assert {record.fit.n_samples for record in atoms} == {2 * 4 * len(toys.TRAIN)}
+
+
+def test_a_release_task_names_what_skill_is_against(records, tmp_path, capsys):
+    task = toys.TASK.model_copy(update={"reference": ChosenOn.VALIDATION})
+    data = toys.toy_data(task=task)
+    references = fit_references(data)
+    run_once(
+        make_model("persistence"), data, seed=None, budget=Budget(epochs=1), out=tmp_path,
+        references=references,
+    )  # fmt: skip
+    (record,) = read_records(tmp_path)
+    used = {(one.part, one.lag_fs): (one.raw, one.aligned) for one in record.references}
+    assert {part for part, _ in used} == set(data.parts)
+    assert {lag for _, lag in used} == {*task.lags_fs, *task.curve_lags_fs}
+    for (part, lag), ids in used.items():
+        assert ids == references.chosen(part, lag)
+    lines = {line.part: line.references for line in entries([record])}
+    name = used["test_time", task.lags_fs[-1]][0]
+    assert lines["test_time"][task.lags_fs[-1]] == (name,)
+    for view in (View.ERRORS, View.SKILL, View.SUMMARY):
+        notes = [note for board in boards(entries([record]), view) for note in board.notes]
+        assert any("test_time: skill is against" in n and name in n for n in notes)
+    assert main(["leaderboard", str(tmp_path), "--json"]) == 0
+    (one,) = (e for e in json.loads(capsys.readouterr().out) if e["part"] == "test_time")
+    assert one["references"][str(task.lags_fs[-1])] == [name]
+    # Other tasks choose for each molecule, and records of before name nothing.
+    assert all(not record.references for record in records)
 
 
 def test_lines_hold_costs_and_quality(records):
