@@ -20,6 +20,7 @@ _REGISTRY = {
     "egnn-rollout": "egnn_rollout:EgnnRollout",
     "mace": "force_fields.mace:Mace",
     "valence": "force_fields.valence.model:Valence",
+    "sgdml": "force_fields.sgdml:Sgdml",
     "persistence": "trivial:Persistence",
     "ballistic": "trivial:Ballistic",
     "centroid": "trivial:Centroid",
@@ -39,7 +40,8 @@ def _find(place: str) -> type[Model]:
 MODELS = {model_id: _find(place) for model_id, place in _REGISTRY.items()}
 # Thousands of evaluations a prediction: studies of many predictions take these only if named.
 ROLLED_OUT = tuple(name for name, model in MODELS.items() if issubclass(model, RollsOut))
-TRIVIAL = tuple(name for name in MODELS if not read_card(name).trains)
+# What runs beside every learnt model: no training, and no rollouts.
+TRIVIAL = tuple(name for name in MODELS if not read_card(name).trains and name not in ROLLED_OUT)
 
 __all__ = [
     "MODELS",

@@ -160,6 +160,8 @@ def cases(
         for name in learnt:
             initial |= {f"{name}{s}": Case(name, name, "untrained", s, {}) for s in seeds or (0,)}
     fitted = [
-        Case(name, name, "fitted", None, {}) for name in TRIVIAL if not models or name in models
+        Case(name, name, "fitted", None, {})
+        for name in MODELS
+        if (name in models if models else name in TRIVIAL) and not MODELS[name].trains
     ]
     return [*initial.values(), *found, *fitted]

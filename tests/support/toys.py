@@ -57,11 +57,13 @@ SMALL_ATOM = {
     },
 }  # fmt: skip
 
-NEEDS_MACE = (
-    pytest.mark.mace,
-    pytest.mark.skipif(
-        importlib.util.find_spec("mace") is None,
-        reason="mace is not installed: pip install -c constraints.txt '.[mace]'",
-    ),
-)
-MODEL_PARAMS = [pytest.param(name, marks=NEEDS_MACE if name == "mace" else ()) for name in MODELS]
+
+def needs(package: str, *marks: pytest.MarkDecorator) -> tuple[pytest.MarkDecorator, ...]:
+    """Marks of tests that need an optional package, which is the name of its extra too."""
+    reason = f"{package} is not installed: pip install -c constraints.txt '.[{package}]'"
+    return (*marks, pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=reason))
+
+
+NEEDS_MACE = needs("mace", pytest.mark.mace)
+NEEDS = {"mace": NEEDS_MACE, "sgdml": needs("sgdml")}
+MODEL_PARAMS = [pytest.param(name, marks=NEEDS.get(name, ())) for name in MODELS]

@@ -79,7 +79,7 @@ def test_the_order_of_atoms_does_not_matter(data, tmp_path, request, fitted):
 
 def test_lags_are_honoured(fitted, data):
     states = starts(data, fitted)
-    positions = ask(fitted, states, (30.0, 90.0, 400.0))
+    positions = ask(fitted, states)
     spread = (positions - positions[:, :1]).abs().amax()
     if fitted.id in STANDS_STILL:
         assert float(spread) == 0
