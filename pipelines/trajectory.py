@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from pipelines.engines.engine import Resources
 from pipelines.recipe import Recipe, load_recipe
 from tg80.chemistry.mechanics import degrees_of_freedom, is_linear
 from tg80.chemistry.molecule import Molecule
+from tg80.chemistry.permutations import feasible_permutations
 from tg80.errors import RunFailed, Tg80Error
 from tg80.files import make_folder
 from tg80.shards.metadata import ShardMetadata
@@ -297,6 +298,7 @@ class Trajectory:
             allowed_outer_steps(recipe, usual_outer_steps(self.molecule)),
             seed_frames=self._cheap_frames,
             before=lambda: _knowledge(before),
+            permutations=partial(feasible_permutations, self.molecule),
         )
 
     def _cheap_frames(self) -> np.ndarray:

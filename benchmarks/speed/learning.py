@@ -21,6 +21,7 @@ from pipelines.dynamics.inner_potential import (
 from pipelines.dynamics.learner import Learner, most_fits, usual_outer_steps
 from pipelines.dynamics.segments import Stage, StagePlan
 from pipelines.engines.engine import Resources
+from tg80.chemistry.permutations import feasible_permutations
 
 SEED_DYNAMICS_FS = 2000.0  # GFN2-xTB dynamics that the frames with stretched bonds come from
 SEGMENT_FS = 50.0
@@ -71,11 +72,13 @@ def learn(
     rng = np.random.default_rng([start.molecule.n_atoms, 1])
     branch = start.warmed(rng)
     path = [one.positions for one in cheap_dynamics(branch, SEED_DYNAMICS_FS, rng)]
+    permutations = feasible_permutations(start.molecule, start.positions)
     steps = usual_outer_steps(start.molecule)
     stepper = branch.stepper(level, steps[0].fs, inner_fs, resources)
     learner = Learner(
         stepper, start.molecule.atomic_numbers, steps,
         seed_frames=lambda: np.array(path[::20]), before=lambda: None,
+        permutations=lambda _: permutations,
     )  # fmt: skip
     plan = StagePlan(
         identity=start.molecule.name, n_steps=_NEVER,
@@ -87,9 +90,9 @@ def learn(
         while (progress := stage.advance()).header["inner"]["n_seen"] < labels:
             pass
         known = learner.known
-        correction = fit_correction(known.positions, known.differences)
+        correction = fit_correction(known.positions, known.differences, permutations)
     with timed() as fit_clock:
-        largest_correction(start.positions, rng)
+        largest_correction(start.positions, permutations, rng)
     return correction, Learning(
         n_labels=known.n_seen,
         n_seeds=known.n_seeds,

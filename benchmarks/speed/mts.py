@@ -44,11 +44,12 @@ class StoredStart:
 
 @dataclass(frozen=True)
 class StoredCorrection:
-    """Of `learned`: kernel, centres and weights, both (n_frames, n_pairs), and what it took."""
+    """Of `learned`: kernel, the arrays of a `KernelCorrection`, and what it took."""
 
     kernel: str
     centres: Array
     weights: Array
+    permutations: list[list[int]]
     learning: Learning
 
 
@@ -155,7 +156,8 @@ def _measure_one(molecule: Molecule, settings: MtsSettings, results: Results) ->
             taught = once("learning", StoredCorrection, lambda: _learn(start, settings))
             if taught.kernel != KERNEL:
                 raise UserError(f"--out: {molecule.name} learned by another kernel; give another")
-            correction = KernelCorrection(np.array(taught.centres), np.array(taught.weights))
+            arrays = taught.centres, taught.weights, taught.permutations
+            correction = KernelCorrection(*map(np.array, arrays))
 
         def run(one: Integrator = integrator, inside=correction) -> _Run:
             return _Run(start, _stepper(start, one, settings, inside))
@@ -172,8 +174,9 @@ def _learn(start: Start, settings: MtsSettings) -> StoredCorrection:
     correction, learning = learn(
         start, settings.level, settings.inner_fs, settings.labels, resources
     )
-    arrays = correction.centres.tolist(), correction.weights.tolist()
-    return StoredCorrection(KERNEL, *arrays, learning)
+    arrays = correction.centres, correction.weights, correction.permutations
+    centres, weights, permutations = (array.tolist() for array in arrays)
+    return StoredCorrection(KERNEL, centres, weights, permutations, learning)
 
 
 def _stepper(

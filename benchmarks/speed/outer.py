@@ -24,6 +24,8 @@ from pipelines.dynamics.segments import conserved_energy
 from pipelines.engines.engine import Engine, Evaluation
 from pipelines.engines.registry import make_engine
 from tg80.chemistry.mechanics import project_forces
+from tg80.chemistry.molecule import molecule_from_smiles
+from tg80.chemistry.permutations import feasible_permutations
 from tg80.console import Table
 from tg80.dataset import load
 from tg80.errors import RunFailed, UserError
@@ -135,13 +137,15 @@ def _corrections(
         return np.array([project_forces(body.masses, *one, linear=body.linear)[0] for one in pairs])
 
     cheap = np.array([xtb.evaluate(frame).forces for frame in positions])
-    level = fit_correction(positions, internal(positions, forces - cheap))
+    molecule = molecule_from_smiles(shard.metadata.smiles)
+    permutations = feasible_permutations(molecule, positions[0])
+    level = fit_correction(positions, internal(positions, forces - cheap), permutations)
     rng = np.random.default_rng(settings.seed)
     spread = [np.linspace(0, len(positions) - 1, n).astype(int) for n in (settings.labels, N_SEEDS)]
     seeds = [stretch_hydrogens(positions[i], shard.atomic_numbers, rng) for i in spread[1]]
     labelled = np.concatenate([positions[spread[0]], seeds])
     wanted = np.array([level.energy_and_forces(frame)[1] for frame in labelled])
-    return level, fit_correction(labelled, internal(labelled, wanted))
+    return level, fit_correction(labelled, internal(labelled, wanted), permutations)
 
 
 def _run(

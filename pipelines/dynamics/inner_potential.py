@@ -1,16 +1,18 @@
 """The inner potential of r-RESPA: GFN2-xTB with a kernel correction learned from the level.
 
 The correction is an energy: a rational quadratic kernel, 1 / (1 + d^2 / 2 w^2), on the inverse
-distances of all pairs of atoms. Its coefficients follow in closed form from difference forces,
-level minus GFN2-xTB. It decides only how the level's force is divided between inner and outer
-steps: the energy conserved stays the level's.
+distances of all pairs of atoms, summed over the feasible permutations of like atoms, so that a
+frame teaches as much as all its images. Its coefficients follow in closed form from difference
+forces, level minus GFN2-xTB. It decides only how the level's force is divided between inner and
+outer steps: the energy conserved stays the level's.
 
 The kernel must be smooth to all orders. The force of a Matern-5/2 kernel has kinks in its second
 derivative; they fit as well, but the difference to the level's force then holds high frequencies,
 which resonate with the outer steps.
 
 References:
-    Chmiela et al., Sci. Adv. 3, e1603015 (2017), doi:10.1126/sciadv.1603015.
+    Chmiela et al., Sci. Adv. 3, e1603015 (2017), doi:10.1126/sciadv.1603015, and with symmetries
+    Nat. Commun. 9, 3887 (2018), doi:10.1038/s41467-018-06169-2.
 """
 
 import hashlib
@@ -41,30 +43,39 @@ class FitFailed(RunFailed):
 
 @dataclass(frozen=True)
 class KernelCorrection:
-    """A fitted correction: sum over frames k of w_k . grad k(q, q_k), q all inverse distances.
+    """A fitted correction: sum over frames k and permutations P of w_k . grad k(P q, q_k).
 
     Attributes:
-        centres: (n_frames, n_pairs) inverse distances of the frames fitted, 1/A.
-        weights: (n_frames, n_pairs) coefficients, eV/A.
+        centres: (n_frames, n_pairs) inverse distances q_k of the frames fitted, 1/A.
+        weights: (n_frames, n_pairs) coefficients w_k, eV/A.
+        permutations: (n_permutations, n_atoms), a group.
     """
 
     centres: np.ndarray
     weights: np.ndarray
+    permutations: np.ndarray
 
     @cached_property
     def _offsets(self) -> np.ndarray:
         return np.einsum("kd,kd->k", self.centres, self.weights)
 
+    @cached_property
+    def _images(self) -> np.ndarray:
+        return _pair_permutations(self.permutations)
+
     def energy_and_forces(self, positions: np.ndarray) -> tuple[float, np.ndarray]:
         """Energy (eV) and forces (n_atoms, 3) eV/A at positions (n_atoms, 3) A."""
         forces = np.zeros_like(positions)
-        energy = _evaluate(positions, self.centres, self.weights, self._offsets, forces)
+        energy = _evaluate(
+            positions, self._images, self.centres, self.weights, self._offsets, forces
+        )
         return energy, forces
 
     @property
     def sha256(self) -> str:
         """Hash of all that decides its forces."""
-        return hashlib.sha256(self.centres.tobytes() + self.weights.tobytes()).hexdigest()
+        arrays = self.centres, self.weights, self.permutations.astype(np.int64)
+        return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
 class CorrectedEngine:
@@ -102,13 +113,21 @@ def most_frames(n_atoms: int) -> int:
     return max(LEAST_FRAMES, MOST_UNKNOWNS // _n_internal(n_atoms))
 
 
-def fit_correction(positions: np.ndarray, forces: np.ndarray) -> KernelCorrection:
+def no_permutations(n_atoms: int) -> np.ndarray:
+    """The group of the identity alone."""
+    return np.arange(n_atoms)[None]
+
+
+def fit_correction(
+    positions: np.ndarray, forces: np.ndarray, permutations: np.ndarray
+) -> KernelCorrection:
     """The correction whose forces are the ones given, on one thread.
 
     Args:
         positions: (n_frames, n_atoms, 3) A; of more than `most_frames`, those that lie far apart
             are fitted.
         forces: (n_frames, n_atoms, 3) eV/A, without net force and net torque.
+        permutations: (n_permutations, n_atoms), a group, that the energy does not feel.
 
     Raises:
         FitFailed: there are too few frames, or the equations have no stable solution.
@@ -118,7 +137,7 @@ def fit_correction(positions: np.ndarray, forces: np.ndarray) -> KernelCorrectio
         raise FitFailed(f"{n_frames} frames are too few for a fit")
     if not (np.isfinite(positions).all() and np.isfinite(forces).all()):
         raise FitFailed("positions or forces are not finite")
-    chosen = choose_frames(positions, most_frames(positions.shape[1]))
+    chosen = choose_frames(positions, most_frames(positions.shape[1]), permutations)
     positions, forces, n_frames = positions[chosen], forces[chosen], len(chosen)
     with ThreadLimit(1):
         frames = [_internal_motion(frame) for frame in positions]
@@ -127,7 +146,7 @@ def fit_correction(positions: np.ndarray, forces: np.ndarray) -> KernelCorrectio
         target = np.array(
             [-motion @ force.ravel() for (_, _, motion), force in zip(frames, forces, strict=True)]
         )
-        matrix = _kernel_matrix(centres, slopes)
+        matrix = _kernel_matrix(centres, slopes, _pair_permutations(permutations))
         diagonal = matrix.diagonal().mean()
         matrix[np.diag_indices(len(matrix))] += RIDGE * diagonal
         try:
@@ -140,34 +159,44 @@ def fit_correction(positions: np.ndarray, forces: np.ndarray) -> KernelCorrectio
         weights = np.einsum("kdm,km->kd", slopes, solution.reshape(n_frames, -1))
     if not np.isfinite(weights).all():
         raise FitFailed(f"the equations of {n_frames} frames have no finite solution")
-    return KernelCorrection(centres, weights)
+    return KernelCorrection(centres, weights, permutations)
 
 
-def largest_correction(positions: np.ndarray, rng: np.random.Generator) -> KernelCorrection:
+def largest_correction(
+    positions: np.ndarray, permutations: np.ndarray, rng: np.random.Generator
+) -> KernelCorrection:
     """A correction of zero that costs what the largest does, fit and all, to time these.
 
     Args:
         positions: (n_atoms, 3) A, about which its frames lie.
-        rng: draws them.
+        permutations: (n_permutations, n_atoms), as `fit_correction` takes them.
+        rng: draws the frames.
     """
     shape = (most_frames(len(positions)), *positions.shape)
-    return fit_correction(positions + 0.05 * rng.normal(size=shape), np.zeros(shape))
+    moved = positions + 0.05 * rng.normal(size=shape)
+    return fit_correction(moved, np.zeros(shape), permutations)
 
 
-def choose_frames(positions: np.ndarray, n: int) -> np.ndarray:
+def choose_frames(positions: np.ndarray, n: int, permutations: np.ndarray) -> np.ndarray:
     """Indices, in order, of at most `n` frames that lie far apart: farthest-point sampling.
 
     Args:
         positions: (n_frames, n_atoms, 3) A; the first frame is always chosen.
         n: how many.
+        permutations: (n_permutations, n_atoms) that a distance is the smallest over.
     """
     if len(positions) <= n:
         return np.arange(len(positions))
     points = np.array([_inverse_distances(frame)[0] for frame in positions])
+    images = _pair_permutations(permutations)
+    squares = (points**2).sum(axis=1)
     chosen = [0]
     distance = np.full(len(points), np.inf)
     while len(chosen) < n:
-        distance = np.minimum(distance, ((points - points[chosen[-1]]) ** 2).sum(axis=1))
+        last = chosen[-1]
+        overlap = (points @ points[last][images].T).max(axis=1)
+        distance = np.minimum(distance, squares + squares[last] - 2.0 * overlap)
+        distance[last] = -np.inf
         chosen.append(int(distance.argmax()))
     return np.sort(chosen)
 
@@ -222,25 +251,40 @@ def _internal_motion(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
     return inverse, left[:, :n] * sizes[:n], right[:n]
 
 
-def _kernel_matrix(centres: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+def _pair_permutations(permutations: np.ndarray) -> np.ndarray:
+    """(n_permutations, n_pairs): q[row] are the inverse distances of the permuted atoms."""
+    n_atoms = permutations.shape[1]
+    i, j = np.triu_indices(n_atoms, 1)
+    pair = np.zeros((n_atoms, n_atoms), dtype=np.intp)
+    pair[i, j] = pair[j, i] = np.arange(len(i))
+    return pair[permutations[:, i], permutations[:, j]]
+
+
+def _kernel_matrix(centres: np.ndarray, slopes: np.ndarray, images: np.ndarray) -> np.ndarray:
     """Lower half of the second derivatives of the kernel between all frames, for LAPACK."""
-    n_frames, _, n = slopes.shape
+    n_frames, n_pairs, n = slopes.shape
     matrix = np.zeros((n_frames * n, n_frames * n), order="F")
+    columns = np.ascontiguousarray(slopes.transpose(1, 0, 2)).reshape(n_pairs, -1)
     for frame in range(n_frames):
-        apart = centres[frame] - centres[: frame + 1]
+        n_columns = (frame + 1) * n
         before = slopes[: frame + 1]
-        decay = 1.0 / (1.0 + (apart**2).sum(axis=1) / (2.0 * WIDTH**2))
-        here = apart @ slopes[frame] * (2.0 / WIDTH**4 * decay**3)[:, None]
-        there = np.einsum("kd,kdm->km", apart, before)
-        block = (decay**2 / WIDTH**2)[:, None, None] * (slopes[frame].T @ before)
-        block -= here[:, :, None] * there[:, None, :]
-        rows = slice(frame * n, (frame + 1) * n)
-        matrix[rows, : (frame + 1) * n] = block.transpose(1, 0, 2).reshape(n, -1)
+        block = np.zeros((n, n_columns))
+        for image in images:
+            slope = slopes[frame][image]
+            apart = centres[frame][image] - centres[: frame + 1]
+            decay = 1.0 / (1.0 + (apart**2).sum(axis=1) / (2.0 * WIDTH**2))
+            here = apart @ slope * (2.0 / WIDTH**4 * decay**3)[:, None]
+            there = np.matmul(apart[:, None], before).ravel()
+            part = slope.T @ columns[:, :n_columns]
+            part *= np.repeat(decay**2 / WIDTH**2, n)
+            part -= np.repeat(here.T, n, axis=1) * there
+            block += part
+        matrix[frame * n : (frame + 1) * n, :n_columns] = block
     return matrix
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _evaluate(positions, centres, weights, offsets, forces):
+def _evaluate(positions, images, centres, weights, offsets, forces):
     """Energy (eV); the forces (n_atoms, 3) eV/A are added to `forces`."""
     n_atoms = len(positions)
     n_frames, n_pairs = centres.shape
@@ -255,20 +299,25 @@ def _evaluate(positions, centres, weights, offsets, forces):
             pair += 1
     slope = np.zeros(n_pairs)
     energy = 0.0
-    for frame in range(n_frames):
-        square = 0.0
-        along = -offsets[frame]
+    for image in images:
+        here = inverse[image]
+        there = np.zeros(n_pairs)
+        for frame in range(n_frames):
+            square = 0.0
+            along = -offsets[frame]
+            for pair in range(n_pairs):
+                apart = here[pair] - centres[frame, pair]
+                square += apart * apart
+                along += weights[frame, pair] * here[pair]
+            decay = 1.0 / (1.0 + square / (2.0 * WIDTH**2))
+            scale = decay**2 / WIDTH**2
+            energy += scale * along
+            pull = 2.0 / WIDTH**4 * decay**3 * along
+            for pair in range(n_pairs):
+                apart = here[pair] - centres[frame, pair]
+                there[pair] += scale * weights[frame, pair] - pull * apart
         for pair in range(n_pairs):
-            apart = inverse[pair] - centres[frame, pair]
-            square += apart * apart
-            along += weights[frame, pair] * inverse[pair]
-        decay = 1.0 / (1.0 + square / (2.0 * WIDTH**2))
-        scale = decay**2 / WIDTH**2
-        energy += scale * along
-        pull = 2.0 / WIDTH**4 * decay**3 * along
-        for pair in range(n_pairs):
-            apart = inverse[pair] - centres[frame, pair]
-            slope[pair] += scale * weights[frame, pair] - pull * apart
+            slope[image[pair]] += there[pair]
     pair = 0
     for i in range(n_atoms):
         for j in range(i + 1, n_atoms):

@@ -22,6 +22,7 @@ from pipelines.dynamics.inner_potential import (
     choose_frames,
     fit_correction,
     most_frames,
+    no_permutations,
     stretch_hydrogens,
 )
 from pipelines.dynamics.integrators import State, Stepper
@@ -111,7 +112,7 @@ class Knowledge:
         """Arrays of a checkpoint."""
         arrays = {"positions": self.positions, "differences": self.differences}
         if self.correction is not None:
-            arrays |= {"centres": self.correction.centres, "weights": self.correction.weights}
+            arrays |= {name: getattr(self.correction, name) for name in _CORRECTION}
         return {f"inner:{name}": array for name, array in arrays.items()}
 
     def header(self) -> dict[str, Any]:
@@ -123,6 +124,7 @@ class Knowledge:
         }
 
 
+_CORRECTION = ("centres", "weights", "permutations")
 _FACTS = (
     "outer_step_fs", "ceiling_fs", "drift_ceiling_fs", "n_seen", "n_fitted", "n_fits", "n_seeds",
     "n_evaluations", "on_trial", "energies",
@@ -136,7 +138,8 @@ def read_knowledge(arrays: dict[str, np.ndarray], header: dict[str, Any]) -> Kno
         return _nothing_known(arrays["positions"])
     correction = None
     if stated["sha256"] is not None:
-        correction = KernelCorrection(arrays["inner:centres"], arrays["inner:weights"])
+        alone = {"inner:permutations": no_permutations(arrays["positions"].shape[0])}
+        correction = KernelCorrection(*((alone | arrays)[f"inner:{name}"] for name in _CORRECTION))
     labels = arrays["inner:positions"], arrays["inner:differences"]
     known = Knowledge(*labels, correction, **{name: stated[name] for name in _FACTS})
     if stated.get("kernel") != KERNEL:  # its weights mean nothing here; its labels are fitted anew
@@ -161,6 +164,8 @@ class Learner:
             first step; there may be none.
         before: arrays and header of the checkpoint that this stage takes its knowledge from; None
             for a stage that begins with none.
+        permutations: gives, for a geometry (n_atoms, 3) A, those that the energy does not feel,
+            (n_permutations, n_atoms).
     """
 
     stepper: Stepper
@@ -168,6 +173,7 @@ class Learner:
     outer_steps: tuple[OuterStep, ...]
     seed_frames: Callable[[], np.ndarray]
     before: Callable[[], tuple[dict[str, np.ndarray], dict[str, Any]] | None]
+    permutations: Callable[[np.ndarray], np.ndarray]
     known: Knowledge = field(init=False)
     _labels: list[tuple[np.ndarray, np.ndarray]] = field(init=False)
     _residuals: list[float] = field(init=False)
@@ -345,13 +351,14 @@ class Learner:
             known.differences = np.concatenate([known.differences, new[1]])
         most = most_frames(known.positions.shape[1])
         if len(known.positions) > 2 * most:
-            kept = choose_frames(known.positions, most)
+            kept = choose_frames(known.positions, most, self.permutations(known.positions[0]))
             known.positions, known.differences = known.positions[kept], known.differences[kept]
         self._labels, self._residuals, self._energies = [], [], []
 
     def _fit(self) -> None:
         known = self.known
-        known.correction = fit_correction(known.positions, known.differences)
+        permutations = self.permutations(known.positions[0])
+        known.correction = fit_correction(known.positions, known.differences, permutations)
         known.n_fits += 1
         known.on_trial = True
         known.ceiling_fs = np.inf

@@ -34,6 +34,7 @@ from pipelines.engines.engine import Resources
 from pipelines.recipe import Recipe
 from tg80.chemistry.mechanics import degrees_of_freedom, is_linear
 from tg80.chemistry.molecule import Molecule
+from tg80.chemistry.permutations import feasible_permutations
 from tg80.errors import RunFailed, Tg80Error
 from tg80.theory import Level, symbols_of
 
@@ -134,7 +135,9 @@ def probe(molecule: Molecule, recipe: Recipe, resources: Resources, n_steps: int
     cheap = xtb_stepper(recipe, molecule, body)
     state, xtb_s = _thermalised(cheap, start.positions, recipe, rng)
     stepper = level_stepper(recipe, molecule, body, resources)
-    fit_s = _correct(stepper, start.positions, rng) if recipe.integrator == "learned" else 0.0
+    fit_s = (
+        _correct(stepper, molecule, start.positions, rng) if recipe.integrator == "learned" else 0.0
+    )
     state = stepper.begin(state.positions, state.velocities)
     n_inner = round(usual_step_fs(recipe) / stepper.inner_step_fs)
     for _ in range(WARM_UP_STEPS):
@@ -181,11 +184,14 @@ def _thermalised(
     return state, (time.process_time() - begin) / XTB_STEPS
 
 
-def _correct(stepper: Stepper, positions: np.ndarray, rng: np.random.Generator) -> float:
+def _correct(
+    stepper: Stepper, molecule: Molecule, positions: np.ndarray, rng: np.random.Generator
+) -> float:
     """Give the inner potential the largest correction, and return the time of its fit, s."""
     assert isinstance(stepper.inner_engine, CorrectedEngine)
+    permutations = feasible_permutations(molecule, positions)
     begin = time.process_time()
-    stepper.inner_engine.correction = largest_correction(positions, rng)
+    stepper.inner_engine.correction = largest_correction(positions, permutations, rng)
     return time.process_time() - begin
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipelines.dynamics.checkpoint import read_arrays, write_arrays
-from pipelines.dynamics.inner_potential import CorrectedEngine
+from pipelines.dynamics.inner_potential import CorrectedEngine, no_permutations
 from pipelines.dynamics.integrators import Body, Stepper
 from pipelines.dynamics.learner import (
     OUTER_STEPS,
@@ -74,6 +74,7 @@ def make_stage(folder, *, level=None, length_fs=1000.0, kelvin=200.0, before=Non
         steps or OUTER_STEPS,
         seed_frames=lambda: frames,
         before=lambda: before,
+        permutations=lambda _: no_permutations(5),
     )
     plan = StagePlan(
         identity="springs", n_steps=round(length_fs / INNER_FS), steps_per_segment=200,
