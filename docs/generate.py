@@ -28,6 +28,7 @@ from benchmarks.leaderboard.lines import entries
 from benchmarks.models import MODELS
 from benchmarks.models.egno import Egno, EGNOConfig
 from benchmarks.models.force_fields.mace import Mace, MaceConfig
+from benchmarks.models.force_fields.nequip import Nequip, NequipConfig
 from benchmarks.models.force_fields.rollout import RolloutSettings
 from benchmarks.models.force_fields.valence.model import Valence, ValenceConfig
 from benchmarks.models.learnt import Preset
@@ -300,6 +301,7 @@ BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
     "benchmark/baselines.md": {
         "egno": partial(preset_settings, Egno.presets, EGNOConfig),
         "mace": partial(preset_settings, Mace.presets, MaceConfig, ("rollout.", RolloutSettings())),
+        "nequip": partial(preset_settings, Nequip.presets, NequipConfig),
     },
     "benchmark/valence.md": {
         "settings": partial(

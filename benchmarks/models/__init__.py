@@ -19,6 +19,7 @@ _REGISTRY = {
     "egnn": "egnn:Egnn",
     "egnn-rollout": "egnn_rollout:EgnnRollout",
     "mace": "force_fields.mace:Mace",
+    "nequip": "force_fields.nequip:Nequip",
     "valence": "force_fields.valence.model:Valence",
     "sgdml": "force_fields.sgdml:Sgdml",
     "persistence": "trivial:Persistence",

@@ -49,6 +49,7 @@ TINY_MACE = {
     "training": {"windows_per_trajectory": 4, "batch_size": 4, "validations": 2},
     "rollout": {"time_step_fs": 5.0},
 }
+TINY_NEQUIP = TINY_MACE | {"model": {"n_features": 4, "n_layers": 2, "radial_width": 4}}
 # Trained on the mini set that ships along in a second or two.
 SMALL_ATOM = {
     "model": {"n_blocks": 2, "width": 32, "n_heads": 2, "feedforward_width": 32},
@@ -60,10 +61,10 @@ SMALL_ATOM = {
 
 def needs(package: str, *marks: pytest.MarkDecorator) -> tuple[pytest.MarkDecorator, ...]:
     """Marks of tests that need an optional package, which is the name of its extra too."""
-    reason = f"{package} is not installed: pip install -c constraints.txt '.[{package}]'"
+    reason = f"{package} is not installed: pip install '.[{package}]'"
     return (*marks, pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=reason))
 
 
 NEEDS_MACE = needs("mace", pytest.mark.mace)
-NEEDS = {"mace": NEEDS_MACE, "sgdml": needs("sgdml")}
+NEEDS = {"mace": NEEDS_MACE, "nequip": needs("nequip"), "sgdml": needs("sgdml")}
 MODEL_PARAMS = [pytest.param(name, marks=NEEDS.get(name, ())) for name in MODELS]

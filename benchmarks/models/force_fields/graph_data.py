@@ -1,4 +1,4 @@
-"""What MACE takes of its data: facts of the training blocks, and molecules as graphs."""
+"""What graph force fields take of their data: facts of the training blocks, and graphs."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def isolated_energies(level: str, elements: Sequence[int]) -> dict[int, float]:
 
 
 def graph_of(positions: Tensor, atomic_numbers: Tensor, elements: Tensor, cutoff: float) -> Graph:
-    """One graph of all molecules of a batch, as MACE takes it.
+    """One graph of all molecules of a batch, under the names that MACE gives its parts.
 
     Distances within molecules of this size are computed faster than a neighbour list is kept.
 

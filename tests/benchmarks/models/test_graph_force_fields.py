@@ -1,4 +1,4 @@
-"""MACE on the mini set that ships along: trained, saved, resumed, rolled out."""
+"""MACE and NequIP on the mini set that ships along: trained, resumed, rolled out."""
 
 import json
 import os
@@ -25,9 +25,10 @@ pytestmark = pytest.mark.timeout(900)
 UNPICKLES = os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
 FEW = ("ethylene", "acetonitrile", "furan", "methanol")
 SMALL = {
-    "model": {"n_channels": 8, "radial_widths": [8]},
-    "training": {"windows_per_trajectory": 50, "batch_size": 5, "validations": 2},
+    "mace": {"n_channels": 8, "radial_widths": [8]},
+    "nequip": {"n_features": 8, "n_layers": 2, "radial_width": 8},
 }
+TRAINING = {"windows_per_trajectory": 50, "batch_size": 5, "validations": 2, "learning_rate": 0.03}
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +41,13 @@ def few(mini):
     return replace(training, trajectories=kept, validation=later, validation_blocks=blocks)
 
 
-@pytest.fixture(scope="module")
-def trained(few, tmp_path_factory):
+@pytest.fixture(scope="module", params=[pytest.param(m, marks=toys.NEEDS[m]) for m in SMALL])
+def trained(request, few, tmp_path_factory):
     from benchmarks.models.force_fields.frames import validation_frames
 
-    model = make_model("mace", **SMALL)
-    report = model.fit(few, budget=Budget(epochs=10), seed=0, out=tmp_path_factory.mktemp("mace"))
+    model = make_model(request.param, model=SMALL[request.param], training=TRAINING)
+    out = tmp_path_factory.mktemp(request.param)
+    report = model.fit(few, budget=Budget(epochs=10), seed=0, out=out)
     return model, report, validation_frames(few, model.isolated_energies())["val_time"]
 
 
@@ -55,7 +57,6 @@ def mark(test):
     return test
 
 
-@mark
 def test_the_forces_of_later_frames_are_learnt(trained):
     """Below half of what they are, in frames that nothing was learnt from."""
     model, report, held_out = trained
@@ -65,7 +66,6 @@ def test_the_forces_of_later_frames_are_learnt(trained):
     assert report.longest_lag_fs is None and report.n_parameters > 1000
 
 
-@mark
 def test_a_rollout_keeps_its_energy_and_comes_near_the_truth(trained, mini):
     """2 meV/atom: velocity Verlet wavers by a few tenths at 0.5 fs, 300 K are 39."""
     model, _, _ = trained
@@ -85,7 +85,6 @@ def test_a_rollout_keeps_its_energy_and_comes_near_the_truth(trained, mini):
     assert not failed.any() and bool(torch.isfinite(positions).all())
 
 
-@mark
 def test_forces_are_minus_the_slope_of_the_energy(trained, few):
     model, _, _ = trained
     block = few.trajectories[0]
@@ -104,7 +103,6 @@ def test_forces_are_minus_the_slope_of_the_energy(trained, few):
         )
 
 
-@mark
 def test_the_isolated_atoms_are_those_of_the_level(trained, few):
     model, _, _ = trained
     facts, level = model.known(), get_level("gfn2-xtb").isolated_atom_energies
@@ -120,14 +118,12 @@ def test_the_isolated_atoms_are_those_of_the_level(trained, few):
     assert bool(torch.isfinite(model.force_field()(far, z)[0]).all())
 
 
-@mark
 def test_an_element_without_training_is_refused(trained):
     model, _, _ = trained
     with pytest.raises(UserError, match="no training molecule has Cl"):
         model.force_field()(torch.zeros(1, 1, 3).double(), torch.tensor([[17]]))
 
 
-@mark
 def test_it_learns_from_the_train_blocks_and_validates_where_all_models_do(trained, few):
     from benchmarks.models.force_fields.frames import TrainingFrames
 
@@ -148,13 +144,13 @@ def test_it_learns_from_the_train_blocks_and_validates_where_all_models_do(train
     assert starts == {s for s in windows if s.split("-r")[0] in FEW} and not starts & set(allowed)
 
 
-@mark
-def test_killed_training_goes_on_as_if_nothing_had_happened(few, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", [pytest.param(m, marks=toys.NEEDS[m]) for m in SMALL])
+def test_killed_training_goes_on_as_if_nothing_had_happened(name, few, tmp_path, monkeypatch):
     from benchmarks.training.trainer import Trainer
 
     def model():
-        tiny = {"model": toys.TINY_MACE["model"]}
-        return make_model("mace", **tiny, training={"windows_per_trajectory": 5, "validations": 2})
+        training = {"windows_per_trajectory": 5, "validations": 2, "batch_size": 10}
+        return make_model(name, model=SMALL[name], training=training)
 
     def weights(of):
         return torch.cat([p.detach().flatten() for p in of.trained().parameters()])
@@ -176,28 +172,74 @@ def test_killed_training_goes_on_as_if_nothing_had_happened(few, tmp_path, monke
     assert torch.equal(weights(whole), weights(halves))
 
 
-@mark
 def test_importing_it_leaves_torch_load_as_strict_as_it_was(trained):
-    assert "mace.modules" in sys.modules
+    assert "mace.modules" in sys.modules or "nequip.model" in sys.modules
+    assert torch.get_default_dtype() == torch.float32
     assert os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD") == UNPICKLES
 
 
 def test_data_without_forces_or_with_some_atoms_only_is_refused(data):
-    from benchmarks.models.force_fields.mace_data import facts_of
+    from benchmarks.models.force_fields.graph_data import facts_of
 
     heavy = [t.heavy_atoms() for t in data.training.trajectories]
     with pytest.raises(CannotPredict, match="learns from energies and forces of all atoms"):
         facts_of(data.training, heavy, 4.0)
 
 
-def test_without_mace_one_line_says_what_to_install(monkeypatch, capsys):
+@pytest.mark.parametrize("name", SMALL)
+def test_without_the_package_one_line_says_what_to_install(name, monkeypatch, capsys):
     from benchmarks.cli import main
-    from benchmarks.models.force_fields import mace
+    from benchmarks.models.force_fields import graph_model
 
-    monkeypatch.setattr(mace.importlib.util, "find_spec", lambda name: None)
-    assert main(["run", "--fold", "1", "--model", "mace"]) == 2
+    monkeypatch.setattr(graph_model.importlib.util, "find_spec", lambda name: None)
+    assert main(["run", "--fold", "1", "--model", name]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "pip install 'tg80[mace]'" in error
+    assert error.count("\n") == 1 and f"pip install 'tg80[{name}]'" in error
+
+
+@mark
+def test_the_loss_is_that_of_mace_torch(trained, few):
+    from mace.modules.loss import WeightedEnergyForcesLoss
+    from mace.tools.torch_geometric.data import Data
+
+    from benchmarks.models.force_fields.frames import TrainingFrames
+    from benchmarks.training.batches import MicroBatch
+
+    model, _, _ = trained
+    frames = TrainingFrames(
+        few.trajectories, model.isolated_energies(), seed=0, windows_per_trajectory=2
+    ).__getitems__([0, 2, 4])
+    total, count = model.loss("all")(model.trained(), MicroBatch(frames, 0))
+    real = frames.atomic_numbers > 0
+    graph = model._graph(frames.positions, frames.atomic_numbers)
+    energies, forces = model.evaluate(model.trained(), graph, training=True)
+    ones = torch.ones(len(energies))
+    truth = Data(
+        energy=frames.energies, forces=frames.forces[real], ptr=graph["ptr"],
+        weight=ones, energy_weight=ones, forces_weight=ones,
+    )  # fmt: skip
+    theirs = WeightedEnergyForcesLoss(energy_weight=1.0, forces_weight=100.0)
+    expected = theirs(truth, {"energy": energies, "forces": forces}, ddp=False)
+    assert (total / count).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_whitened_loss_is_learnt(trained, few, tmp_path):
+    """From 1 for no force at all to less than half, and energies keep to their mean."""
+    from benchmarks.models.force_fields.frames import TrainingFrames
+    from benchmarks.models.force_fields.losses import whitening_of
+
+    known, _, _ = trained
+    model = make_model(known.id, model=SMALL[known.id] | {"whitened": True}, training=TRAINING)
+    model.fit(few, budget=Budget(epochs=10), seed=0, out=tmp_path)
+    frames = TrainingFrames(
+        few.trajectories, model.isolated_energies(), seed=1, windows_per_trajectory=5
+    )
+    batch = frames.__getitems__(list(range(len(frames))))
+    whitened = whitening_of(few.trajectories)
+    errors = {
+        m: float(whitened(batch, m.forces(m.trained(), batch)).mean()) for m in (known, model)
+    }
+    assert errors[model] < 0.5 and errors[model] < errors[known]
 
 
 @mark
