@@ -21,6 +21,7 @@ _REGISTRY = {
     "mace": "force_fields.mace:Mace",
     "nequip": "force_fields.nequip:Nequip",
     "valence": "force_fields.valence.model:Valence",
+    "gfn2-xtb": "force_fields.gfn2:Gfn2",
     "sgdml": "force_fields.sgdml:Sgdml",
     "persistence": "trivial:Persistence",
     "ballistic": "trivial:Ballistic",
@@ -29,6 +30,7 @@ _REGISTRY = {
     "relaxed-structure": "trivial:RelaxedStructure",
     "harmonic": "harmonic:Harmonic",
     "fitted-harmonic": "harmonic:FittedHarmonic",
+    "delta-harmonic": "harmonic:DeltaHarmonic",
     "blend": "trivial:Blend",
 }
 

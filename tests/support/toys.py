@@ -67,4 +67,5 @@ def needs(package: str, *marks: pytest.MarkDecorator) -> tuple[pytest.MarkDecora
 
 NEEDS_MACE = needs("mace", pytest.mark.mace)
 NEEDS = {"mace": NEEDS_MACE, "nequip": needs("nequip"), "sgdml": needs("sgdml")}
+NEEDS["gfn2-xtb"] = (pytest.mark.slow,)
 MODEL_PARAMS = [pytest.param(name, marks=NEEDS.get(name, ())) for name in MODELS]

@@ -1,5 +1,7 @@
 """Rollouts against ASE's own integrator, against stored dynamics, and with bad potentials."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,10 @@ from ase.calculators.calculator import CalculationFailed
 from ase.calculators.emt import EMT
 from ase.calculators.morse import MorsePotential
 from ase.md.verlet import VelocityVerlet
-from tblite.ase import TBLite
 
+from benchmarks.interface import CannotPredict
+from benchmarks.models import TRIVIAL, make_model
+from benchmarks.models.force_fields import gfn2
 from benchmarks.models.force_fields.rollout import (
     AseForceField,
     ForceFieldModel,
@@ -19,6 +23,7 @@ from benchmarks.models.force_fields.rollout import (
 from benchmarks.scoring.errors import predict_errors
 from benchmarks.tasks.scored_windows import Windows
 from benchmarks.tasks.states import StartStates
+from tg80.errors import UserError
 
 LAGS = (4.0, 10.25, 30.0)
 SETTINGS = RolloutSettings()
@@ -89,13 +94,27 @@ def test_stored_dynamics_of_gfn2_are_reproduced(mini):
     windows = mini.parts["test_time"].curve
     rows = [windows.states.molecule.index(name) for name in ("methanol", "ethylene")]
     states, lags = windows.states.select(rows), windows.lags_fs[rows, :3]
-    field = AseForceField(lambda: TBLite(method="GFN2-xTB", accuracy=0.01, verbosity=0))
-    found = roll_out(field, states, lags, SETTINGS)
+    model = make_model("gfn2-xtb")
+    model.fit(mini.training)
+    assert model.oracle and "gfn2-xtb" not in TRIVIAL
+    found = roll_out(model.force_field(states), states, lags, SETTINGS)
     real = states.atom_mask[:, None, :, None]
     difference = (found.positions - windows.targets[rows, :3]) * real
     assert float(lags.max()) == 50
     assert float(difference.abs().max()) < 2e-3
     assert float(found.drift_mev.max()) < 1
+
+
+def test_gfn2_is_no_oracle_at_other_levels_and_needs_all_atoms(mini, monkeypatch):
+    model = make_model("gfn2-xtb")
+    training = mini.training
+    model.fit(replace(training, task=training.task.model_copy(update={"level": "pbe-def2svp"})))
+    assert not model.oracle
+    with pytest.raises(CannotPredict, match="needs all atoms"):
+        model.fit(replace(training, task=training.task.on_track("heavy-input")))
+    monkeypatch.setattr(gfn2.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'tg80\[generate\]'"):
+        make_model("gfn2-xtb")
 
 
 def test_a_batch_gives_what_its_samples_give_whatever_becomes_of_the_others():

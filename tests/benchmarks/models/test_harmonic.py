@@ -9,7 +9,7 @@ from scipy.integrate import solve_ivp
 
 from benchmarks.interface import CannotPredict
 from benchmarks.models import Budget, make_model
-from benchmarks.models.harmonic import fitted_hessian
+from benchmarks.models.harmonic import Swings
 from benchmarks.models.normal_modes import modes_of, propagate
 from benchmarks.scoring.errors import predict_errors
 from tests.support import toys
@@ -169,8 +169,30 @@ def test_the_hessian_of_harmonic_forces_is_found_whatever_the_frame():
         )
         for rows in (slice(200), slice(200, 400))
     ]  # fmt: skip
-    found = modes_of(rest, fitted_hessian(rest, blocks), masses).rates
+    swings = Swings.of(blocks)
+    found = modes_of(swings.structure, swings.hessian(), masses).rates
     torch.testing.assert_close(found, modes_of(rest, hessian, masses).rates, rtol=1e-3, atol=0)
+    # The prior is turned into this frame, and stands where the frames say nothing.
+    prior = swings.weighted(rest, hessian)
+    for share in (0.0, 1e9):
+        kept = modes_of(swings.structure, swings.hessian(prior, share), masses).rates
+        torch.testing.assert_close(kept, modes_of(rest, hessian, masses).rates, rtol=1e-3, atol=0)
+
+
+def test_the_hessian_of_another_level_is_scaled_and_corrected(mini):
+    """Told Hessians of half the size, it finds the factor, also for unseen molecules."""
+    whole, half = fit(mini, "delta-harmonic"), make_model("delta-harmonic")
+    weak = {name: hessian / 2 for name, hessian in mini.training.hessians.items()}
+    half.fit(replace(mini.training, hessians=weak))
+    assert whole.oracle and half.oracle
+    seen, unseen = "furan", mini.parts["test_id"].windows.states.molecule[0]
+    np.testing.assert_allclose(half.hessians[unseen], whole.hessians[unseen], rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(half.hessians[seen], whole.hessians[seen], rtol=1e-6, atol=1e-6)
+    factor = whole.hessians[unseen][0, 0] / mini.training.hessians[unseen][0, 0]
+    assert 0.8 < factor < 1.1
+    windows = mini.parts["test_time"].curve
+    ours, fitted = (predict_errors(m, windows).raw for m in (whole, fit(mini, "fitted-harmonic")))
+    assert np.median(ours) < 1.2 * np.median(fitted)
 
 
 def test_a_fitted_hessian_predicts_as_well_as_the_one_of_the_minimum(mini, tmp_path):
