@@ -98,8 +98,9 @@ def export(
 def _show(written: Sequence[dict[str, Any]]) -> None:
     for file in written:
         rows = file["trajectories"]
-        spacings = ", ".join(f"{fs:g}" for fs in sorted({row["frame_fs"] for row in rows}))
+        known = sorted({row["frame_fs"] for row in rows} - {None})
+        apart = f" {', '.join(f'{fs:g}' for fs in known)} fs apart" if known else ""
         what = f"{len(rows)} trajectories" if len(rows) > 1 else rows[0]["molecule"]
-        print(f"{file['path']}: {what}, {file['n_frames']} frames {spacings} fs apart")
+        print(f"{file['path']}: {what}, {file['n_frames']} frames{apart}")
         for note in file["notes"]:
             print(f"  {note}")

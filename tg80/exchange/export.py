@@ -314,7 +314,7 @@ def _isolated_energies(target: Target) -> dict[str, float]:
 
 def _describe(target: Target, energies: dict[str, float]) -> dict[str, Any]:
     selection = target.selection
-    rows = [_describe_piece(piece) for piece in target.pieces]
+    rows = [_describe_piece(piece, target.to) for piece in target.pieces]
     split = None
     if selection.fold is not None:
         frozen = load_split(selection.split)
@@ -334,6 +334,8 @@ def _describe(target: Target, energies: dict[str, float]) -> dict[str, Any]:
         note = f"{n_between} frames lie between evaluations of the level: no energy, no forces"
         notes.append(f"{note}; left out" if target.to == "npz" else note)
         n_frames -= n_between if target.to == "npz" else 0
+        if any(row["frame_fs"] is None for row in rows):
+            notes.append("what is left is not evenly spaced: frame_fs is null")
     return {
         "format": "tg80-export/1",
         "to": target.to,
@@ -349,19 +351,21 @@ def _describe(target: Target, energies: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def _describe_piece(piece: Piece) -> dict[str, Any]:
+def _describe_piece(piece: Piece, to: str) -> dict[str, Any]:
     with Shard(piece.path) as shard:
         flags = shard.read("quality_flags", piece.start, piece.stop, piece.stride)
         evaluated = shard.evaluated[piece.start : piece.stop : piece.stride]
         first_time_fs = float(shard.read("time", piece.start, piece.start + 1)[0])
+    kept = np.flatnonzero(evaluated) if to == "npz" else np.arange(piece.n_frames)
+    gaps = np.unique(np.diff(kept)) if len(kept) > 1 else np.ones(1)
     metadata = piece.metadata
     return {
         "molecule": metadata.name,
         **{key: getattr(metadata, key) for key in ("replica", "smiles", "inchikey", "ensemble")},
         "n_frames": piece.n_frames,
         "n_evaluated": int(evaluated.sum()),
-        "frame_fs": piece.frame_fs,
-        "first_time_fs": first_time_fs,
+        "frame_fs": float(gaps[0]) * piece.frame_fs if len(gaps) == 1 else None,
+        "first_time_fs": first_time_fs + float(kept[0]) * piece.frame_fs,
         "n_flagged": int(np.count_nonzero(flags)),
         "source": piece.path.name,
         "source_sha256": piece.sha256,

@@ -17,7 +17,8 @@ import pytest
 from tests.support import factories
 from tg80.errors import CorruptFile, UserError
 from tg80.exchange.export import FORMATS, Selection, plan_export, write_export
-from tg80.shards.shard import Shard
+from tg80.shards.fields import LEVEL_FIELDS, MISSING, STATIC_FIELDS
+from tg80.shards.shard import Shard, write_shard
 from tg80.splits.split import ALL_PARTS, load_split, time_blocks
 from tg80.theory import LEVELS
 from tg80.windows.trajectories import read_trajectory
@@ -231,10 +232,36 @@ def test_frames_between_evaluations_have_no_energies_to_learn_from(tmp_path):
             np.testing.assert_array_equal(found, float32_bits(force))
     (file,) = export(path, "npz", tmp_path / "npz")
     assert file["n_frames"] == 26 and "left out" in file["notes"][-1]
+    assert file["trajectories"][0]["frame_fs"] == 4.0
+    fold = next(f for f in range(1, 6) if "urea" in load_split("tg80-v1").fold(f).part("train"))
+    (part,) = export(path, "npz", tmp_path / "part", fold=fold, part="val_time")
+    start = part["trajectories"][0]["first_time_fs"]
+    with np.load(part["path"], allow_pickle=False) as archive, Shard(path) as shard:
+        assert shard.evaluated[int(start)]
+        np.testing.assert_array_equal(archive["R"][0], shard.read("positions")[int(start)])
     with np.load(file["path"], allow_pickle=False) as archive:
         assert archive["E"].shape == (26,) and np.isfinite(archive["F"]).all()
     (file,) = export(path, "upstream", tmp_path / "upstream")
     assert file["n_frames"] == N_FRAMES
+
+
+def test_uneven_evaluations_have_no_one_spacing(tmp_path):
+    path = factories.make_shard(tmp_path, "urea", n_frames=N_FRAMES, evaluated_every=4)
+    with Shard(path) as shard:
+        arrays = {
+            name: np.array(shard.read(name)) for name in (*shard.frame_fields, "step", "time")
+        }
+        static = {field.name: shard.static(field.name) for field in STATIC_FIELDS}
+        metadata = shard.metadata
+    for name in LEVEL_FIELDS:
+        arrays[name][8] = MISSING.get(name, np.nan)
+    arrays["evaluated"][8] = 0
+    write_shard(path, arrays | static, metadata)
+    (file,) = export(path, "npz", tmp_path / "npz")
+    assert file["n_frames"] == 25 and file["trajectories"][0]["frame_fs"] is None
+    assert "not evenly spaced" in file["notes"][-1]
+    (whole,) = export(path, "upstream", tmp_path / "upstream")
+    assert whole["trajectories"][0]["frame_fs"] == 1.0
 
 
 def test_no_data_set_of_frames_that_all_lack_energies(tmp_path):
