@@ -13,7 +13,15 @@ import numpy as np
 
 from tg80.constants import ACCELERATION, ANGSTROM_PER_BOHR, EV_PER_HARTREE
 from tg80.shards.checks.evidence import Evidence
-from tg80.shards.fields import AXIS_FIELDS, FRAME_FIELDS, STATIC_FIELDS
+from tg80.shards.fields import (
+    AXIS_FIELDS,
+    FRAME_FIELDS,
+    LEARNED_FIELDS,
+    LEVEL_FIELDS,
+    MISSING,
+    STATIC_FIELDS,
+    evaluated_frames,
+)
 from tg80.shards.metadata import ShardMetadata
 from tg80.shards.quality import judge
 from tg80.shards.shard import Shard, to_disk, to_memory, write_shard
@@ -39,6 +47,17 @@ class Trajectory:
     def middle(self) -> int:
         return self.n_frames // 2
 
+    @property
+    def evaluated(self) -> np.ndarray:
+        """(n_frames,) bool, where the level was evaluated."""
+        return evaluated_frames(self.frames)
+
+    def blank(self, frames: np.ndarray) -> None:
+        """Take the energies, and all else of the level, from frames (n_frames,) bool."""
+        for name in self.frames.keys() & set(LEVEL_FIELDS):
+            self.frames[name][frames] = MISSING.get(name, np.nan)
+        self.frames["evaluated"][frames] = 0
+
     def hydrogens(self) -> list[int]:
         """Two like atoms, hydrogens of one heavy atom if there are any."""
         numbers = self.static["atomic_numbers"]
@@ -58,15 +77,28 @@ class Trajectory:
             self.frames[name] = self.frames[name][: self.n_frames]
 
 
-def load(path: Path, stride: int = 1, n_frames: int | None = None) -> Trajectory:
-    """Every `stride`-th frame of a shard, stated as if it had been stored so."""
+def load(
+    path: Path, stride: int = 1, n_frames: int | None = None, every: int | None = None
+) -> Trajectory:
+    """Every `stride`-th frame of a shard, stated as if it had been stored so.
+
+    With `every` it is one of `learned`, with energies in every so-manieth frame.
+    """
     shard = Shard(path)
     names = [f.name for f in (*FRAME_FIELDS, *AXIS_FIELDS)]
     frames = {name: np.array(shard.read(name)[::stride][:n_frames]) for name in names}
     static = {f.name: np.array(shard.static(f.name)) for f in STATIC_FIELDS}
     spacing = shard.metadata.store_every_fs * stride
     metadata = shard.metadata.model_copy(update={"store_every_fs": spacing})
-    return Trajectory(frames, static, metadata)
+    trajectory = Trajectory(frames, static, metadata)
+    if every:
+        n, outer = trajectory.n_frames, np.float32(every * spacing)
+        frames["residual_force"] = np.full(n, 0.01, dtype="f4")
+        frames["outer_step"] = np.where(np.arange(n) > 0, outer, np.float32(0))
+        frames["evaluated"] = np.ones(n, dtype="u1")
+        trajectory.blank(np.arange(n) % every > 0)
+        trajectory.metadata = metadata.model_copy(update={"integrator": "learned"})
+    return trajectory
 
 
 def restate(trajectory: Trajectory) -> None:
@@ -74,7 +106,9 @@ def restate(trajectory: Trajectory) -> None:
     frames, metadata = dict(as_read(trajectory).frames), trajectory.metadata
     trajectory.frames = frames
     statistics = {}
-    if all(np.all(np.isfinite(values)) for values in frames.values()):
+    known = trajectory.evaluated
+    level = [values[known] for name, values in frames.items() if name in LEVEL_FIELDS]
+    if known.any() and all(np.all(np.isfinite(values)) for values in level):
         with np.errstate(all="ignore"):
             quality = judge(frames, trajectory.static, metadata)
             frames["quality_flags"], statistics = quality.flags, quality.statistics()
@@ -99,7 +133,7 @@ def write(trajectory: Trajectory, folder: Path) -> Path:
 
 def as_read(trajectory: Trajectory) -> Evidence:
     """What a reader of the written shard gets, without the file."""
-    stored = {f.name: f for f in (*FRAME_FIELDS, *AXIS_FIELDS, *STATIC_FIELDS)}
+    stored = {f.name: f for f in (*FRAME_FIELDS, *LEARNED_FIELDS, *AXIS_FIELDS, *STATIC_FIELDS)}
     with np.errstate(all="ignore"):
         frames, static = (
             {name: to_memory(stored[name], to_disk(stored[name], a)) for name, a in arrays.items()}
@@ -124,6 +158,11 @@ class Forgery:
     apply: Callable[[Trajectory], None]
     keep_flags: bool = False
 
+    def fits(self, trajectory: Trajectory) -> bool:
+        """Whether the trajectory has what is falsified."""
+        learned = {one.name for one in LEARNED_FIELDS}
+        return "evaluated" in trajectory.frames or not learned & set(self.fields)
+
 
 FORGERIES: list[Forgery] = []
 
@@ -136,13 +175,24 @@ def forgery(name: str, *fields: str, keep_flags: bool = False):
     return add
 
 
+def _known(t: Trajectory, name: str) -> tuple[Trajectory, np.ndarray]:
+    """The frames that hold a field, and which they are."""
+    known = t.evaluated if name in LEVEL_FIELDS else np.ones(t.n_frames, dtype=bool)
+    frames = {key: values[known] for key, values in t.frames.items()}
+    return Trajectory(frames, t.static, t.metadata, t.rng), known
+
+
 def _all(change):
     """All values of one field, changed."""
 
     def of(name):
         def apply(t):
-            store = t.frames if name in t.frames else t.static
-            store[name] = change(t, store[name].astype(float)).astype(store[name].dtype)
+            if name in t.static:
+                values = t.static[name]
+                t.static[name] = change(t, values.astype(float)).astype(values.dtype)
+                return
+            inner, known = _known(t, name)
+            t.frames[name][known] = change(inner, inner.frames[name].astype(float))
 
         return apply
 
@@ -152,8 +202,9 @@ def _all(change):
 def _one(change, where=lambda t: t.middle):
     def of(name):
         def apply(t):
-            values = t.frames[name]
-            values[where(t)] = change(t, values.astype(float))[where(t)]
+            inner, known = _known(t, name)
+            frame = np.flatnonzero(known)[where(inner)]
+            t.frames[name][frame] = change(inner, inner.frames[name].astype(float))[where(inner)]
 
         return apply
 
@@ -271,6 +322,98 @@ _register("time", shifted=_all(lambda t, x: x + 1), twice=_all(lambda t, x: 2 * 
           one_late=_one(lambda t, x: x + 0.4))  # fmt: skip
 _register("step", shifted=_all(lambda t, x: x + 1), twice=_all(lambda t, x: 2 * x),
           one_late=_one(lambda t, x: x + 1))  # fmt: skip
+_register("residual_force", zero=zero, negative=negative, billion=billion)
+_register("outer_step", zero=zero, negative=negative, billion=billion,
+          twice=_all(lambda t, x: 2 * x), half=_all(lambda t, x: x / 2),
+          one_frame_twice=_one(lambda t, x: 2 * x))  # fmt: skip
+
+
+@forgery("evaluated: the first frame alone", "evaluated")
+def _(t: Trajectory) -> None:
+    t.blank(np.arange(t.n_frames) > 0)
+
+
+@forgery("evaluated: first, middle and last alone", "evaluated")
+def _(t: Trajectory) -> None:
+    known = np.flatnonzero(t.evaluated)
+    t.blank(~np.isin(np.arange(t.n_frames), known[[0, len(known) // 2, -1]]))
+
+
+@forgery("evaluated: every second left out", "evaluated")
+def _(t: Trajectory) -> None:
+    t.blank(~np.isin(np.arange(t.n_frames), np.flatnonzero(t.evaluated)[::2]))
+
+
+@forgery("evaluated: every second left out, outer steps twice", "evaluated", "outer_step")
+def _(t: Trajectory) -> None:
+    t.blank(~np.isin(np.arange(t.n_frames), np.flatnonzero(t.evaluated)[::2]))
+    t.frames["outer_step"] *= 2
+
+
+@forgery("evaluated: three alone, outer steps as long as that", "evaluated", "outer_step")
+def _(t: Trajectory) -> None:
+    known = np.flatnonzero(t.evaluated)
+    kept = known[[0, len(known) // 3, 2 * (len(known) // 3)]]
+    t.take(slice(kept[-1] + 1))
+    t.blank(~np.isin(np.arange(t.n_frames), kept))
+    t.frames["outer_step"][1:] = kept[1] * t.metadata.store_every_fs
+
+
+@forgery("evaluated: the last half left out", "evaluated")
+def _(t: Trajectory) -> None:
+    t.blank(np.arange(t.n_frames) > t.middle)
+
+
+@forgery("evaluated: one left out", "evaluated")
+def _(t: Trajectory) -> None:
+    known = np.flatnonzero(t.evaluated)
+    t.blank(np.arange(t.n_frames) == known[len(known) // 2])
+
+
+@forgery("evaluated: said of one frame that has no energies", "evaluated")
+def _(t: Trajectory) -> None:
+    t.frames["evaluated"][np.flatnonzero(~t.evaluated)[5]] = 1
+
+
+@forgery("evaluated: not said of one frame that has energies", "evaluated")
+def _(t: Trajectory) -> None:
+    known = np.flatnonzero(t.evaluated)
+    t.frames["evaluated"][known[len(known) // 2]] = 0
+
+
+@forgery("evaluated: said of all frames", "evaluated")
+def _(t: Trajectory) -> None:
+    t.frames["evaluated"][:] = 1
+
+
+@forgery("evaluated: two", "evaluated")
+def _(t: Trajectory) -> None:
+    t.frames["evaluated"] *= 2
+
+
+@forgery("forces, evaluated: one frame of forces no numbers", "forces", "evaluated")
+def _(t: Trajectory) -> None:
+    known = np.flatnonzero(t.evaluated)
+    t.frames["forces"][known[len(known) // 2]] = np.nan
+
+
+@forgery("evaluated: the level of each frame said to be the next one's", "evaluated")
+def _(t: Trajectory) -> None:
+    for name in ("evaluated", *LEVEL_FIELDS):
+        t.frames[name] = np.roll(t.frames[name], 1, axis=0)
+
+
+@forgery("evaluated: what lies between filled in by straight lines", "evaluated")
+def _(t: Trajectory) -> None:
+    known = np.flatnonzero(t.evaluated)
+    frames = np.arange(known[-1] + 1)
+    t.take(slice(len(frames)))
+    for name in LEVEL_FIELDS:
+        values = t.frames[name].reshape(len(frames), -1)
+        filled = [np.interp(frames, known, column[known]) for column in values.T]
+        t.frames[name][:] = np.transpose(filled).reshape(t.frames[name].shape)
+    t.frames["conserved_quantity"] = t.frames["potential_energy"] + t.frames["kinetic_energy"]
+    t.frames["evaluated"][:] = 1
 
 
 @forgery("quality_flags: all raised", "quality_flags", keep_flags=True)

@@ -247,6 +247,48 @@ def test_the_first_frame_has_energies(acid, tmp_path):
     assert ("error", "outer steps") in found
 
 
+@pytest.mark.parametrize(
+    ("every", "changes", "found"),
+    [
+        (4, {}, False),
+        (4, {20: 0}, True),  # an evaluation left out
+        (200, {}, True),  # no outer step is that long
+        (30, {}, True),
+    ],
+)
+def test_the_level_is_evaluated_where_outer_steps_end(acid, tmp_path, every, changes, found):
+    def leave_out(arrays):
+        for frame in changes:
+            arrays["evaluated"][frame] = 0
+            for name in LEVEL_FIELDS:
+                arrays[name][frame] = MISSING.get(name, np.nan)
+
+    model, arrays = acid
+    learned = model, factories.between_evaluations(arrays, every)
+    problems = problems_with(learned, tmp_path, spoil=leave_out, integrator="learned")
+    assert bool({("error", "outer steps"), ("error", "range")} & set(problems)) == found
+
+
+def test_outer_steps_may_end_between_frames(acid, tmp_path):
+    """Steps of 2 fs to 50 fs, then of 3 fs; frames every 1, 2, 4 and 5 fs."""
+    model, arrays = acid
+    ends = {*range(0, 51, 2), *range(51, 610, 3)}
+    for stride in (1, 2, 4, 5):
+        some = {name: values[::stride] for name, values in arrays.items()}
+        times = some["time"] - some["time"][0]
+        learned = factories.between_evaluations(some, 1)
+        last = np.array([min(end for end in ends if end >= t) for t in times])
+        before = np.array([max((end for end in ends if end < t), default=0) for t in times])
+        learned["outer_step"] = (last - before).astype("f4")
+        between = ~np.isin(times, list(ends))
+        learned["evaluated"][between] = 0
+        for name in LEVEL_FIELDS:
+            learned[name][between] = MISSING.get(name, np.nan)
+        words = {"integrator": "learned", "store_every_fs": float(stride)}
+        found = problems_with((model, learned), tmp_path, **words)
+        assert ("error", "outer steps") not in found
+
+
 def test_shards_from_before_frames_lay_between_evaluations_stay_sound(acid, tmp_path):
     model, arrays = acid
     older = {k: v for k, v in factories.between_evaluations(arrays, 1).items() if k != "evaluated"}

@@ -31,6 +31,7 @@ from tg80.theory import LEVELS
 # Standard atomic weights are revised by less than this; a heavier isotope is farther off.
 MASS_TOLERANCE = 1e-3
 START_TOLERANCE_EV = 1e-3
+LEAST_EVALUATED = 0.05  # share of the frames; with less, energies and forces are not worth much
 STATISTICS_TOLERANCE = 0.01  # what is stated may come from values before they were rounded
 
 
@@ -169,8 +170,45 @@ def _check_outer_steps(evidence: Evidence, found: Findings) -> None:
     steps = outer / evidence.metadata.time_step_fs
     if not evidence.evaluated[0]:
         found.error("outer steps", "the level was not evaluated in the first frame")
-    if np.any(residual < 0) or np.any(outer[1:] <= 0) or np.any(np.abs(steps % 1) > 1e-6):
-        found.error("outer steps", "an outer step is none, or a residual force is negative")
+        return
+    if np.any(residual <= 0) or np.any(outer[1:] <= 0) or np.any(np.abs(steps % 1) > 1e-6):
+        found.error("outer steps", "an outer step or a residual force is not positive")
+    elif "evaluated" in evidence.frames:
+        _check_ends(evidence, np.round(steps).astype(int), found)
+
+
+def _check_ends(evidence: Evidence, outer: np.ndarray, found: Findings) -> None:
+    """The level was evaluated where outer steps end, and only there.
+
+    Args:
+        evidence: of an integrator `learned`.
+        outer: (n_frames,) inner steps of each outer one.
+        found: takes what is wrong.
+    """
+    known = np.flatnonzero(evidence.evaluated)
+    spacing = max(1, round(evidence.spacing_fs / evidence.metadata.time_step_fs))
+    before = known[np.searchsorted(known, np.arange(evidence.n_frames)) - 1]
+    before[0] = 0
+    now = np.arange(evidence.n_frames) * spacing
+    since = now - before * spacing
+    length = np.maximum(outer, 1)
+    wrong = (since % length == 0) != evidence.evaluated
+    if np.any(outer % spacing):
+        # Steps end between frames, too, mostly at multiples of their length. Where that changes
+        # between frames, nothing can be told.
+        changes = np.flatnonzero(np.diff(outer) != 0) + 1
+        inside = changes[before[changes] < changes - 1]
+        wrong &= (now % length == 0) != evidence.evaluated
+        wrong &= ~np.isin(before, before[inside])
+    message = "the level was evaluated, or not, in frame {frame} against the outer steps"
+    found.above("outer steps", wrong, 0, message)
+    if since.max() > 3 * np.lcm(spacing, outer).max():
+        fs = since.max() * evidence.metadata.time_step_fs
+        found.error("outer steps", f"the level was not evaluated for {fs:g} fs")
+    share = len(known) / evidence.n_frames
+    if share < LEAST_EVALUATED:
+        message = f"{len(known)} of {evidence.n_frames} frames have energies and forces"
+        found.warning("outer steps", message)
 
 
 def _check_start(evidence: Evidence, found: Findings) -> None:
