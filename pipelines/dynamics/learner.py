@@ -59,10 +59,7 @@ OUTER_STEPS = (
 LONGER_BELOW = 0.7  # of its limit the residual must be for a longer step than the last
 FALL_BACK = 2.0  # times its limit, over three steps, the residual ends a segment at once
 LARGEST_SPREAD = 1e-4  # eV/atom: fluctuation of the conserved energy that a segment may show
-# eV/atom/ps of the conserved energy, if beyond doubt. The level's own walk stays below it: its
-# forces lack the response of the grid's weights, so that the energy moves by up to 0.15 meV/atom in
-# a ps at any step.
-LARGEST_DRIFT = 2e-4
+LARGEST_DRIFT = 5e-5  # eV/atom/ps of the conserved energy, if beyond doubt
 DRIFT_SEGMENTS = 6  # of one outer step, before its drift is judged
 FIRST_LABELS = 40
 GROWTH = 1.5  # of the number of labels until the next fit; 2 at the longest outer step

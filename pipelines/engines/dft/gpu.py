@@ -175,6 +175,7 @@ class LibraryHamiltonian(Hamiltonian):
         mean_field.mo_occ = send(np.full(self.n_occupied, 2.0))
         method = mean_field.nuc_grad_method()
         method.verbose = 0
+        method.grid_response = True
         gradient = method.kernel(mean_field.mo_energy, mean_field.mo_coeff, mean_field.mo_occ)
         return self._library.to_host(gradient)
 

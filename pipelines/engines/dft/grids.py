@@ -19,6 +19,13 @@ def grid_order(molecule: gto.Mole, coordinates: np.ndarray) -> np.ndarray:
     return np.asarray(arg_group_grids(molecule, coordinates))
 
 
+def size_ratios(molecule: gto.Mole) -> np.ndarray:
+    """Becke's a_BC of all pairs of atoms (n_atoms, n_atoms), as PySCF's grids take them."""
+    adjust = dft.radi.treutler_atomic_radii_adjust(molecule, dft.radi.BRAGG_RADII)
+    atoms = range(molecule.natm)
+    return np.array([[adjust(b, c, 0.0) for c in atoms] for b in atoms])
+
+
 def coarse_grid(molecule: gto.Mole) -> Any:
     """PySCF's object of a grid with a twelfth of the points of level 3.
 
@@ -47,11 +54,15 @@ class OrderedGrid:
         self._ordered_for: np.ndarray | None = None
         self._order = np.empty(0, dtype=int)
 
-    def points(self, geometry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Coordinates (n_points, 3) bohr and weights (n_points,) bohr^3 at the molecule's place.
+    def points(self, geometry: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The grid at the molecule's place.
 
         Args:
             geometry: (n_atoms, 3) bohr, for which the points are put in order.
+
+        Returns:
+            Coordinates (n_points, 3) bohr, weights (n_points,) bohr^3, and the atoms (n_points,)
+            that the points belong to.
         """
         molecule = self._grid.mol
         if self._ordered_for is None or not np.array_equal(self._ordered_for, geometry):
@@ -60,4 +71,4 @@ class OrderedGrid:
             self._order = grid_order(there, grid.coords)
             self._ordered_for = np.array(geometry)
         grid = self._grid.reset(molecule).build(sort_grids=False)
-        return grid.coords[self._order], grid.weights[self._order]
+        return tuple(array[self._order] for array in (grid.coords, grid.weights, grid.atm_idx))

@@ -31,7 +31,7 @@ def grid(molecule):
     made.build(sort_grids=False)
     order = grid_order(molecule, made.coords)
     assert np.array_equal(np.sort(order), np.arange(len(made.weights)))
-    return made.coords[order], made.weights[order]
+    return made.coords[order], made.weights[order], made.atm_idx[order]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_basis_functions_are_pyscfs(molecule, grid):
 def test_energy_and_potential_are_pyscfs(molecule, grid, occupied):
     energy, matrix, _ = _functional(molecule, grid).fock(occupied)
     mean_field = dft.RKS(molecule, xc="PBE")
-    mean_field.grids.coords, mean_field.grids.weights = grid
+    mean_field.grids.coords, mean_field.grids.weights = grid[:2]
     density = 2.0 * occupied @ occupied.T
     library = dft.numint.NumInt()
     _, expected_energy, expected = library.nr_rks(molecule, mean_field.grids, "PBE", density)
@@ -82,17 +82,22 @@ def test_energy_and_potential_are_pyscfs(molecule, grid, occupied):
     assert np.abs(matrix - expected).max() < 1e-7
 
 
-def test_gradient_is_pyscfs(molecule, grid, occupied):
+def test_gradient_is_pyscfs_with_the_response_of_the_grid(molecule, grid, occupied):
     functional = _functional(molecule, grid)
     grids = dft.Grids(molecule)
-    grids.coords, grids.weights = grid
+    grids.level = 0
     density = 2.0 * occupied @ occupied.T
-    _, potential = rks_gradient.get_vxc(dft.numint.NumInt(), molecule, grids, "PBE", density)
+    response, potential = rks_gradient.get_vxc_full_response(
+        dft.numint.NumInt(), molecule, grids, "PBE", density
+    )
     pulls = 2.0 * np.einsum("xij,ij->xi", potential, density)
     ranges = molecule.aoslice_by_atom()[:, 2:]
-    expected = np.array([pulls[:, i:j].sum(axis=1) for i, j in ranges])
+    expected = response + [pulls[:, i:j].sum(axis=1) for i, j in ranges]
     potential = functional.fock(occupied)[2]
-    assert np.abs(functional.gradient(occupied, potential) - expected).max() < 1e-7
+    gradient = functional.gradient(occupied, potential)
+    assert np.abs(response).max() > 1e-3
+    assert np.abs(gradient - expected).max() < 1e-7
+    assert np.abs(gradient.sum(axis=0)).max() < 1e-12
 
 
 def test_threads_change_no_bit(molecule, grid, occupied):

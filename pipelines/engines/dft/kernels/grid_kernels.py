@@ -300,7 +300,7 @@ def _contract_with_harmonics(harmonics, rows, n_components, out):
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def _shell_pull(d, radial, a, b, potential):
+def _shell_pull(d, radial, a, b, potential, pull):
     """Integral of a shell's derivatives along x, y, z against a, and their gradients against b.
 
     Args:
@@ -309,6 +309,7 @@ def _shell_pull(d, radial, a, b, potential):
         a: (4, n_points) sums over the shell of S and its first derivatives with the rows of a.
         b: (10, n_points) the same with b, second derivatives too.
         potential: (4, n_points).
+        pull: (3, n_points), the integrand added to.
     """
     x_sum, y_sum, z_sum = 0.0, 0.0, 0.0
     for p in range(d.shape[1]):
@@ -320,9 +321,15 @@ def _shell_pull(d, radial, a, b, potential):
         bent_x = ux * b[4, p] + uy * b[5, p] + uz * b[6, p]
         bent_y = ux * b[5, p] + uy * b[7, p] + uz * b[8, p]
         bent_z = ux * b[6, p] + uy * b[8, p] + uz * b[9, p]
-        x_sum += r0 * (a[1, p] + bent_x) + r1 * (along * b[1, p] + ux * b[0, p]) + d[0, p] * common
-        y_sum += r0 * (a[2, p] + bent_y) + r1 * (along * b[2, p] + uy * b[0, p]) + d[1, p] * common
-        z_sum += r0 * (a[3, p] + bent_z) + r1 * (along * b[3, p] + uz * b[0, p]) + d[2, p] * common
+        x = r0 * (a[1, p] + bent_x) + r1 * (along * b[1, p] + ux * b[0, p]) + d[0, p] * common
+        y = r0 * (a[2, p] + bent_y) + r1 * (along * b[2, p] + uy * b[0, p]) + d[1, p] * common
+        z = r0 * (a[3, p] + bent_z) + r1 * (along * b[3, p] + uz * b[0, p]) + d[2, p] * common
+        x_sum += x
+        y_sum += y
+        z_sum += z
+        pull[0, p] += x
+        pull[1, p] += y
+        pull[2, p] += z
     return x_sum, y_sum, z_sum
 
 
@@ -348,9 +355,10 @@ def _densities_of_pull(part, u, occupied):
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def _block_gradient(basis, points, present, u, a, b, gradient):
-    """Add one block's part of the gradient (n_atoms, 3)."""
+def _block_gradient(basis, points, present, owners, u, a, b, gradient):
+    """Add one block's part of the gradient (n_atoms, 3); points move with their owners."""
     n_points = points.shape[1]
+    pull = np.zeros((3, n_points))
     parts = _room_for_parts(basis, n_points, 2, 10)
     d, radial, harmonics = parts.d, parts.radial, parts.harmonics
     with_a, with_b = np.empty((4, n_points)), np.empty((10, n_points))
@@ -366,15 +374,18 @@ def _block_gradient(basis, points, present, u, a, b, gradient):
         n_components = _N_COMPONENTS[min(degree, 2)]
         _contract_with_harmonics(harmonics[degree], a[rows], min(n_components, 4), with_a)
         _contract_with_harmonics(harmonics[degree], b[rows], n_components, with_b)
-        x, y, z = _shell_pull(d, radial, with_a, with_b, u)
+        x, y, z = _shell_pull(d, radial, with_a, with_b, u, pull)
         gradient[atom, 0] -= 4.0 * x
         gradient[atom, 1] -= 4.0 * y
         gradient[atom, 2] -= 4.0 * z
+    for p in range(n_points):
+        for x in range(3):
+            gradient[owners[p], x] += 4.0 * pull[x, p]
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def add_gradient(basis, blocks, first, last, values, potential, occupied, gradient):
-    """Add a range's part of the energy's gradient, by the atoms that carry the functions.
+def add_gradient(basis, blocks, first, last, values, owners, potential, occupied, gradient):
+    """Add a range's part of the energy's gradient, by the atoms that carry functions and points.
 
     Second derivatives of the basis functions are needed, but only their contraction is formed.
 
@@ -384,6 +395,7 @@ def add_gradient(basis, blocks, first, last, values, potential, occupied, gradie
         first: first block.
         last: the block behind the last one.
         values: from `basis_values`.
+        owners: (n_blocks, n_points) atoms that the points belong to.
         potential: as in `add_potential`.
         occupied: (n_basis, n_occupied).
         gradient: (n_atoms, 3), hartree/bohr, added to.
@@ -394,4 +406,5 @@ def add_gradient(basis, blocks, first, last, values, potential, occupied, gradie
         start = (block - first) * n_points
         u = potential[:, start : start + n_points]
         a, b = _densities_of_pull(part, u, occupied[_rows(blocks, block)])
-        _block_gradient(basis, blocks.points[block], blocks.present[block], u, a, b, gradient)
+        present = blocks.present[block]
+        _block_gradient(basis, blocks.points[block], present, owners[block], u, a, b, gradient)
