@@ -1,9 +1,9 @@
 """Does `tg80 validate` catch falsified physics? `python -m tests.stress.falsify [SHARD ...]`
 
 Every forgery of `tests.stress.forgeries` is made of every trajectory, at every spacing of its
-frames asked for, and with energies in some of them alone, and validated. Printed is who was caught by what, and what passed. The exit code
-is 1 if an honest trajectory raises an alarm, or if anything passes that is not excused: what is no
-falsification, or what nothing in the file contradicts.
+frames asked for, and with energies in some of them alone, and validated. Printed is who was caught
+by what, and what passed. The exit code is 1 if an honest trajectory raises an alarm, or if anything
+passes that is not excused: what is no falsification, or what nothing in the file contradicts.
 """
 
 import argparse

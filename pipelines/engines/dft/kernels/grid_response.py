@@ -109,7 +109,8 @@ def _find_near(owner, apart, inverse, sizes, near):
         n_near += 1
     n_sharing = n_near
     for b in range(n_atoms):
-        if b in (owner, nearest) or _nu(b, nearest, apart, inverse, sizes) <= _FARTHEST:
+        alone = b != owner and b != nearest
+        if not alone or _nu(b, nearest, apart, inverse, sizes) <= _FARTHEST:
             continue
         for i in range(n_sharing):
             if _nu(b, near[i], apart, inverse, sizes) <= _FARTHEST:
