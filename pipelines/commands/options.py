@@ -15,7 +15,7 @@ ListOption = Annotated[
         "--molecule-list",
         metavar="FILE",
         help="SMILES list: a .smi file (SMILES, white space, name), a table with a `smiles` "
-        "column, `-` for standard input, or `tg80` for the 80 compounds.",
+        "column, `-` for standard input, `tg80` for the 80 compounds, or `extra-v1` for more.",
     ),
 ]
 StereoOption = Annotated[

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tg80.chemistry.lists import MoleculeList
     from tg80.chemistry.molecule import Molecule
     from tg80.splits.certificate import Certificate, Recomputation
+    from tg80.splits.extra import ExtraCheck
 
 CHECK_HELP = "Prove a split: a version such as tg80-v1 (the default) or a file."
 
@@ -33,7 +34,9 @@ def split(
     check: Annotated[bool, typer.Option("--check", help=CHECK_HELP)] = False,
     molecule_list: Annotated[
         str | None,
-        typer.Option(help="SMILES list (.smi or CSV), '-' for standard input, 'tg80' for the 80."),
+        typer.Option(
+            help="SMILES list (.smi or CSV), '-' for standard input, 'tg80' for the 80, 'extra-v1'."
+        ),
     ] = None,
     stereo: StereoOption = "given",
     skip_bad: SkipBadOption = False,
@@ -49,6 +52,13 @@ def split(
         typer.Option(help="Don't cluster: restrict this split (tg80-v1 or a file) to the list."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the split to this JSON file.")] = None,
+    extra: Annotated[
+        str | None,
+        typer.Option(
+            help="With --check: a list of further training compounds, such as extra-v1; prove which"
+            " of them each fold may learn from."
+        ),
+    ] = None,
     recompute: Annotated[
         bool, typer.Option(help="With --check: cluster again and report the agreement.")
     ] = True,
@@ -76,6 +86,8 @@ def split(
     Example: tg80 split --check tg80-v1 --plot clusters.png
 
     Example: tg80 split --check tg80-v1 --data tg80-data
+
+    Example: tg80 split --check tg80-v1 --extra extra-v1
     """
     # RDKit waits until it is needed: `tg80 --help` does without.
     from pipelines.commands.molecules import listed_molecules
@@ -96,8 +108,11 @@ def split(
             raise UserError(
                 "--check takes a split, not --molecule-list, --restrict, --out or their options"
             )
-        certificate = _check(target or TG80_VERSION, data, recompute, as_json)
+        certificate, extra_holds = _check(target or TG80_VERSION, data, recompute, extra, as_json)
     else:
+        extra_holds = True
+        if extra is not None:
+            raise UserError("--extra goes with --check")
         if target is not None:
             raise UserError(f"what to do with {target}? `tg80 split --check {target}` proves it")
         if data is None and molecule_list is not None:
@@ -107,7 +122,7 @@ def split(
         else:
             raise UserError("give one of --molecule-list FILE, --data DIR or --check")
         certificate = _make(listed, restrict, out, as_json, skip_bad)
-    if not certificate.holds:
+    if not (certificate.holds and extra_holds):
         raise typer.Exit(1)
     if structures is not None:
         draw_structures(certificate.split, structures)
@@ -157,18 +172,35 @@ def _make(
     return certificate
 
 
-def _check(target: str, data: Path | None, recompute: bool, as_json: bool) -> Certificate:
+def _check(
+    target: str, data: Path | None, recompute: bool, extra: str | None, as_json: bool
+) -> tuple[Certificate, bool]:
+    """The certificate, and whether the further compounds can be used."""
+    from tg80.chemistry.lists import read_list
     from tg80.splits.certificate import check_split
+    from tg80.splits.extra import check_extra
 
+    further = None if extra is None else read_list(extra).molecules
     trajectories = [] if data is None else [shard.metadata for shard in _shards_in(data)]
     certificate = check_split(load_split(target), recompute=recompute, trajectories=trajectories)
+    found = None if further is None else check_extra(certificate.split, further)
     if as_json:
-        print_json(certificate.to_dict(), indent=1)
+        more = {} if found is None else {"extra": found.to_dict()}
+        print_json(certificate.to_dict() | more, indent=1)
     else:
         _print_certificate(certificate)
         if recompute and (whole := certificate.split.subset_of):
             print(f"recomputation: not done for a restriction; check {whole}")
-    return certificate
+        if found is not None:
+            _print_extra(found)
+    return certificate, found is None or not found.problems
+
+
+def _print_extra(found: ExtraCheck) -> None:
+    rows = [[str(f.fold), str(len(f.allowed)), str(len(f.too_near))] for f in found.folds]
+    print_tables([Table("further training compounds", ["fold", "allowed", "too near"], rows)])
+    for problem in found.problems:
+        print(f"BROKEN  {problem}")
 
 
 def _restricted(source: str, molecules: list[Molecule]) -> Split:

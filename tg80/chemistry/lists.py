@@ -22,6 +22,8 @@ from tg80.errors import UserError
 from tg80.files import read_lines
 
 _LONGEST_TEXT = 200
+SHIPPED = {"tg80": "molecules.csv", "extra-v1": "extra-v1.csv"}
+"""Names of lists that ship along: the 80, and further compounds to learn from."""
 
 Stereo = Literal["given", "enumerate", "first"]
 """`given`: rows with unspecified stereo are bad; `enumerate`: they stand for all stereoisomers but
@@ -47,7 +49,7 @@ class MoleculeList:
     """A list that was read.
 
     Attributes:
-        label: the file, `<stdin>` or `tg80`.
+        label: the file, `<stdin>` or the name of a list that ships along.
         molecules: compounds in the order of the list.
         left_out: rows that are not used.
         stereo, skip_bad: how it was read.
@@ -71,7 +73,12 @@ def tg80_molecules() -> list[Molecule]:
 
 def tg80_table_text() -> str:
     """`molecules.csv` as text: name, smiles, inchikey, formula, n_atoms, n_heavy."""
-    return (resources.files("tg80") / "data" / "molecules.csv").read_text(encoding="utf-8")
+    return shipped_text(SHIPPED["tg80"])
+
+
+def shipped_text(file: str) -> str:
+    """A list that ships along as text."""
+    return (resources.files("tg80") / "data" / file).read_text(encoding="utf-8")
 
 
 @cache
@@ -101,7 +108,7 @@ def read_list(
     """Read the molecules of a list, in its order.
 
     Args:
-        source: path, `-` for standard input, or `tg80`.
+        source: path, `-` for standard input, or a name of `SHIPPED`.
         stereo: what a row with unspecified stereo stands for.
         skip_bad: leave bad rows out, instead of refusing the list.
         check: raises UserError for what else can't be used, such as elements of no level.
@@ -110,8 +117,8 @@ def read_list(
         UserError: one line for each bad row of the list, `FILE:LINE: reason; what to do`; with
             `skip_bad` if none is good.
     """
-    if str(source) == "tg80":
-        label, lines = "tg80", tg80_table_text().splitlines()
+    if str(source) in SHIPPED:
+        label, lines = str(source), shipped_text(SHIPPED[str(source)]).splitlines()
     else:
         label = "<stdin>" if str(source) == "-" else str(source)
         lines = read_lines(source, "a .smi or CSV file of SMILES")
