@@ -63,7 +63,7 @@ lint: setup
 
 docs: setup
 	$(PIP) -e '.[docs]'
-	$(BIN)/python docs/generate.py
+	$(BIN)/python -m docs.generate
 	$(BIN)/mkdocs build --strict
 	$(BIN)/atom-bench leaderboard benchmarks/results --html site/board
 

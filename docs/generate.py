@@ -1,4 +1,4 @@
-"""Write into the pages of the documentation what comes from the code: python docs/generate.py
+"""Write into the pages of the documentation what comes from the code: python -m docs.generate
 
 With `--check` nothing is written: the exit code is 1 if a page says something else than the code.
 """
@@ -36,6 +36,7 @@ from benchmarks.runs.records import Record, find_records
 from benchmarks.studies.compare import compare_records
 from benchmarks.studies.tune import TRIAL, read_trial, tables
 from benchmarks.training.settings import TrainingSettings
+from docs.experiment import tables as experiment
 from pipelines.cli import app as data
 from pipelines.recipe import Recipe
 from tg80.console import run_app
@@ -290,7 +291,15 @@ def tuning() -> str:
 BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
     "dataset/data-format.md": {"fields": fields_table, "flags": flags_table},
     "dataset/splits.md": {"folds": folds, "similarity": split_similarity},
-    "pipeline/physics.md": {"settings": recipe_settings},
+    "pipeline/physics.md": {
+        "wavenumbers": experiment.wavenumbers,
+        "scaling": experiment.scaling,
+        "peaks": experiment.peaks,
+        "structures": experiment.structures,
+        "bonds": experiment.bond_kinds,
+        "sources": experiment.sources,
+        "settings": recipe_settings,
+    },
     "pipeline/twins.md": {"fields": twin_fields},
     "model/atom.md": {
         "settings": atom_settings,
@@ -337,7 +346,7 @@ def main(arguments: Sequence[str]) -> int:
             continue
         if "--check" in arguments:
             stale = True
-            print(f"docs/{name} is not what the code says; run: python docs/generate.py")
+            print(f"docs/{name} is not what the code says; run: python -m docs.generate")
             lines = before.splitlines(), after.splitlines()
             print(*list(difflib.unified_diff(*lines, lineterm="", n=0))[2:12], sep="\n")
         else:

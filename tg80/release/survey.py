@@ -232,16 +232,20 @@ def _describe(path: Path, sha256: str, warnings: tuple[str, ...], evidence: Evid
     )
 
 
+def bond_kind(first: int, second: int, order: float) -> str:
+    """How a bond between two atomic numbers is written, hydrogen last: C-H, C=O, C:N."""
+    symbols = (SYMBOLS[number] for number in (first, second))
+    ends = sorted(symbols, key=lambda symbol: (symbol == "H", symbol))
+    return _BOND_SIGNS.get(order, "~").join(ends)
+
+
 def bond_lengths(
     positions: np.ndarray, numbers: np.ndarray, bonds: Iterable[tuple[int, int, float]]
 ) -> dict[str, np.ndarray]:
     """Kind of bond -> counts in `BOND_EDGES`, of positions (n_frames, n_atoms, 3) in A."""
     counts: dict[str, np.ndarray] = {}
     for i, j, order in bonds:
-        # Hydrogen last, as bonds are written: C-H, O-H.
-        symbols = (SYMBOLS[numbers[k]] for k in (i, j))
-        ends = sorted(symbols, key=lambda symbol: (symbol == "H", symbol))
-        kind = _BOND_SIGNS.get(order, "~").join(ends)
+        kind = bond_kind(numbers[i], numbers[j], order)
         lengths = np.linalg.norm(positions[:, i] - positions[:, j], axis=1)
         inside = np.clip(lengths, BOND_EDGES[0], BOND_EDGES[-1])
         counts[kind] = counts.get(kind, 0) + np.histogram(inside, BOND_EDGES)[0]
