@@ -27,6 +27,8 @@ from benchmarks.leaderboard.leaderboard import View, boards
 from benchmarks.leaderboard.lines import entries
 from benchmarks.models import MODELS
 from benchmarks.models.egno import Egno, EGNOConfig
+from benchmarks.models.flashmd.model import Flashmd
+from benchmarks.models.flashmd.network import FlashmdConfig
 from benchmarks.models.force_fields.mace import Mace, MaceConfig
 from benchmarks.models.force_fields.nequip import Nequip, NequipConfig
 from benchmarks.models.force_fields.rollout import RolloutSettings
@@ -310,6 +312,7 @@ BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
     "benchmark/baselines.md": {
         "egno": partial(preset_settings, Egno.presets, EGNOConfig),
         "mace": partial(preset_settings, Mace.presets, MaceConfig, ("rollout.", RolloutSettings())),
+        "flashmd": partial(preset_settings, Flashmd.presets, FlashmdConfig),
         "nequip": partial(preset_settings, Nequip.presets, NequipConfig),
     },
     "benchmark/valence.md": {

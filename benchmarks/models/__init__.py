@@ -18,6 +18,7 @@ _REGISTRY = {
     "egno": "egno:Egno",
     "egnn": "egnn:Egnn",
     "egnn-rollout": "egnn_rollout:EgnnRollout",
+    "flashmd": "flashmd.model:Flashmd",
     "mace": "force_fields.mace:Mace",
     "nequip": "force_fields.nequip:Nequip",
     "valence": "force_fields.valence.model:Valence",

@@ -50,6 +50,10 @@ TINY_MACE = {
     "rollout": {"time_step_fs": 5.0},
 }
 TINY_NEQUIP = TINY_MACE | {"model": {"n_features": 4, "n_layers": 2, "radial_width": 4}}
+TINY_FLASHMD = {
+    "model": {"width": 8, "node_width": 8, "feedforward_width": 8, "n_heads": 2, "n_blocks": 1},
+    "training": {"windows_per_trajectory": 4, "batch_size": 4, "validations": 2},
+}
 # Trained on the mini set that ships along in a second or two.
 SMALL_ATOM = {
     "model": {"n_blocks": 2, "width": 32, "n_heads": 2, "feedforward_width": 32},
@@ -59,13 +63,16 @@ SMALL_ATOM = {
 }  # fmt: skip
 
 
-def needs(package: str, *marks: pytest.MarkDecorator) -> tuple[pytest.MarkDecorator, ...]:
-    """Marks of tests that need an optional package, which is the name of its extra too."""
-    reason = f"{package} is not installed: pip install '.[{package}]'"
+def needs(
+    package: str, *marks: pytest.MarkDecorator, extra: str | None = None
+) -> tuple[pytest.MarkDecorator, ...]:
+    """Marks of tests that need an optional package, of an extra that has its name or another."""
+    reason = f"{package} is not installed: pip install '.[{extra or package}]'"
     return (*marks, pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=reason))
 
 
 NEEDS_MACE = needs("mace", pytest.mark.mace)
 NEEDS = {"mace": NEEDS_MACE, "nequip": needs("nequip"), "sgdml": needs("sgdml")}
+NEEDS["flashmd"] = needs("metatrain", extra="flashmd")
 NEEDS["gfn2-xtb"] = (pytest.mark.slow,)
 MODEL_PARAMS = [pytest.param(name, marks=NEEDS.get(name, ())) for name in MODELS]

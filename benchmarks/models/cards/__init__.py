@@ -55,7 +55,7 @@ class Card(BaseModel):
         ],
         ...,
     ] = Field(min_length=1, description="what a prediction is made from")
-    labels: tuple[Literal["positions", "energies", "forces"], ...] = Field(
+    labels: tuple[Literal["positions", "velocities", "energies", "forces"], ...] = Field(
         description="of the training frames, that are learnt from"
     )
     equivariance: Equivariance

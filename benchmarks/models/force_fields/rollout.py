@@ -123,7 +123,7 @@ class _Walk:
         self.x = torch.where(real, self.start, 0.0)
         self.v = torch.where(real, states.velocities.double(), 0.0)
         self.real, self.numbers, self.masses = real, states.atomic_numbers, masses[..., None]
-        self.size = _size(self.x, self.real)
+        self.size = extent(self.x, self.real)
         self._evaluate()
         self.energy = self._total_energy()
         self.check()
@@ -155,7 +155,7 @@ class _Walk:
         drift = 1000 * (self._total_energy() - self.energy).abs() / self.real.sum((1, 2))
         lost = ~torch.isfinite(drift) | (drift > self.settings.largest_drift_mev)
         allowed = self.settings.largest_spread * (self.size + 2) - 2
-        lost |= ~(_size(self.x, self.real) <= allowed)
+        lost |= ~(extent(self.x, self.real) <= allowed)
         self.drift_mev[self.rows] = torch.maximum(
             self.drift_mev[self.rows], torch.nan_to_num(drift, nan=torch.inf)
         )
@@ -175,7 +175,7 @@ _PER_STATE = (
 )  # fmt: skip
 
 
-def _size(x: Tensor, real: Tensor) -> Tensor:
+def extent(x: Tensor, real: Tensor) -> Tensor:
     """Distance (B,) of the farthest atom from the centre."""
     centre = (x * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)
     return torch.where(real, x - centre, 0.0).norm(dim=2).amax(1)

@@ -20,6 +20,7 @@ from tg80.errors import UserError
 SETTINGS = {name: toys.TINY_ATOM for name in ("atom", "atom-start", "atom-gat", "atom-modes")}
 SETTINGS |= {name: toys.TINY_EGNN for name in ("egno", "egnn", "egnn-rollout")}
 SETTINGS |= {"mace": toys.TINY_MACE, "nequip": toys.TINY_NEQUIP}
+SETTINGS |= {"flashmd": toys.TINY_FLASHMD}
 SETTINGS |= {"valence": {"model": {"width": 16}}}
 STANDS_STILL = {"persistence", "centroid", "mean-structure", "relaxed-structure"}
 

@@ -1,0 +1,1 @@
+"""FlashMD: metatrain's network, steps it learns from, and the model."""
