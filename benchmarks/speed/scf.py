@@ -17,12 +17,17 @@ from pipelines.engines.dft.kohn_sham import KohnShamHamiltonian
 from pipelines.engines.dft.scf import KohnShamEngine
 from tg80.chemistry.molecule import Molecule
 from tg80.console import Table
+from tg80.constants import EV_PER_ANGSTROM_PER_HARTREE_PER_BOHR as FORCE
 from tg80.theory import get_level
 
 
 @dataclass(frozen=True)
 class Spacing:
-    """The figures of geometries so far apart: CPU seconds, mean numbers of cycles, errors."""
+    """The figures of geometries so far apart: CPU seconds, mean numbers of cycles, errors.
+
+    `drain` is the mean power of the two grids' force errors along the motion, with its standard
+    error, meV/atom/ps: errors that lag behind the motion make the energy of dynamics drift so.
+    """
 
     spacing_fs: float
     stock_s: Spread
@@ -34,6 +39,8 @@ class Spacing:
     coarse_cycles: float
     one_grid: Difference
     two_grids: Difference
+    drain: float
+    drain_error: float
 
     @property
     def over_one(self) -> float:
@@ -67,12 +74,13 @@ def _measure_one(molecule: Molecule, settings: ScfSettings) -> SelfConsistency:
     return SelfConsistency(molecule.name, molecule.n_atoms, spacings)
 
 
-def _geometries(start: Start, spacing_fs: float, n: int) -> list[np.ndarray]:
+def _geometries(start: Start, spacing_fs: float, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Positions, A, and velocities, A/fs."""
     stepper = Stepper(start.body, start.engine("gfn2-xtb"), XTB_STEP_FS)
     state = stepper.begin(start.positions, start.velocities)
     path = []
     for _ in range(n):
-        path.append(state.positions.copy())
+        path.append((state.positions.copy(), state.velocities.copy()))
         for _ in range(round(spacing_fs / XTB_STEP_FS)):
             stepper.step(state)
     return path
@@ -88,14 +96,14 @@ def _spacing(start: Start, settings: ScfSettings, spacing_fs: float) -> Spacing:
     tight = start.engine(level.customised(**TIGHT))
     stock = StockPySCF(level, numbers, charge)
     path = _geometries(start, spacing_fs, settings.warm_up + settings.geometries)
-    for positions in path[: settings.warm_up]:
+    for positions, _ in path[: settings.warm_up]:
         one.evaluate(positions)
         two.evaluate(positions)
-    stock.evaluate(path[settings.warm_up - 1])
+    stock.evaluate(path[settings.warm_up - 1][0])
     seconds: list[list[float]] = [[], [], []]
-    ones, twos, exact, cycles, coarse = [], [], {}, [], []
+    ones, twos, exact, cycles, coarse, powers = [], [], {}, [], [], []
     every = max(1, settings.geometries // settings.checks)
-    for i, positions in enumerate(path[settings.warm_up :]):
+    for i, (positions, velocities) in enumerate(path[settings.warm_up :]):
         with timed() as clock:
             ones.append(in_hartree(one.evaluate(positions)))
         seconds[1].append(clock.cpu_s)
@@ -110,6 +118,9 @@ def _spacing(start: Start, settings: ScfSettings, spacing_fs: float) -> Spacing:
             seconds[0].append(clock.cpu_s)
         if i % every == 0:
             exact[i] = in_hartree(tight.evaluate(positions))
+            errors = twos[i].forces - exact[i].forces
+            power = FORCE * np.vdot(errors, velocities)  # eV/fs
+            powers.append(1e6 * power / len(positions))
     return Spacing(
         spacing_fs,
         *(Spread.of(values) for values in seconds),
@@ -119,6 +130,8 @@ def _spacing(start: Start, settings: ScfSettings, spacing_fs: float) -> Spacing:
         coarse_cycles=float(np.mean(coarse)),
         one_grid=Difference.of([(ones[i], better) for i, better in exact.items()]),
         two_grids=Difference.of([(twos[i], better) for i, better in exact.items()]),
+        drain=float(np.mean(powers)),
+        drain_error=float(np.std(powers) / np.sqrt(len(powers))),
     )
 
 
@@ -140,6 +153,7 @@ def tables(settings: ScfSettings, results: Results) -> list[Table]:
         "two grids' force max": "{1.two_grids.force_max:.1e}",
         "force RMS": "{1.two_grids.force_rms:.1e}",
         "energy max": "{1.two_grids.energy_max:.1e}",
+        "drain, meV/atom/ps": "{1.drain:+.3f} ± {1.drain_error:.3f}",
     }
     title = f"CPU seconds per energy + forces, {settings.level}, 1 thread (medians)"
     return [

@@ -15,8 +15,6 @@ from numba import njit
 
 from pipelines.engines.dft.kernels.gaussians import FAST
 
-# Energy at a point, hartree, below which its weight's response is not worth finding.
-_SMALLEST_ENERGY = 1e-12
 # From this nu on an atom's step against another is 1e-10.
 _FARTHEST = 0.96
 _SMALLEST_STEP = 1e-14
@@ -27,127 +25,168 @@ def add_weight_response(points, owners, energies, centres, sizes, gradient):
     """Add sum over points of e dw/dR.
 
     Args:
-        points: (n_blocks, 3, n_points) bohr.
+        points: (n_blocks, 3, n_points) bohr; those of a block lie together.
         owners: (n_blocks, n_points) atoms that the points belong to.
         energies: (n_blocks, n_points) e w, hartree.
         centres: (n_atoms, 3) of the atoms, bohr.
         sizes: (n_atoms, n_atoms) Becke's a_BC, from the ratio of two atoms' sizes.
         gradient: (n_atoms, 3), hartree/bohr, added to.
     """
-    n_atoms = len(centres)
+    n_atoms, n_points = len(centres), points.shape[2]
     inverse = np.zeros((n_atoms, n_atoms))
     for b in range(n_atoms):
         for c in range(n_atoms):
             if b != c:
                 inverse[b, c] = 1.0 / np.sqrt(((centres[b] - centres[c]) ** 2).sum())
-    apart = np.empty(n_atoms)
+    apart = np.empty((n_atoms, n_points))
     near = np.empty(n_atoms, dtype=np.int64)
-    # Of the step of c against b, at the place of a pair in `near`: value, slope by mu, and mu.
-    step = np.empty((n_atoms, n_atoms))
-    slope, mus = np.empty_like(step), np.empty_like(step)
-    share = np.empty(n_atoms)
+    # By the place of a pair in `near`: the step of the first against the second, and its slope.
+    steps, slopes = (np.empty((n_atoms, n_atoms, n_points)), np.empty((n_atoms, n_atoms, n_points)))
+    shares, inverse_totals = np.empty((n_atoms, n_points)), np.empty(n_points)
+    outward = np.empty((n_atoms, n_points))  # what acts along the line from an atom to the point
+    pull = np.empty((3, n_points))
     for block in range(len(points)):
-        for p in range(points.shape[2]):
-            energy = energies[block, p]
-            if abs(energy) < _SMALLEST_ENERGY:
-                continue
-            owner = owners[block, p]
-            x, y, z = points[block, 0, p], points[block, 1, p], points[block, 2, p]
-            for b in range(n_atoms):
-                dx, dy, dz = x - centres[b, 0], y - centres[b, 1], z - centres[b, 2]
-                apart[b] = np.sqrt(dx * dx + dy * dy + dz * dz)
-            n_near, at_owner = _find_near(owner, apart, inverse, sizes, near)
-            total = _shares(near[:n_near], apart, inverse, sizes, step, slope, mus, share)
-            for j in range(n_near):
-                if j == at_owner:
-                    continue
-                b = near[j]
-                # d mu_cb / d R_b has a part along the point and one along the other atom.
-                to_point, gx, gy, gz = 0.0, 0.0, 0.0, 0.0
-                for i in range(n_near):
-                    if i == j or step[i, j] < _SMALLEST_STEP or step[j, i] < _SMALLEST_STEP:
-                        continue
-                    c = near[i]
-                    change = -(share[i] / step[i, j] - share[j] / step[j, i]) / total
-                    if i == at_owner:
-                        change += 1.0 / step[i, j]
-                    change *= slope[i, j] * inverse[c, b]
-                    to_point += change
-                    along = change * mus[i, j] * inverse[c, b]
-                    gx -= along * (centres[b, 0] - centres[c, 0])
-                    gy -= along * (centres[b, 1] - centres[c, 1])
-                    gz -= along * (centres[b, 2] - centres[c, 2])
-                if apart[b] > 0.0:
-                    to_point /= apart[b]
-                gx = energy * (gx + to_point * (x - centres[b, 0]))
-                gy = energy * (gy + to_point * (y - centres[b, 1]))
-                gz = energy * (gz + to_point * (z - centres[b, 2]))
-                gradient[b, 0] += gx
-                gradient[b, 1] += gy
-                gradient[b, 2] += gz
-                gradient[owner, 0] -= gx
-                gradient[owner, 1] -= gy
-                gradient[owner, 2] -= gz
+        here, owner, energy = points[block], owners[block], energies[block]
+        for b in range(n_atoms):
+            for p in range(n_points):
+                x, y, z = (
+                    here[0, p] - centres[b, 0],
+                    here[1, p] - centres[b, 1],
+                    here[2, p] - centres[b, 2],
+                )
+                apart[b, p] = np.sqrt(x * x + y * y + z * z)
+        n_near = _find_near(owner, apart, inverse, sizes, near)
+        _find_steps(near[:n_near], apart, inverse, sizes, steps, slopes, shares, inverse_totals)
+        pull[:] = 0.0
+        outward[:n_near] = 0.0
+        for i in range(n_near):
+            for j in range(i):
+                _add_pair(
+                    near[i], near[j], owner, energy, centres, inverse, apart, steps[i, j],
+                    slopes[i, j], shares[i], shares[j], inverse_totals, outward[i], outward[j],
+                    pull, gradient,
+                )  # fmt: skip
+        for i in range(n_near):
+            b = near[i]
+            for x in range(3):
+                moved = 0.0
+                for p in range(n_points):
+                    change = outward[i, p] * (here[x, p] - centres[b, x]) / max(apart[b, p], 1e-10)
+                    moved += change
+                    pull[x, p] -= change
+                gradient[b, x] += moved
+        for p in range(n_points):
+            for x in range(3):
+                gradient[owner[p], x] += pull[x, p]
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 def _find_near(owner, apart, inverse, sizes, near):
-    """Put the atoms that matter at a point into `near`; their number, and the owner's place.
+    """Put the atoms that matter on a block into `near`; their number.
 
-    Those with a share of the point, by their step against the nearest atom, the owner, and those
-    whose step against any of these is not over.
+    Those with a share of some point, by their step against the atom nearest to it, the owners, and
+    those whose step against any of these is not over.
     """
-    nearest = apart.argmin()
-    n_atoms = len(apart)
-    n_near, at_owner = 0, 0
+    n_atoms, n_points = apart.shape
+    sharing = np.zeros(n_atoms, dtype=np.bool_)
+    nearest = np.zeros(n_points, dtype=np.int64)
+    for p in range(n_points):
+        sharing[owner[p]] = True
+        for b in range(1, n_atoms):
+            if apart[b, p] < apart[nearest[p], p]:
+                nearest[p] = b
+        sharing[nearest[p]] = True
     for b in range(n_atoms):
-        if b == owner:
-            at_owner = n_near
-        elif b != nearest and _nu(b, nearest, apart, inverse, sizes) > _FARTHEST:
-            continue
-        near[n_near] = b
-        n_near += 1
-    n_sharing = n_near
-    for b in range(n_atoms):
-        alone = b != owner and b != nearest
-        if not alone or _nu(b, nearest, apart, inverse, sizes) <= _FARTHEST:
-            continue
-        for i in range(n_sharing):
-            if _nu(b, near[i], apart, inverse, sizes) <= _FARTHEST:
-                near[n_near] = b
-                n_near += 1
+        for p in range(n_points):
+            if sharing[b]:
                 break
-    return n_near, at_owner
+            c = nearest[p]
+            sharing[b] = _nu(apart[b, p], apart[c, p], inverse[b, c], sizes[b, c]) <= _FARTHEST
+    n_near = 0
+    for b in range(n_atoms):
+        found = sharing[b]
+        for c in range(n_atoms):
+            if found or not sharing[c]:
+                continue
+            least = 1.0
+            for p in range(n_points):
+                nu = _nu(apart[b, p], apart[c, p], inverse[b, c], sizes[b, c])
+                least = min(least, nu)
+            found = least <= _FARTHEST
+        if found:
+            near[n_near] = b
+            n_near += 1
+    return n_near
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def _nu(b, c, apart, inverse, sizes):
-    mu = (apart[b] - apart[c]) * inverse[b, c]
-    return mu + sizes[b, c] * (1.0 - mu * mu)
+def _nu(first, second, inverse, size):
+    mu = (first - second) * inverse
+    return mu + size * (1.0 - mu * mu)
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def _shares(near, apart, inverse, sizes, step, slope, mus, share):
-    """Fill the steps of all pairs and the products P of the atoms in `near`; the sum of these."""
-    n_near = len(near)
-    share[:n_near] = 1.0
+def _find_steps(near, apart, inverse, sizes, steps, slopes, shares, inverse_totals):
+    """Fill steps and slopes (by mu) of all pairs, the products P, and one over their sum."""
+    n_near, n_points = len(near), apart.shape[1]
+    shares[:n_near] = 1.0
     for i in range(n_near):
-        b = near[i]
         for j in range(i):
-            c = near[j]
-            mu = (apart[b] - apart[c]) * inverse[b, c]
-            first = _nu(b, c, apart, inverse, sizes)
-            second = 0.5 * first * (3.0 - first * first)
-            third = 0.5 * second * (3.0 - second * second)
-            fourth = 0.5 * third * (3.0 - third * third)
-            value = 0.5 * (1.0 - fourth)
-            steep = (1.0 - first * first) * (1.0 - second * second) * (1.0 - third * third)
-            step[i, j], step[j, i] = value, 1.0 - value
-            slope[i, j] = slope[j, i] = -0.5 * 3.375 * steep * (1.0 - 2.0 * sizes[b, c] * mu)
-            mus[i, j], mus[j, i] = mu, -mu
-            share[i] *= value
-            share[j] *= 1.0 - value
-    total = 0.0
+            b, c = near[i], near[j]
+            scale, size = inverse[b, c], sizes[b, c]
+            for p in range(n_points):
+                mu = (apart[b, p] - apart[c, p]) * scale
+                first = mu + size * (1.0 - mu * mu)
+                second = 0.5 * first * (3.0 - first * first)
+                third = 0.5 * second * (3.0 - second * second)
+                fourth = 0.5 * third * (3.0 - third * third)
+                step = 0.5 * (1.0 - fourth)
+                steep = (1.0 - first * first) * (1.0 - second * second) * (1.0 - third * third)
+                steps[i, j, p] = step
+                slopes[i, j, p] = -0.5 * 3.375 * steep * (1.0 - 2.0 * size * mu)
+                shares[i, p] *= step
+                shares[j, p] *= 1.0 - step
+    inverse_totals[:] = 0.0
     for i in range(n_near):
-        total += share[i]
-    return total
+        for p in range(n_points):
+            inverse_totals[p] += shares[i, p]
+    for p in range(n_points):
+        inverse_totals[p] = 1.0 / inverse_totals[p]
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def _add_pair(
+    b, c, owner, energy, centres, inverse, apart, step, slope, share_b, share_c, inverse_total,
+    outward_b, outward_c, pull, gradient,
+):  # fmt: skip
+    """Add what the step between two atoms does when either moves, unless it owns the point.
+
+    mu_bc = (d_b - d_c) / R changes with an atom's distance to the point and to the other atom.
+    """
+    scale = inverse[b, c]
+    moved_b, moved_c = 0.0, 0.0
+    x, y, z = centres[b] - centres[c]
+    for p in range(len(step)):
+        over, under = step[p], 1.0 - step[p]
+        sound = min(over, under) > _SMALLEST_STEP
+        over = 1.0 / over if sound else 0.0
+        under = 1.0 / under if sound else 0.0
+        both = (share_b[p] * over - share_c[p] * under) * inverse_total[p]
+        here = energy[p] * slope[p] * scale
+        # The weight's logarithm by mu_bc; nothing of it for the owner itself.
+        for_b, for_c = owner[p] == b, owner[p] == c
+        change_c = 0.0 if for_c else here * ((over if for_b else 0.0) - both)
+        change_b = 0.0 if for_b else here * ((under if for_c else 0.0) + both)
+        outward_c[p] += change_c
+        outward_b[p] += change_b
+        along = (apart[b, p] - apart[c, p]) * scale * scale
+        change_c *= along
+        change_b *= along
+        moved_c += change_c
+        moved_b += change_b
+        pull[0, p] -= (change_c + change_b) * x
+        pull[1, p] -= (change_c + change_b) * y
+        pull[2, p] -= (change_c + change_b) * z
+    for axis in range(3):
+        gradient[c, axis] += moved_c * (centres[b, axis] - centres[c, axis])
+        gradient[b, axis] += moved_b * (centres[b, axis] - centres[c, axis])
