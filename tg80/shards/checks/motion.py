@@ -32,7 +32,7 @@ USEFUL = 0.36
 EXACT_FS, VERLET_STEP_FS = 2.0, 0.5  # longer steps leave over more
 FEW_PAIRS = 10
 FORCES_MATTER_FS = 4.0
-# The trapezoid rule is off by up to 0.25 % at 1 fs, 1.1 % at 2 fs and 3.3 % at 3 fs.
+# The trapezoid rule is off by up to 0.25 % at 1 fs and 3.1 % at 2 fs (dimethyl ether, GFN2-xTB).
 WORK_SPACING_FS, WORK_TOLERANCE, WORK_OUTLIER = 3.1, 0.007, 25.0
 # Harmonic motion is asked for where the molecule is harmonic: the mean energy of its modes in kT.
 HARMONIC_ENERGY = (0.3, 2.0)
@@ -203,7 +203,7 @@ def check_work(evidence: Evidence, found: Findings) -> None:
     energies = evidence.frames["potential_energy"]
     gained = energies[last] - energies[first]
     slope = float(np.sum(gained * work)) / max(float(np.sum(work**2)), 1e-12)
-    if abs(slope - 1) > WORK_TOLERANCE * max(1.0, spacing) ** 2 + 1 / len(first):
+    if abs(slope - 1) > WORK_TOLERANCE * max(1.0, spacing) ** 3 + 1 / len(first):
         message = f"the potential energy changes by {slope:.3g} times the work of the forces"
         found.error("work", message)
     left = np.abs(gained - work)
