@@ -2,7 +2,7 @@
 
 Points stand in blocks of neighbours, and basis functions are evaluated only where they matter. The
 density comes from the occupied orbitals, the gradient goes straight to atoms, and its potential is
-one that a Fock matrix was made from. The functional itself is libxc's.
+that of the same orbitals' Fock matrix. The functional itself is libxc's.
 
 The gradient is that of the energy as the grid gives it: points move with their atoms, and their
 weights change. Without that the energy of the dynamics is not conserved (furan at grid level 3
@@ -18,7 +18,7 @@ References:
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pyscf import dft, gto, lib
@@ -26,8 +26,8 @@ from pyscf import dft, gto, lib
 from pipelines.engines.dft.grids import size_ratios
 from pipelines.engines.dft.kernels import grid_kernels as kernels
 from pipelines.engines.dft.kernels.basis import gaussian_basis, moved, reach_levels
+from pipelines.engines.dft.kernels.becke import add_weight_response
 from pipelines.engines.dft.kernels.grid_kernels import BLOCK_POINTS, Blocks
-from pipelines.engines.dft.kernels.grid_response import add_weight_response
 from tg80.errors import UserError
 
 # Blocks handled at once: few enough for the processor's cache, many enough for libxc.
@@ -52,6 +52,20 @@ def check_functional(functional: str) -> None:
         raise UserError(f"functional {functional!r} is not known to libxc") from None
     if kind != "GGA" or not pure:
         raise UserError(f"functional {functional!r} is not a pure GGA, such as PBE")
+
+
+class GradientTerm(NamedTuple):
+    """A density whose gradient counts.
+
+    Attributes:
+        occupied: (n_basis, n_occupied).
+        potential: (5, n_points) from its `GridFunctional.fock`.
+        factor: of its gradient in the sum.
+    """
+
+    occupied: np.ndarray
+    potential: np.ndarray
+    factor: float = 1.0
 
 
 class GridFunctional:
@@ -153,20 +167,24 @@ class GridFunctional:
             return [work(*chunk) for chunk in self._chunks]
         return list(self._pool.map(work, *zip(*self._chunks, strict=True)))
 
-    def fock(self, occupied: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        """Energy, potential matrix and potential on the grid of occupied orbitals.
+    def fock(
+        self, occupied: np.ndarray, *, with_gradient: bool = False
+    ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Energy, potential matrix, potential on the grid and gradient of occupied orbitals.
 
         Args:
             occupied: (n_basis, n_occupied).
+            with_gradient: the gradient, too, while the basis functions are there.
 
         Returns:
             Hartree; (n_basis, n_basis) hartree; (5, n_points) weighted derivatives of the energy
-            density by the density and its gradient, and the weighted energy density itself.
+            density by the density and its gradient, and the weighted energy density itself;
+            (n_atoms, 3) hartree/bohr, or None.
         """
         occupied = np.ascontiguousarray(occupied)
         potential = np.empty((5, self._weights.size))
 
-        def work(first: int, last: int) -> tuple[float, np.ndarray]:
+        def work(first: int, last: int) -> tuple[float, np.ndarray, np.ndarray | None]:
             values = self._values(first, last)
             rho = np.empty((4, (last - first) * BLOCK_POINTS))
             kernels.density(self._blocks, first, last, values, occupied, rho)
@@ -174,13 +192,19 @@ class GridFunctional:
             matrix = np.zeros((len(occupied), len(occupied)))
             kernels.add_potential(self._blocks, first, last, values, here, matrix)
             potential[:, first * BLOCK_POINTS : last * BLOCK_POINTS] = here
-            return float(here[4].sum()), matrix
+            gradient = None
+            if with_gradient:
+                gradient = self._gradient(
+                    first, last, values, here[None], occupied[None], np.ones(1)
+                )
+            return float(here[4].sum()), matrix, gradient
 
-        parts = self._map(work)
+        energies, matrices, gradients = zip(*self._map(work), strict=True)
         matrix = np.zeros((len(occupied), len(occupied)))
-        for _, part in parts:
+        for part in matrices:
             matrix += part
-        return float(sum(energy for energy, _ in parts)), matrix + matrix.T, potential
+        gradient = np.sum(gradients, axis=0) if with_gradient else None
+        return float(sum(energies)), matrix + matrix.T, potential, gradient
 
     def _potential(self, rho: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Weighted potential and energy (5, n_points) of a density and its gradient."""
@@ -191,28 +215,40 @@ class GridFunctional:
         potential[4] = weights * rho[0] * energy
         return potential
 
-    def gradient(self, occupied: np.ndarray, potential: np.ndarray) -> np.ndarray:
-        """Gradient (n_atoms, 3), hartree/bohr, with the response of the grid.
-
-        Args:
-            occupied: (n_basis, n_occupied).
-            potential: (5, n_points), from `fock`.
-        """
-        occupied = np.ascontiguousarray(occupied)
+    def gradient(self, *terms: GradientTerm) -> np.ndarray:
+        """Gradient (n_atoms, 3), hartree/bohr, with the response of the grid, summed over terms."""
+        potentials = np.array([term.potential for term in terms])
+        occupied = np.array([term.occupied for term in terms])
+        factors = np.array([term.factor for term in terms])
 
         def work(first: int, last: int) -> np.ndarray:
-            values = self._values(first, last)
-            gradient = np.zeros((len(self._basis.centres), 3))
-            here = potential[:, first * BLOCK_POINTS : last * BLOCK_POINTS]
-            kernels.add_gradient(
-                self._basis, self._blocks, first, last, values, self._owners, here, occupied,
-                gradient,
-            )  # fmt: skip
-            add_weight_response(
-                self._blocks.points[first:last], self._owners[first:last],
-                here[4].reshape(last - first, BLOCK_POINTS), self._basis.centres, self._sizes,
-                gradient,
-            )  # fmt: skip
-            return gradient
+            points = slice(first * BLOCK_POINTS, last * BLOCK_POINTS)
+            here = np.ascontiguousarray(
+                potentials[:, :, points]
+            )  # as of a Fock matrix: compiled once
+            return self._gradient(first, last, self._values(first, last), here, occupied, factors)
 
         return np.sum(self._map(work), axis=0)
+
+    def _gradient(
+        self,
+        first: int,
+        last: int,
+        values: np.ndarray,
+        potentials: np.ndarray,
+        occupied: np.ndarray,
+        factors: np.ndarray,
+    ) -> np.ndarray:
+        """The part of a chunk; see `kernels.add_gradient`."""
+        gradient = np.zeros((len(self._basis.centres), 3))
+        owners = self._owners
+        kernels.add_gradient(
+            self._basis, self._blocks, first, last, values, owners, potentials, occupied, factors,
+            gradient,
+        )  # fmt: skip
+        energies = (factors @ potentials[:, 4]).reshape(last - first, BLOCK_POINTS)
+        add_weight_response(
+            self._blocks.points[first:last], owners[first:last], energies, self._basis.centres,
+            self._sizes, gradient,
+        )  # fmt: skip
+        return gradient

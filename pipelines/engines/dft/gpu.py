@@ -143,8 +143,13 @@ class LibraryHamiltonian(Hamiltonian):
         coulomb = self._device.get_j(self.molecule, self._library.to_device(density), hermi=1)
         return self._library.to_host(coulomb)
 
-    def fock(self, occupied: np.ndarray) -> FockBuild:
-        """Energy and Fock matrix of orthonormal occupied orbitals (n_basis, n_occupied)."""
+    def fock(self, occupied: np.ndarray, *, with_gradient: bool = False) -> FockBuild:
+        """Energy and Fock matrix of occupied orbitals on the level's grid.
+
+        Args:
+            occupied: (n_basis, n_occupied), orthonormal.
+            with_gradient: changes nothing here.
+        """
         density = self.density(occupied)
         send = self._library.to_device
         # The attached orbitals give the density on the grid at n_occupied / n_basis of the cost.

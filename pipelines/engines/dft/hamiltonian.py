@@ -17,7 +17,7 @@ import scipy.linalg
 from pyscf import df, gto
 from pyscf.scf import hf
 
-from pipelines.engines.dft.exchange_correlation import GridFunctional
+from pipelines.engines.dft.exchange_correlation import GradientTerm, GridFunctional
 from pipelines.engines.dft.grids import OrderedGrid, coarse_grid
 from tg80.theory import EVEN_TEMPERED, Level, atomic_number_of, symbols_of
 
@@ -36,15 +36,18 @@ class FockBuild:
     Attributes:
         energy: total energy, hartree.
         matrix: Fock matrix (n_basis, n_basis), hartree.
-        potential: exchange-correlation potential on the level's grid, as the Hamiltonian that
-            built it understands it; None where its gradient evaluates its own.
-        coarse_potential: what the coarse grid adds to it, likewise.
+        potential: exchange-correlation potential on the grid, (5, n_points); None where the
+            Hamiltonian's gradient evaluates its own.
+        exchange_gradient: gradient (n_atoms, 3) of the exchange-correlation energy, if it was
+            asked for, hartree/bohr.
+        coarse_terms: what the coarse grid adds to that gradient.
     """
 
     energy: float
     matrix: np.ndarray
     potential: np.ndarray | None = None
-    coarse_potential: np.ndarray | None = None
+    exchange_gradient: np.ndarray | None = None
+    coarse_terms: tuple[GradientTerm, ...] = ()
 
 
 def auxiliary_basis_of(level: Level, molecule: gto.Mole) -> Any:
@@ -175,18 +178,24 @@ class Hamiltonian(ABC):
         """
 
     @abstractmethod
-    def fock(self, occupied: np.ndarray) -> FockBuild:
-        """Energy and Fock matrix of orthonormal occupied orbitals (n_basis, n_occupied)."""
+    def fock(self, occupied: np.ndarray, *, with_gradient: bool = False) -> FockBuild:
+        """Energy and Fock matrix of occupied orbitals on the level's grid.
+
+        Args:
+            occupied: (n_basis, n_occupied), orthonormal.
+            with_gradient: the gradient of these very orbitals will be wanted, or one of others
+                with this potential: what is cheaper to find along with the Fock matrix is found.
+        """
 
     def coarse_fock(self, occupied: np.ndarray) -> FockBuild:
-        """The same on the coarse grid, whose potential is the `coarse_potential`."""
+        """Energy and Fock matrix of occupied orbitals (n_basis, n_occupied) on the coarse grid."""
         density = self.density(occupied)
         with self.stopwatch("coarse: Coulomb"):
             coulomb = self._coulomb(density)
         with self.stopwatch("coarse: exchange-correlation"):
-            exchange_energy, exchange, potential = self._coarse.fock(occupied)
+            exchange_energy, exchange, potential, _ = self._coarse.fock(occupied)
         energy = self._energy(density, coulomb, exchange_energy)
-        return FockBuild(energy, self._core + coulomb + exchange, coarse_potential=potential)
+        return FockBuild(energy, self._core + coulomb + exchange, potential)
 
     def _energy(self, density: np.ndarray, coulomb: np.ndarray, exchange: float) -> float:
         one_electron = float(np.vdot(self._core, density))

@@ -10,7 +10,7 @@ from pyscf import dft
 from pyscf.grad.rks import Gradients
 
 from pipelines.engines.dft.coulomb import FittedCoulomb
-from pipelines.engines.dft.exchange_correlation import GridFunctional
+from pipelines.engines.dft.exchange_correlation import GradientTerm, GridFunctional
 from pipelines.engines.dft.grids import OrderedGrid
 from pipelines.engines.dft.hamiltonian import (
     FockBuild,
@@ -68,15 +68,22 @@ class KohnShamHamiltonian(Hamiltonian):
     def _potential(self, density: Any) -> np.ndarray:
         return np.asarray(self._mean_field.get_veff(self.molecule, density))
 
-    def fock(self, occupied: np.ndarray) -> FockBuild:
-        """Energy and Fock matrix of orthonormal occupied orbitals (n_basis, n_occupied)."""
+    def fock(self, occupied: np.ndarray, *, with_gradient: bool = False) -> FockBuild:
+        """Energy and Fock matrix of occupied orbitals on the level's grid.
+
+        Args:
+            occupied: (n_basis, n_occupied), orthonormal.
+            with_gradient: find the exchange-correlation gradient of these orbitals, too.
+        """
         density = self.density(occupied)
         with self.stopwatch("Fock: Coulomb"):
             coulomb = self._coulomb(density)
         with self.stopwatch("Fock: exchange-correlation"):
-            exchange_energy, exchange, potential = self._functional.fock(occupied)
+            exchange_energy, exchange, potential, gradient = self._functional.fock(
+                occupied, with_gradient=with_gradient
+            )
         energy = self._energy(density, coulomb, exchange_energy)
-        return FockBuild(energy, self._core + coulomb + exchange, potential)
+        return FockBuild(energy, self._core + coulomb + exchange, potential, gradient)
 
     def _coulomb(self, density: np.ndarray) -> np.ndarray:
         if self._coulomb_fit is not None:
@@ -90,13 +97,15 @@ class KohnShamHamiltonian(Hamiltonian):
             build: of these very orbitals.
             occupied: (n_basis, n_occupied), orthonormal.
         """
-        assert build.potential is not None
         density = self.density(occupied)
-        with self.stopwatch("gradient: exchange-correlation"):
-            gradient = self._functional.gradient(occupied, build.potential)
-        if build.coarse_potential is not None:
+        gradient = build.exchange_gradient
+        if gradient is None:
+            assert build.potential is not None
+            with self.stopwatch("gradient: exchange-correlation"):
+                gradient = self._functional.gradient(GradientTerm(occupied, build.potential))
+        if build.coarse_terms:
             with self.stopwatch("coarse: gradient"):
-                gradient = gradient + self._coarse.gradient(occupied, build.coarse_potential)
+                gradient = gradient + self._coarse.gradient(*build.coarse_terms)
         with self.stopwatch("gradient: Coulomb"):
             gradient = gradient + self._coulomb_gradient(density)
         with self.stopwatch("gradient: one-electron"):

@@ -7,8 +7,8 @@ from pyscf.df.grad.rks import Gradients as FittedGradients
 from pyscf.grad import rks as rks_gradient
 
 from pipelines.engines.dft.coulomb import FittedCoulomb
-from pipelines.engines.dft.exchange_correlation import GridFunctional
-from pipelines.engines.dft.grids import grid_order
+from pipelines.engines.dft.exchange_correlation import GradientTerm, GridFunctional
+from pipelines.engines.dft.grids import OrderedGrid, grid_order
 from pipelines.engines.dft.kernels import grid_kernels as kernels
 from pipelines.engines.dft.kernels.basis import gaussian_basis
 from pipelines.engines.dft.kernels.gaussians import exp_of_minus
@@ -24,14 +24,15 @@ def molecule(request):
     return gto.M(atom=GEOMETRY, basis=request.param, verbose=0)
 
 
-@pytest.fixture(scope="module")
-def grid(molecule):
+def _grids(molecule):
     made = dft.Grids(molecule)
     made.level = 0
-    made.build(sort_grids=False)
-    order = grid_order(molecule, made.coords)
-    assert np.array_equal(np.sort(order), np.arange(len(made.weights)))
-    return made.coords[order], made.weights[order], made.atm_idx[order]
+    return made
+
+
+@pytest.fixture(scope="module")
+def grid(molecule):
+    return OrderedGrid(_grids(molecule)).points(molecule.atom_coords())
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +72,19 @@ def test_basis_functions_are_pyscfs(molecule, grid):
     assert n_left_out > 0  # and nothing that matters, as the energy and the potential show
 
 
+def test_points_and_weights_are_pyscfs(molecule, grid):
+    coordinates, weights, owners = grid
+    made = _grids(molecule).build(sort_grids=False)
+    order = grid_order(molecule, made.coords)
+    assert np.array_equal(np.sort(order), np.arange(len(made.weights)))
+    assert np.array_equal(coordinates, made.coords[order])
+    assert np.array_equal(owners, made.atm_idx[order])
+    assert np.abs(weights - made.weights[order]).max() < 1e-9
+    assert weights.max() > 1.0
+
+
 def test_energy_and_potential_are_pyscfs(molecule, grid, occupied):
-    energy, matrix, _ = _functional(molecule, grid).fock(occupied)
+    energy, matrix, *_ = _functional(molecule, grid).fock(occupied)
     mean_field = dft.RKS(molecule, xc="PBE")
     mean_field.grids.coords, mean_field.grids.weights = grid[:2]
     density = 2.0 * occupied @ occupied.T
@@ -84,31 +96,40 @@ def test_energy_and_potential_are_pyscfs(molecule, grid, occupied):
 
 def test_gradient_is_pyscfs_with_the_response_of_the_grid(molecule, grid, occupied):
     functional = _functional(molecule, grid)
-    grids = dft.Grids(molecule)
-    grids.level = 0
     density = 2.0 * occupied @ occupied.T
     response, potential = rks_gradient.get_vxc_full_response(
-        dft.numint.NumInt(), molecule, grids, "PBE", density
+        dft.numint.NumInt(), molecule, _grids(molecule), "PBE", density
     )
     pulls = 2.0 * np.einsum("xij,ij->xi", potential, density)
     ranges = molecule.aoslice_by_atom()[:, 2:]
     expected = response + [pulls[:, i:j].sum(axis=1) for i, j in ranges]
-    potential = functional.fock(occupied)[2]
-    gradient = functional.gradient(occupied, potential)
+    *_, gradient = functional.fock(occupied, with_gradient=True)
     assert np.abs(response).max() > 1e-3
     assert np.abs(gradient - expected).max() < 1e-7
     assert np.abs(gradient.sum(axis=0)).max() < 1e-12
 
 
+def test_gradients_of_several_densities_add_up(molecule, grid, occupied):
+    functional = _functional(molecule, grid)
+    other = np.roll(occupied, 1, axis=0)
+    *_, potential, gradient = functional.fock(occupied, with_gradient=True)
+    *_, other_potential, other_gradient = functional.fock(other, with_gradient=True)
+    one, two = GradientTerm(occupied, potential), GradientTerm(other, other_potential, -0.5)
+    assert np.allclose(functional.gradient(one), gradient, rtol=0, atol=1e-12)
+    expected = gradient - 0.5 * other_gradient
+    assert np.allclose(functional.gradient(one, two), expected, rtol=0, atol=1e-11)
+
+
 def test_threads_change_no_bit(molecule, grid, occupied):
     one, two = (_functional(molecule, grid, threads) for threads in (1, 2))
-    energy, matrix, potential = one.fock(occupied)
-    other_energy, other_matrix, other_potential = two.fock(occupied)
-    assert energy == other_energy
-    assert np.array_equal(matrix, other_matrix)
-    assert np.array_equal(
-        one.gradient(occupied, potential), two.gradient(occupied, other_potential)
-    )
+    results = [functional.fock(occupied, with_gradient=True) for functional in (one, two)]
+    for of_one, of_two in zip(*results, strict=True):
+        assert np.array_equal(of_one, of_two)
+    gradients = [
+        functional.gradient(GradientTerm(occupied, result[2]))
+        for functional, result in zip((one, two), results, strict=True)
+    ]
+    assert np.array_equal(*gradients)
 
 
 @pytest.mark.parametrize("memory", [1e9, 0.0], ids=["kept", "anew"])

@@ -334,29 +334,30 @@ def _shell_pull(d, radial, a, b, potential, pull):
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def _densities_of_pull(part, u, occupied):
+def _densities_of_pull(part, u, occupied, factor, a, b):
     """What the derivatives of the functions are multiplied with: the rows a and b of a block.
 
     b = C C^T phi goes with the gradient of a function's derivative,
-    a = C C^T (u . grad phi) + u_0 b with the derivative itself.
+    a = C C^T (u . grad phi) + u_0 b with the derivative itself; both times the factor.
     """
-    transposed = occupied.T.copy()
-    b = np.dot(occupied, np.dot(transposed, part[0]))
+    transposed = factor * occupied.T
+    b[:] = np.dot(occupied, np.dot(transposed, part[0]))
     n_rows, n_points = part.shape[1], part.shape[2]
-    a = np.empty((n_rows, n_points))
     for m in range(n_rows):
         for p in range(n_points):
             a[m, p] = u[1, p] * part[1, m, p] + u[2, p] * part[2, m, p] + u[3, p] * part[3, m, p]
-    a = np.dot(occupied, np.dot(transposed, a))
+    a[:] = np.dot(occupied, np.dot(transposed, a))
     for m in range(n_rows):
         for p in range(n_points):
             a[m, p] += u[0, p] * b[m, p]
-    return a, b
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 def _block_gradient(basis, points, present, owners, u, a, b, gradient):
-    """Add one block's part of the gradient (n_atoms, 3); points move with their owners."""
+    """Add one block's part of the gradient (n_atoms, 3); points move with their owners.
+
+    u (n_densities, 5, n_points), a and b (n_densities, n_rows, n_points).
+    """
     n_points = points.shape[1]
     pull = np.zeros((3, n_points))
     parts = _room_for_parts(basis, n_points, 2, 10)
@@ -372,22 +373,26 @@ def _block_gradient(basis, points, present, owners, u, a, b, gradient):
         row += 2 * degree + 1
         # Higher derivatives of a constant or linear harmonic vanish.
         n_components = _N_COMPONENTS[min(degree, 2)]
-        _contract_with_harmonics(harmonics[degree], a[rows], min(n_components, 4), with_a)
-        _contract_with_harmonics(harmonics[degree], b[rows], n_components, with_b)
-        x, y, z = _shell_pull(d, radial, with_a, with_b, u, pull)
-        gradient[atom, 0] -= 4.0 * x
-        gradient[atom, 1] -= 4.0 * y
-        gradient[atom, 2] -= 4.0 * z
+        for i in range(len(u)):
+            _contract_with_harmonics(harmonics[degree], a[i, rows], min(n_components, 4), with_a)
+            _contract_with_harmonics(harmonics[degree], b[i, rows], n_components, with_b)
+            x, y, z = _shell_pull(d, radial, with_a, with_b, u[i], pull)
+            gradient[atom, 0] -= 4.0 * x
+            gradient[atom, 1] -= 4.0 * y
+            gradient[atom, 2] -= 4.0 * z
     for p in range(n_points):
         for x in range(3):
             gradient[owners[p], x] += 4.0 * pull[x, p]
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def add_gradient(basis, blocks, first, last, values, owners, potential, occupied, gradient):
+def add_gradient(
+    basis, blocks, first, last, values, owners, potentials, occupied, factors, gradient
+):
     """Add a range's part of the energy's gradient, by the atoms that carry functions and points.
 
-    Second derivatives of the basis functions are needed, but only their contraction is formed.
+    Second derivatives of the basis functions are needed, but only their contraction is formed. The
+    gradients of several densities, each with its own potential, add up.
 
     Args:
         basis: the basis.
@@ -396,15 +401,19 @@ def add_gradient(basis, blocks, first, last, values, owners, potential, occupied
         last: the block behind the last one.
         values: from `basis_values`.
         owners: (n_blocks, n_points) atoms that the points belong to.
-        potential: as in `add_potential`.
-        occupied: (n_basis, n_occupied).
+        potentials: (n_densities, 4 or more, n_points of the range), each as in `add_potential`.
+        occupied: (n_densities, n_basis, n_occupied).
+        factors: (n_densities,) of the gradients in the sum.
         gradient: (n_atoms, 3), hartree/bohr, added to.
     """
-    n_points = blocks.points.shape[2]
+    n_points, n_densities = blocks.points.shape[2], len(factors)
     for block in range(first, last):
-        part = _part(values, blocks, first, block)
+        part, rows = _part(values, blocks, first, block), _rows(blocks, block)
         start = (block - first) * n_points
-        u = potential[:, start : start + n_points]
-        a, b = _densities_of_pull(part, u, occupied[_rows(blocks, block)])
+        u = potentials[:, :, start : start + n_points]
+        a = np.empty((n_densities, len(rows), n_points))
+        b = np.empty((n_densities, len(rows), n_points))
+        for i in range(n_densities):
+            _densities_of_pull(part, u[i], occupied[i][rows], factors[i], a[i], b[i])
         present = blocks.present[block]
         _block_gradient(basis, blocks.points[block], present, owners[block], u, a, b, gradient)

@@ -1,9 +1,10 @@
-"""How the weights of the grid respond when atoms move: compiled inner loop.
+"""Becke's weights of the grid and how they respond when atoms move: compiled inner loops.
 
 A point belongs to one atom, moves with it, and has a weight w = v P_A / sum_B P_B, where P_B is the
-product over all other atoms C of s(nu_BC), Becke's smoothed step. Only what other atoms do to the
-point's weight is derived here; the point's own atom takes the opposite of the sum, as moving all
-atoms together changes nothing.
+product over all other atoms C of s(nu_BC), Becke's smoothed step. Points come in blocks that lie
+together, on which few atoms matter. Of the response, only what other atoms do to the point's weight
+is derived; the point's own atom takes the opposite of the sum, as moving all atoms together changes
+nothing.
 
 References:
     Becke, doi:10.1063/1.454033, with the atomic sizes of Treutler and Ahlrichs,
@@ -18,6 +19,73 @@ from pipelines.engines.dft.kernels.gaussians import FAST
 # From this nu on an atom's step against another is 1e-10.
 _FARTHEST = 0.96
 _SMALLEST_STEP = 1e-14
+_TOGETHER = 256  # points in a block of `becke_weights`
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def becke_weights(points, owners, volumes, centres, sizes, weights):
+    """Weights of grid points.
+
+    Args:
+        points: (n_points, 3) bohr; neighbours side by side.
+        owners: (n_points,) atoms that the points belong to.
+        volumes: (n_points,) of the points on a lone atom, bohr^3.
+        centres: (n_atoms, 3) of the atoms, bohr.
+        sizes: (n_atoms, n_atoms) Becke's a_BC, from the ratio of two atoms' sizes.
+        weights: result, (n_points,) bohr^3.
+    """
+    n_atoms = len(centres)
+    inverse = _inverse_distances(centres)
+    here, owner = np.empty((3, _TOGETHER)), np.empty(_TOGETHER, dtype=np.int64)
+    apart, shares = np.empty((n_atoms, _TOGETHER)), np.empty((n_atoms, _TOGETHER))
+    near = np.empty(n_atoms, dtype=np.int64)
+    for start in range(0, len(points), _TOGETHER):
+        for p in range(_TOGETHER):
+            point = min(start + p, len(points) - 1)
+            here[:, p] = points[point]
+            owner[p] = owners[point]
+        _find_distances(here, centres, apart)
+        n_near = _find_near(owner, apart, inverse, sizes, near)
+        shares[:n_near] = 1.0
+        for i in range(n_near):
+            for j in range(i):
+                b, c = near[i], near[j]
+                for p in range(_TOGETHER):
+                    mu = (apart[b, p] - apart[c, p]) * inverse[b, c]
+                    step = _step_and_slope(mu, sizes[b, c])[0]
+                    shares[i, p] *= step
+                    shares[j, p] *= 1.0 - step
+        for p in range(min(_TOGETHER, len(points) - start)):
+            own, total = 0.0, 0.0
+            for i in range(n_near):
+                total += shares[i, p]
+                if near[i] == owner[p]:
+                    own = shares[i, p]
+            weights[start + p] = volumes[start + p] * own / total
+
+
+@njit(cache=True, nogil=True)
+def _inverse_distances(centres):
+    n_atoms = len(centres)
+    inverse = np.zeros((n_atoms, n_atoms))
+    for b in range(n_atoms):
+        for c in range(n_atoms):
+            if b != c:
+                inverse[b, c] = 1.0 / np.sqrt(((centres[b] - centres[c]) ** 2).sum())
+    return inverse
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def _find_distances(here, centres, apart):
+    """Fill apart (n_atoms, n_points) with the distances of points (3, n_points) from atoms."""
+    for b in range(len(centres)):
+        for p in range(here.shape[1]):
+            x, y, z = (
+                here[0, p] - centres[b, 0],
+                here[1, p] - centres[b, 1],
+                here[2, p] - centres[b, 2],
+            )
+            apart[b, p] = np.sqrt(x * x + y * y + z * z)
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
@@ -33,11 +101,7 @@ def add_weight_response(points, owners, energies, centres, sizes, gradient):
         gradient: (n_atoms, 3), hartree/bohr, added to.
     """
     n_atoms, n_points = len(centres), points.shape[2]
-    inverse = np.zeros((n_atoms, n_atoms))
-    for b in range(n_atoms):
-        for c in range(n_atoms):
-            if b != c:
-                inverse[b, c] = 1.0 / np.sqrt(((centres[b] - centres[c]) ** 2).sum())
+    inverse = _inverse_distances(centres)
     apart = np.empty((n_atoms, n_points))
     near = np.empty(n_atoms, dtype=np.int64)
     # By the place of a pair in `near`: the step of the first against the second, and its slope.
@@ -47,14 +111,7 @@ def add_weight_response(points, owners, energies, centres, sizes, gradient):
     pull = np.empty((3, n_points))
     for block in range(len(points)):
         here, owner, energy = points[block], owners[block], energies[block]
-        for b in range(n_atoms):
-            for p in range(n_points):
-                x, y, z = (
-                    here[0, p] - centres[b, 0],
-                    here[1, p] - centres[b, 1],
-                    here[2, p] - centres[b, 2],
-                )
-                apart[b, p] = np.sqrt(x * x + y * y + z * z)
+        _find_distances(here, centres, apart)
         n_near = _find_near(owner, apart, inverse, sizes, near)
         _find_steps(near[:n_near], apart, inverse, sizes, steps, slopes, shares, inverse_totals)
         pull[:] = 0.0
@@ -126,6 +183,17 @@ def _nu(first, second, inverse, size):
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
+def _step_and_slope(mu, size):
+    """Becke's smoothed step s(nu(mu)) and its derivative by mu."""
+    first = mu + size * (1.0 - mu * mu)
+    second = 0.5 * first * (3.0 - first * first)
+    third = 0.5 * second * (3.0 - second * second)
+    fourth = 0.5 * third * (3.0 - third * third)
+    steep = (1.0 - first * first) * (1.0 - second * second) * (1.0 - third * third)
+    return 0.5 * (1.0 - fourth), -0.5 * 3.375 * steep * (1.0 - 2.0 * size * mu)
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
 def _find_steps(near, apart, inverse, sizes, steps, slopes, shares, inverse_totals):
     """Fill steps and slopes (by mu) of all pairs, the products P, and one over their sum."""
     n_near, n_points = len(near), apart.shape[1]
@@ -136,14 +204,9 @@ def _find_steps(near, apart, inverse, sizes, steps, slopes, shares, inverse_tota
             scale, size = inverse[b, c], sizes[b, c]
             for p in range(n_points):
                 mu = (apart[b, p] - apart[c, p]) * scale
-                first = mu + size * (1.0 - mu * mu)
-                second = 0.5 * first * (3.0 - first * first)
-                third = 0.5 * second * (3.0 - second * second)
-                fourth = 0.5 * third * (3.0 - third * third)
-                step = 0.5 * (1.0 - fourth)
-                steep = (1.0 - first * first) * (1.0 - second * second) * (1.0 - third * third)
+                step, slope = _step_and_slope(mu, size)
                 steps[i, j, p] = step
-                slopes[i, j, p] = -0.5 * 3.375 * steep * (1.0 - 2.0 * size * mu)
+                slopes[i, j, p] = slope
                 shares[i, p] *= step
                 shares[j, p] *= 1.0 - step
     inverse_totals[:] = 0.0
