@@ -186,8 +186,9 @@ class GridFunctional:
 
         def work(first: int, last: int) -> tuple[float, np.ndarray, np.ndarray | None]:
             values = self._values(first, last)
+            projected = self._project(first, last, values, occupied)
             rho = np.empty((4, (last - first) * BLOCK_POINTS))
-            kernels.density(self._blocks, first, last, values, occupied, rho)
+            kernels.density(self._blocks, first, last, values, projected, rho)
             here = self._potential(rho, self._weights[first:last].ravel())
             matrix = np.zeros((len(occupied), len(occupied)))
             kernels.add_potential(self._blocks, first, last, values, here, matrix)
@@ -195,7 +196,7 @@ class GridFunctional:
             gradient = None
             if with_gradient:
                 gradient = self._gradient(
-                    first, last, values, here[None], occupied[None], np.ones(1)
+                    first, last, values, here[None], occupied[None], projected[None], np.ones(1)
                 )
             return float(here[4].sum()), matrix, gradient
 
@@ -226,9 +227,20 @@ class GridFunctional:
             here = np.ascontiguousarray(
                 potentials[:, :, points]
             )  # as of a Fock matrix: compiled once
-            return self._gradient(first, last, self._values(first, last), here, occupied, factors)
+            values = self._values(first, last)
+            projected = np.array([self._project(first, last, values, one) for one in occupied])
+            return self._gradient(first, last, values, here, occupied, projected, factors)
 
         return np.sum(self._map(work), axis=0)
+
+    def _project(
+        self, first: int, last: int, values: np.ndarray, occupied: np.ndarray
+    ) -> np.ndarray:
+        """C C^T phi on a chunk; see `kernels.project`."""
+        starts = self._blocks.row_starts
+        projected = np.empty(BLOCK_POINTS * int(starts[last] - starts[first]))
+        kernels.project(self._blocks, first, last, values, occupied, projected)
+        return projected
 
     def _gradient(
         self,
@@ -237,14 +249,15 @@ class GridFunctional:
         values: np.ndarray,
         potentials: np.ndarray,
         occupied: np.ndarray,
+        projected: np.ndarray,
         factors: np.ndarray,
     ) -> np.ndarray:
         """The part of a chunk; see `kernels.add_gradient`."""
         gradient = np.zeros((len(self._basis.centres), 3))
         owners = self._owners
         kernels.add_gradient(
-            self._basis, self._blocks, first, last, values, owners, potentials, occupied, factors,
-            gradient,
+            self._basis, self._blocks, first, last, values, owners, potentials, occupied, projected,
+            factors, gradient,
         )  # fmt: skip
         energies = (factors @ potentials[:, 4]).reshape(last - first, BLOCK_POINTS)
         add_weight_response(

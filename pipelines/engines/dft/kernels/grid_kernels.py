@@ -228,9 +228,9 @@ def basis_values(basis, blocks, first, last, values):
         _block_values(basis, blocks.points[block], blocks.present[block], part)
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
-def density(blocks, first, last, values, occupied, rho):
-    """Density of doubly occupied orbitals and its gradient on a range of blocks.
+@njit(cache=True, nogil=True)
+def project(blocks, first, last, values, occupied, projected):
+    """C C^T phi of occupied orbitals C on the blocks first ... last - 1.
 
     Args:
         blocks: blocks of grid points.
@@ -238,20 +238,47 @@ def density(blocks, first, last, values, occupied, rho):
         last: the block behind the last one.
         values: from `basis_values`.
         occupied: (n_basis, n_occupied).
+        projected: result, flat; for each block (n_rows, BLOCK_POINTS).
+    """
+    for block in range(first, last):
+        functions = _part(values, blocks, first, block)[0]
+        here = occupied[_rows(blocks, block)]
+        out = _projected_part(projected, blocks, first, block)
+        out[:] = np.dot(here, np.dot(here.T.copy(), functions))
+
+
+@njit(cache=True, nogil=True)
+def _projected_part(projected, blocks, first, block):
+    """A block's view (n_rows, n_points) into the flat result of `project` from `first` on."""
+    n_points = blocks.points.shape[2]
+    start = n_points * (blocks.row_starts[block] - blocks.row_starts[first])
+    n_rows = blocks.row_starts[block + 1] - blocks.row_starts[block]
+    return projected[start : start + n_points * n_rows].reshape((n_rows, n_points))
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def density(blocks, first, last, values, projected, rho):
+    """Density of doubly occupied orbitals and its gradient on a range of blocks.
+
+    Args:
+        blocks: blocks of grid points.
+        first: first block.
+        last: the block behind the last one.
+        values: from `basis_values`.
+        projected: from `project`.
         rho: result, (4, n_points of the range), bohr^-3 and bohr^-4.
     """
     n_points = blocks.points.shape[2]
     for block in range(first, last):
         part = _part(values, blocks, first, block)
-        here = occupied[_rows(blocks, block)]
-        projected = np.dot(here, np.dot(here.T.copy(), part[0]))
+        along = _projected_part(projected, blocks, first, block)
         start = (block - first) * n_points
         for x in range(4):
             out = rho[x, start : start + n_points]
             out[:] = 0.0
             factor = 2.0 if x == 0 else 4.0
             for m in range(part.shape[1]):
-                row, weights = part[x, m], projected[m]
+                row, weights = part[x, m], along[m]
                 for p in range(n_points):
                     out[p] += factor * row[p] * weights[p]
 
@@ -334,21 +361,20 @@ def _shell_pull(d, radial, a, b, potential, pull):
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def _densities_of_pull(part, u, occupied, factor, a, b):
+def _densities_of_pull(part, u, occupied, projected, factor, a, b):
     """What the derivatives of the functions are multiplied with: the rows a and b of a block.
 
     b = C C^T phi goes with the gradient of a function's derivative,
     a = C C^T (u . grad phi) + u_0 b with the derivative itself; both times the factor.
     """
-    transposed = factor * occupied.T
-    b[:] = np.dot(occupied, np.dot(transposed, part[0]))
     n_rows, n_points = part.shape[1], part.shape[2]
     for m in range(n_rows):
         for p in range(n_points):
             a[m, p] = u[1, p] * part[1, m, p] + u[2, p] * part[2, m, p] + u[3, p] * part[3, m, p]
-    a[:] = np.dot(occupied, np.dot(transposed, a))
+    a[:] = np.dot(occupied, np.dot(factor * occupied.T, a))
     for m in range(n_rows):
         for p in range(n_points):
+            b[m, p] = factor * projected[m, p]
             a[m, p] += u[0, p] * b[m, p]
 
 
@@ -387,7 +413,7 @@ def _block_gradient(basis, points, present, owners, u, a, b, gradient):
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 def add_gradient(
-    basis, blocks, first, last, values, owners, potentials, occupied, factors, gradient
+    basis, blocks, first, last, values, owners, potentials, occupied, projected, factors, gradient
 ):
     """Add a range's part of the energy's gradient, by the atoms that carry functions and points.
 
@@ -403,6 +429,7 @@ def add_gradient(
         owners: (n_blocks, n_points) atoms that the points belong to.
         potentials: (n_densities, 4 or more, n_points of the range), each as in `add_potential`.
         occupied: (n_densities, n_basis, n_occupied).
+        projected: (n_densities, n), each from `project`.
         factors: (n_densities,) of the gradients in the sum.
         gradient: (n_atoms, 3), hartree/bohr, added to.
     """
@@ -414,6 +441,7 @@ def add_gradient(
         a = np.empty((n_densities, len(rows), n_points))
         b = np.empty((n_densities, len(rows), n_points))
         for i in range(n_densities):
-            _densities_of_pull(part, u[i], occupied[i][rows], factors[i], a[i], b[i])
+            along = _projected_part(projected[i], blocks, first, block)
+            _densities_of_pull(part, u[i], occupied[i][rows], along, factors[i], a[i], b[i])
         present = blocks.present[block]
         _block_gradient(basis, blocks.points[block], present, owners[block], u, a, b, gradient)
