@@ -9,9 +9,8 @@ coarse grid leads on to P1. There
 
 is stationary in P1. Its gradient takes P0 as fixed: that of E_fine(P0), found along with the Fock
 matrix, and the coarse grid's at P1 less that at P0. Left out is how D changes as atoms move, which
-acts on P1 - P0 only: up to 3e-8 hartree/bohr at geometries of ethanol 2 fs apart, 9e-8 at 3 fs. The
-energy's error is of second order in P1 - P0 and the gradient's of first, times what the coarse grid
-gets wrong of the potential's response, which is little.
+acts on P1 - P0 only. The energy's error is of second order in P1 - P0 and the gradient's of first,
+times what the coarse grid gets wrong of the potential's response, which is little.
 """
 
 from dataclasses import dataclass, replace
