@@ -2,7 +2,7 @@
 
 Points stand in blocks of neighbours, and basis functions are evaluated only where they matter. The
 density comes from the occupied orbitals, the gradient goes straight to atoms, and its potential is
-that of the same orbitals' Fock matrix. The functional itself is libxc's.
+that of the same orbitals' Fock matrix. PBE is compiled here, other functionals are libxc's.
 
 The gradient is that of the energy as the grid gives it: points move with their atoms, and their
 weights change. Without that the energy of the dynamics is not conserved (furan at grid level 3
@@ -28,6 +28,7 @@ from pipelines.engines.dft.kernels import grid_kernels as kernels
 from pipelines.engines.dft.kernels.basis import gaussian_basis, moved, reach_levels
 from pipelines.engines.dft.kernels.becke import add_weight_response
 from pipelines.engines.dft.kernels.grid_kernels import BLOCK_POINTS, Blocks
+from pipelines.engines.dft.kernels.pbe import LIBXC_PARTS, pbe
 from tg80.errors import UserError
 
 # Blocks handled at once: few enough for the processor's cache, many enough for libxc.
@@ -89,6 +90,7 @@ class GridFunctional:
         check_functional(functional)
         self._molecule = molecule
         self._functional = functional
+        self._is_pbe = tuple(sorted(dft.libxc.parse_xc(functional)[1])) == LIBXC_PARTS
         self._library = dft.numint.NumInt()
         self._basis = gaussian_basis(molecule)
         self._blocks = Blocks(*[np.empty(0)] * 4)
@@ -209,8 +211,11 @@ class GridFunctional:
 
     def _potential(self, rho: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Weighted potential and energy (5, n_points) of a density and its gradient."""
-        energy, derivatives = self._library.eval_xc(self._functional, rho, spin=0, deriv=1)[:2]
         potential = np.empty((5, len(weights)))
+        if self._is_pbe:
+            pbe(rho, weights, potential)
+            return potential
+        energy, derivatives = self._library.eval_xc(self._functional, rho, spin=0, deriv=1)[:2]
         potential[0] = weights * derivatives[0]
         potential[1:4] = (2.0 * weights * derivatives[1]) * rho[1:]
         potential[4] = weights * rho[0] * energy

@@ -20,8 +20,6 @@ from pipelines.engines.dft.kernels.gaussians import (
 )
 
 BLOCK_POINTS = 256
-# Components that don't vanish for harmonics of degree 0, 1, 2 and more.
-_N_COMPONENTS = np.array([1, 4, 10])
 
 
 class Blocks(NamedTuple):
@@ -71,35 +69,34 @@ def _room_for_parts(basis, n_points, n_derivatives, n_components):
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def _evaluate_shell(basis, points, shell, atom, known, parts):
-    """Fill the parts of one shell of a walk over all of them.
+def _evaluate_shell(basis, shell, known, lowest, parts):
+    """Fill the parts of one shell of an atom, whose distances are there.
 
     Args:
         basis: the basis.
-        points: (3, n_points) bohr.
         shell: index of the shell.
-        atom: atom of the shell before it; -1 at the start.
-        known: highest degree of the harmonics that are known for that atom; -1 at the start.
+        known: highest degree of the harmonics that are known for its atom; -1 at first.
+        lowest: degree below which harmonics aren't needed.
         parts: result.
 
     Returns:
-        atom, known of this shell.
+        known of this shell.
     """
-    if basis.shells[shell, 0] != atom:
-        atom, known = basis.shells[shell, 0], -1
-        distances(points, basis.centres[atom], parts.d, parts.squares)
-        powers_of(parts.d, parts.powers.shape[1] - 1, parts.powers)
     own = slice(basis.shells[shell, 2], basis.shells[shell, 3])
     n_derivatives, n_components = parts.radial.shape[0] - 1, parts.harmonics.shape[1]
     radial_of(
         parts.squares, basis.exponents[own], basis.coefficients[own], n_derivatives, parts.radial
     )
-    while known < basis.shells[shell, 1]:
+    degree = basis.shells[shell, 1]
+    if known < lowest <= degree:
+        powers_of(parts.d, parts.powers.shape[1] - 1, parts.powers)
+        known = lowest - 1
+    while known < degree:
         known += 1
         harmonics_of(
             parts.powers, basis.transforms[known], known, n_components, parts.harmonics[known]
         )
-    return atom, known
+    return known
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
@@ -176,7 +173,10 @@ def _block_values(basis, points, present, values):
     for shell in range(len(basis.shells)):
         if not present[shell]:
             continue
-        atom, known = _evaluate_shell(basis, points, shell, atom, known, parts)
+        if basis.shells[shell, 0] != atom:
+            atom, known = basis.shells[shell, 0], -1
+            distances(points, basis.centres[atom], d, parts.squares)
+        known = _evaluate_shell(basis, shell, known, 0, parts)
         degree = basis.shells[shell, 1]
         for m in range(2 * degree + 1):
             s, sx, sy, sz = (
@@ -300,7 +300,7 @@ def add_potential(blocks, first, last, values, potential, matrix):
     for block in range(first, last):
         part, rows = _part(values, blocks, first, block), _rows(blocks, block)
         start = (block - first) * n_points
-        u = potential[:, start : start + n_points]
+        u = potential[:, start : start + n_points].copy()  # Known to lie densely, it vectorises.
         weighted = np.empty((len(rows), n_points))
         for m in range(len(rows)):
             out = weighted[m]
@@ -314,50 +314,97 @@ def add_potential(blocks, first, last, values, potential, matrix):
                 matrix[rows[i], rows[j]] += product[i, j]
 
 
+# What the shells of an atom add up to in the integrand of a gradient, as rows of one array: with u,
+# the derivatives of the energy density by the density's gradient, and d from the atom, it is
+# rows 0 to 2 plus u times row 3 plus d times row 4. Row 5 is u d.
+_N_SUMS = 6
+
+
 @njit(cache=True, nogil=True, fastmath=FAST)
-def _contract_with_harmonics(harmonics, rows, n_components, out):
-    """sum_m S_m rows_m into out, by component; components from n_components on are zero."""
-    n_points = rows.shape[1]
-    out[n_components:] = 0.0
-    for component in range(n_components):
+def _begin_atom(d, u, sums):
+    """Empty the sums (6, n_points) for an atom; d (3, n_points) from it, u (4 or more, n_points)."""
+    sums[:5] = 0.0
+    for p in range(d.shape[1]):
+        sums[5, p] = u[1, p] * d[0, p] + u[2, p] * d[1, p] + u[3, p] * d[2, p]
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def _end_atom(d, u, sums, pull, gradient):
+    """Add an atom's integrand to pull (3, n_points), and the integral to its gradient (3,)."""
+    for x in range(3):
+        total = 0.0
+        for p in range(d.shape[1]):
+            here = sums[x, p] + u[1 + x, p] * sums[3, p] + d[x, p] * sums[4, p]
+            total += here
+            pull[x, p] += here
+        gradient[x] -= 4.0 * total
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def _add_s_shell(constant, radial, a, b, sums):
+    """A constant times R; a and b are rows (n_points,)."""
+    for p in range(a.shape[0]):
+        r1, r2 = 2.0 * constant * radial[1, p], 4.0 * constant * radial[2, p]
+        sums[3, p] += r1 * b[p]
+        sums[4, p] += r1 * a[p] + r2 * sums[5, p] * b[p]
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def _add_p_shell(transform, d, radial, a, b, u, sums):
+    """Linear harmonics, transform (3, 3) from x, y, z, times R; a and b (3, n_points)."""
+    xx, xy, xz = transform[0]
+    yx, yy, yz = transform[1]
+    zx, zy, zz = transform[2]
+    for p in range(a.shape[1]):
+        r0, r1, r2 = radial[0, p], 2.0 * radial[1, p], 4.0 * radial[2, p]
+        ax = xx * a[0, p] + xy * a[1, p] + xz * a[2, p]
+        ay = yx * a[0, p] + yy * a[1, p] + yz * a[2, p]
+        az = zx * a[0, p] + zy * a[1, p] + zz * a[2, p]
+        bx = xx * b[0, p] + xy * b[1, p] + xz * b[2, p]
+        by = yx * b[0, p] + yy * b[1, p] + yz * b[2, p]
+        bz = zx * b[0, p] + zy * b[1, p] + zz * b[2, p]
+        steep = r1 * sums[5, p]
+        sums[0, p] += r0 * ax + steep * bx
+        sums[1, p] += r0 * ay + steep * by
+        sums[2, p] += r0 * az + steep * bz
+        a0 = d[0, p] * ax + d[1, p] * ay + d[2, p] * az
+        b0 = d[0, p] * bx + d[1, p] * by + d[2, p] * bz
+        along = u[1, p] * bx + u[2, p] * by + u[3, p] * bz
+        sums[3, p] += r1 * b0
+        sums[4, p] += r1 * (a0 + along) + r2 * sums[5, p] * b0
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def _contract_with_harmonics(harmonics, rows, out):
+    """sum_m S_m rows_m into out, by component."""
+    for component in range(out.shape[0]):
         out[component] = 0.0
         for m in range(rows.shape[0]):
-            for p in range(n_points):
+            for p in range(rows.shape[1]):
                 out[component, p] += harmonics[component, m, p] * rows[m, p]
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def _shell_pull(d, radial, a, b, potential, pull):
-    """Integral of a shell's derivatives along x, y, z against a, and their gradients against b.
+def _add_shell(harmonics, radial, a, b, u, with_a, with_b, sums):
+    """Any harmonics with their derivatives (10, 2l + 1, n_points) times R.
 
-    Args:
-        d: (3, n_points) from the atom.
-        radial: (3, n_points) R, R', R''.
-        a: (4, n_points) sums over the shell of S and its first derivatives with the rows of a.
-        b: (10, n_points) the same with b, second derivatives too.
-        potential: (4, n_points).
-        pull: (3, n_points), the integrand added to.
+    a and b (2l + 1, n_points); with_a (4, n_points) and with_b (10, n_points) are scratch.
     """
-    x_sum, y_sum, z_sum = 0.0, 0.0, 0.0
-    for p in range(d.shape[1]):
+    _contract_with_harmonics(harmonics, a, with_a)
+    _contract_with_harmonics(harmonics, b, with_b)
+    for p in range(a.shape[1]):
         r0, r1, r2 = radial[0, p], 2.0 * radial[1, p], 4.0 * radial[2, p]
-        ux, uy, uz = potential[1, p], potential[2, p], potential[3, p]
-        along = ux * d[0, p] + uy * d[1, p] + uz * d[2, p]
-        steep = ux * b[1, p] + uy * b[2, p] + uz * b[3, p]
-        common = r1 * (a[0, p] + steep) + r2 * along * b[0, p]
-        bent_x = ux * b[4, p] + uy * b[5, p] + uz * b[6, p]
-        bent_y = ux * b[5, p] + uy * b[7, p] + uz * b[8, p]
-        bent_z = ux * b[6, p] + uy * b[8, p] + uz * b[9, p]
-        x = r0 * (a[1, p] + bent_x) + r1 * (along * b[1, p] + ux * b[0, p]) + d[0, p] * common
-        y = r0 * (a[2, p] + bent_y) + r1 * (along * b[2, p] + uy * b[0, p]) + d[1, p] * common
-        z = r0 * (a[3, p] + bent_z) + r1 * (along * b[3, p] + uz * b[0, p]) + d[2, p] * common
-        x_sum += x
-        y_sum += y
-        z_sum += z
-        pull[0, p] += x
-        pull[1, p] += y
-        pull[2, p] += z
-    return x_sum, y_sum, z_sum
+        ux, uy, uz = u[1, p], u[2, p], u[3, p]
+        bent_x = ux * with_b[4, p] + uy * with_b[5, p] + uz * with_b[6, p]
+        bent_y = ux * with_b[5, p] + uy * with_b[7, p] + uz * with_b[8, p]
+        bent_z = ux * with_b[6, p] + uy * with_b[8, p] + uz * with_b[9, p]
+        steep = r1 * sums[5, p]
+        sums[0, p] += r0 * (with_a[1, p] + bent_x) + steep * with_b[1, p]
+        sums[1, p] += r0 * (with_a[2, p] + bent_y) + steep * with_b[2, p]
+        sums[2, p] += r0 * (with_a[3, p] + bent_z) + steep * with_b[3, p]
+        along = ux * with_b[1, p] + uy * with_b[2, p] + uz * with_b[3, p]
+        sums[3, p] += r1 * with_b[0, p]
+        sums[4, p] += r1 * (with_a[0, p] + along) + r2 * sums[5, p] * with_b[0, p]
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
@@ -384,28 +431,40 @@ def _block_gradient(basis, points, present, owners, u, a, b, gradient):
 
     u (n_densities, 5, n_points), a and b (n_densities, n_rows, n_points).
     """
-    n_points = points.shape[1]
+    n_points, n_densities = points.shape[1], len(u)
     pull = np.zeros((3, n_points))
     parts = _room_for_parts(basis, n_points, 2, 10)
-    d, radial, harmonics = parts.d, parts.radial, parts.harmonics
+    sums = np.empty((n_densities, _N_SUMS, n_points))
     with_a, with_b = np.empty((4, n_points)), np.empty((10, n_points))
     atom, known, row = -1, -1, 0
     for shell in range(len(basis.shells)):
         if not present[shell]:
             continue
-        atom, known = _evaluate_shell(basis, points, shell, atom, known, parts)
+        if basis.shells[shell, 0] != atom:
+            for i in range(n_densities):
+                if atom >= 0:
+                    _end_atom(parts.d, u[i], sums[i], pull, gradient[atom])
+            atom, known = basis.shells[shell, 0], -1
+            distances(points, basis.centres[atom], parts.d, parts.squares)
+            for i in range(n_densities):
+                _begin_atom(parts.d, u[i], sums[i])
         degree = basis.shells[shell, 1]
+        known = _evaluate_shell(basis, shell, known, 2, parts)
         rows = slice(row, row + 2 * degree + 1)
+        transform, harmonics = basis.transforms[degree, :3, :3], parts.harmonics[degree]
+        for i in range(n_densities):
+            if degree == 0:
+                _add_s_shell(transform[0, 0], parts.radial, a[i, row], b[i, row], sums[i])
+            elif degree == 1:
+                _add_p_shell(transform, parts.d, parts.radial, a[i, rows], b[i, rows], u[i], sums[i])
+            else:
+                _add_shell(
+                    harmonics, parts.radial, a[i, rows], b[i, rows], u[i], with_a, with_b, sums[i]
+                )
         row += 2 * degree + 1
-        # Higher derivatives of a constant or linear harmonic vanish.
-        n_components = _N_COMPONENTS[min(degree, 2)]
-        for i in range(len(u)):
-            _contract_with_harmonics(harmonics[degree], a[i, rows], min(n_components, 4), with_a)
-            _contract_with_harmonics(harmonics[degree], b[i, rows], n_components, with_b)
-            x, y, z = _shell_pull(d, radial, with_a, with_b, u[i], pull)
-            gradient[atom, 0] -= 4.0 * x
-            gradient[atom, 1] -= 4.0 * y
-            gradient[atom, 2] -= 4.0 * z
+    for i in range(n_densities):
+        if atom >= 0:
+            _end_atom(parts.d, u[i], sums[i], pull, gradient[atom])
     for p in range(n_points):
         for x in range(3):
             gradient[owners[p], x] += 4.0 * pull[x, p]
@@ -437,7 +496,7 @@ def add_gradient(
     for block in range(first, last):
         part, rows = _part(values, blocks, first, block), _rows(blocks, block)
         start = (block - first) * n_points
-        u = potentials[:, :, start : start + n_points]
+        u = potentials[:, :, start : start + n_points].copy()
         a = np.empty((n_densities, len(rows), n_points))
         b = np.empty((n_densities, len(rows), n_points))
         for i in range(n_densities):

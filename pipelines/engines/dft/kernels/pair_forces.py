@@ -103,7 +103,7 @@ def _tasks(basis: Basis, pairs: np.ndarray) -> list[tuple[int, np.ndarray]]:
     return tasks
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def _boys(x, highest, table, out):
     """F_0 ... F_highest of one argument."""
     if x < LAST_X:
@@ -122,7 +122,7 @@ def _boys(x, highest, table, out):
         out[n + 1] = (2 * n + 1) * out[n] / (2.0 * x)
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def _interaction(tables, highest, d, f, odd, even):
     """R_tuv up to a total degree for all lanes; returns the one of odd and even that holds them.
 
@@ -153,7 +153,7 @@ def _interaction(tables, highest, d, f, odd, even):
     return now
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def _add_field(tables, n_field, hermite, degree, interaction, field):
     """Add the field (n_field, lanes) of one auxiliary primitive and its derivatives."""
     for s in range(tables.counts[degree]):
@@ -166,7 +166,7 @@ def _add_field(tables, n_field, hermite, degree, interaction, field):
                 target[w] += weight * source[w]
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def _lane_field(tables, pair_degree, p, centres, hermite, auxiliary, expansion, field, gradient):
     """Field of all auxiliary functions at a few pairs, and the pull on the auxiliary atoms.
 
