@@ -115,8 +115,8 @@ class KohnShamEngine:
                 f"{self._name()}: the checkpoint's orbitals have shape {shape}, "
                 f"expected (n, {n_basis}, {n_occupied}): it belongs to another run"
             )
-        # Checkpoints from before there was a coarse grid lack its corrections.
-        if {*state, "corrections"} != set(self.state()):
+        # Older checkpoints lack corrections of a coarse grid, or what pairs say of each other.
+        if {*state, "corrections", "pair_products", "pair_next"} != set(self.state()):
             raise RunFailed(f"{self._name()}: the checkpoint is not of a Kohn-Sham engine")
         self._extrapolation.load_state(state)
         self._pairs.load_state(state)

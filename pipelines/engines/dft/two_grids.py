@@ -14,6 +14,7 @@ times what the coarse grid gets wrong of the potential's response, which is litt
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -56,6 +57,14 @@ class _CoarseEnd:
     cycles: int
 
 
+class _Known(NamedTuple):
+    """Fock matrix and orbital gradient in the Loewdin basis, and energy, of some orbitals."""
+
+    fock: np.ndarray
+    error: np.ndarray
+    energy: float
+
+
 def solve_on_two_grids(
     hamiltonian: Hamiltonian, occupied: np.ndarray, correction: np.ndarray, pairs: SecantPairs
 ) -> Solution:
@@ -91,7 +100,8 @@ def solve_on_two_grids(
             break
     before = start.build.energy + _expectation(correction, start.orbitals)
     last_limit = _LAST_SHARE * gradient_limit
-    end = _iterate(hamiltonian, orbitals, correction, pairs, last_limit, before, energy_limit)
+    known = _Known(fock, error, before)
+    end = _iterate(hamiltonian, orbitals, correction, pairs, last_limit, known, energy_limit)
     bound = end.norm + _LEFT_OVER * norm
     last = inverse_root @ end.orbitals
     assert start.build.potential is not None and end.build.potential is not None
@@ -127,16 +137,17 @@ def _iterate(
     correction: np.ndarray,
     pairs: SecantPairs,
     limit: float,
-    energy: float = np.inf,
+    before: _Known | None = None,
     energy_limit: float = np.inf,
 ) -> _CoarseEnd:
     """Iterate on the coarse grid with a fixed correction.
 
-    Until the orbital gradient is below `limit`, hartree, and the energy, which was `energy` before
-    the first cycle, changes by less than `energy_limit`.
+    Until the orbital gradient is below `limit`, hartree, and the energy changes by less than
+    `energy_limit`. `before` is what led to the first orbitals, if that was with this correction.
     """
     inverse_root = hamiltonian.overlap_inverse_root
-    last = None
+    last = before and (before.fock, before.error)
+    energy = before.energy if before else np.inf
     cycles = 0
     while True:
         cycles += 1
