@@ -1,5 +1,7 @@
 """The Coulomb energy's matrix and gradient with the density fitted in an auxiliary basis (RI-J).
 
+The gradient comes with that of the attraction by the nuclei, whose field is but part of one.
+
 References:
     Eichkorn, Treutler, Oehm, Haeser, Ahlrichs, doi:10.1016/0009-2614(95)00621-A.
 """
@@ -47,7 +49,9 @@ class FittedCoulomb:
         self._ranges = _ranges(self._auxiliary)
         self._orbital_basis = gaussian_basis(molecule)
         self._auxiliary_basis = gaussian_basis(self._auxiliary)
-        self._engine = PairForces(self._orbital_basis, self._auxiliary_basis, threads)
+        self._engine = PairForces(
+            self._orbital_basis, self._auxiliary_basis, molecule.atom_charges(), threads
+        )
 
     def move(self) -> None:
         """Follow the molecule to its new geometry."""
@@ -86,19 +90,16 @@ class FittedCoulomb:
         return unpack_tril(packed)
 
     def gradient(self, density: np.ndarray) -> np.ndarray:
-        """Gradient (n_atoms, 3), hartree/bohr, of the Coulomb energy at a fixed density matrix."""
-        fitted = self.fit(density)
-        by_auxiliary = np.einsum("xpq,q->xp", self._auxiliary.intor("int2c2e_ip1"), fitted)
-        metric = _by_atom(self._auxiliary, by_auxiliary * fitted)
+        """Gradient (n_atoms, 3), hartree/bohr, at a fixed density matrix.
+
+        Of the Coulomb energy and of the attraction by point charges, those that PySCF's molecule
+        leaves to its nuclei.
+        """
         orbital_basis = moved(self._orbital_basis, self._molecule)
         auxiliary_basis = moved(self._auxiliary_basis, self._auxiliary)
-        return metric + self._engine.gradient(orbital_basis, density, auxiliary_basis, fitted)
-
-
-def _by_atom(molecule: Any, by_function: np.ndarray) -> np.ndarray:
-    """Sum (3, n_functions) over the functions of each atom into (n_atoms, 3)."""
-    ranges = molecule.aoslice_by_atom()[:, 2:]
-    return np.array([by_function[:, start:stop].sum(axis=1) for start, stop in ranges])
+        return self._engine.gradient(
+            orbital_basis, density, auxiliary_basis, self.fit(density)
+        )
 
 
 def _ranges(auxiliary: Any) -> list[tuple[int, int, slice]]:

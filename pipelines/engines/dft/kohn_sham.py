@@ -6,7 +6,7 @@ What depends on the geometry alone is computed once in `move`.
 from typing import Any
 
 import numpy as np
-from pyscf import dft
+from pyscf import dft, gto
 from pyscf.grad.rks import Gradients
 
 from pipelines.engines.dft.coulomb import FittedCoulomb
@@ -112,24 +112,52 @@ class KohnShamHamiltonian(Hamiltonian):
             return gradient + self._one_electron_gradient(build.matrix, occupied, density)
 
     def _coulomb_gradient(self, density: np.ndarray) -> np.ndarray:
+        """Of the Coulomb energy, and of the attraction by the nuclei."""
         if self._coulomb_fit is not None:
             return self._coulomb_fit.gradient(density)
         potential = Gradients(self._mean_field).get_j(self.molecule, density)
-        ranges = self.molecule.aoslice_by_atom()[:, 2:]
-        pulls = np.einsum("xij,ij->xi", potential, density)
-        return 2.0 * np.array([pulls[:, i:j].sum(axis=1) for i, j in ranges])
+        attraction = self._potential_gradient(
+            "int1e_ipnuc", "int1e_iprinv", -self.molecule.atom_charges(), density
+        )
+        return attraction + 2.0 * self._by_atom(potential, density)
 
     def _one_electron_gradient(
         self, fock: np.ndarray, occupied: np.ndarray, density: np.ndarray
     ) -> np.ndarray:
-        """Nuclear repulsion, kinetic energy, attraction, and orbitals kept orthonormal."""
-        method = Gradients(self._mean_field)
-        core_derivative = method.hcore_generator(self.molecule)
+        """Nuclear repulsion, kinetic energy, core potentials, and orbitals kept orthonormal."""
         # The energy-weighted density of the very orbitals the energy belongs to.
         weighted = 2.0 * occupied @ (occupied.T @ fock @ occupied) @ occupied.T
-        pulls = -2.0 * np.einsum("xij,ij->xi", method.get_ovlp(self.molecule), weighted)
-        gradient = np.array(method.grad_nuc(self.molecule))
-        for atom, (start, stop) in enumerate(self.molecule.aoslice_by_atom()[:, 2:]):
-            gradient[atom] += np.einsum("xij,ij->x", core_derivative(atom), density)
-            gradient[atom] += pulls[:, start:stop].sum(axis=1)
+        gradient = np.array(Gradients(self._mean_field).grad_nuc(self.molecule))
+        gradient += 2.0 * self._by_atom(self.molecule.intor("int1e_ipovlp"), weighted)
+        gradient -= 2.0 * self._by_atom(self.molecule.intor("int1e_ipkin"), density)
+        if self.molecule.has_ecp():
+            cores = np.isin(np.arange(self.molecule.natm), self.molecule._ecpbas[:, gto.ATOM_OF])
+            gradient += self._potential_gradient(
+                "ECPscalar_ipnuc", "ECPscalar_iprinv", 1.0 * cores, density
+            )
         return gradient
+
+    def _potential_gradient(
+        self, of_all: str, of_one: str, factors: np.ndarray, density: np.ndarray
+    ) -> np.ndarray:
+        """Gradient (n_atoms, 3) of electrons in a potential that each atom has a part of.
+
+        Args:
+            of_all, of_one: PySCF's integrals of the orbitals' derivatives over the whole
+                potential, and over that of one atom but for its factor.
+            factors: (n_atoms,).
+            density: (n_basis, n_basis).
+        """
+        molecule = self.molecule
+        gradient = -2.0 * self._by_atom(molecule.intor(of_all), density)
+        for atom in np.nonzero(factors)[0]:
+            with molecule.with_rinv_at_nucleus(atom):
+                pull = np.einsum("xij,ij->x", molecule.intor(of_one), density)
+            gradient[atom] += 2.0 * factors[atom] * pull
+        return gradient
+
+    def _by_atom(self, derivatives: np.ndarray, density: np.ndarray) -> np.ndarray:
+        """sum_j D_ij (d phi_i | phi_j), (3, n_basis, n_basis) to (n_atoms, 3), by the atom of i."""
+        pulls = np.einsum("xij,ij->xi", derivatives, density)
+        ranges = self.molecule.aoslice_by_atom()[:, 2:]
+        return np.array([pulls[:, i:j].sum(axis=1) for i, j in ranges])

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from pyscf import dft, gto
+from pyscf import dft, gto, scf
 from pyscf.df.grad.rks import Gradients as FittedGradients
+from pyscf.grad import rhf
 from pyscf.grad import rks as rks_gradient
 
 from pipelines.engines.dft.coulomb import FittedCoulomb
@@ -12,6 +13,7 @@ from pipelines.engines.dft.grids import OrderedGrid, grid_order
 from pipelines.engines.dft.kernels import grid_kernels as kernels
 from pipelines.engines.dft.kernels.basis import gaussian_basis
 from pipelines.engines.dft.kernels.gaussians import exp_of_minus
+from pipelines.engines.dft.kernels.pbe import logarithm, pbe
 
 GEOMETRY = (
     "C 0 0 0.1; Cl 0.3 1.7 0; H 1 -0.4 0.1; H -0.7 -0.3 0.8; O -0.5 -0.3 -1.2; H -0.4 -1.2 -1.4"
@@ -132,6 +134,17 @@ def test_threads_change_no_bit(molecule, grid, occupied):
     assert np.array_equal(*gradients)
 
 
+def attraction_gradient(molecule, density):
+    """That of the electrons' attraction by the nuclei, by PySCF."""
+    derivative = rhf.Gradients(scf.RHF(molecule)).hcore_generator(molecule)
+    kinetic = -molecule.intor("int1e_ipkin")
+    gradient = []
+    for atom, (start, stop) in enumerate(molecule.aoslice_by_atom()[:, 2:]):
+        of_kinetic = 2.0 * np.einsum("xij,ij->x", kinetic[:, start:stop], density[start:stop])
+        gradient.append(np.einsum("xij,ij->x", derivative(atom), density) - of_kinetic)
+    return np.array(gradient)
+
+
 @pytest.mark.parametrize("memory", [1e9, 0.0], ids=["kept", "anew"])
 def test_fitted_coulomb_energy_is_pyscfs(molecule, occupied, memory):
     density = 2.0 * occupied @ occupied.T
@@ -146,7 +159,7 @@ def test_fitted_coulomb_energy_is_pyscfs(molecule, occupied, memory):
     pulls = 2.0 * np.einsum("xij,ij->xi", np.asarray(potential), density)
     ranges = molecule.aoslice_by_atom()[:, 2:]
     by_atom = np.array([pulls[:, i:j].sum(axis=1) for i, j in ranges])
-    by_atom += potential.aux.sum((0, 1))
+    by_atom += potential.aux.sum((0, 1)) + attraction_gradient(molecule, density)
     assert np.abs(fit.gradient(density) - by_atom).max() < 1e-8
 
 
@@ -161,8 +174,44 @@ def test_fitted_coulomb_gradient_follows_a_moved_molecule(occupied, molecule):
         positions[1, 2] += shift
         moved.set_geom_(positions, unit="Bohr")
         fit.move()
-        return 0.5 * float(np.vdot(fit.matrix(density), density))
+        attraction = float(np.vdot(moved.intor("int1e_nuc"), density))
+        return 0.5 * float(np.vdot(fit.matrix(density), density)) + attraction
 
     slope = (energy(1e-3) - energy(-1e-3)) / 2e-3
     energy(0.0)
     assert fit.gradient(density)[1, 2] == pytest.approx(slope, abs=1e-4)
+
+
+def test_pbe_is_libxcs():
+    """Over densities from a core's to a tail's, and from smooth to steep ones."""
+    rng = np.random.default_rng(5)
+    n = 2048
+    rho = np.empty((4, n))
+    rho[0] = np.exp(rng.uniform(-18.0, 7.0, n))  # libxc cuts off slopes of thinner tails.
+    rho[1:] = rho[0] ** (4 / 3) * np.exp(rng.uniform(-8.0, 3.0, n)) * rng.normal(size=(3, n))
+    weights = rng.uniform(0.1, 1.0, n)
+    energy, derivatives = dft.numint.NumInt().eval_xc("PBE", rho, spin=0, deriv=1)[:2]
+    found = np.empty((5, n))
+    pbe(rho, weights, found)
+    assert found[0] == pytest.approx(weights * derivatives[0], rel=1e-10)
+    assert found[4] == pytest.approx(weights * rho[0] * energy, rel=1e-10)
+    # Where the derivatives of exchange and correlation cancel, less is left of both.
+    by_square = np.abs(2.0 * weights * derivatives[1] * rho[1:])
+    allowed = 1e-9 * by_square + 1e-12 * weights * np.abs(rho[1:]) * rho[0] ** (-4 / 3)
+    assert np.all(np.abs(found[1:4] - 2.0 * weights * derivatives[1] * rho[1:]) < allowed)
+
+
+def test_points_without_density_have_no_energy():
+    rho, weights, found = np.zeros((4, 256)), np.ones(256), np.empty((5, 256))
+    rho[0, ::2] = 1e-20
+    pbe(rho, weights, found)
+    assert np.array_equal(found, np.zeros((5, 256)))
+
+
+def test_logarithm_is_numpys():
+    x = np.exp(np.random.default_rng(6).uniform(-300.0, 300.0, 256))
+    x[:2] = 1.0, np.nextafter(1.0, 2.0)
+    found = np.empty(256)
+    logarithm(x, found)
+    assert np.abs(found - np.log(x)).max() < 1e-13
+    assert found[:2] == pytest.approx(np.log(x[:2]), rel=1e-10, abs=0.0)

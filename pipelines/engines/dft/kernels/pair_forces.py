@@ -1,4 +1,4 @@
-"""Forces on atoms from the Coulomb energy of a pair density in the field of a fitted density.
+"""Forces on atoms from the Coulomb energy of a pair density, a fitted density and the nuclei.
 
 Both densities are expanded in Hermite Gaussians (hermite.py), so that no integral is formed for a
 pair of basis functions and an auxiliary function: the field of all auxiliary functions is summed up
@@ -13,7 +13,7 @@ References:
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -23,6 +23,7 @@ from pipelines.engines.dft.kernels.hermite import (
     LAST_X,
     PER_UNIT,
     TERMS,
+    Tables,
     add_pair_gradient,
     expand_auxiliary,
     expand_pairs,
@@ -30,24 +31,52 @@ from pipelines.engines.dft.kernels.hermite import (
     list_pairs,
 )
 
-# Primitive pairs worked on side by side.
-_LANES = 16
-# Primitive pairs handed to a thread at once.
-_PAIRS_AT_ONCE = 512
+# Sources worked on side by side: with 16 the loops are too short for what surrounds them.
+_LANES = 64
+# Sources handed to a thread at once.
+_SOURCES_AT_ONCE = 512
+# Exponent of a charge that is as good as a point, bohr^-2.
+_NARROW = 1e16
+
+
+class Sources(NamedTuple):
+    """Hermite Gaussians at whose places a field is wanted: primitive pairs, for one.
+
+    Attributes:
+        degrees: (n,) highest total order.
+        exponents: (n,), bohr^-2.
+        centres: (n, 3), bohr.
+        hermite: (n, n_hermite) coefficients.
+    """
+
+    degrees: np.ndarray
+    exponents: np.ndarray
+    centres: np.ndarray
+    hermite: np.ndarray
 
 
 class PairForces:
-    """Coulomb forces between pair densities of one basis and a density in another.
+    """Coulomb forces between pair densities of one basis, a density in another, and nuclei.
 
     Args:
-        orbital_basis, auxiliary_basis: the two bases, anywhere.
+        orbital_basis, auxiliary_basis: the two bases, on the same atoms.
+        charges: (n_atoms,) of the nuclei, e.
         threads: pairs worked on side by side.
     """
 
-    def __init__(self, orbital_basis: Basis, auxiliary_basis: Basis, threads: int = 1):
+    def __init__(
+        self,
+        orbital_basis: Basis,
+        auxiliary_basis: Basis,
+        charges: np.ndarray,
+        threads: int = 1,
+    ):
+        self._charges = np.asarray(charges, dtype=np.float64)
         self._pair_degree = 2 * int(orbital_basis.shells[:, 1].max())
         self._auxiliary_degree = int(auxiliary_basis.shells[:, 1].max())
-        self._tables = hermite_tables(self._pair_degree, self._auxiliary_degree)
+        self._tables = hermite_tables(
+            max(self._pair_degree, self._auxiliary_degree), self._auxiliary_degree
+        )
         self._pool: Any = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def gradient(
@@ -57,69 +86,128 @@ class PairForces:
         auxiliary_basis: Basis,
         fitted: np.ndarray,
     ) -> np.ndarray:
-        """Gradient (n_atoms, 3), hartree/bohr, of sum_ij,P D_ij (ij|P) c_P at fixed D and c.
+        """Gradient of the fitted Coulomb energy and of the attraction by the nuclei.
+
+        That of sum_ij,P D_ij (ij|P) c_P - 1/2 sum_PQ c_P (P|Q) c_Q - sum_ij,A D_ij Z_A (ij|A) at
+        fixed D and c.
 
         Args:
             orbital_basis: at the present geometry.
             density: D, (n_basis, n_basis), symmetric.
-            auxiliary_basis: at the present geometry, on the same atoms.
+            auxiliary_basis: at the present geometry.
             fitted: c, (n_auxiliary,).
+
+        Returns:
+            (n_atoms, 3), hartree/bohr.
         """
         tables = self._tables
         pairs = list_pairs(orbital_basis, density)
         n = len(pairs)
         centres, exponents = np.empty((n, 3)), np.empty(n)
         hermite = np.zeros((n, tables.counts[self._pair_degree]))
-        fields = np.zeros((n, tables.counts[self._pair_degree + 1]))
         expand_pairs(orbital_basis, density, pairs, tables, centres, exponents, hermite)
         n_primitives = len(auxiliary_basis.exponents)
         expansion = np.zeros((n_primitives, tables.counts[self._auxiliary_degree]))
         expand_auxiliary(auxiliary_basis, fitted, tables, expansion)
+        degrees = orbital_basis.shells[pairs[:, :2], 1].sum(axis=1)
+        sources = Sources(degrees, exponents, centres, hermite)
+        gradient, fields = self._pull(
+            sources, *_with_nuclei(auxiliary_basis, expansion, self._charges)
+        )
+        add_pair_gradient(orbital_basis, density, pairs, tables, hermite, fields, gradient)
+        # Auxiliary functions in each other's field: of half the energy, but either of two moves.
+        themselves = _as_sources(auxiliary_basis, expansion, tables)
+        return gradient - self._pull(themselves, auxiliary_basis, expansion)[0]
+
+    def _pull(
+        self, sources: Sources, auxiliary_basis: Basis, expansion: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pull of sources on the auxiliary functions' atoms, and the fields at the sources.
+
+        Returns:
+            (n_atoms, 3) hartree/bohr, as a gradient; (n_sources, n_hermite).
+        """
+        tables = self._tables
+        fields = np.zeros((len(sources.degrees), tables.counts[sources.degrees.max() + 1]))
 
         def work(task: tuple[int, np.ndarray]) -> np.ndarray:
             degree, members = task
             gradient = np.zeros((len(auxiliary_basis.centres), 3))
-            pair_fields(
-                tables, degree, members, exponents, centres, hermite,
-                auxiliary_basis, expansion, fields, gradient,
-            )  # fmt: skip
+            source_fields(
+                tables, degree, members, sources, auxiliary_basis, expansion, fields, gradient
+            )
             return gradient
 
         run = map if self._pool is None else self._pool.map
         # Summed in their order, so that the number of threads changes no bit.
-        gradient = np.sum(list(run(work, _tasks(orbital_basis, pairs))), axis=0)
-        add_pair_gradient(orbital_basis, density, pairs, tables, hermite, fields, gradient)
-        return gradient
+        return np.sum(list(run(work, _tasks(sources.degrees))), axis=0), fields
 
 
-def _tasks(basis: Basis, pairs: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Pairs by total degree, some at a time."""
-    degrees = basis.shells[pairs[:, 0], 1] + basis.shells[pairs[:, 1], 1]
+def _tasks(degrees: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Sources by total degree, some at a time."""
     tasks = []
     for degree in np.unique(degrees):
         members = np.nonzero(degrees == degree)[0]
-        for start in range(0, len(members), _PAIRS_AT_ONCE):
-            tasks.append((int(degree), members[start : start + _PAIRS_AT_ONCE]))
+        for start in range(0, len(members), _SOURCES_AT_ONCE):
+            tasks.append((int(degree), members[start : start + _SOURCES_AT_ONCE]))
     return tasks
+
+
+def _as_sources(basis: Basis, expansion: np.ndarray, tables: Tables) -> Sources:
+    """The auxiliary functions of an `expand_auxiliary`."""
+    atoms, degrees = basis.shells[:, 0], basis.shells[:, 1]
+    n_primitives = basis.shells[:, 3] - basis.shells[:, 2]
+    signs = 1.0 - 2.0 * (tables.orders[: expansion.shape[1]].sum(axis=1) % 2)
+    return Sources(
+        np.repeat(degrees, n_primitives),
+        basis.exponents,
+        basis.centres[np.repeat(atoms, n_primitives)],
+        expansion * signs,
+    )
+
+
+def _with_nuclei(
+    basis: Basis, expansion: np.ndarray, charges: np.ndarray
+) -> tuple[Basis, np.ndarray]:
+    """An auxiliary basis and its expansion with a narrow function of charge -Z on each atom."""
+    n, first = len(charges), len(basis.exponents)
+    places = first + np.arange(n)
+    # The last column, a function's place in a vector, is asked for no more.
+    nuclei = np.stack([np.arange(n), 0 * places, places, places + 1, 0 * places], axis=1)
+    shells = np.concatenate([basis.shells, nuclei])
+    rows = np.zeros((n, expansion.shape[1]))
+    rows[:, 0] = -charges * (_NARROW / np.pi) ** 1.5
+    joined = basis._replace(
+        shells=shells[np.argsort(shells[:, 0], kind="stable")],
+        exponents=np.concatenate([basis.exponents, np.full(n, _NARROW)]),
+    )
+    return joined, np.concatenate([expansion, rows])
 
 
 @njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def _boys(x, highest, table, out):
-    """F_0 ... F_highest of one argument."""
-    if x < LAST_X:
-        node = int(x * PER_UNIT + 0.5)
-        step = node / PER_UNIT - x
-        value = 0.0
-        for k in range(TERMS - 1, -1, -1):
-            value = value * step / (k + 1) + table[node, highest + k]
-        decay = exp_of_minus(x)
-        out[highest] = value
-        for n in range(highest - 1, -1, -1):
-            out[n] = (2.0 * x * out[n + 1] + decay) / (2 * n + 1)
-        return
-    out[0] = 0.5 * np.sqrt(np.pi / x)
-    for n in range(highest):
-        out[n + 1] = (2 * n + 1) * out[n] / (2.0 * x)
+    """F_0 ... F_highest of the arguments x (lanes,) into out (highest + 1, lanes)."""
+    lanes = len(x)
+    nodes, steps, decays = np.empty(lanes, dtype=np.int64), np.empty(lanes), np.empty(lanes)
+    for w in range(lanes):
+        near = min(x[w], LAST_X)
+        nodes[w] = int(near * PER_UNIT + 0.5)
+        steps[w] = nodes[w] / PER_UNIT - near
+        decays[w] = exp_of_minus(near)
+    top = out[highest]
+    top[:] = 0.0
+    for k in range(TERMS - 1, -1, -1):
+        for w in range(lanes):
+            top[w] = top[w] * steps[w] / (k + 1) + table[nodes[w], highest + k]
+    for n in range(highest - 1, -1, -1):
+        lower, upper, share = out[n], out[n + 1], 1.0 / (2 * n + 1)
+        for w in range(lanes):
+            lower[w] = (2.0 * x[w] * upper[w] + decays[w]) * share
+    for w in range(lanes):
+        if x[w] >= LAST_X:
+            out[0, w] = 0.5 * np.sqrt(np.pi / x[w])
+            for n in range(highest):
+                out[n + 1, w] = (2 * n + 1) * out[n, w] / (2.0 * x[w])
 
 
 @njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
@@ -172,7 +260,7 @@ def _lane_field(tables, pair_degree, p, centres, hermite, auxiliary, expansion, 
 
     Args:
         tables: index tables.
-        pair_degree: total degree of all these pairs.
+        degree: total degree of all these sources.
         p: (lanes,) their exponents.
         centres: (3, lanes).
         hermite: (n_hermite, lanes) their Hermite coefficients; zero on idle lanes.
@@ -185,59 +273,59 @@ def _lane_field(tables, pair_degree, p, centres, hermite, auxiliary, expansion, 
     n_all = tables.counts[-1]
     odd, even = np.empty((n_all, lanes)), np.empty((n_all, lanes))
     part, d = np.empty((n_field, lanes)), np.empty((3, lanes))
-    f, values = np.empty((len(tables.counts), lanes)), np.empty(len(tables.counts))
+    f, alpha, x, prefactor = (
+        np.empty((len(tables.counts), lanes)), np.empty(lanes), np.empty(lanes), np.empty(lanes)
+    )  # fmt: skip
     field[:] = 0.0
     shell = 0
     for atom in range(len(auxiliary.centres)):
         part[:] = 0.0
-        for x in range(3):
+        for axis in range(3):
             for w in range(lanes):
-                d[x, w] = centres[x, w] - auxiliary.centres[atom, x]
+                d[axis, w] = centres[axis, w] - auxiliary.centres[atom, axis]
         while shell < len(auxiliary.shells) and auxiliary.shells[shell, 0] == atom:
             degree = auxiliary.shells[shell, 1]
             highest = pair_degree + 1 + degree
             for k in range(auxiliary.shells[shell, 2], auxiliary.shells[shell, 3]):
                 q = auxiliary.exponents[k]
                 for w in range(lanes):
-                    alpha = p[w] * q / (p[w] + q)
-                    square = d[0, w] ** 2 + d[1, w] ** 2 + d[2, w] ** 2
-                    _boys(alpha * square, highest, tables.boys, values)
-                    factor = 2.0 * np.pi**2.5 / (p[w] * q * np.sqrt(p[w] + q))
-                    for n in range(highest + 1):
-                        f[n, w] = factor * values[n]
-                        factor *= -2.0 * alpha
+                    alpha[w] = p[w] * q / (p[w] + q)
+                    x[w] = alpha[w] * (d[0, w] ** 2 + d[1, w] ** 2 + d[2, w] ** 2)
+                    prefactor[w] = 2.0 * np.pi**2.5 / (p[w] * q * np.sqrt(p[w] + q))
+                _boys(x, highest, tables.boys, f)
+                for n in range(highest + 1):
+                    for w in range(lanes):
+                        f[n, w] *= prefactor[w]
+                        prefactor[w] *= -2.0 * alpha[w]
                 interaction = _interaction(tables, highest, d, f, odd, even)
                 _add_field(tables, n_field, expansion[k], degree, interaction, part)
             shell += 1
         for h in range(tables.counts[pair_degree]):
-            for x in range(3):
-                slope, total = part[tables.sums[h, 1 + x]], 0.0
+            for axis in range(3):
+                slope, total = part[tables.sums[h, 1 + axis]], 0.0
                 for w in range(lanes):
                     total += hermite[h, w] * slope[w]
-                gradient[atom, x] -= total
+                gradient[atom, axis] -= total
         field += part
 
 
 @njit(cache=True, nogil=True)
-def pair_fields(
-    tables, pair_degree, members, exponents, centres, hermite,
-    auxiliary, expansion, fields, gradient,
-):  # fmt: skip
-    """Fields at the pairs `members`, all of one total degree, a few lanes at a time.
+def source_fields(tables, degree, members, sources, auxiliary, expansion, fields, gradient):
+    """Fields at the sources `members`, all of one total degree, a few lanes at a time.
 
-    Fills rows of fields (n_pairs, n_hermite), adds the pull on the auxiliary functions' atoms to
+    Fills rows of fields (n_sources, n_hermite), adds the pull on the auxiliary functions' atoms to
     gradient (n_atoms, 3).
     """
-    n_hermite, n_field = tables.counts[pair_degree], tables.counts[pair_degree + 1]
+    n_hermite, n_field = tables.counts[degree], tables.counts[degree + 1]
     p, c = np.empty(_LANES), np.empty((3, _LANES))
     h, field = np.empty((n_hermite, _LANES)), np.empty((n_field, _LANES))
     for start in range(0, len(members), _LANES):
         for w in range(_LANES):
             n = members[min(start + w, len(members) - 1)]
             busy = start + w < len(members)
-            p[w], c[:, w] = exponents[n], centres[n]
+            p[w], c[:, w] = sources.exponents[n], sources.centres[n]
             for k in range(n_hermite):
-                h[k, w] = hermite[n, k] if busy else 0.0
-        _lane_field(tables, pair_degree, p, c, h, auxiliary, expansion, field, gradient)
+                h[k, w] = sources.hermite[n, k] if busy else 0.0
+        _lane_field(tables, degree, p, c, h, auxiliary, expansion, field, gradient)
         for w in range(min(_LANES, len(members) - start)):
             fields[members[start + w], :n_field] = field[:, w]
