@@ -77,6 +77,7 @@ class GridFunctional:
         functional: libxc name.
         threads: blocks worked on side by side.
         keep: keep the basis functions of a geometry, which takes memory.
+        slack: factor of the bounds below which points and functions are left out.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class GridFunctional:
         threads: int = 1,
         *,
         keep: bool = False,
+        slack: float = 1.0,
     ):
         check_functional(functional)
         self._molecule = molecule
@@ -98,6 +100,7 @@ class GridFunctional:
         self._owners = np.empty((0, BLOCK_POINTS), dtype=int)
         self._sizes = size_ratios(molecule)
         self._chunks: list[tuple[int, int]] = []
+        self._slack = slack
         self._pool: Any = None
         self._kept: dict[int, np.ndarray] | None = {} if keep else None
         self._scratch = threading.local()
@@ -119,7 +122,7 @@ class GridFunctional:
         charges = self._molecule.atom_charges().astype(np.float64)
         kernels.orbital_sizes(self._basis.centres, charges, coordinates, sizes)
         contributions = np.abs(weights) * sizes
-        counts = contributions * sizes > _SMALLEST_POINT
+        counts = contributions * sizes > self._slack * _SMALLEST_POINT
         n_blocks = -(-int(counts.sum()) // BLOCK_POINTS)
         missing = n_blocks * BLOCK_POINTS - int(counts.sum())
         # The last block is filled up with copies of the last point that weigh nothing.
@@ -132,7 +135,7 @@ class GridFunctional:
             (first, min(first + _CHUNK_BLOCKS, n_blocks))
             for first in range(0, n_blocks, _CHUNK_BLOCKS)
         ]
-        levels = reach_levels(_SMALLEST_VALUE / contributions[counts])
+        levels = reach_levels(self._slack * _SMALLEST_VALUE / contributions[counts])
         levels = np.pad(levels, (0, missing)).reshape(n_blocks, BLOCK_POINTS)
         self._find_rows(points, levels)
         if self._kept is not None:

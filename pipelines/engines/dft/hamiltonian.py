@@ -25,6 +25,8 @@ from tg80.theory import EVEN_TEMPERED, Level, atomic_number_of, symbols_of
 _LAST_WHOLE_ATOM = 36
 # Levels of a smaller gradient threshold are reference levels: their fine grid alone decides.
 _LEAST_FOR_TWO_GRIDS = 1e-5
+# Only differences between two densities are asked of the coarse grid.
+_COARSE_SLACK = 1e3
 # The order of the grid points is found anew once an atom has moved this far, bohr.
 _GRID_REACH = 2.0
 
@@ -137,7 +139,9 @@ class Hamiltonian(ABC):
         fitted, limit = level.auxiliary_basis is not None, level.gradient_threshold or 0.0
         self.has_coarse_grid = fitted and limit >= _LEAST_FOR_TWO_GRIDS
         self._coarse_grid = OrderedGrid(coarse_grid(self.molecule))
-        self._coarse = GridFunctional(self.molecule, level.functional, threads, keep=True)
+        self._coarse = GridFunctional(
+            self.molecule, level.functional, threads, keep=True, slack=_COARSE_SLACK
+        )
 
     def evaluation(self) -> AbstractContextManager[None]:
         """Enter this around everything that is asked of one geometry."""

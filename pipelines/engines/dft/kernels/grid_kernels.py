@@ -352,9 +352,9 @@ def _add_s_shell(constant, radial, a, b, sums):
 @njit(cache=True, nogil=True, fastmath=FAST)
 def _add_p_shell(transform, d, radial, a, b, u, sums):
     """Linear harmonics, transform (3, 3) from x, y, z, times R; a and b (3, n_points)."""
-    xx, xy, xz = transform[0]
-    yx, yy, yz = transform[1]
-    zx, zy, zz = transform[2]
+    xx, xy, xz = transform[0, 0], transform[0, 1], transform[0, 2]
+    yx, yy, yz = transform[1, 0], transform[1, 1], transform[1, 2]
+    zx, zy, zz = transform[2, 0], transform[2, 1], transform[2, 2]
     for p in range(a.shape[1]):
         r0, r1, r2 = radial[0, p], 2.0 * radial[1, p], 4.0 * radial[2, p]
         ax = xx * a[0, p] + xy * a[1, p] + xz * a[2, p]
@@ -372,6 +372,45 @@ def _add_p_shell(transform, d, radial, a, b, u, sums):
         along = u[1, p] * bx + u[2, p] * by + u[3, p] * bz
         sums[3, p] += r1 * b0
         sums[4, p] += r1 * (a0 + along) + r2 * sums[5, p] * b0
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def _add_d_shell(transform, d, radial, a, b, u, forms, sums):
+    """Quadratic harmonics d^T Q d times R, with Q from transform (6, 5) and the rows.
+
+    a and b (5, n_points); forms (2, 6, n_points) is scratch for the Q of both: xx, xy, xz, yy, yz,
+    zz, each as in the polynomial.
+    """
+    for k in range(6):
+        of_a, of_b = forms[0, k], forms[1, k]
+        of_a[:] = 0.0
+        of_b[:] = 0.0
+        for m in range(5):
+            weight = transform[k, m]
+            if weight == 0.0:
+                continue
+            for p in range(a.shape[1]):
+                of_a[p] += weight * a[m, p]
+            for p in range(a.shape[1]):
+                of_b[p] += weight * b[m, p]
+    for p in range(a.shape[1]):
+        x, y, z = d[0, p], d[1, p], d[2, p]
+        ux, uy, uz = u[1, p], u[2, p], u[3, p]
+        r0, r1, r2 = radial[0, p], 2.0 * radial[1, p], 4.0 * radial[2, p]
+        xx, xy, xz = 2.0 * forms[0, 0, p], forms[0, 1, p], forms[0, 2, p]
+        yy, yz, zz = 2.0 * forms[0, 3, p], forms[0, 4, p], 2.0 * forms[0, 5, p]
+        ax, ay, az = xx * x + xy * y + xz * z, xy * x + yy * y + yz * z, xz * x + yz * y + zz * z
+        a0 = 0.5 * (ax * x + ay * y + az * z)
+        xx, xy, xz = 2.0 * forms[1, 0, p], forms[1, 1, p], forms[1, 2, p]
+        yy, yz, zz = 2.0 * forms[1, 3, p], forms[1, 4, p], 2.0 * forms[1, 5, p]
+        bx, by, bz = xx * x + xy * y + xz * z, xy * x + yy * y + yz * z, xz * x + yz * y + zz * z
+        b0 = 0.5 * (bx * x + by * y + bz * z)
+        steep = r1 * sums[5, p]
+        sums[0, p] += r0 * (ax + xx * ux + xy * uy + xz * uz) + steep * bx
+        sums[1, p] += r0 * (ay + xy * ux + yy * uy + yz * uz) + steep * by
+        sums[2, p] += r0 * (az + xz * ux + yz * uy + zz * uz) + steep * bz
+        sums[3, p] += r1 * b0
+        sums[4, p] += r1 * (a0 + ux * bx + uy * by + uz * bz) + r2 * sums[5, p] * b0
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
@@ -436,6 +475,7 @@ def _block_gradient(basis, points, present, owners, u, a, b, gradient):
     parts = _room_for_parts(basis, n_points, 2, 10)
     sums = np.empty((n_densities, _N_SUMS, n_points))
     with_a, with_b = np.empty((4, n_points)), np.empty((10, n_points))
+    forms = np.empty((2, 6, n_points))
     atom, known, row = -1, -1, 0
     for shell in range(len(basis.shells)):
         if not present[shell]:
@@ -449,14 +489,18 @@ def _block_gradient(basis, points, present, owners, u, a, b, gradient):
             for i in range(n_densities):
                 _begin_atom(parts.d, u[i], sums[i])
         degree = basis.shells[shell, 1]
-        known = _evaluate_shell(basis, shell, known, 2, parts)
+        known = _evaluate_shell(basis, shell, known, 3, parts)
         rows = slice(row, row + 2 * degree + 1)
-        transform, harmonics = basis.transforms[degree, :3, :3], parts.harmonics[degree]
+        transform, harmonics = basis.transforms[degree], parts.harmonics[degree]
         for i in range(n_densities):
             if degree == 0:
                 _add_s_shell(transform[0, 0], parts.radial, a[i, row], b[i, row], sums[i])
             elif degree == 1:
                 _add_p_shell(transform, parts.d, parts.radial, a[i, rows], b[i, rows], u[i], sums[i])
+            elif degree == 2:
+                _add_d_shell(
+                    transform, parts.d, parts.radial, a[i, rows], b[i, rows], u[i], forms, sums[i]
+                )
             else:
                 _add_shell(
                     harmonics, parts.radial, a[i, rows], b[i, rows], u[i], with_a, with_b, sums[i]
