@@ -97,9 +97,7 @@ class FittedCoulomb:
         """
         orbital_basis = moved(self._orbital_basis, self._molecule)
         auxiliary_basis = moved(self._auxiliary_basis, self._auxiliary)
-        return self._engine.gradient(
-            orbital_basis, density, auxiliary_basis, self.fit(density)
-        )
+        return self._engine.gradient(orbital_basis, density, auxiliary_basis, self.fit(density))
 
 
 def _ranges(auxiliary: Any) -> list[tuple[int, int, slice]]:

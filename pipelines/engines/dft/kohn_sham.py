@@ -143,8 +143,8 @@ class KohnShamHamiltonian(Hamiltonian):
         """Gradient (n_atoms, 3) of electrons in a potential that each atom has a part of.
 
         Args:
-            of_all, of_one: PySCF's integrals of the orbitals' derivatives over the whole
-                potential, and over that of one atom but for its factor.
+            of_all: PySCF's name of the integrals of orbitals' derivatives over the potential.
+            of_one: the same over one atom's part, but for its factor.
             factors: (n_atoms,).
             density: (n_basis, n_basis).
         """

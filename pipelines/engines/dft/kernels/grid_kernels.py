@@ -322,7 +322,7 @@ _N_SUMS = 6
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 def _begin_atom(d, u, sums):
-    """Empty the sums (6, n_points) for an atom; d (3, n_points) from it, u (4 or more, n_points)."""
+    """Empty the sums for an atom; d (3, n_points) from it, u (4 or more, n_points)."""
     sums[:5] = 0.0
     for p in range(d.shape[1]):
         sums[5, p] = u[1, p] * d[0, p] + u[2, p] * d[1, p] + u[3, p] * d[2, p]
@@ -496,7 +496,9 @@ def _block_gradient(basis, points, present, owners, u, a, b, gradient):
             if degree == 0:
                 _add_s_shell(transform[0, 0], parts.radial, a[i, row], b[i, row], sums[i])
             elif degree == 1:
-                _add_p_shell(transform, parts.d, parts.radial, a[i, rows], b[i, rows], u[i], sums[i])
+                _add_p_shell(
+                    transform, parts.d, parts.radial, a[i, rows], b[i, rows], u[i], sums[i]
+                )
             elif degree == 2:
                 _add_d_shell(
                     transform, parts.d, parts.radial, a[i, rows], b[i, rows], u[i], forms, sums[i]

@@ -256,11 +256,11 @@ def _add_field(tables, n_field, hermite, degree, interaction, field):
 
 @njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def _lane_field(tables, pair_degree, p, centres, hermite, auxiliary, expansion, field, gradient):
-    """Field of all auxiliary functions at a few pairs, and the pull on the auxiliary atoms.
+    """Field of all auxiliary functions at a few sources, and the pull on the auxiliary atoms.
 
     Args:
         tables: index tables.
-        degree: total degree of all these sources.
+        pair_degree: total degree of all these sources.
         p: (lanes,) their exponents.
         centres: (3, lanes).
         hermite: (n_hermite, lanes) their Hermite coefficients; zero on idle lanes.

@@ -1,6 +1,6 @@
 """The PBE functional of a closed shell, compiled into loops that the processor's vector units take.
 
-libxc, which serves every other functional, takes four times as long for it.
+libxc, which serves every other functional, takes ten times as long for it.
 
 References:
     Perdew, Burke, Ernzerhof, doi:10.1103/PhysRevLett.77.3865; Perdew, Wang,
