@@ -7,8 +7,8 @@ import numpy as np
 from pipelines.engines.dft.hamiltonian import FockBuild, Hamiltonian
 from tg80.errors import RunFailed
 
-# With 24 / 48 / 100 / 160 pairs geometries 2 fs apart need 6.2 / 5.2 / 4.3 / 4.2 coarse Fock matrices
-# in uracil, and 5.1 / 4.4 / 4.0 / 4.0 in ethanol.
+# With 24 / 48 / 100 / 160 pairs geometries 2 fs apart need 6.2 / 5.2 / 4.3 / 4.2 Fock matrices on
+# the coarse grid in uracil, and 5.1 / 4.4 / 4.0 / 4.0 in ethanol.
 _DEPTH = 96
 _TIKHONOV = 1e-3
 
