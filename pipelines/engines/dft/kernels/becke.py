@@ -14,7 +14,7 @@ References:
 import numpy as np
 from numba import njit
 
-from pipelines.engines.dft.kernels.gaussians import FAST
+from pipelines.engines.dft.kernels.compiling import inlined, kernel
 
 # From this nu on an atom's step against another is 1e-10.
 _FARTHEST = 0.96
@@ -22,7 +22,7 @@ _SMALLEST_STEP = 1e-14
 _TOGETHER = 256  # points in a block of `becke_weights`
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@kernel
 def becke_weights(points, owners, volumes, centres, sizes, weights):
     """Weights of grid points.
 
@@ -75,7 +75,7 @@ def _inverse_distances(centres):
     return inverse
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@inlined
 def _find_distances(here, centres, apart):
     """Fill apart (n_atoms, n_points) with the distances of points (3, n_points) from atoms."""
     for b in range(len(centres)):
@@ -88,7 +88,7 @@ def _find_distances(here, centres, apart):
             apart[b, p] = np.sqrt(x * x + y * y + z * z)
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@kernel
 def add_weight_response(points, owners, energies, centres, sizes, gradient):
     """Add sum over points of e dw/dR.
 
@@ -137,7 +137,7 @@ def add_weight_response(points, owners, energies, centres, sizes, gradient):
                 gradient[owner[p], x] += pull[x, p]
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@inlined
 def _find_near(owner, apart, inverse, sizes, near):
     """Put the atoms that matter on a block into `near`; their number.
 
@@ -176,13 +176,13 @@ def _find_near(owner, apart, inverse, sizes, near):
     return n_near
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@inlined
 def _nu(first, second, inverse, size):
     mu = (first - second) * inverse
     return mu + size * (1.0 - mu * mu)
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@inlined
 def _step_and_slope(mu, size):
     """Becke's smoothed step s(nu(mu)) and its derivative by mu."""
     first = mu + size * (1.0 - mu * mu)
@@ -193,7 +193,7 @@ def _step_and_slope(mu, size):
     return 0.5 * (1.0 - fourth), -0.5 * 3.375 * steep * (1.0 - 2.0 * size * mu)
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@inlined
 def _find_steps(near, apart, inverse, sizes, steps, slopes, shares, inverse_totals):
     """Fill steps and slopes (by mu) of all pairs, the products P, and one over their sum."""
     n_near, n_points = len(near), apart.shape[1]
@@ -217,7 +217,7 @@ def _find_steps(near, apart, inverse, sizes, steps, slopes, shares, inverse_tota
         inverse_totals[p] = 1.0 / inverse_totals[p]
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@inlined
 def _add_pair(
     b, c, owner, energy, centres, inverse, apart, step, slope, share_b, share_c, inverse_total,
     outward_b, outward_c, pull, gradient,

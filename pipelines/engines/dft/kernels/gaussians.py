@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from pipelines.engines.dft.kernels.compiling import FAST, inlined
+
 # A primitive whose exp(-x) is below 1e-16 all over a block is left out.
 _NEGLIGIBLE = 37.0
 _MIDDLE = 0.234375
 _EXP_OF_MIDDLE = float(np.exp(-_MIDDLE))
-FAST = {"reassoc", "contract", "arcp", "nsz"}
 
 
 class Basis(NamedTuple):
@@ -75,7 +76,7 @@ def exp_of_minus(x):
     return s * s
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@inlined
 def powers_of(d, highest, out):
     """Powers 0 ... highest of d (3, n_points) into out (3, highest + 1, n_points)."""
     for x in range(3):
@@ -85,7 +86,7 @@ def powers_of(d, highest, out):
                 out[x, k, p] = out[x, k - 1, p] * d[x, p]
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@inlined
 def harmonics_of(powers, transform, degree, n_components, out):
     """Solid harmonics of a degree, with derivatives, into out (n_components, 2l + 1, n_points).
 
@@ -120,7 +121,7 @@ def harmonics_of(powers, transform, degree, n_components, out):
                         out[component, m, p] += weight * px[p] * py[p] * pz[p]
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@inlined
 def radial_of(squares, exponents, coefficients, n_derivatives, out):
     """R and its derivatives by d^2 into out (n_derivatives + 1, n_points)."""
     n_points = len(squares)
@@ -143,7 +144,7 @@ def radial_of(squares, exponents, coefficients, n_derivatives, out):
                 out[2, p] += exponent * exponent * value
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@inlined
 def distances(points, centre, d, squares):
     """Vectors from an atom (3, n_points) and their squared lengths."""
     for p in range(points.shape[1]):

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from pipelines.engines.dft.kernels.compiling import inlined, kernel
 from pipelines.engines.dft.kernels.gaussians import (
-    FAST,
     distances,
     exp_of_minus,
     harmonics_of,
@@ -68,7 +68,7 @@ def _room_for_parts(basis, n_points, n_derivatives, n_components):
     )
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@inlined
 def _evaluate_shell(basis, shell, known, lowest, parts):
     """Fill the parts of one shell of an atom, whose distances are there.
 
@@ -99,7 +99,7 @@ def _evaluate_shell(basis, shell, known, lowest, parts):
     return known
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@kernel
 def orbital_sizes(centres, charges, points, sizes):
     """About the largest value of occupied orbitals at each point, bohr^-3/2.
 
@@ -162,7 +162,7 @@ def find_present(basis, points, levels, present):
                     break
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@inlined
 def _block_values(basis, points, present, values):
     """Functions with first derivatives on one block into values (4, n_rows, n_points)."""
     n_points = points.shape[1]
@@ -256,7 +256,7 @@ def _projected_part(projected, blocks, first, block):
     return projected[start : start + n_points * n_rows].reshape((n_rows, n_points))
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@kernel
 def density(blocks, first, last, values, projected, rho):
     """Density of doubly occupied orbitals and its gradient on a range of blocks.
 
@@ -283,7 +283,7 @@ def density(blocks, first, last, values, projected, rho):
                     out[p] += factor * row[p] * weights[p]
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@kernel
 def add_potential(blocks, first, last, values, potential, matrix):
     """Add the half of the potential matrix of a range (the other half is its transpose).
 
@@ -320,7 +320,7 @@ def add_potential(blocks, first, last, values, potential, matrix):
 _N_SUMS = 6
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@inlined
 def _begin_atom(d, u, sums):
     """Empty the sums for an atom; d (3, n_points) from it, u (4 or more, n_points)."""
     sums[:5] = 0.0
@@ -328,7 +328,7 @@ def _begin_atom(d, u, sums):
         sums[5, p] = u[1, p] * d[0, p] + u[2, p] * d[1, p] + u[3, p] * d[2, p]
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@inlined
 def _end_atom(d, u, sums, pull, gradient):
     """Add an atom's integrand to pull (3, n_points), and the integral to its gradient (3,)."""
     for x in range(3):
@@ -340,7 +340,7 @@ def _end_atom(d, u, sums, pull, gradient):
         gradient[x] -= 4.0 * total
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@inlined
 def _add_s_shell(constant, radial, a, b, sums):
     """A constant times R; a and b are rows (n_points,)."""
     for p in range(a.shape[0]):
@@ -349,7 +349,7 @@ def _add_s_shell(constant, radial, a, b, sums):
         sums[4, p] += r1 * a[p] + r2 * sums[5, p] * b[p]
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@inlined
 def _add_p_shell(transform, d, radial, a, b, u, sums):
     """Linear harmonics, transform (3, 3) from x, y, z, times R; a and b (3, n_points)."""
     xx, xy, xz = transform[0, 0], transform[0, 1], transform[0, 2]
@@ -374,7 +374,7 @@ def _add_p_shell(transform, d, radial, a, b, u, sums):
         sums[4, p] += r1 * (a0 + along) + r2 * sums[5, p] * b0
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@inlined
 def _add_d_shell(transform, d, radial, a, b, u, forms, sums):
     """Quadratic harmonics d^T Q d times R, with Q from transform (6, 5) and the rows.
 
@@ -413,7 +413,7 @@ def _add_d_shell(transform, d, radial, a, b, u, forms, sums):
         sums[4, p] += r1 * (a0 + ux * bx + uy * by + uz * bz) + r2 * sums[5, p] * b0
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@inlined
 def _contract_with_harmonics(harmonics, rows, out):
     """sum_m S_m rows_m into out, by component."""
     for component in range(out.shape[0]):
@@ -423,7 +423,7 @@ def _contract_with_harmonics(harmonics, rows, out):
                 out[component, p] += harmonics[component, m, p] * rows[m, p]
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@inlined
 def _add_shell(harmonics, radial, a, b, u, with_a, with_b, sums):
     """Any harmonics with their derivatives (10, 2l + 1, n_points) times R.
 
@@ -446,7 +446,7 @@ def _add_shell(harmonics, radial, a, b, u, with_a, with_b, sums):
         sums[4, p] += r1 * (with_a[0, p] + along) + r2 * sums[5, p] * with_b[0, p]
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@inlined
 def _densities_of_pull(part, u, occupied, projected, factor, a, b):
     """What the derivatives of the functions are multiplied with: the rows a and b of a block.
 
@@ -464,7 +464,7 @@ def _densities_of_pull(part, u, occupied, projected, factor, a, b):
             a[m, p] += u[0, p] * b[m, p]
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@inlined
 def _block_gradient(basis, points, present, owners, u, a, b, gradient):
     """Add one block's part of the gradient (n_atoms, 3); points move with their owners.
 
@@ -516,7 +516,7 @@ def _block_gradient(basis, points, present, owners, u, a, b, gradient):
             gradient[owners[p], x] += 4.0 * pull[x, p]
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@kernel
 def add_gradient(
     basis, blocks, first, last, values, owners, potentials, occupied, projected, factors, gradient
 ):

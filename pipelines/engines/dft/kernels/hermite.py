@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from pipelines.engines.dft.kernels.gaussians import FAST
+from pipelines.engines.dft.kernels.compiling import inlined
 
 # The Boys function is tabulated up to here; beyond, exp(-x) counts for nothing.
 LAST_X = 46.0
@@ -89,7 +89,7 @@ def hermite_tables(pair_degree: int, auxiliary_degree: int) -> Tables:
     return Tables(np.array(orders), counts, axes, lower, lowest, factors, sums, boys)
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@inlined
 def _expansion(i_max, j_max, a, b, pa, pb, out):
     """E_t^{ij} of x_A^i x_B^j in Hermite functions, out (i_max + 1, j_max + 1, i_max + j_max + 1).
 

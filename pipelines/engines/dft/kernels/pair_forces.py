@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
-from pipelines.engines.dft.kernels.gaussians import FAST, Basis, exp_of_minus
+from pipelines.engines.dft.kernels.compiling import inlined, kernel
+from pipelines.engines.dft.kernels.gaussians import Basis, exp_of_minus
 from pipelines.engines.dft.kernels.hermite import (
     LAST_X,
     PER_UNIT,
@@ -184,7 +184,7 @@ def _with_nuclei(
     return joined, np.concatenate([expansion, rows])
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@inlined
 def _boys(x, highest, table, out):
     """F_0 ... F_highest of the arguments x (lanes,) into out (highest + 1, lanes)."""
     lanes = len(x)
@@ -210,7 +210,7 @@ def _boys(x, highest, table, out):
                 out[n + 1, w] = (2 * n + 1) * out[n, w] / (2.0 * x[w])
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@inlined
 def _interaction(tables, highest, d, f, odd, even):
     """R_tuv up to a total degree for all lanes; returns the one of odd and even that holds them.
 
@@ -241,7 +241,7 @@ def _interaction(tables, highest, d, f, odd, even):
     return now
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@inlined
 def _add_field(tables, n_field, hermite, degree, interaction, field):
     """Add the field (n_field, lanes) of one auxiliary primitive and its derivatives."""
     for s in range(tables.counts[degree]):
@@ -254,7 +254,7 @@ def _add_field(tables, n_field, hermite, degree, interaction, field):
                 target[w] += weight * source[w]
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@inlined
 def _lane_field(tables, pair_degree, p, centres, hermite, auxiliary, expansion, field, gradient):
     """Field of all auxiliary functions at a few sources, and the pull on the auxiliary atoms.
 
@@ -309,7 +309,7 @@ def _lane_field(tables, pair_degree, p, centres, hermite, auxiliary, expansion, 
         field += part
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def source_fields(tables, degree, members, sources, auxiliary, expansion, fields, gradient):
     """Fields at the sources `members`, all of one total degree, a few lanes at a time.
 

@@ -9,9 +9,9 @@ References:
 """
 
 import numpy as np
-from numba import njit
 
-from pipelines.engines.dft.kernels.gaussians import FAST, exp_of_minus
+from pipelines.engines.dft.kernels.compiling import inlined, kernel
+from pipelines.engines.dft.kernels.gaussians import exp_of_minus
 
 # What libxc calls PBE: its numbers of the functionals, and their shares.
 LIBXC_PARTS = ((101, 1.0), (130, 1.0))
@@ -40,7 +40,7 @@ _LOG_2 = float(np.log(2.0))
 _ROOT_2 = float(np.sqrt(2.0))
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@inlined
 def logarithm(x, out):
     """Natural logarithm of positive normal numbers, to 1e-15; unlike the library's it vectorises.
 
@@ -75,7 +75,7 @@ def logarithm(x, out):
         out[p] = exponent * _LOG_2 + 2.0 * ratio * (1.0 + z * series)
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@inlined
 def _uniform_gas(density, roots, arguments, slopes):
     """n^(1/3), the argument of the logarithm in its correlation energy, and its slope by r_s."""
     logarithm(density, roots)
@@ -91,7 +91,7 @@ def _uniform_gas(density, roots, arguments, slopes):
         slopes[p] = -q_slope / (q * (q + 1.0))
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@inlined
 def _correlation(density, squares, roots, energy, by_density, by_square):
     """Correlation per electron, and derivatives of its density n e by n and by |grad n|^2."""
     n = len(density)
@@ -126,7 +126,7 @@ def _correlation(density, squares, roots, energy, by_density, by_square):
         by_square[p] = by_t * np.pi / (16.0 * _FERMI * roots[p] * density[p])
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@inlined
 def _add_exchange(density, squares, roots, energy, by_density, by_square):
     """The same of exchange, added; its s^2 and F are those of equation 14."""
     for p in range(len(density)):
@@ -141,7 +141,7 @@ def _add_exchange(density, squares, roots, energy, by_density, by_square):
         by_square[p] += density[p] * uniform * rise * per_square
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@kernel
 def pbe(rho, weights, potential):
     """Weighted derivatives of the energy density, and the weighted energy density itself.
 
