@@ -27,6 +27,7 @@ from pipelines.engines.dft.grids import size_ratios
 from pipelines.engines.dft.kernels import grid_kernels as kernels
 from pipelines.engines.dft.kernels.basis import gaussian_basis, moved, reach_levels
 from pipelines.engines.dft.kernels.becke import add_weight_response
+from pipelines.engines.dft.kernels.grid_gradient import add_gradient
 from pipelines.engines.dft.kernels.grid_kernels import BLOCK_POINTS, Blocks
 from pipelines.engines.dft.kernels.pbe import LIBXC_PARTS, pbe
 from tg80.errors import UserError
@@ -260,10 +261,10 @@ class GridFunctional:
         projected: np.ndarray,
         factors: np.ndarray,
     ) -> np.ndarray:
-        """The part of a chunk; see `kernels.add_gradient`."""
+        """The part of a chunk; see `add_gradient`."""
         gradient = np.zeros((len(self._basis.centres), 3))
         owners = self._owners
-        kernels.add_gradient(
+        add_gradient(
             self._basis, self._blocks, first, last, values, owners, potentials, occupied, projected,
             factors, gradient,
         )  # fmt: skip
