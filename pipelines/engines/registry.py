@@ -3,6 +3,7 @@
 import numpy as np
 
 from pipelines.engines.engine import Engine, Resources
+from pipelines.engines.memory import keep_freed_memory
 from tg80.theory import Level, get_level
 
 
@@ -26,6 +27,7 @@ def make_engine(
     level.check_molecule(numbers, charge)
     resources = resources or Resources()
     resources.check()
+    keep_freed_memory()
     if level.method == "xtb":  # on the CPU, whatever the device
         from pipelines.engines.xtb import XtbEngine
 

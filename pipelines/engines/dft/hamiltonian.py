@@ -19,7 +19,6 @@ from pyscf.scf import hf
 
 from pipelines.engines.dft.exchange_correlation import GradientTerm, GridFunctional
 from pipelines.engines.dft.grids import OrderedGrid, coarse_grid
-from pipelines.engines.memory import keep_freed_memory
 from tg80.theory import EVEN_TEMPERED, Level, atomic_number_of, symbols_of
 
 # The heaviest element all of whose electrons the def2 basis sets hold.
@@ -120,7 +119,6 @@ class Hamiltonian(ABC):
     overlap_inverse_root: np.ndarray
 
     def __init__(self, level: Level, atomic_numbers, charge: int, threads: int = 1):
-        keep_freed_memory()
         self.level = level
         self.atomic_numbers = np.asarray(atomic_numbers, dtype=int)
         self.charge = charge
