@@ -233,9 +233,8 @@ class GridFunctional:
 
         def work(first: int, last: int) -> np.ndarray:
             points = slice(first * BLOCK_POINTS, last * BLOCK_POINTS)
-            here = np.ascontiguousarray(
-                potentials[:, :, points]
-            )  # as of a Fock matrix: compiled once
+            # As it comes from a Fock matrix, so that one form is compiled.
+            here = np.ascontiguousarray(potentials[:, :, points])
             values = self._values(first, last)
             projected = np.array([self._project(first, last, values, one) for one in occupied])
             return self._gradient(first, last, values, here, occupied, projected, factors)

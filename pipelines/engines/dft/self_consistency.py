@@ -38,8 +38,7 @@ class SecantPairs:
     def append(self, fock: np.ndarray, error: np.ndarray) -> None:
         """Add a pair of differences, both (n_basis, n_basis) in the Loewdin basis, hartree."""
         if not self._n:
-            self._focks = np.zeros((self.depth, *fock.shape), dtype=np.float32)
-            self._errors = np.zeros_like(self._focks)
+            self._make_room(fock.shape)
         place, self._next = self._next, (self._next + 1) % self.depth
         self._n = min(self._n + 1, self.depth)
         self._focks[place], self._errors[place] = fock, error
@@ -89,21 +88,27 @@ class SecantPairs:
             RunFailed: the arrays are not such a state.
         """
         focks, errors = np.asarray(state["pair_focks"]), np.asarray(state["pair_errors"])
-        floats = focks.dtype == errors.dtype and focks.dtype in (np.float32, np.float64)
-        n = len(focks)
-        if focks.ndim != 3 or focks.shape != errors.shape or not floats or n > self.depth:
+        n, floats = len(focks), (np.float32, np.float64)
+        sound = focks.ndim == 3 and focks.shape == errors.shape and n <= self.depth
+        sound = sound and focks.dtype == errors.dtype and focks.dtype in floats
+        products = np.asarray(state.get("pair_products", np.zeros((n, n))))
+        place = np.asarray(state.get("pair_next", n % self.depth))
+        possible = range(self.depth) if n == self.depth else (n,)
+        if not sound or products.shape != (n, n) or place.ndim or place not in possible:
             raise RunFailed("the checkpoint's secant pairs have unexpected shapes or types")
         self.clear()
-        for fock, error in zip(focks[::-1], errors[::-1], strict=True):
-            self.append(fock, error)
         if "pair_products" not in state:
-            return
-        products, place = np.asarray(state["pair_products"]), int(state["pair_next"])
-        if products.shape != (n, n) or not 0 <= place < self.depth:
-            raise RunFailed("the checkpoint's secant pairs have unexpected shapes or types")
-        # Where they stood, as sums run in that order.
-        self._focks[:n], self._errors[:n] = focks, errors
-        self._products[:n, :n], self._next = products, place
+            # Newest first.
+            for fock, error in zip(focks[::-1], errors[::-1], strict=True):
+                self.append(fock, error)
+        elif n:
+            self._make_room(focks.shape[1:])
+            self._focks[:n], self._errors[:n] = focks, errors
+            self._products[:n, :n], self._n, self._next = products, n, int(place)
+
+    def _make_room(self, shape: tuple[int, ...]) -> None:
+        self._focks = np.zeros((self.depth, *shape), dtype=np.float32)
+        self._errors = np.zeros_like(self._focks)
 
 
 @dataclass(frozen=True)
