@@ -86,8 +86,9 @@ def solve_on_two_grids(
     root, inverse_root = hamiltonian.overlap_root, hamiltonian.overlap_inverse_root
     orbitals = root @ occupied
     coarse_cycles = n_fine = 0
+    known = None
     while True:
-        start = _iterate(hamiltonian, orbitals, correction, pairs, _FIRST_LIMIT)
+        start = _iterate(hamiltonian, orbitals, correction, pairs, _FIRST_LIMIT, known)
         coarse_cycles += start.cycles
         n_fine += 1
         first = inverse_root @ start.orbitals
@@ -95,12 +96,12 @@ def solve_on_two_grids(
         fock = inverse_root @ fine.matrix @ inverse_root
         error, norm = orbital_gradient(fock, start.orbitals)
         correction = correction + fock - start.fock
+        before = start.build.energy + _expectation(correction, start.orbitals)
+        known = _Known(fock, error, before)
         orbitals = _occupied(pairs.improve(fock, error), hamiltonian)
         if norm < TRUSTED_GRADIENT or n_fine == min(_MOST_FINE, level.max_cycles):
             break
-    before = start.build.energy + _expectation(correction, start.orbitals)
     last_limit = _LAST_SHARE * gradient_limit
-    known = _Known(fock, error, before)
     end = _iterate(hamiltonian, orbitals, correction, pairs, last_limit, known, energy_limit)
     bound = end.norm + _LEFT_OVER * norm
     last = inverse_root @ end.orbitals
