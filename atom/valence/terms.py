@@ -1,9 +1,9 @@
 """Valence terms: parameters from the features of atoms, energy from parameters and positions.
 
 Terms are those of class II force fields: bonds with a cubic part, angles in their cosine (and, at
-sp carbons, 1 + cos), the couplings of bonds and angles that share atoms, torsions of periods 1 to 4
-with couplings across them, out-of-plane terms, and soft terms between atoms three or more bonds
-apart. Energies are eV, lengths A.
+sp carbons, 1 + cos), torsions of periods 1 to 4 with couplings across them, out-of-plane terms,
+soft terms between atoms three or more bonds apart, and products of any two stretches, bends or
+twists that are near each other. Energies are eV, lengths A.
 
 References:
     Maple et al., class II force fields, doi:10.1002/jcc.540150207; networks that predict the
@@ -20,11 +20,20 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot, softplus
 
 from atom.elements import COVALENT_RADII
-from atom.valence.topology import LONGEST_SEPARATION, RING_SIZES, Topology
+from atom.valence.topology import LONGEST_SEPARATION, N_RELATIONS, RING_SIZES, Topology
 
 # Centre and width of the functions of distance between atoms that are not bonded, A.
 _PAIR_SHAPES = ((1.8, 0.6), (2.4, 0.6), (3.0, 0.7), (3.8, 0.9), (5.0, 1.2))
 _SMALL_SINE = 1e-6
+
+
+# Of what two coordinates the couplings are, and the size of their constants.
+COUPLINGS = {
+    "bond_bond": ("lengths", "lengths", 10.0),
+    "bond_angle": ("lengths", "cosines", 5.0),
+    "angle_angle": ("cosines", "cosines", 2.0),
+    "twist_twist": ("twists", "twists", 1.0),
+}
 
 
 class Parameters(NamedTuple):
@@ -32,21 +41,26 @@ class Parameters(NamedTuple):
 
     Attributes:
         bond: (n_bonds, 3) k eV/A^2, r0 A, cubic 1/A.
-        angle: (n_angles, 7) k eV, cos of the rest angle, cubic, stretch-stretch eV/A^2,
-            stretch-bend of either leg eV/A, and of 1 + cos at an sp centre, eV.
-        bend: (n_bends, 1) bend-bend, eV.
-        torsion: (n_torsions, 7) amplitudes of n = 1 to 4 eV, torsion-stretch eV/A, bond-bond
-            eV/A^2 and angle-angle eV across it.
+        angle: (n_angles, 4) k eV, cos of the rest angle, cubic, and of 1 + cos at an sp centre, eV.
+        torsion: (n_torsions, 6) amplitudes of n = 1 to 4 eV, torsion-stretch eV/A and angle-angle
+            eV across it.
         plane: (n_planes, 2) of the square and the fourth power of the triple product, eV.
         pair: (n_pairs, 6) of five Gaussians and of 3 A / r, eV.
+        bond_bond: (n, 1) of the product of two stretches, eV/A^2.
+        bond_angle: (n, 1) of stretch and bend, eV/A.
+        angle_angle: (n, 1) of two bends, eV.
+        twist_twist: (n, 1) of the triple products of two torsions, eV.
     """
 
     bond: Tensor
     angle: Tensor
-    bend: Tensor
     torsion: Tensor
     plane: Tensor
     pair: Tensor
+    bond_bond: Tensor
+    bond_angle: Tensor
+    angle_angle: Tensor
+    twist_twist: Tensor
 
 
 class TermNetwork(nn.Module):
@@ -59,22 +73,21 @@ class TermNetwork(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.bond = _head(width, width, 3)
-        self.angle = _head(2 * width, width, 5)
-        self.leg = _head(3 * width, width, 1)
-        self.bend = _head(3 * width, width, 1)
-        self.torsion = _head(4 * width, width, 7)
+        self.angle = _head(2 * width, width, 4)
+        self.torsion = _head(4 * width, width, 6)
         self.plane = _head(2 * width, width, 2)
         self.pair = _head(width + LONGEST_SEPARATION + 1, width, len(_PAIR_SHAPES) + 1)
+        self.couplings = Couplings(width)
 
     def forward(self, h: Tensor, t: Topology) -> Parameters:
         """The parameters of all terms of a topology, of features h (n, width) of its atoms."""
         return Parameters(
             bond=self._bonds(h, t),
             angle=self._angles(h, t),
-            bend=5 * self.bend(_cat(h[t.bends[:, 0]], h[t.bends[:, 1]], _sum(h, t.bends[:, 2:]))),
             torsion=self._torsions(h, t),
             plane=self._planes(h, t),
             pair=self.pair(_cat(_sum(h, t.pairs), _one_hot(t.separation[:, 0], h))),
+            **self.couplings(h, t),
         )
 
     def _bonds(self, h: Tensor, t: Topology) -> Tensor:
@@ -90,31 +103,61 @@ class TermNetwork(nn.Module):
         )
 
     def _angles(self, h: Tensor, t: Topology) -> Tensor:
-        i, j, k = t.angles.unbind(1)
-        stiffness, rest, cubic, stretches, straight = self.angle(_cat(h[j], h[i] + h[k])).unbind(1)
+        stiffness, rest, cubic, straight = self.angle(_of_angles(h, t)).unbind(1)
         linear = t.linear.to(h)
         return torch.stack(
             [
                 6 * torch.exp(stiffness.clamp(-2.5, 2.5)),
                 torch.where(t.linear > 0, -1.0, rest - 0.4),
                 cubic * (1 - linear),
-                20 * stretches,
-                10 * self.leg(_cat(h[j], h[i], h[k]))[:, 0],
-                10 * self.leg(_cat(h[j], h[k], h[i]))[:, 0],
                 3 * linear * torch.exp(straight.clamp(-2.5, 2.5)),
             ],
             dim=1,
         )
 
     def _torsions(self, h: Tensor, t: Topology) -> Tensor:
-        # The same from either end.
-        forth, back = h[t.torsions].flatten(1), h[t.torsions.flip(1)].flatten(1)
-        scale = h.new_tensor([0.5, 0.5, 0.5, 0.5, 5.0, 10.0, 3.0])
-        return scale * (self.torsion(forth) + self.torsion(back))
+        return h.new_tensor([0.5, 0.5, 0.5, 0.5, 5.0, 3.0]) * _of_torsions(self.torsion, h, t)
 
     def _planes(self, h: Tensor, t: Topology) -> Tensor:
         square, fourth = self.plane(_cat(h[t.planes[:, 0]], _sum(h, t.planes[:, 1:]))).unbind(1)
         return torch.stack([2 * square + 0.5, softplus(5 * fourth)], dim=1)
+
+
+class Couplings(nn.Module):
+    """Constants of the products of two coordinates near each other.
+
+    Each coordinate has a vector of its own, and so has each way in which two can lie to each other;
+    a constant is the sum of the products of the three.
+
+    Args:
+        width: of the features of an atom.
+        rank: of the vectors.
+    """
+
+    def __init__(self, width: int, rank: int = 32) -> None:
+        super().__init__()
+        self.bond = _network(width, width, rank)
+        self.angle = _network(2 * width, width, rank)
+        self.twist = _network(4 * width, width, rank)
+        self.relations = nn.ModuleDict(
+            {name: nn.Embedding(N_RELATIONS, rank) for name in COUPLINGS}
+        )
+        for relation in self.relations.parameters():
+            nn.init.zeros_(relation)  # so that the field starts without couplings
+
+    def forward(self, h: Tensor, t: Topology) -> dict[str, Tensor]:
+        """The constants (n, 1) of every kind of coupling."""
+        vectors = {
+            "lengths": self.bond(_sum(h, t.bonds)),
+            "cosines": self.angle(_of_angles(h, t)),
+            "twists": _of_torsions(self.twist, h, t),
+        }
+        found = {}
+        for name, (one, other, scale) in COUPLINGS.items():
+            first, second, relation = getattr(t, name).unbind(1)
+            product = vectors[one][first] * vectors[other][second] * self.relations[name](relation)
+            found[name] = scale * product.sum(1, keepdim=True)
+        return found
 
 
 class GraphMessages(nn.Module):
@@ -175,6 +218,8 @@ class Coordinates(NamedTuple):
         lengths: (n_bonds,) A.
         cosines: (n_angles,).
         dihedrals: (n_torsions,) cosines.
+        twists: (n_torsions,) triple products of unit vectors along the three bonds, which tell the
+            two senses of a turn apart.
         heights: (n_planes,) triple products of unit vectors.
         distances: (n_pairs,) A.
     """
@@ -182,8 +227,16 @@ class Coordinates(NamedTuple):
     lengths: Tensor
     cosines: Tensor
     dihedrals: Tensor
+    twists: Tensor
     heights: Tensor
     distances: Tensor
+
+
+ATOMS_OF = {
+    "lengths": "bonds", "cosines": "angles", "dihedrals": "torsions", "twists": "torsions",
+    "heights": "planes", "distances": "pairs",
+}  # fmt: skip
+"""Kind of coordinate -> field of a topology that holds the atoms it is made of."""
 
 
 def coordinates_of(positions: Tensor, t: Topology) -> Coordinates:
@@ -194,7 +247,7 @@ def coordinates_of(positions: Tensor, t: Topology) -> Coordinates:
 
 def coordinate_atoms(t: Topology) -> tuple[Tensor, ...]:
     """The atoms that each kind of coordinate is made of."""
-    return t.bonds, t.angles, t.torsions, t.planes, t.pairs
+    return tuple(getattr(t, ATOMS_OF[kind]) for kind in Coordinates._fields)
 
 
 class Terms(NamedTuple):
@@ -231,29 +284,26 @@ def terms_of(q: Coordinates, t: Topology, p: Parameters) -> list[Terms]:
     def all_of(kind: str) -> tuple[str, Tensor]:
         return kind, torch.arange(len(getattr(q, kind)), device=t.numbers.device)
 
-    first, last, middle = (("lengths", row) for row in t.torsion_bonds.unbind(1))
+    def couplings(name: str) -> Terms:
+        one, other, _ = COUPLINGS[name]
+        first, second, _ = getattr(t, name).unbind(1)
+        atoms = getattr(t, ATOMS_OF[one])[first]
+        return terms(_product, getattr(p, name), atoms, (one, first), (other, second))
+
     return [
         terms(_stretch, p.bond, t.bonds, all_of("lengths")),
-        terms(
-            _bend,
-            p.angle,
-            t.angles,
-            all_of("cosines"),
-            *(("lengths", row) for row in t.angle_bonds.unbind(1)),
-        ),
-        terms(_bend_bend, p.bend, t.bends, *(("cosines", r) for r in t.bend_angles.unbind(1))),
+        terms(_bend, p.angle, t.angles, all_of("cosines")),
         terms(
             _torsion,
             p.torsion,
             t.torsions,
             all_of("dihedrals"),
-            first,
-            last,
-            middle,
+            ("lengths", t.torsion_bond),
             *(("cosines", row) for row in t.torsion_angles.unbind(1)),
         ),
         terms(_out_of_plane, p.plane, t.planes, all_of("heights")),
         terms(_pair, p.pair, t.pairs, all_of("distances")),
+        *(couplings(name) for name in COUPLINGS),
     ]
 
 
@@ -264,22 +314,19 @@ def _stretch(x: Tensor, p: Tensor) -> Tensor:
 
 
 def _bend(x: Tensor, p: Tensor) -> Tensor:
-    opening, first, second = x.unbind(1)
+    opening = x[:, 0]
     bent = p[:, 0] / 2 * opening.square() * (1 + p[:, 2] * opening)
-    coupled = p[:, 3] * first * second + opening * (p[:, 4] * first + p[:, 5] * second)
-    return bent + coupled + p[:, 6] * (1 + opening + p[:, 1])
+    return bent + p[:, 3] * (1 + opening + p[:, 1])
 
 
-def _bend_bend(x: Tensor, p: Tensor) -> Tensor:
+def _product(x: Tensor, p: Tensor) -> Tensor:
     return p[:, 0] * x[:, 0] * x[:, 1]
 
 
 def _torsion(x: Tensor, p: Tensor) -> Tensor:
-    c, first, last, middle, one_angle, other_angle = x.unbind(1)
+    c, middle, one_angle, other_angle = x.unbind(1)
     chebyshev = (c, 2 * c**2 - 1, 4 * c**3 - 3 * c, 8 * c**4 - 8 * c**2 + 1)
-    functions = torch.stack(
-        [*chebyshev, middle * c**2, first * last, one_angle * other_angle * c], dim=1
-    )
+    functions = torch.stack([*chebyshev, middle * c**2, one_angle * other_angle * c], dim=1)
     return (p * functions).sum(1)
 
 
@@ -328,13 +375,19 @@ def _dihedral_cosines(x: Tensor, torsions: Tensor) -> Tensor:
     return (left * right).sum(1) / size
 
 
+def _twists(x: Tensor, torsions: Tensor) -> Tensor:
+    bonds = [x[torsions[:, i + 1]] - x[torsions[:, i]] for i in range(3)]
+    p, q, r = (bond / bond.norm(dim=1, keepdim=True) for bond in bonds)
+    return (torch.linalg.cross(p, q) * r).sum(1)
+
+
 def _triple_products(x: Tensor, planes: Tensor) -> Tensor:
     axes = [x[planes[:, i]] - x[planes[:, 0]] for i in (1, 2, 3)]
     p, q, r = (axis / axis.norm(dim=1, keepdim=True) for axis in axes)
     return (torch.linalg.cross(p, q) * r).sum(1)
 
 
-COORDINATES = (_lengths, _cosines, _dihedral_cosines, _triple_products, _lengths)
+COORDINATES = (_lengths, _cosines, _dihedral_cosines, _twists, _triple_products, _lengths)
 """Functions of positions (n, 3) and of the atoms (m, a) of each, in order of `Coordinates`."""
 
 
@@ -365,6 +418,19 @@ def _cat(*parts: Tensor) -> Tensor:
 def _sum(h: Tensor, atoms: Tensor) -> Tensor:
     """Sum of the features of each row's atoms, whatever their order."""
     return h[atoms].sum(1)
+
+
+def _of_angles(h: Tensor, t: Topology) -> Tensor:
+    """Features (n_angles, 2 width) of the centre and of both legs, whatever their order."""
+    i, j, k = t.angles.unbind(1)
+    return _cat(h[j], h[i] + h[k])
+
+
+def _of_torsions(network: nn.Module, h: Tensor, t: Topology) -> Tensor:
+    """What a network makes of the atoms of torsions, the same from either end."""
+    found = network(h[t.torsions].flatten(1)) + network(h[t.torsions.flip(1)].flatten(1))
+    assert isinstance(found, Tensor)
+    return found
 
 
 def _one_hot(separation: Tensor, h: Tensor) -> Tensor:

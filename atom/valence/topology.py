@@ -13,9 +13,14 @@ from torch import Tensor
 
 from atom.walk import bonded_pairs
 
+Row = tuple[int, ...]
 RING_SIZES = (3, 4, 5, 6, 7)
 LONGEST_SEPARATION = 6
 """Bonds between two atoms beyond which their number makes no difference."""
+# Bonds between the middles of two coordinates that are coupled, and most atoms that they share.
+_REACH, _MOST_SHARED = 1, 4
+N_RELATIONS = (_REACH + 1) * (_MOST_SHARED + 1)
+"""Ways in which two coupled coordinates lie to each other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,16 +35,17 @@ class Topology:
         rings: (n, 5) 1 where the atom is in a smallest ring of 3, 4, 5, 6 or 7 atoms.
         bonds: (n_bonds, 2) atoms.
         angles: (n_angles, 3) atoms, the centre in the middle.
-        angle_bonds: (n_angles, 2) bonds that are its legs.
         linear: (n_angles,) 1 where the centre is a carbon of two neighbours (sp).
-        bends: (n_bends, 4) centre, shared leg, and the two other legs of angles that share one.
-        bend_angles: (n_bends, 2) those angles.
         torsions: (n_torsions, 4) atoms along three bonds, none of whose angles is linear.
-        torsion_bonds: (n_torsions, 3) first, last and middle bond.
+        torsion_bond: (n_torsions,) the middle bond.
         torsion_angles: (n_torsions, 2) angles.
         planes: (n_planes, 4) centre of three neighbours, and these.
         pairs: (n_pairs, 2) atoms three or more bonds apart.
         separation: (n_pairs, 1) bonds between them, `LONGEST_SEPARATION` at most.
+        bond_bond: (n, 3) two bonds near each other, and their relation, below `N_RELATIONS`.
+        bond_angle: (n, 3) bond, angle and relation.
+        angle_angle: (n, 3) two angles and relation.
+        twist_twist: (n, 3) two torsions and relation.
     """
 
     numbers: Tensor
@@ -47,16 +53,17 @@ class Topology:
     rings: Tensor
     bonds: Tensor
     angles: Tensor
-    angle_bonds: Tensor
     linear: Tensor
-    bends: Tensor
-    bend_angles: Tensor
     torsions: Tensor
-    torsion_bonds: Tensor
+    torsion_bond: Tensor
     torsion_angles: Tensor
     planes: Tensor
     pairs: Tensor
     separation: Tensor
+    bond_bond: Tensor
+    bond_angle: Tensor
+    angle_angle: Tensor
+    twist_twist: Tensor
 
     @property
     def n_molecules(self) -> int:
@@ -74,11 +81,18 @@ class Topology:
         return torch.bincount(self.bonds.flatten(), minlength=len(self.numbers))
 
 
-# What the numbers in a field count, to renumber them where molecules are joined.
+TERMS = (
+    "bonds", "angles", "torsions", "planes", "pairs", "bond_bond", "bond_angle", "angle_angle",
+    "twist_twist",
+)  # fmt: skip
+"""Fields of a topology whose rows have parameters, in the order of these."""
+# What the numbers in the columns of a field count, to renumber them where molecules are joined.
 _COUNTED = {
-    "bonds": "numbers", "angles": "numbers", "bends": "numbers", "torsions": "numbers",
-    "planes": "numbers", "pairs": "numbers", "angle_bonds": "bonds", "torsion_bonds": "bonds",
-    "bend_angles": "angles", "torsion_angles": "angles",
+    "bonds": ("numbers",), "angles": ("numbers",), "torsions": ("numbers",),
+    "planes": ("numbers",), "pairs": ("numbers",), "torsion_bond": ("bonds",),
+    "torsion_angles": ("angles",),
+    "bond_bond": ("bonds", "bonds", None), "bond_angle": ("bonds", "angles", None),
+    "angle_angle": ("angles", "angles", None), "twist_twist": ("torsions", "torsions", None),
 }  # fmt: skip
 
 
@@ -88,12 +102,15 @@ def join(topologies: Sequence[Topology]) -> Topology:
     for name in (field.name for field in fields(Topology)):
         parts = [getattr(topology, name) for topology in topologies]
         if name == "molecule":
-            counts = [topology.n_molecules for topology in topologies]
+            first = np.cumsum([0, *(t.n_molecules for t in topologies)])[:-1]
         else:
-            counted = _COUNTED.get(name)
-            counts = [len(getattr(t, counted)) if counted else 0 for t in topologies]
-        first = np.cumsum([0, *counts[:-1]]).tolist()
-        joined[name] = torch.cat([part + n for part, n in zip(parts, first, strict=True)])
+            counts = [
+                [len(getattr(t, counted)) if counted else 0 for t in topologies]
+                for counted in _COUNTED.get(name, (None,))
+            ]
+            first = np.cumsum([[0] * len(counts), *zip(*counts, strict=True)], axis=0)[:-1]
+        shifts = torch.from_numpy(first)
+        joined[name] = torch.cat([part + n for part, n in zip(parts, shifts, strict=True)])
     return Topology(**joined)
 
 
@@ -115,11 +132,8 @@ def _topology(numbers: tuple[int, ...], bonded: bytes) -> Topology:
     apart = _bonds_between(adjacency)
     bonds = [(i, j) for i in range(n) for j in near[i] if i < j]
     angles = [(i, j, k) for j in range(n) for i, k in combinations(near[j], 2)]
-    bond_of = {frozenset(bond): row for row, bond in enumerate(bonds)}
+    bond_of = {bond: row for row, bond in enumerate(bonds)}
     angle_of = {(frozenset((i, k)), j): row for row, (i, j, k) in enumerate(angles)}
-
-    def bond(i: int, j: int) -> int:
-        return bond_of[frozenset((i, j))]
 
     def angle(i: int, j: int, k: int) -> int:
         return angle_of[frozenset((i, k)), j]
@@ -127,12 +141,6 @@ def _topology(numbers: tuple[int, ...], bonded: bytes) -> Topology:
     def is_linear(atom: int) -> bool:
         return numbers[atom] == 6 and len(near[atom]) == 2
 
-    bends = [
-        (j, shared, *others)
-        for j in range(n)
-        for shared in near[j]
-        for others in combinations([x for x in near[j] if x != shared], 2)
-    ]
     torsions = [
         (i, j, k, m)
         for j, k in bonds
@@ -154,16 +162,17 @@ def _topology(numbers: tuple[int, ...], bonded: bytes) -> Topology:
         rings=torch.from_numpy(rings),
         bonds=_rows(bonds, 2),
         angles=_rows(angles, 3),
-        angle_bonds=_rows([(bond(i, j), bond(j, k)) for i, j, k in angles], 2),
         linear=torch.tensor([int(is_linear(j)) for _, j, _ in angles], dtype=torch.long),
-        bends=_rows(bends, 4),
-        bend_angles=_rows([(angle(s, j, x), angle(s, j, y)) for j, s, x, y in bends], 2),
         torsions=_rows(torsions, 4),
-        torsion_bonds=_rows([(bond(i, j), bond(k, m), bond(j, k)) for i, j, k, m in torsions], 3),
+        torsion_bond=torch.tensor([bond_of[j, k] for _, j, k, _ in torsions], dtype=torch.long),
         torsion_angles=_rows([(angle(i, j, k), angle(j, k, m)) for i, j, k, m in torsions], 2),
         planes=_rows([(j, *near[j]) for j in range(n) if len(near[j]) == 3], 4),
         pairs=_rows(pairs, 2),
         separation=_rows([(min(int(apart[i, j]), LONGEST_SEPARATION),) for i, j in pairs], 1),
+        bond_bond=_couplings(bonds, bonds, apart),
+        bond_angle=_couplings(bonds, angles, apart),
+        angle_angle=_couplings(angles, angles, apart),
+        twist_twist=_couplings(torsions, torsions, apart),
     )
 
 
@@ -185,7 +194,7 @@ def topologies_of_bonds(bonded: Tensor, atomic_numbers: Tensor) -> list[Topology
 def rows_of_terms(unique: Sequence[Topology], order: Sequence[int]) -> list[Tensor]:
     """For each kind of term, the rows of the unique topologies' parameters in this order."""
     rows = []
-    for name in ("bonds", "angles", "bends", "torsions", "planes", "pairs"):
+    for name in TERMS:
         counts = [len(getattr(topology, name)) for topology in unique]
         first = np.cumsum([0, *counts])
         own = [np.arange(first[i], first[i + 1]) for i in order]
@@ -195,6 +204,39 @@ def rows_of_terms(unique: Sequence[Topology], order: Sequence[int]) -> list[Tens
 
 def _rows(rows: Sequence[Sequence[int]], width: int) -> Tensor:
     return torch.tensor(rows, dtype=torch.long).reshape(-1, width)
+
+
+def _couplings(one: Sequence[Row], other: Sequence[Row], apart: np.ndarray) -> Tensor:
+    """Rows of two kinds of coordinates whose middles are near each other, and their relation.
+
+    Those of one kind with each other are listed once.
+    """
+    if not one or not other:
+        return torch.empty(0, 3, dtype=torch.long)
+    between = np.min(
+        [apart[np.ix_(a, b)] for a in _middles(one) for b in _middles(other)],
+        axis=0,
+    )
+    shared = _holds(one, len(apart)) @ _holds(other, len(apart)).T
+    near = between <= _REACH
+    if one is other:
+        near &= np.triu(np.ones_like(near), 1)
+    first, second = np.nonzero(near)
+    relation = (_MOST_SHARED + 1) * between[near] + shared[near]
+    return torch.from_numpy(np.stack([first, second, relation], axis=1))
+
+
+def _middles(rows: Sequence[Row]) -> np.ndarray:
+    """Central atoms (1 or 2, n) of bonds, angles or torsions."""
+    atoms = np.array(rows).T
+    return atoms if len(atoms) == 2 else atoms[1:-1]
+
+
+def _holds(rows: Sequence[Row], n_atoms: int) -> np.ndarray:
+    """Which atoms each row is of, (n, n_atoms) 0 or 1."""
+    held = np.zeros((len(rows), n_atoms), dtype=np.int64)
+    np.put_along_axis(held, np.array(rows), 1, axis=1)
+    return held
 
 
 def _bonds_between(adjacency: np.ndarray) -> np.ndarray:

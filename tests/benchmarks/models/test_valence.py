@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from atom.valence.terms import (
+    COUPLINGS,
     Parameters,
     ValenceNetwork,
     energy,
@@ -37,15 +38,20 @@ def topology(name):
     return topology_of(numbers, bonded_pairs(positions[None], numbers[None])[0])
 
 
-def some_parameters(terms, seed=0):
-    """Of an untrained network whose last layers are not small, so that every term counts."""
+def some_network(seed=0):
+    """An untrained one whose last layers are not small, so that every term counts."""
     torch.manual_seed(seed)
     network = ValenceNetwork(16, 2)
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.ndim > 1:
                 parameter.add_(0.2 * torch.randn_like(parameter))
-        return Parameters(*(tensor.double() for tensor in network(terms)))
+    return network
+
+
+@torch.no_grad()
+def some_parameters(terms, seed=0):
+    return Parameters(*(tensor.double() for tensor in some_network(seed)(terms)))
 
 
 @pytest.mark.parametrize(
@@ -90,11 +96,53 @@ def test_forces_are_minus_the_slope_of_the_energy(name):
 def test_the_energy_of_joined_molecules_is_that_of_each():
     terms = [topology(name) for name in FEW]
     x = [molecule(name)[0] for name in FEW]
-    torch.manual_seed(0)
-    network = ValenceNetwork(16, 2).double()
+    network = some_network().double()
     together = energy(torch.cat(x), join(terms), network(join(terms)))
     alone = torch.cat([energy(y, t, network(t)) for y, t in zip(x, terms, strict=True)])
     assert torch.allclose(together, alone, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", [*FEW, "1-butanol"])
+def test_the_energy_does_not_depend_on_the_numbering_of_atoms(name):
+    positions, numbers = molecule(name)
+    x = positions + 0.05 * torch.randn(positions.shape, generator=torch.Generator().manual_seed(1))
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(2))
+    bonded = bonded_pairs(positions[None], numbers[None])[0]
+    renumbered = topology_of(numbers[order], bonded[order][:, order])
+    network = some_network().double()
+    before = energy(x, topology(name), network(topology(name)))
+    assert torch.allclose(energy(x[order], renumbered, network(renumbered)), before, atol=1e-9)
+
+
+def test_couplings_are_of_near_coordinates_once_each():
+    """Ethylene, by hand: all bonds, all angles and all torsions are near each other."""
+    terms = topology("ethylene")
+    counts = {name: len(getattr(terms, name)) for name in COUPLINGS}
+    assert counts == {"bond_bond": 10, "bond_angle": 30, "angle_angle": 15, "twist_twist": 6}
+    double = int((terms.numbers[terms.bonds] == 6).all(1).nonzero()[0, 0])
+    relations = {
+        frozenset((one, other)): relation for one, other, relation in terms.bond_bond.tolist()
+    }
+    next_to, across = (
+        {relation for pair, relation in relations.items() if (double in pair) == holds}
+        for holds in (True, False)
+    )
+    # Bonds of one atom share it; those of two neighbours are one bond apart and share none.
+    assert next_to == {1} and across == {1, 5}
+    far = topology("1-butanol")
+    assert len(far.bond_bond) < len(far.bonds) * (len(far.bonds) - 1) // 2
+
+
+def test_a_new_network_has_no_couplings_and_learns_them():
+    terms = topology("furan")
+    network = ValenceNetwork(16, 2)
+    found = network(terms)
+    x = molecule("furan")[0].float() * 1.02
+    for name in COUPLINGS:
+        assert not getattr(found, name).any()
+    energy(x, terms, found).sum().backward()
+    for relation in network.terms.couplings.relations.values():
+        assert relation.weight.grad.any()
 
 
 @pytest.mark.parametrize("name", FEW)
@@ -194,12 +242,13 @@ class AtRest(torch.nn.Module):
         a, b, c = (self.positions[terms.angles[:, k]] for k in range(3))
         cosines = torch.cosine_similarity(a - b, c - b, dim=1)
         bond = torch.stack([torch.full_like(lengths, 35.0), lengths, 0 * lengths], dim=1)
-        angle = lengths.new_zeros(len(cosines), 7)
+        angle = lengths.new_zeros(len(cosines), 4)
         angle[:, 0], angle[:, 1] = 6.0, cosines
-        torsion, plane = lengths.new_zeros(len(terms.torsions), 7), lengths.new_zeros(2, 2)
+        torsion, plane = lengths.new_zeros(len(terms.torsions), 6), lengths.new_zeros(2, 2)
         torsion[:, 1], plane[:, 0] = -0.2, 1.0
-        bend, pair = lengths.new_zeros(len(terms.bends), 1), lengths.new_zeros(len(terms.pairs), 6)
-        return Parameters(bond, angle, bend, torsion, plane, pair)
+        pair = lengths.new_zeros(len(terms.pairs), 6)
+        none = [lengths.new_zeros(len(getattr(terms, name)), 1) for name in COUPLINGS]
+        return Parameters(bond, angle, torsion, plane, pair, *none)
 
 
 def test_normal_modes_and_time_steps_agree_near_the_minimum(few):
