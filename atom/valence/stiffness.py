@@ -10,7 +10,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -29,7 +29,10 @@ from atom.valence.terms import (
     coordinates_of,
     terms_of,
 )
-from atom.valence.topology import Topology
+from atom.valence.topology import Topology, join
+
+# Coordinates that no term couples with others.
+_ALONE = "distances"
 
 
 class Layout:
@@ -41,6 +44,7 @@ class Layout:
         size: D, three times the atoms of the largest molecule.
         columns: (n, 3) of each atom among the D.
         real: (M, D) bool, False for padding.
+        n_coordinates: C of the molecule that has most, those that no term couples left out.
     """
 
     def __init__(self, topology: Topology) -> None:
@@ -51,13 +55,16 @@ class Layout:
         self.columns = 3 * rank[:, None] + torch.arange(3, device=device)
         self._flat = (t.molecule[:, None] * self.size + self.columns).flatten()
         self.real = torch.arange(self.size, device=device) < 3 * self.n_atoms[:, None]
+        self.atoms = dict(zip(Coordinates._fields, coordinate_atoms(t), strict=True))
         self.molecules, self.rows = {}, {}
         first = torch.zeros_like(self.n_atoms)
-        for kind, atoms in zip(Coordinates._fields, coordinate_atoms(t), strict=True):
+        for kind, atoms in self.atoms.items():
             molecule = t.molecule[atoms[:, 0]]
-            rank, count = _ranks(molecule, self.n_molecules)
-            self.molecules[kind], self.rows[kind] = molecule, first[molecule] + rank
-            first = first + count
+            self.molecules[kind] = molecule
+            if kind != _ALONE:
+                rank, count = _ranks(molecule, self.n_molecules)
+                self.rows[kind] = first[molecule] + rank
+                first = first + count
         self.n_coordinates = int(first.max())
 
     def pad(self, x: Tensor) -> Tensor:
@@ -70,8 +77,12 @@ class Layout:
         return x.flatten()[self._flat].view(-1, 3)
 
     def coordinate(self, kind: str) -> Tensor:
-        """Flat numbers among M times all coordinates of those of one kind."""
+        """Flat numbers among M times C of the coordinates of one kind."""
         return self.molecules[kind] * self.n_coordinates + self.rows[kind]
+
+    def axes(self, kind: str) -> Tensor:
+        """Which of the D the axes of the atoms of each coordinate are, (m, 3a)."""
+        return self.columns[self.atoms[kind]].flatten(1)
 
 
 def _ranks(molecule: Tensor, n_molecules: int) -> tuple[Tensor, Tensor]:
@@ -89,65 +100,93 @@ class Geometry:
         layout: of the molecules.
         positions: (n, 3) A.
         values: the coordinates.
-        slopes: (M, C, D), B.
-        curvatures: for each kind with any, (m, 3a, 3a), C of its rows.
+        slopes: for each kind with any, (m, 3a), B of its rows.
+        curvatures: likewise, (m, 3a, 3a), C of its rows.
     """
 
     layout: Layout
     positions: Tensor
     values: Coordinates
-    slopes: Tensor
+    slopes: dict[str, Tensor]
     curvatures: dict[str, Tensor]
 
     @classmethod
     @torch.no_grad()
     def of(cls, positions: Tensor, layout: Layout) -> Geometry:
         """At positions (n, 3) A, float64."""
-        size, c, m = layout.size, layout.n_coordinates, layout.n_molecules
-        slopes = positions.new_zeros(m * c * size)
-        curvatures = {}
-        t = layout.topology
-        kinds = zip(Coordinates._fields, coordinate_atoms(t), COORDINATES, strict=True)
-        for kind, atoms, function in kinds:
-            if not len(atoms):
-                continue
-            slope, curvatures[kind] = _derivatives(function, positions[atoms])
-            columns = layout.columns[atoms].flatten(1)
-            slopes[(layout.coordinate(kind)[:, None] * size + columns).flatten()] = slope.flatten()
-        values = coordinates_of(positions, t)
-        return cls(layout, positions, values, slopes.view(m, c, size), curvatures)
+        slopes, curvatures = {}, {}
+        kinds = zip(layout.atoms.items(), COORDINATES, strict=True)
+        for (kind, atoms), function in kinds:
+            if len(atoms):
+                slopes[kind], curvatures[kind] = _derivatives(function, positions[atoms])
+        values = coordinates_of(positions, layout.topology)
+        return cls(layout, positions, values, slopes, curvatures)
 
-    @cached_property
-    def _blocks(self) -> dict[str, Tensor]:
-        """For each kind, where the elements of its curvatures stand among the M D D."""
-        layout, found = self.layout, {}
-        atoms = dict(zip(Coordinates._fields, coordinate_atoms(layout.topology), strict=True))
-        for kind in self.curvatures:
-            columns = layout.columns[atoms[kind]].flatten(1)
-            rows = layout.molecules[kind][:, None] * layout.size + columns
-            found[kind] = (rows[:, :, None] * layout.size + columns[:, None]).flatten()
-        return found
+    @classmethod
+    def join(cls, geometries: Sequence[Geometry]) -> Geometry:
+        """Those of several molecules, one after another, as one."""
+        layout = Layout(join([geometry.layout.topology for geometry in geometries]))
+        values = (torch.cat(parts) for parts in zip(*(g.values for g in geometries), strict=True))
+        slopes, curvatures = (
+            {
+                kind: torch.cat([part[kind] for part in parts if kind in part])
+                for kind in Coordinates._fields
+                if any(kind in part for part in parts)
+            }
+            for parts in zip(*((g.slopes, g.curvatures) for g in geometries), strict=True)
+        )
+        positions = torch.cat([geometry.positions for geometry in geometries])
+        return cls(layout, positions, Coordinates(*values), slopes, curvatures)
 
     def stiffness(self, parameters: Parameters) -> tuple[Tensor, Tensor]:
         """Gradient (M, D) eV/A and Hessian (M, D, D) eV/A^2 here, differentiable in parameters."""
-        layout, m, c = self.layout, self.layout.n_molecules, self.layout.n_coordinates
+        layout, m, size = self.layout, self.layout.n_molecules, self.layout.size
         with torch.enable_grad():
-            terms = terms_of(self.values, layout.topology, parameters)
-            found = [_scattered(layout, term) for term in terms if len(term.x)]
+            terms = [t for t in terms_of(self.values, layout.topology, parameters) if len(t.x)]
+            coupled = [_scattered(layout, t) for t in terms if t.rows[0][0] != _ALONE]
+            alone = [_by_coordinates(t) for t in terms if t.rows[0][0] == _ALONE]
+        gradient, curved, pulls = self._of_coupled(coupled)
+        bends = {kind: pulls[layout.coordinate(kind)] for kind in self.slopes if kind != _ALONE}
+        blocks = {kind: bends[kind][:, None, None] * self.curvatures[kind] for kind in bends}
+        for slope, curvature in alone:
+            along = self.slopes[_ALONE]
+            where = layout.molecules[_ALONE][:, None] * size + layout.axes(_ALONE)
+            gradient = gradient.index_add(0, where.flatten(), (slope * along).flatten())
+            blocks[_ALONE] = (
+                slope[..., None] * self.curvatures[_ALONE]
+                + curvature * along[:, :, None] * along[:, None]
+            )
+        for kind, block in blocks.items():
+            axes = layout.axes(kind)
+            rows = layout.molecules[kind][:, None] * size + axes
+            where = rows[:, :, None] * size + axes[:, None]
+            curved = curved.index_add(0, where.flatten(), block.flatten())
+        return gradient.view(m, size), curved.view(m, size, size)
+
+    def _of_coupled(self, terms: Sequence[_Scattered]) -> tuple[Tensor, Tensor, Tensor]:
+        """B^T phi (M D), B^T k B (M D D) and phi (M C) of the coordinates that terms couple."""
+        m, c = self.layout.n_molecules, self.layout.n_coordinates
         phi, inner = (
-            self.slopes.new_zeros(n).index_add(0, torch.cat(where), torch.cat(values))
+            self.positions.new_zeros(n).index_add(0, torch.cat(where), torch.cat(values))
             for n, where, values in (
-                (m * c, [f.rows for f in found], [f.slopes for f in found]),
-                (m * c * c, [f.pairs for f in found], [f.curvatures for f in found]),
+                (m * c, [t.rows for t in terms], [t.slopes for t in terms]),
+                (m * c * c, [t.pairs for t in terms], [t.curvatures for t in terms]),
             )
         )
-        first = self.slopes.transpose(1, 2)
-        gradient = (first @ phi.view(m, c, 1))[..., 0]
-        curved = (first @ inner.view(m, c, c) @ self.slopes).flatten()
-        for kind, block in self.curvatures.items():
-            pull = phi[layout.coordinate(kind)][:, None, None]
-            curved = curved.index_add(0, self._blocks[kind], (pull * block).flatten())
-        return gradient, curved.view(m, layout.size, layout.size)
+        first = self._first.transpose(1, 2)
+        gradient = (first @ phi.view(m, c, 1)).flatten()
+        return gradient, (first @ inner.view(m, c, c) @ self._first).flatten(), phi
+
+    @cached_property
+    def _first(self) -> Tensor:
+        """B (M, C, D) of the coordinates that terms couple."""
+        layout, size = self.layout, self.layout.size
+        first = self.positions.new_zeros(layout.n_molecules * layout.n_coordinates * size)
+        for kind, slope in self.slopes.items():
+            if kind != _ALONE:
+                where = layout.coordinate(kind)[:, None] * size + layout.axes(kind)
+                first[where.flatten()] = slope.flatten()
+        return first.view(layout.n_molecules, layout.n_coordinates, size)
 
 
 class _Scattered(NamedTuple):

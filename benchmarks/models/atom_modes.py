@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from atom.loss import masked_loss
 from atom.valence.head import Linearised
 from atom.valence.stiffness import Geometry, Layout
 from atom.valence.terms import Parameters
-from atom.valence.topology import Topology, join, rows_of_terms, topologies_of
+from atom.valence.topology import join, rows_of_terms, topologies_of
 from benchmarks.models.atom import AtomJoint
 from benchmarks.models.learnt import Preset
 from benchmarks.models.trivial import mean_structures
@@ -49,8 +49,7 @@ class Reference:
 
     Attributes:
         rows: molecule -> its number.
-        topologies: their bond graphs.
-        geometry: of the mean structures.
+        geometries: of the mean structures.
         root: (M, D, D) root of the covariance of mass-weighted positions about them.
         kinetic: (M, D, D) inverse of that root, times covariance of mass-weighted velocities, times
             the root: what the virial theorem makes of the stiffness between two roots.
@@ -58,11 +57,19 @@ class Reference:
     """
 
     rows: dict[str, int]
-    topologies: tuple[Topology, ...]
-    geometry: Geometry
+    geometries: tuple[Geometry, ...]
     root: Tensor
     kinetic: Tensor
     n_modes: Tensor
+
+    def of(self, molecules: Iterable[str]) -> Reference:
+        """That of some of the molecules, each once, padded to the largest of these."""
+        rows = {name: i for i, name in enumerate(dict.fromkeys(molecules))}
+        own = [self.rows[name] for name in rows]
+        geometries = tuple(self.geometries[i] for i in own)
+        size = max(geometry.layout.size for geometry in geometries)
+        root, kinetic = (part[own, :size, :size] for part in (self.root, self.kinetic))
+        return Reference(rows, geometries, root, kinetic, self.n_modes[own])
 
 
 def reference_of(blocks: Sequence[Trajectory], device: torch.device) -> Reference:
@@ -70,13 +77,11 @@ def reference_of(blocks: Sequence[Trajectory], device: torch.device) -> Referenc
     structures = {n: torch.from_numpy(x).double() for n, x in mean_structures(blocks).items()}
     members = {name: [block for block in blocks if block.name == name] for name in structures}
     numbers = [torch.from_numpy(own[0].atomic_numbers) for own in members.values()]
-    topologies = [
-        topologies_of(x[None], z[None])[0]
+    geometries = tuple(
+        Geometry.of(x.to(device), Layout(topologies_of(x[None], z[None])[0].to(device)))
         for x, z in zip(structures.values(), numbers, strict=True)
-    ]
-    layout = Layout(join(topologies).to(device))
-    geometry = Geometry.of(torch.cat(list(structures.values())).to(device), layout)
-    size = geometry.layout.size
+    )
+    size = max(geometry.layout.size for geometry in geometries)
     root, kinetic = torch.zeros(2, len(members), size, size, dtype=torch.float64)
     n_modes = torch.zeros(len(members), dtype=torch.float64)
     for row, (name, own) in enumerate(members.items()):
@@ -84,7 +89,7 @@ def reference_of(blocks: Sequence[Trajectory], device: torch.device) -> Referenc
         root[row, :n, :n], kinetic[row, :n, :n], n_modes[row] = _virial_of(structures[name], own)
     rows = {name: i for i, name in enumerate(members)}
     virial = (tensor.to(device) for tensor in (root, kinetic, n_modes))
-    return Reference(rows, tuple(topologies), geometry, *virial)
+    return Reference(rows, geometries, *virial)
 
 
 def _virial_of(structure: Tensor, blocks: Sequence[Trajectory]) -> tuple[Tensor, Tensor, int]:
@@ -129,11 +134,10 @@ class ModesLoss:
     def __call__(self, module: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
         assert isinstance(module, ATOM) and module.modes is not None
         batch = micro_batch.windows
-        known = self.reference
-        parameters = module.modes.parameters_of(
-            known.geometry.layout.topology, module.lifting.embedding
-        )
-        lines = module.modes.linearise(known.geometry, parameters)
+        known = self.reference.of(batch.molecule)
+        geometry = Geometry.join(known.geometries)
+        parameters = module.modes.parameters_of(geometry.layout.topology, module.lifting.embedding)
+        lines = module.modes.linearise(geometry, parameters)
         rows = [known.rows[name] for name in batch.molecule]
         owner = torch.tensor(rows, device=batch.positions.device)
         valid = ~batch.lags_fs.isnan()
@@ -147,11 +151,13 @@ class ModesLoss:
         loss = loss + self._correction(module, micro_batch, moved.detach())
         # As dear as the modes themselves: in half of the steps, by a coin that the batch holds.
         if float(micro_batch.noise.positions[0, 0, 0]) > 0:
-            loss = loss + self._from_starts(module, batch, parameters)
+            loss = loss + self._from_starts(module, batch, known, parameters)
         count = loss.new_tensor(float(len(owner)))
         return loss * count, count
 
-    def _from_starts(self, module: ATOM, batch: WindowBatch, parameters: Parameters) -> Tensor:
+    def _from_starts(
+        self, module: ATOM, batch: WindowBatch, known: Reference, parameters: Parameters
+    ) -> Tensor:
         """Relative errors at short lags of motion linearised about a few of the starts."""
         assert module.modes is not None
         short = batch.lags_fs <= _LONGEST_SHORT_FS
@@ -160,14 +166,14 @@ class ModesLoss:
             return parameters.bond.new_zeros(())
         few = torch.linspace(0, len(candidates) - 1, min(_N_STARTS, len(candidates))).long()
         rows = candidates[few]
-        order = [self.reference.rows[batch.molecule[row]] for row in rows.tolist()]
-        topologies = self.reference.topologies
+        order = [known.rows[batch.molecule[row]] for row in rows.tolist()]
+        topologies = [geometry.layout.topology for geometry in known.geometries]
         terms = rows_of_terms(topologies, order)
         device = batch.positions.device
         own = Parameters(*(p[row.to(device)] for p, row in zip(parameters, terms, strict=True)))
         real = batch.atomic_numbers[rows] > 0
         x, v = batch.positions[rows].double(), batch.velocities[rows].double()
-        layout = Layout(join([topologies[i] for i in order]).to(device))
+        layout = Layout(join([topologies[i] for i in order]))
         lines = module.modes.linearise(Geometry.of(x[real], layout), own)
         valid = short[rows]
         lags = batch.lags_fs[rows].where(valid, 0.0)
