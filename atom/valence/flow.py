@@ -80,7 +80,7 @@ class Flow(torch.autograd.Function):
             ctx: torch's.
             stiffness: (M, D, D) symmetric, (rad/fs)^2.
             velocities: (B, D) mass-weighted.
-            accelerations: (B, D) mass-weighted.
+            accelerations: (B, P, D) mass-weighted, at the start, those that act up to each lag.
             lags_fs: (B, P).
             spread: (2,) as for `spectral`.
             owner: (B,) molecule of each window.
@@ -90,11 +90,10 @@ class Flow(torch.autograd.Function):
         """
         values, vectors = torch.linalg.eigh(stiffness)
         mine = vectors[owner]
-        v = (velocities[:, None] @ mine)[:, 0]
-        a = (accelerations[:, None] @ mine)[:, 0]
+        v, a = velocities[:, None] @ mine, accelerations @ mine
         f = spectral(values[owner][:, None], spread, lags_fs[..., None])
         ctx.save_for_backward(values, vectors, v, a, lags_fs, spread, owner)
-        return (f.g * v[:, None] + f.h * a[:, None]) @ mine.transpose(1, 2)
+        return (f.g * v + f.h * a) @ mine.transpose(1, 2)
 
     @staticmethod
     @once_differentiable
@@ -104,13 +103,13 @@ class Flow(torch.autograd.Function):
         mine, own = vectors[owner], values[owner]
         inner = grad @ mine
         f = spectral(own[:, None], spread, lags_fs[..., None])
-        by_v, by_a = ((part * inner).sum(1) for part in (f.g, f.h))
+        by_v, by_a = (f.g * inner).sum(1), f.h * inner
         gap = own[:, :, None] - own[:, None]
         near = gap.abs() < _NEAR * (1 + own.abs().amax(1)[:, None, None])
         gap = torch.where(near, 1.0, gap)
         total = torch.zeros_like(gap)
         for p in range(lags_fs.shape[1]):
-            for part, slope, content in ((f.g, f.g_slope, v), (f.h, f.h_slope, a)):
+            for part, slope, content in ((f.g, f.g_slope, v[:, 0]), (f.h, f.h_slope, a[:, p])):
                 y, dy = part[:, p], slope[:, p]
                 divided = torch.where(
                     near,
@@ -120,14 +119,14 @@ class Flow(torch.autograd.Function):
                 total += inner[:, p, :, None] * divided * content[:, None]
         summed = torch.zeros_like(vectors).index_add(0, owner, total)
         by_stiffness = vectors @ summed @ vectors.transpose(1, 2)
-        by_variance = inner * (f.g_spread * v[:, None] + f.h_spread * a[:, None])
+        by_variance = inner * (f.g_spread * v + f.h_spread * a)
         root = (own.square() + 4 * SOFTEST**2).sqrt()
         square = ((own + root) / 2)[:, None]
         by_spread = torch.stack([(by_variance * square).sum(), by_variance.sum()])
         return (
             (by_stiffness + by_stiffness.transpose(1, 2)) / 2,
             (by_v[:, None] @ mine.transpose(1, 2))[:, 0],
-            (by_a[:, None] @ mine.transpose(1, 2))[:, 0],
+            by_a @ mine.transpose(1, 2),
             None,
             by_spread,
             None,

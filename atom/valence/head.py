@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,10 +12,11 @@ from torch.nn.functional import pad
 
 from atom.alignment import kabsch_rotation, weighted_centroid
 from atom.elements import ATOMIC_MASSES, U_ANGSTROM2_PER_FS2_IN_EV
+from atom.valence.batches import terms_of_each
 from atom.valence.flow import SOFTEST, Flow
 from atom.valence.stiffness import Geometry, Layout
 from atom.valence.terms import GraphMessages, Parameters, TermNetwork
-from atom.valence.topology import Topology, join, rows_of_terms
+from atom.valence.topology import Topology
 
 # Stretch constants, eV/A^2: of C-H, other X-H, bonds with an element beyond F, all others. Frames
 # 10 fs apart hardly tell those of X-H, whose period that is, so these stay within a third.
@@ -72,6 +74,8 @@ class ModesHead(nn.Module):
         # Logarithms of the share s of a frequency that is not known, and of s0 in rad/fs. They are
         # held small, so that they follow what frequencies have learnt faster than these learn.
         self.log_spread = nn.Parameter(torch.tensor([0.03, 0.001]).log() / _SPREAD_RATE)
+        # Of the time that a force lasts, fs.
+        self.log_memory = nn.Parameter(torch.tensor(5.0).log())
         masses = torch.tensor(ATOMIC_MASSES, dtype=torch.float64)
         self.register_buffer("_mass", masses, persistent=False)
 
@@ -84,6 +88,14 @@ class ModesHead(nn.Module):
     def spread(self) -> Tensor:
         """s, and s0 in rad/fs, float64."""
         return (_SPREAD_RATE * self.log_spread.double()).exp()
+
+    def masses_of(self, atomic_numbers: Tensor) -> Tensor:
+        """Masses, u, float64; 0 of padding."""
+        return torch.where(atomic_numbers > 0, self._mass[atomic_numbers], 0.0)
+
+    def memory_fs(self) -> Tensor:
+        """How long a force at the start lasts that is not linear."""
+        return self.log_memory.double().exp()
 
     def linearise(self, geometry: Geometry, parameters: Parameters) -> Linearised:
         """The equations of motion about a geometry."""
@@ -109,8 +121,11 @@ class ModesHead(nn.Module):
         positions: Tensor,
         velocities: Tensor,
         lags_fs: Tensor,
+        accelerations: Tensor | None = None,
     ) -> Tensor:
         """Positions (B, P, N, 3) A of windows in the modes of their molecules, float64.
+
+        What of the force at the start is not linear acts for a while, the longer the lag the less.
 
         Args:
             lines: equations of motion of M molecules.
@@ -118,6 +133,7 @@ class ModesHead(nn.Module):
             positions: (B, N, 3) A.
             velocities: (B, N, 3) A/fs.
             lags_fs: (B, P).
+            accelerations: (B, N, 3) A/fs^2 at the start; None: those of the linear force.
         """
         wider = (0, 0, 0, lines.structure.shape[1] - positions.shape[1])
         x, v = pad(positions.double(), wider), pad(velocities.double(), wider)
@@ -128,7 +144,12 @@ class ModesHead(nn.Module):
         real = (masses > 0)[..., None]
         away = torch.where(real, (x - centre) @ turn - rest, 0.0).flatten(1) * root
         speed = torch.where(real, (v - drift) @ turn, 0.0).flatten(1) * root
-        pull = lines.acceleration[owner] - (lines.stiffness[owner] @ away[..., None])[..., 0]
+        linear = lines.acceleration[owner] - (lines.stiffness[owner] @ away[..., None])[..., 0]
+        pull = linear[:, None].expand(-1, t.shape[1], -1)
+        if accelerations is not None:
+            true = (pad(accelerations.double(), wider) @ turn).flatten(1) * root
+            lasts = (-(t / self.memory_fs()).square() / 2).exp()[..., None]
+            pull = pull + lasts * (true - linear)[:, None]
         moved = Flow.apply(lines.stiffness, speed, pull, t, self.spread().square(), owner)
         assert isinstance(moved, Tensor)
         moved = (moved / root[:, None]).unflatten(2, (-1, 3)) @ turn.transpose(1, 2)[:, None]
@@ -156,17 +177,17 @@ class ModesHead(nn.Module):
             topologies: B bond graphs.
             elements: features of the elements.
         """
-        unique = list(dict.fromkeys(topologies))
-        number = {topology: i for i, topology in enumerate(unique)}
-        rows = rows_of_terms(unique, [number[topology] for topology in topologies])
         device = positions.device
-        found = self.parameters_of(join(unique).to(device), elements)
-        parameters = Parameters(*(p[r.to(device)] for p, r in zip(found, rows, strict=True)))
+        topology, parameters = terms_of_each(
+            topologies, partial(self.parameters_of, elements=elements), device
+        )
         real = atomic_numbers > 0
-        lines = self._at_rest(join(topologies).to(device), parameters, positions.double()[real])
+        start = positions.double()
+        lines, pull = self.at_rest(topology, parameters, start[real])
         owner = torch.arange(len(real), device=device)
-        moved = self.move(lines, owner, positions, velocities, lags_fs)
-        start, rest = positions.double(), torch.zeros_like(moved[:, 0])
+        pull = torch.zeros_like(start).masked_scatter(real[..., None], pull)
+        moved = self.move(lines, owner, positions, velocities, lags_fs, pull)
+        rest = torch.zeros_like(moved[:, 0])
         rest[real] = _superposed(lines, start[real])
         heavy = (atomic_numbers > 1)[:, None]
         strayed = (moved - rest[:, None]).norm(dim=-1).where(heavy, 0.0).amax(-1) > _FARTHEST_A
@@ -175,23 +196,28 @@ class ModesHead(nn.Module):
         moved = torch.where(strayed[..., None, None], resting, moved)
         return torch.where(real[:, None, :, None], moved, start[:, None])
 
-    def _at_rest(self, topology: Topology, parameters: Parameters, x: Tensor) -> Linearised:
-        """The equations of motion where a few damped Newton steps lead from x (n, 3)."""
-        layout, y = Layout(topology), x
+    def at_rest(
+        self, topology: Topology, parameters: Parameters, x: Tensor
+    ) -> tuple[Linearised, Tensor]:
+        """Equations of motion about rest structures near x (n, 3), and accelerations (n, 3) at x.
 
-        def lines_at(positions: Tensor) -> Linearised:
-            return self.linearise(Geometry.of(positions, layout), parameters)
+        A few damped Newton steps lead there; these are not differentiated.
+        """
+        layout = Layout(topology)
+        fixed = Parameters(*(p.detach() for p in parameters))
 
-        lines = lines_at(y)
-        for _ in range(_N_STEPS):
+        def lines_at(positions: Tensor, own: Parameters) -> Linearised:
+            return self.linearise(Geometry.of(positions, layout), own)
+
+        y, lines = x, lines_at(x, fixed)
+        at_start = layout.unpad(lines.acceleration / lines.root)
+        for step in range(_N_STEPS):
+            lines = lines_at(y, fixed) if step else lines
             y = y + newton_step(lines)
-            lines = lines_at(y)
         # One that went astray rests where it started.
         far = layout.pad(y - x).abs().amax(1) > _FARTHEST_A
-        if bool(far.any()):
-            lines = lines_at(torch.where(far[topology.molecule][:, None], x, y))
-            lines = lines._replace(acceleration=lines.acceleration * ~far[:, None])
-        return lines
+        lines = lines_at(torch.where(far[topology.molecule][:, None], x, y), parameters)
+        return lines._replace(acceleration=lines.acceleration * ~far[:, None]), at_start
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ _REGISTRY = {
     "atom": "atom:AtomJoint",
     "atom-start": "atom:AtomStart",
     "atom-gat": "atom:AtomGat",
-    "atom-modes": "atom_modes:AtomModes",
+    "atom-modes": "modes.model:AtomModes",
     "egno": "egno:Egno",
     "egnn": "egnn:Egnn",
     "egnn-rollout": "egnn_rollout:EgnnRollout",

@@ -25,8 +25,9 @@ def stiffness(seed=0, size=7):
 
 def windows(size=7, count=5):
     generator = torch.Generator().manual_seed(1)
-    v, a = 0.02 * torch.randn(2, count, size, generator=generator, dtype=torch.float64)
-    return v, a / 2, 100 * torch.rand(count, 3, generator=generator, dtype=torch.float64)
+    v, *a = 0.02 * torch.randn(4, count, size, generator=generator, dtype=torch.float64)
+    lags = 100 * torch.rand(count, 3, generator=generator, dtype=torch.float64)
+    return v, torch.stack(a, dim=1) / 2, lags
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -48,13 +49,14 @@ def test_the_flow_has_the_gradients_of_finite_differences():
 def test_the_flow_solves_newtons_equation_and_leaves_with_the_given_velocity():
     """x'' = a - A x, by central differences, where no phase is lost; and x'(0) = v."""
     v, a, _ = windows()
+    a = a[:, :1].expand(-1, 4, -1)
     # Nothing as soft as 40 cm-1.
     matrix = stiffness()[1:] + 0.01 * torch.eye(7, dtype=torch.float64)
     owner, none = torch.zeros(5, dtype=torch.long), torch.zeros(2, dtype=torch.float64)
     times = torch.tensor([49.9, 50.0, 50.1, 1e-4], dtype=torch.float64).expand(5, -1)
     x = Flow.apply(matrix, v, a, times, none, owner)
     bend = (x[:, 0] - 2 * x[:, 1] + x[:, 2]) / 0.01
-    assert torch.allclose(bend, a - x[:, 1] @ matrix[0], atol=2e-5)
+    assert torch.allclose(bend, a[:, 1] - x[:, 1] @ matrix[0], atol=2e-5)
     assert torch.allclose(x[:, 3] / 1e-4, v, atol=1e-5)
 
 

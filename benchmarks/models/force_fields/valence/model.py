@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
 
@@ -11,13 +11,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from atom.valence.batches import forces_of
 from atom.valence.terms import (
     Parameters,
     ValenceNetwork,
     energy,
     energy_and_forces,
 )
-from atom.valence.topology import Topology, join, rows_of_terms, topologies_of
+from atom.valence.topology import Topology, join, topologies_of
 from benchmarks.models.force_fields.frames import FrameBatch
 from benchmarks.models.force_fields.learnt import LearntForceField
 from benchmarks.models.force_fields.losses import ForceLoss, relative_forces_of, whitening_of
@@ -87,7 +88,10 @@ class Valence(LearntForceField[ValenceNetwork, ValenceConfig]):
         def loss(module: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
             frames = batch.windows
             assert isinstance(frames, FrameBatch)
-            losses = self._force_loss(frames, _forces_of(module, frames, differentiable=True))
+            losses = self._force_loss(
+                frames,
+                forces_of(frames.positions, frames.atomic_numbers, module, differentiable=True),
+            )
             return losses.sum(), losses.new_tensor(float(len(losses)))
 
         return loss
@@ -95,7 +99,7 @@ class Valence(LearntForceField[ValenceNetwork, ValenceConfig]):
     def forces(self, module: nn.Module, frames: FrameBatch) -> Tensor:
         """Forces (B, N, 3) eV/A of frames, on the CPU."""
         x, z = frames.positions.to(self.device), frames.atomic_numbers.to(self.device)
-        return _forces_of(module, replace(frames, positions=x, atomic_numbers=z)).cpu()
+        return forces_of(x, z, module).cpu()
 
     @torch.no_grad()
     def predict(self, states: StartStates, lags_fs: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,24 +169,6 @@ class BoundField:
         return BoundField(
             tuple(self.topologies[i] for i in rows), tuple(self.parameters[i] for i in rows)
         )
-
-
-def _forces_of(module: nn.Module, frames: FrameBatch, *, differentiable: bool = False) -> Tensor:
-    """Forces (B, N, 3) eV/A of frames."""
-    topologies = topologies_of(frames.positions, frames.atomic_numbers)
-    unique = list(dict.fromkeys(topologies))
-    number = {topology: i for i, topology in enumerate(unique)}
-    device = frames.positions.device
-    parameters = module(join(unique).to(device))
-    rows = rows_of_terms(unique, [number[topology] for topology in topologies])
-    repeated = Parameters(*(p[row.to(device)] for p, row in zip(parameters, rows, strict=True)))
-    real = frames.atomic_numbers > 0
-    _, found = energy_and_forces(
-        frames.positions[real], join(topologies).to(device), repeated, differentiable=differentiable
-    )
-    forces = torch.zeros_like(frames.positions)
-    forces[real] = found
-    return forces
 
 
 def _nearest_minimum(

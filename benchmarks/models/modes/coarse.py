@@ -1,10 +1,9 @@
-"""`atom-modes`: ATOM on top of a molecule's own normal modes, trained on positions alone."""
+"""What `atom-modes` learns from where frames are too far apart to measure forces."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,22 +17,15 @@ from atom.valence.head import Linearised
 from atom.valence.stiffness import Geometry, Layout
 from atom.valence.terms import Parameters
 from atom.valence.topology import join, rows_of_terms, topologies_of
-from benchmarks.models.atom import AtomJoint
-from benchmarks.models.learnt import Preset
+from benchmarks.models.modes.errors import relative_error
 from benchmarks.models.trivial import mean_structures
-from benchmarks.tasks.data import TrainingData
 from benchmarks.tasks.states import score_mask_of
-from benchmarks.training.batches import MicroBatch, first_frames
-from benchmarks.training.trainer import LossFunction
+from benchmarks.training.batches import MicroBatch
 from tg80.constants import ACCELERATION, BOLTZMANN_EV_PER_K, masses_of
 from tg80.windows.trajectories import Trajectory
-from tg80.windows.windows import TrainingWindows, WindowBatch
+from tg80.windows.windows import WindowBatch
 
 _KT = BOLTZMANN_EV_PER_K * 300 * ACCELERATION  # u (A/fs)^2
-# Errors and displacements below this, A, count as this.
-_FLOOR_A = 0.01
-# What a relative error counts at most.
-_MOST_RELATIVE = 4.0
 _VIRIAL_WEIGHT = 0.3
 # One window in so many is corrected by attention.
 _CORRECTED = 8
@@ -116,7 +108,7 @@ def _virial_of(structure: Tensor, blocks: Sequence[Trajectory]) -> tuple[Tensor,
 
 
 @dataclass(frozen=True)
-class ModesLoss:
+class VirialLoss:
     """Errors of the modes, of their virial, and of what attention adds to them.
 
     The modes learn from relative errors of all atoms at all lags, and from the virial theorem,
@@ -146,7 +138,7 @@ class ModesLoss:
         start, target = batch.positions[:, None].double(), batch.targets.double()
         masses = lines.masses[owner][:, None, : start.shape[2], None]
         masses = masses.expand_as(start)
-        loss = _relative(moved - target, target - start, masses, valid)
+        loss = relative_error(moved - target, target - start, masses, valid)
         loss = loss + _VIRIAL_WEIGHT * _virial(lines, known)
         loss = loss + self._correction(module, micro_batch, moved.detach())
         # As dear as the modes themselves: in half of the steps, by a coin that the batch holds.
@@ -182,7 +174,7 @@ class ModesLoss:
         flown = x[:, None] + lags[..., None, None] * v[:, None]
         masses = lines.masses[:, None, :, None]
         masses = pad(masses, (0, 0, 0, x.shape[1] - masses.shape[2])).expand_as(target)
-        return _relative(moved - target, target - flown, masses, valid)
+        return relative_error(moved - target, target - flown, masses, valid)
 
     def _correction(self, module: ATOM, micro_batch: MicroBatch, moved: Tensor) -> Tensor:
         """Error of what attention makes of some windows that the modes have moved."""
@@ -196,70 +188,9 @@ class ModesLoss:
         return masked_loss(predicted, batch.targets[rows], scored, ~lags.isnan(), kind="rmse")
 
 
-def _relative(error: Tensor, unit: Tensor, masses: Tensor, valid: Tensor) -> Tensor:
-    """Mean over windows of root mean square errors (B, P, N, 3) over a unit, weighted by mass.
-
-    It saturates, so that a window that runs away does not drown the others.
-    """
-    total = masses.sum((2, 3))
-    error, unit = ((masses * part.square()).sum((2, 3)) / total for part in (error, unit))
-    relative = ((error + 1e-7) / (unit + _FLOOR_A**2)).sqrt()
-    by_lag = relative / (1 + relative / _MOST_RELATIVE) * valid
-    return (by_lag.sum(1) / valid.sum(1).clamp(min=1)).mean()
-
-
 def _virial(lines: Linearised, known: Reference) -> Tensor:
     """Mean over molecules and modes of how far the virial theorem is violated, in kT."""
     off = (known.root @ lines.stiffness @ known.root - known.kinetic) / _KT
     size = (off.square().sum(2) + 1e-12).sqrt()
     by_mode = 2 * huber_loss(size, torch.zeros_like(size), reduction="none")
     return (by_mode.sum(1) / known.n_modes).mean()
-
-
-def reversed_in_time(block: Trajectory) -> Trajectory:
-    """The block run backwards: it obeys the same equations."""
-    return replace(
-        block, positions=np.ascontiguousarray(block.positions[::-1]),
-        velocities=np.ascontiguousarray(-block.velocities[::-1]), labels=None,
-    )  # fmt: skip
-
-
-class AtomModes(AtomJoint):
-    """ATOM whose steps stand on the molecule's own normal modes.
-
-    Force constants come from ATOM's embedding of the elements and messages along the bonds, the
-    motion by them is closed for all lags at once, and attention corrects it. Positions and the
-    velocities of start states are all that is learnt from.
-    """
-
-    id: ClassVar[str] = "atom-modes"
-    presets: ClassVar[dict[str, Preset]] = {
-        name: Preset(
-            {**preset.model, "sigma_positions": 0.0, "sigma_velocities": 0.0},
-            {
-                "learning_rate": 5e-3,
-                "weight_decay": 1e-4,
-                "batch_size": 32,
-                "fixed_lag_fraction": 0.0,
-            },
-        )
-        for name, preset in AtomJoint.presets.items()
-    }
-    fixed: ClassVar[dict[str, Any]] = AtomJoint.fixed | {"output": "modes", "lag_gate_power": 2}
-
-    _reference: Reference
-
-    def initialise(self, data: TrainingData, *, seed: int) -> None:
-        """Take mean structures and covariances from the train blocks, and draw the weights."""
-        blocks = first_frames(data.trajectories, self.training.train_frames)
-        self._reference = reference_of(blocks, self.device)
-        super().initialise(data, seed=seed)
-
-    def windows(self, data: TrainingData, seed: int) -> TrainingWindows:
-        """Windows of the train blocks, forwards and backwards in time."""
-        both = (*data.trajectories, *map(reversed_in_time, data.trajectories))
-        return super().windows(replace(data, trajectories=both), seed)
-
-    def loss(self, atoms: str) -> LossFunction:
-        """What training minimises."""
-        return ModesLoss(self._reference, atoms)

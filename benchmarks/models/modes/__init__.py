@@ -1,0 +1,1 @@
+"""`atom-modes`: ATOM on top of a molecule's own normal modes."""

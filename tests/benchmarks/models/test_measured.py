@@ -1,0 +1,92 @@
+"""Forces measured from positions and velocities."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.models import make_model
+from benchmarks.models.force_fields.losses import whitening_of
+from benchmarks.models.modes.measured import FRAMES_A_WINDOW, MotionWindows, with_measured_forces
+from tg80.constants import ACCELERATION, masses_of
+from tg80.dataset import load
+from tg80.windows.lags import LagSampling
+from tg80.windows.trajectories import Trajectory
+from tg80.windows.windows import TrainingWindows
+
+NAMES = ("ethylene", "methanol")
+H_FS = 2.0
+
+
+@pytest.fixture(scope="module")
+def published():
+    """Frames 10 fs and 2 fs apart of two published compounds."""
+    data = load("tg80-xtb-v1")
+    return {n: (data.trajectory(n, 0), data.trajectory(n, 1)) for n in NAMES}
+
+
+def swinging(frequency, n_frames=40):
+    """One atom on a spring, and its forces."""
+    phase = frequency * H_FS * np.arange(n_frames)
+    x = np.zeros((n_frames, 1, 3), dtype=np.float64)
+    v = np.zeros_like(x)
+    x[:, 0, 0], v[:, 0, 0] = np.cos(phase), -frequency * np.sin(phase)
+    block = Trajectory("spring", 0, x, v, np.array([6]), None, H_FS)
+    forces = -(frequency**2) * x * masses_of(np.array([6]))[:, None] / ACCELERATION
+    return block, forces
+
+
+@pytest.mark.parametrize("wavenumber", [200.0, 1000.0, 3000.0])
+def test_the_force_of_a_spring_is_right_to_fourth_order(wavenumber):
+    frequency = 2 * np.pi * 2.99792458e-5 * wavenumber
+    block, forces = swinging(frequency)
+    (measured,) = with_measured_forces([block])
+    _, found = measured.labels.read()
+    share = 1 - (frequency * H_FS) ** 4 / 360
+    inner = np.abs(forces[1:-1]) > 0.1 * np.abs(forces).max()
+    np.testing.assert_allclose(found[inner] / forces[1:-1][inner], share, atol=2e-3)
+    np.testing.assert_array_equal(measured.positions, block.positions[1:-1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_measured_forces_are_those_that_were_stored(published, name):
+    block = published[name][1]
+    (measured,) = with_measured_forces([block])
+    _, found = measured.labels.read()
+    _, stored = block.labels.read()
+    off, size = found - stored[1:-1], stored[1:-1]
+    assert np.sqrt(np.square(off).mean() / np.square(size).mean()) < 0.03
+    assert float(whitening_of([measured]).roots.abs().max()) > 0
+
+
+def test_frames_too_far_apart_have_no_measured_forces(published):
+    coarse, fine = published["ethylene"]
+    assert with_measured_forces([coarse]) == []
+    assert with_measured_forces([fine.frames(0, 2)]) == []
+
+
+def test_frames_stand_beside_windows_and_depend_on_their_numbers_alone(published):
+    lags = LagSampling((120.0, 240.0), 0.5, 960.0)
+    coarse = [blocks[0] for blocks in published.values()]
+    fine = with_measured_forces([blocks[1] for blocks in published.values()])
+    made = [
+        MotionWindows(TrainingWindows(coarse, lags, seed=3, windows_per_trajectory=8), fine)
+        for _ in range(2)
+    ]
+    # Frames 2 n and 2 n + 1 of 16, eight a molecule, stand beside window n.
+    batch, again = made[0].__getitems__([1, 9, 13]), made[1].__getitems__([9])
+    assert batch.molecule == ("ethylene", "methanol", "methanol")
+    assert batch.frames.molecule == ("ethylene",) * 4 + ("methanol",) * 2
+    mine = slice(FRAMES_A_WINDOW, 2 * FRAMES_A_WINDOW)
+    assert torch.equal(batch.frames.forces[mine, :6], again.frames.forces[:, :6])
+    assert torch.equal(batch.positions[1, :6], again.positions[0, :6])
+    assert made[0].sizes() == made[0].plain.sizes() and len(made[0]) == len(made[0].plain)
+
+
+def test_atom_modes_takes_finer_frames_where_every_molecule_has_them(mini):
+    model, few = make_model("atom-modes"), mini.training
+    assert not isinstance(model.windows(few, 0), MotionWindows)
+    fine = tuple(replace(block, frame_fs=H_FS) for block in few.trajectories)
+    assert isinstance(model.windows(replace(few, finer=fine), 0), MotionWindows)
+    assert not isinstance(model.windows(replace(few, finer=fine[:1]), 0), MotionWindows)
