@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.interface import Budget
 from benchmarks.models import make_model
 from benchmarks.models.force_fields.losses import whitening_of
 from benchmarks.models.modes.measured import FRAMES_A_WINDOW, MotionWindows, with_measured_forces
+from benchmarks.tasks.states import start_states
 from tg80.constants import ACCELERATION, masses_of
 from tg80.dataset import load
 from tg80.windows.lags import LagSampling
@@ -90,3 +92,25 @@ def test_atom_modes_takes_finer_frames_where_every_molecule_has_them(mini):
     fine = tuple(replace(block, frame_fs=H_FS) for block in few.trajectories)
     assert isinstance(model.windows(replace(few, finer=fine), 0), MotionWindows)
     assert not isinstance(model.windows(replace(few, finer=fine[:1]), 0), MotionWindows)
+
+
+def test_atom_modes_learns_measured_forces_and_leaves_the_start_right(mini, published, tmp_path):
+    """Motion over 10 fs, of which the start's velocity and force are the most, after 60 steps."""
+    blocks = [blocks[0].frames(0, 300) for blocks in published.values()]
+    fine = tuple(blocks[1] for blocks in published.values())
+    data = replace(mini.training, trajectories=tuple(blocks), finer=fine, validation=())
+    training = {"windows_per_trajectory": 48, "validations": 4}
+    model = make_model("atom-modes", model={"n_blocks": 1, "width": 16}, training=training)
+    report = model.fit(data, budget=Budget(epochs=10), seed=0, out=tmp_path)
+    losses = [row["training_loss"] for row in report.history]
+    assert losses[-1] < 0.4 * losses[0]
+    windows = TrainingWindows(blocks, LagSampling((10.0,), 1.0), seed=1, windows_per_trajectory=8)
+    batch = windows.__getitems__(list(range(16)))
+    states = start_states(batch, "all")
+    found, _ = model.predict(states, batch.lags_fs)
+    flown = states.positions[:, None] + batch.lags_fs[..., None, None] * states.velocities[:, None]
+    error, still, free = (
+        float((x - batch.targets).square().mean())
+        for x in (found, states.positions[:, None], flown)
+    )
+    assert error < 0.1 * still and error < 0.2 * free
