@@ -34,10 +34,20 @@ def test_without_a_command_the_help_is_shown(capsys):
 
 @pytest.mark.parametrize("package", ["pipelines", "benchmarks"])
 def test_ctrl_c_while_modules_are_imported_is_one_line(package):
-    code = (
-        f"import threading; from {package}.entry import main; "
-        "threading.Timer(0.2, print, ('begun',), {'flush': True}).start(); main()"
-    )
+    # The first module takes as long to import as the signal takes to come.
+    code = f"""
+import sys, time
+from {package}.entry import main
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "{package}.cli":
+            print("begun", flush=True)
+            time.sleep(100)
+
+sys.meta_path.insert(0, Slow())
+main()
+"""
     with subprocess.Popen(
         [sys.executable, "-c", code, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
