@@ -10,7 +10,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -18,10 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import grad
-from torch.func import hessian, jacrev, vmap
 
+from atom.valence.derivatives import derivatives_of
 from atom.valence.terms import (
-    COORDINATES,
     Coordinates,
     Parameters,
     Terms,
@@ -115,10 +114,9 @@ class Geometry:
     def of(cls, positions: Tensor, layout: Layout) -> Geometry:
         """At positions (n, 3) A, float64."""
         slopes, curvatures = {}, {}
-        kinds = zip(layout.atoms.items(), COORDINATES, strict=True)
-        for (kind, atoms), function in kinds:
+        for kind, atoms in layout.atoms.items():
             if len(atoms):
-                slopes[kind], curvatures[kind] = _derivatives(function, positions[atoms])
+                slopes[kind], curvatures[kind] = derivatives_of(kind, positions[atoms])
         values = coordinates_of(positions, layout.topology)
         return cls(layout, positions, values, slopes, curvatures)
 
@@ -216,14 +214,3 @@ def _by_coordinates(term: Terms) -> tuple[Tensor, Tensor]:
         grad(s.sum(), x, create_graph=True, materialize_grads=True)[0] for s in slopes.unbind(1)
     ]
     return slopes, torch.stack(columns, dim=2)
-
-
-def _derivatives(function: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients (m, 3a) and second derivatives (m, 3a, 3a) of a coordinate at x (m, a, 3)."""
-    itself = torch.arange(x.shape[1], device=x.device)[None]
-
-    def value(one: Tensor) -> Tensor:
-        return function(one.view(-1, 3), itself)[0]
-
-    flat = x.flatten(1)
-    return vmap(jacrev(value))(flat), vmap(hessian(value))(flat)

@@ -242,7 +242,7 @@ ATOMS_OF = {
 def coordinates_of(positions: Tensor, t: Topology) -> Coordinates:
     """The internal coordinates at positions (n, 3) A."""
     atoms = coordinate_atoms(t)
-    return Coordinates(*(f(positions, a) for f, a in zip(COORDINATES, atoms, strict=True)))
+    return Coordinates(*(f(positions, a) for f, a in zip(_FUNCTIONS, atoms, strict=True)))
 
 
 def coordinate_atoms(t: Topology) -> tuple[Tensor, ...]:
@@ -387,7 +387,7 @@ def _triple_products(x: Tensor, planes: Tensor) -> Tensor:
     return (torch.linalg.cross(p, q) * r).sum(1)
 
 
-COORDINATES = (_lengths, _cosines, _dihedral_cosines, _twists, _triple_products, _lengths)
+_FUNCTIONS = (_lengths, _cosines, _dihedral_cosines, _twists, _triple_products, _lengths)
 """Functions of positions (n, 3) and of the atoms (m, a) of each, in order of `Coordinates`."""
 
 

@@ -3,8 +3,15 @@
 import pytest
 import torch
 
+from atom.valence.derivatives import derivatives_of
 from atom.valence.stiffness import Geometry, Layout
-from atom.valence.terms import energy, energy_and_forces
+from atom.valence.terms import (
+    ATOMS_OF,
+    Coordinates,
+    coordinates_of,
+    energy,
+    energy_and_forces,
+)
 from atom.valence.topology import join
 from tests.benchmarks.models.test_valence import FEW, molecule, some_parameters, topology
 
@@ -26,6 +33,25 @@ def test_gradient_and_hessian_are_those_of_the_energy(name):
         lambda flat: energy(flat.view(-1, 3), terms, parameters).sum(), x.flatten()
     )
     assert torch.allclose(hessian[0], expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", Coordinates._fields)
+def test_derivatives_of_coordinates_are_those_of_autograd(kind):
+    name = "furan" if kind == "heights" else "1-butanol"
+    terms, x = topology(name), displaced(name)
+    atoms = getattr(terms, ATOMS_OF[kind])
+    slopes, curvatures = derivatives_of(kind, x[atoms])
+    for row, own in enumerate(atoms[:12].tolist()):
+
+        def value(flat, row=row, own=own):
+            moved = x.index_put((torch.tensor(own),), flat.view(-1, 3))
+            return getattr(coordinates_of(moved, terms), kind)[row]
+
+        flat = x[own].flatten()
+        slope = torch.autograd.functional.jacobian(value, flat)
+        curvature = torch.autograd.functional.hessian(value, flat)
+        assert torch.allclose(slopes[row], slope, atol=1e-11)
+        assert torch.allclose(curvatures[row], curvature, atol=1e-10)
 
 
 def test_the_stiffness_of_joined_molecules_is_that_of_each_padded():
