@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import huber_loss, pad
+from torch.nn.functional import huber_loss
 
 from atom import ATOM
 from atom.alignment import kabsch_rotation, weighted_centroid
 from atom.loss import masked_loss
+from atom.valence.batches import terms_of_each
 from atom.valence.head import Linearised
 from atom.valence.stiffness import Geometry, Layout
-from atom.valence.terms import Parameters
-from atom.valence.topology import join, rows_of_terms, topologies_of
-from benchmarks.models.modes.errors import relative_error
+from atom.valence.topology import topologies_of
+from benchmarks.models.modes.shared import parameters_of, relative_error
 from benchmarks.models.trivial import mean_structures
 from benchmarks.tasks.states import score_mask_of
 from benchmarks.training.batches import MicroBatch
@@ -128,7 +128,7 @@ class VirialLoss:
         batch = micro_batch.windows
         known = self.reference.of(batch.molecule)
         geometry = Geometry.join(known.geometries)
-        parameters = module.modes.parameters_of(geometry.layout.topology, module.lifting.embedding)
+        parameters = parameters_of(module)(geometry.layout.topology)
         lines = module.modes.linearise(geometry, parameters)
         rows = [known.rows[name] for name in batch.molecule]
         owner = torch.tensor(rows, device=batch.positions.device)
@@ -136,44 +136,40 @@ class VirialLoss:
         lags = batch.lags_fs.where(valid, 0.0)
         moved = module.modes.move(lines, owner, batch.positions, batch.velocities, lags)
         start, target = batch.positions[:, None].double(), batch.targets.double()
-        masses = lines.masses[owner][:, None, : start.shape[2], None]
-        masses = masses.expand_as(start)
+        masses = module.modes.masses_of(batch.atomic_numbers)[:, None, :, None].expand_as(start)
         loss = relative_error(moved - target, target - start, masses, valid)
         loss = loss + _VIRIAL_WEIGHT * _virial(lines, known)
         loss = loss + self._correction(module, micro_batch, moved.detach())
         # As dear as the modes themselves: in half of the steps, by a coin that the batch holds.
         if float(micro_batch.noise.positions[0, 0, 0]) > 0:
-            loss = loss + self._from_starts(module, batch, known, parameters)
+            loss = loss + self._from_starts(module, batch)
         count = loss.new_tensor(float(len(owner)))
         return loss * count, count
 
-    def _from_starts(
-        self, module: ATOM, batch: WindowBatch, known: Reference, parameters: Parameters
-    ) -> Tensor:
+    def _from_starts(self, module: ATOM, batch: WindowBatch) -> Tensor:
         """Relative errors at short lags of motion linearised about a few of the starts."""
         assert module.modes is not None
         short = batch.lags_fs <= _LONGEST_SHORT_FS
         candidates = short.any(1).nonzero()[:, 0]
         if not len(candidates):
-            return parameters.bond.new_zeros(())
+            return batch.positions.new_zeros(())
         few = torch.linspace(0, len(candidates) - 1, min(_N_STARTS, len(candidates))).long()
         rows = candidates[few]
-        order = [known.rows[batch.molecule[row]] for row in rows.tolist()]
-        topologies = [geometry.layout.topology for geometry in known.geometries]
-        terms = rows_of_terms(topologies, order)
-        device = batch.positions.device
-        own = Parameters(*(p[row.to(device)] for p, row in zip(parameters, terms, strict=True)))
-        real = batch.atomic_numbers[rows] > 0
-        x, v = batch.positions[rows].double(), batch.velocities[rows].double()
-        layout = Layout(join([topologies[i] for i in order]))
-        lines = module.modes.linearise(Geometry.of(x[real], layout), own)
-        valid = short[rows]
+        x, v, target = (
+            part[rows].double() for part in (batch.positions, batch.velocities, batch.targets)
+        )
+        numbers, valid = batch.atomic_numbers[rows], short[rows]
+        topologies = [
+            self.reference.geometries[self.reference.rows[batch.molecule[row]]].layout.topology
+            for row in rows.tolist()
+        ]
+        topology, parameters = terms_of_each(topologies, parameters_of(module), x.device)
+        geometry = Geometry.of(x[numbers > 0], Layout(topology))
+        lines = module.modes.linearise(geometry, parameters)
         lags = batch.lags_fs[rows].where(valid, 0.0)
-        moved = module.modes.move(lines, torch.arange(len(rows), device=device), x, v, lags)
-        target = batch.targets[rows].double()
+        moved = module.modes.move(lines, torch.arange(len(x), device=x.device), x, v, lags)
         flown = x[:, None] + lags[..., None, None] * v[:, None]
-        masses = lines.masses[:, None, :, None]
-        masses = pad(masses, (0, 0, 0, x.shape[1] - masses.shape[2])).expand_as(target)
+        masses = module.modes.masses_of(numbers)[:, None, :, None].expand_as(target)
         return relative_error(moved - target, target - flown, masses, valid)
 
     def _correction(self, module: ATOM, micro_batch: MicroBatch, moved: Tensor) -> Tensor:

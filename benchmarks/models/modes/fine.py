@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from atom import ATOM
 from atom.loss import masked_loss
-from atom.valence.batches import ParametersOf, forces_of, terms_of_each
+from atom.valence.batches import forces_of, terms_of_each
 from atom.valence.topology import topologies_of
 from benchmarks.models.force_fields.losses import ForceLoss
-from benchmarks.models.modes.errors import relative_error
 from benchmarks.models.modes.measured import MotionBatch, frames_on
+from benchmarks.models.modes.shared import parameters_of, relative_error
 from benchmarks.tasks.states import score_mask_of
 from benchmarks.training.batches import MicroBatch
 from tg80.windows.windows import WindowBatch
 
 # Beyond this standard normal number a step learns from its windows, in an eighth of all steps:
-# forces are much cheaper. And then from every second one.
+# forces are much cheaper; and then from every second one.
 _OF_WINDOWS, _EVERY = 1.15, 2
 
 
@@ -44,7 +43,7 @@ class MeasuredLoss:
         assert isinstance(batch, MotionBatch)
         frames = frames_on(batch, batch.positions.device)
         found = forces_of(
-            frames.positions, frames.atomic_numbers, _parameters_of(module), differentiable=True
+            frames.positions, frames.atomic_numbers, parameters_of(module), differentiable=True
         )
         loss = self.forces(frames, found).sqrt().mean()
         if float(micro_batch.noise.positions[0, 0, 0]) > _OF_WINDOWS:
@@ -58,7 +57,7 @@ class MeasuredLoss:
         x, v, target = (y.double() for y in (batch.positions, batch.velocities, batch.targets))
         z, real, valid = batch.atomic_numbers, batch.atomic_numbers > 0, ~batch.lags_fs.isnan()
         topology, parameters = terms_of_each(
-            topologies_of(batch.positions, z), _parameters_of(module), x.device
+            topologies_of(batch.positions, z), parameters_of(module), x.device
         )
         lines, pull = module.modes.at_rest(topology, parameters, x[real])
         pull = torch.zeros_like(x).masked_scatter(real[..., None], pull)
@@ -79,8 +78,3 @@ def some_of(batch: WindowBatch, every: int) -> WindowBatch:
     tensors = {name: getattr(batch, name)[::every] for name in names}
     own = {name: getattr(batch, name)[::every] for name in ("molecule", "start_id")}
     return WindowBatch(**tensors, **own)
-
-
-def _parameters_of(module: ATOM) -> ParametersOf:
-    assert module.modes is not None
-    return partial(module.modes.parameters_of, elements=module.lifting.embedding)

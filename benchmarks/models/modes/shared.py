@@ -1,6 +1,11 @@
-"""The error of motion that both trainings of `atom-modes` share."""
+"""What both trainings of `atom-modes` share."""
+
+from functools import partial
 
 from torch import Tensor
+
+from atom import ATOM
+from atom.valence.batches import ParametersOf
 
 # Errors and displacements below this, A, count as this.
 _FLOOR_A = 0.01
@@ -8,8 +13,14 @@ _FLOOR_A = 0.01
 _MOST_RELATIVE = 4.0
 
 
+def parameters_of(module: ATOM) -> ParametersOf:
+    """What the module says of the terms of topologies."""
+    assert module.modes is not None
+    return partial(module.modes.parameters_of, elements=module.lifting.embedding)
+
+
 def relative_error(error: Tensor, unit: Tensor, masses: Tensor, valid: Tensor) -> Tensor:
-    """Mean over windows of root mean square errors (B, P, N, 3) over a unit, weighted by mass.
+    """Mean over valid lags of root mean square errors (B, P, N, 3) over a unit, weighted by mass.
 
     It saturates, so that a window that runs away does not drown the others.
     """
