@@ -46,6 +46,9 @@ def twin(
     molecules: Annotated[
         str | None, typer.Option(help="Only these molecules (names separated by commas).")
     ] = None,
+    replica: Annotated[
+        int | None, typer.Option(min=0, help="Only this replica of each molecule.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Master seed.")] = 0,
     workers: WorkersOption = None,
     as_json: JsonOption = False,
@@ -64,7 +67,7 @@ def twin(
     from pipelines.twins.twins import TwinRun, TwinSource
     from tg80.shards.twins import TwinSettings
 
-    sources = [TwinSource(path) for path in _chosen(data, molecules)]
+    sources = [TwinSource(path) for path in _chosen(data, molecules, replica)]
     try:
         runs = [
             TwinRun(
@@ -95,8 +98,8 @@ def twin(
     raise typer.Exit(exit_code)
 
 
-def _chosen(data: Path, molecules: str | None) -> list[Path]:
-    """The shards of the molecules asked for, in the order of their names."""
+def _chosen(data: Path, molecules: str | None, replica: int | None) -> list[Path]:
+    """The shards of the molecules and the replica asked for, in the order of their names."""
     from tg80.shards.shard import find_shards
 
     paths = find_shards(data)
@@ -106,14 +109,18 @@ def _chosen(data: Path, molecules: str | None) -> list[Path]:
         raise UserError(
             f"{data}: several shards are called {twice[0]}; name the folder of one level"
         )
-    if molecules is None:
-        return paths
-    wanted = [name.strip() for name in molecules.split(",") if name.strip()]
-    molecule_of = {path: path.name.rpartition("-r")[0] for path in paths}
-    missing = sorted(set(wanted) - set(molecule_of.values()))
-    if missing or not wanted:
-        raise UserError(f"{data}: no shard of {', '.join(missing) or 'no molecule'}")
-    return [path for path in paths if molecule_of[path] in wanted]
+    named = {path: path.stem.rpartition("-r") for path in paths}
+    if molecules is not None:
+        wanted = {name.strip() for name in molecules.split(",") if name.strip()}
+        missing = sorted(wanted - {molecule for molecule, _, _ in named.values()})
+        if missing or not wanted:
+            raise UserError(f"{data}: no shard of {', '.join(missing) or 'no molecule'}")
+        paths = [path for path in paths if named[path][0] in wanted]
+    if replica is not None:
+        paths = [path for path in paths if named[path][2] == str(replica)]
+        if not paths:
+            raise UserError(f"{data}: no shard of replica {replica}")
+    return paths
 
 
 def _show(rows: list[dict], curve: list[dict], exit_code: int) -> None:

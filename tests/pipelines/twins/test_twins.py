@@ -258,7 +258,17 @@ def test_a_stage_of_several_segments_goes_on_where_it_was(source, tmp_path):
 
 def test_command_makes_twins_once_and_refuses_to_mix_them(tmp_path, capsys):
     out = tmp_path / "twins"
-    words = ["twin", "--data", str(MINI), "--molecules", "formaldehyde", "--length-fs", "20"]
+    words = [
+        "twin",
+        "--data",
+        str(MINI),
+        "--molecules",
+        "formaldehyde",
+        "--length-fs",
+        "20",
+        "--replica",
+        "0",
+    ]
     words += ["--starts", "1", "--out", str(out), "--workers", "1"]
     assert run([*words, "--json"]) == 0
     row = json.loads(capsys.readouterr().out)["twins"][0]
@@ -285,6 +295,7 @@ def test_command_makes_twins_once_and_refuses_to_mix_them(tmp_path, capsys):
         (["--length-fs", "15"], "not a multiple of 10 fs"),
         (["--perturbation", "-1"], "greater than or equal to 0"),
         (["--molecules", "unobtainium"], "no shard of unobtainium"),
+        (["--replica", "1"], "no shard of replica 1"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(words, reason, tmp_path, capsys):
