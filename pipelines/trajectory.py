@@ -30,7 +30,6 @@ from pipelines.dynamics.learner import (
     Learner,
     allowed_outer_steps,
     has_seeds,
-    usual_outer_steps,
 )
 from pipelines.dynamics.mean_energy import mean_energy_start
 from pipelines.dynamics.parts import WORK, read_parts, work_folder
@@ -295,7 +294,7 @@ class Trajectory:
         return Learner(
             stepper,
             self.molecule.atomic_numbers,
-            allowed_outer_steps(recipe, usual_outer_steps(self.molecule)),
+            allowed_outer_steps(recipe),
             seed_frames=self._cheap_frames,
             before=lambda: _knowledge(before),
             permutations=partial(feasible_permutations, self.molecule),

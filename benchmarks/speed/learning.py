@@ -18,7 +18,7 @@ from pipelines.dynamics.inner_potential import (
     fit_correction,
     largest_correction,
 )
-from pipelines.dynamics.learner import Learner, most_fits, usual_outer_steps
+from pipelines.dynamics.learner import OUTER_STEPS, Learner, most_fits
 from pipelines.dynamics.segments import Stage, StagePlan
 from pipelines.engines.engine import Resources
 from tg80.chemistry.permutations import feasible_permutations
@@ -73,10 +73,9 @@ def learn(
     branch = start.warmed(rng)
     path = [one.positions for one in cheap_dynamics(branch, SEED_DYNAMICS_FS, rng)]
     permutations = feasible_permutations(start.molecule, start.positions)
-    steps = usual_outer_steps(start.molecule)
-    stepper = branch.stepper(level, steps[0].fs, inner_fs, resources)
+    stepper = branch.stepper(level, OUTER_STEPS[0].fs, inner_fs, resources)
     learner = Learner(
-        stepper, start.molecule.atomic_numbers, steps,
+        stepper, start.molecule.atomic_numbers, OUTER_STEPS,
         seed_frames=lambda: np.array(path[::20]), before=lambda: None,
         permutations=lambda _: permutations,
     )  # fmt: skip

@@ -29,7 +29,6 @@ from pipelines.dynamics.integrators import State, Stepper
 from pipelines.engines.engine import Engine
 from pipelines.recipe import FIRST_OUTER_STEP_FS, Recipe
 from tg80.chemistry.mechanics import project_forces
-from tg80.chemistry.molecule import Molecule
 from tg80.errors import RunFailed
 
 
@@ -39,23 +38,16 @@ class OuterStep(NamedTuple):
     Attributes:
         fs: its length.
         limit: largest residual force, eV/A.
-        polar_hydrogen: whether molecules with an O-H or N-H bond may take it.
     """
 
     fs: float
     limit: float
-    polar_hydrogen: bool = True
 
 
 # Beyond its limit, resonances with bonds to hydrogen let the energy walk; how far is in proportion
-# to the residual (docs/pipeline/performance.md). Worst is what is near a third of a period: 4 fs
-# for C-H, 3 fs for O-H and N-H. 2.5 fs, near a quarter of theirs, is no better. The first step is
-# that of `mts`, with GFN2-xTB alone inside.
-OUTER_STEPS = (
-    OuterStep(FIRST_OUTER_STEP_FS, np.inf),
-    OuterStep(2.0, 0.03),
-    OuterStep(3.0, 0.008, polar_hydrogen=False),
-)
+# to the residual. At 3 fs every third production walked too far, whatever its residual
+# (docs/pipeline/performance.md). The first step is that of `mts`, with GFN2-xTB alone inside.
+OUTER_STEPS = (OuterStep(FIRST_OUTER_STEP_FS, np.inf), OuterStep(2.0, 0.03))
 LONGER_BELOW = 0.7  # of its limit the residual must be for a longer step than the last
 FALL_BACK = 2.0  # times its limit, over three steps, the residual ends a segment at once
 LARGEST_SPREAD = 1e-4  # eV/atom: fluctuation of the conserved energy that a segment may show
@@ -392,18 +384,9 @@ def most_fits(n_fitted: float, n_labels: float) -> int:
     return max(0, math.floor(math.log(n_labels / n_fitted) / math.log(GROWTH)))
 
 
-def usual_outer_steps(molecule: Molecule) -> tuple[OuterStep, ...]:
-    """Outer steps that the integrator chooses among, shortest first."""
-    numbers = molecule.atomic_numbers
-    pairs = [{numbers[i], numbers[j]} for i, j, _ in molecule.bonds]
-    polar = {1, 7} in pairs or {1, 8} in pairs
-    return tuple(step for step in OUTER_STEPS if step.polar_hydrogen or not polar)
-
-
-def allowed_outer_steps(
-    recipe: Recipe, steps: tuple[OuterStep, ...] = OUTER_STEPS
-) -> tuple[OuterStep, ...]:
-    """Outer steps that a stage may take, shortest first: of these, or as the recipe fixes them."""
+def allowed_outer_steps(recipe: Recipe) -> tuple[OuterStep, ...]:
+    """Outer steps that a stage may take, shortest first: the usual, or as the recipe fixes them."""
+    steps = OUTER_STEPS
     if recipe.outer_step_fs is not None:  # taken as soon as there is a correction
         lengths = sorted({recipe.first_step_fs, recipe.outer_step_fs})
         steps = tuple(OuterStep(length, np.inf) for length in lengths)
