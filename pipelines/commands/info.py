@@ -111,6 +111,7 @@ def _facts(shard: Shard) -> dict[str, Any]:
         "drift_limit_mev_per_atom_ps": drift.threshold,
         "drift_verdict": drift.verdict,
         "n_flagged": count_flags(shard.read("quality_flags")),
+        "content_sha256": shard.content_sha256(),
         **_inner_potential(shard),
     }
 

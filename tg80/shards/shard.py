@@ -8,6 +8,8 @@ References:
     P. de Buyl, P. H. Colberg, F. Hoefling, H5MD, doi:10.1016/j.cpc.2014.01.018
 """
 
+import hashlib
+import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping
@@ -280,6 +282,23 @@ class Shard:
     def masses(self) -> np.ndarray:
         """(n_atoms,) u."""
         return self.static("masses")
+
+    def content_sha256(self) -> str:
+        """SHA-256, hexadecimal, of all that follows from recipe and software.
+
+        These are all arrays as they are stored, and the metadata but for the CPU time that the
+        trajectory took and the machine it ran on. Two runs of one recipe agree in it, and differ
+        in the checksum of the file by what they cost.
+        """
+        stated = self.metadata.model_dump(mode="json")
+        stated["statistics"].pop("cpu_seconds", None)
+        del stated["platform"]
+        digest = hashlib.sha256(json.dumps(stated, sort_keys=True).encode())
+        with named_errors(self.path):
+            for name in sorted(name for name, field in FIELDS.items() if field.path in self.file):
+                digest.update(name.encode())
+                digest.update(np.ascontiguousarray(self._values(name)[()]).tobytes())
+        return digest.hexdigest()
 
     def read(
         self,

@@ -301,3 +301,18 @@ def test_a_shard_that_is_a_link_to_nothing_is_not_passed_over(ethanol_shard, tmp
     (folder / "gone-r0.h5md").symlink_to(tmp_path / "unmounted" / "gone-r0.h5md")
     with pytest.raises(UserError, match=r"gone-r0\.h5md: is a link to what is not there"):
         find_shards(folder)
+
+
+def test_the_content_is_told_from_what_it_cost(tmp_path):
+    settings = {"molecule_or_name": "methanol", "n_frames": 20}
+    made = {
+        name: Shard(factories.make_shard(tmp_path / name, **(settings | changes)))
+        for name, changes in {
+            "here": {"statistics": {"cpu_seconds": 1.0}},
+            "there": {"statistics": {"cpu_seconds": 2.0}},
+            "another": {"seed": 7, "statistics": {"cpu_seconds": 1.0}},
+        }.items()
+    }
+    assert made["here"].path.read_bytes() != made["there"].path.read_bytes()
+    here, there, another = (shard.content_sha256() for shard in made.values())
+    assert here == there != another
