@@ -221,70 +221,84 @@ def join_example() -> str:
 
 # Results
 
-_RUN = "atom-bench run --fold {fold} --model {model} --seeds 3 --out benchmarks/results"
-_AGAINST = ("egno", "egnn", "egnn-rollout", "mace", "persistence", "blend")
+_RUN = (
+    "atom-bench run --task {task} --fold {fold} --model {model} --seeds {seeds} "
+    "--budget-cpu-minutes {minutes} --out benchmarks/results"
+)
+# Each against all other models of the record that are trained, and the best of trivial predictors.
+_SUBJECTS = ("atom", "atom-modes", "valence")
+_TRIVIAL_RIVALS = ("persistence", "blend")
 
 
 @cache
-def _found() -> list[tuple[Path, Record]]:
-    return [(path, r) for path, r in find_records(RECORDS) if r.model in MODELS]
+def _found(task: str) -> list[tuple[Path, Record]]:
+    return [(path, r) for path, r in find_records(RECORDS / task) if r.model in MODELS]
 
 
-def runs() -> str:
-    """Which models have been trained on which folds, and by which command."""
+def runs(task: str) -> str:
+    """Which models have been trained on which folds of a task, and by which command."""
     order = list(MODELS)
+    of = lambda r: (r.fold, r.model, r.budget["cpu_minutes"] or 0.0)  # noqa: E731
     learnt = sorted(
-        (r for _, r in _found() if MODELS[r.model].trains),
-        key=lambda r: (r.fold, order.index(r.model)),
+        (r for _, r in _found(task) if MODELS[r.model].trains),
+        key=lambda r: (r.fold, order.index(r.model), of(r)[2]),
     )
     rows = []
-    for (fold, model), group in groupby(learnt, key=lambda r: (r.fold, r.model)):
-        own = list(group)
-        minutes = ", ".join(f"{m:g}" for m in sorted({r.budget["cpu_minutes"] or 0.0 for r in own}))
-        command = _RUN.format(fold=fold, model=model)
-        rows.append((fold, f"`{model}`", len(own), minutes, f"`{command}`"))
+    for (fold, model, cpu_minutes), group in groupby(learnt, key=of):
+        seeds, minutes = len(list(group)), f"{cpu_minutes:g}"
+        command = _RUN.format(task=task, fold=fold, model=model, seeds=seeds, minutes=minutes)
+        rows.append((fold, f"`{model}`", seeds, minutes, f"`{command}`"))
     return table(("fold", "model", "seeds", "CPU minutes", "command"), rows)
 
 
-def results() -> str:
-    """Tables of every fold, and what can be told apart."""
+def results(task: str) -> str:
+    """Tables of every fold of a task, and what can be told apart."""
     sections = []
-    for fold in sorted({record.fold for _, record in _found()}):
-        found = [(path, record) for path, record in _found() if record.fold == fold]
+    for fold in sorted({record.fold for _, record in _found(task)}):
+        found = [(path, record) for path, record in _found(task) if record.fold == fold]
         records = [record for _, record in found]
         scored, floors = entries(records), part_floors(records)
         sections.append(f"## Fold {fold}")
         for view in (View.SUMMARY, View.SKILL, View.QUALITY, View.COSTS):
-            command = f"atom-bench leaderboard benchmarks/results --fold {fold} --{view}"
+            command = f"atom-bench leaderboard benchmarks/results/{task} --fold {fold} --{view}"
             sections.append(f"`{command} --format markdown`")
             sections += [each.markdown().strip() for each in boards(scored, view, floors)]
-        sections += _told_apart(fold, found)
+        sections += _told_apart(task, fold, found)
     return "\n\n".join(sections)
 
 
-def _told_apart(fold: int, found: list[tuple[Path, Record]]) -> list[str]:
-    run = {record.model for _, record in found}
-    if "atom" not in run:
-        return []
+def _told_apart(task: str, fold: int, found: list[tuple[Path, Record]]) -> list[str]:
+    run = dict.fromkeys(record.model for _, record in found)
+    rivals = [name for name in run if MODELS[name].trains or name in _TRIVIAL_RIVALS]
+    subjects = [name for name in _SUBJECTS if name in run]
     rows = [
-        (other, c.part, c.score.upper(), c.interval, c.verdict)
-        for other in _AGAINST
-        if other in run
-        for c in compare_records(found, "atom", other)
+        (one, other, c.part, c.score.upper(), c.interval, c.verdict)
+        for i, one in enumerate(subjects)
+        for other in rivals
+        if other not in subjects[: i + 1]
+        for c in compare_records(found, one, other)
         if c.part.startswith("test")
     ]
+    if not rows:
+        return []
     title = (
-        f"`atom-bench compare benchmarks/results atom B --fold {fold}`: difference of the errors, "
-        "ATOM's less B's, x 1e-2 A^2, 95 % interval over molecules and blocks of time"
+        f"`atom-bench compare benchmarks/results/{task} A B --fold {fold}`: difference of the "
+        "errors, A's less B's, x 1e-2 A^2, 95 % interval over molecules and blocks of time"
     )
-    return [title, markdown_table(("B", "part", "score", "ATOM - B", "verdict"), rows)]
+    return [title, markdown_table(("A", "B", "part", "score", "A - B", "verdict"), rows)]
 
 
-def tuning() -> str:
+def tuning(task: str) -> str:
     """The trials by which settings were chosen."""
-    trials = [t for path in sorted(RECORDS.rglob(TRIAL)) if (t := read_trial(path.parent))]
+    paths = sorted((RECORDS / task).rglob(TRIAL))
+    trials = [t for path in paths if (t := read_trial(path.parent))]
     grouped = groupby(trials, lambda trial: trial.model)
     return "\n\n".join(tables(list(own))[0].markdown().strip() for _, own in grouped)
+
+
+def results_page(task: str) -> dict[str, Callable[[], str]]:
+    """Blocks of the page of a task's results."""
+    return {make.__name__: partial(make, task) for make in (runs, results, tuning)}
 
 
 # Pages
@@ -321,7 +335,7 @@ BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
         )
     },
     "benchmark/joining.md": {"example": join_example},
-    "benchmark/results.md": {"runs": runs, "results": results, "tuning": tuning},
+    "benchmark/results.md": results_page("mini-xtb-v1"),
     "reference/commands.md": {"commands": commands},
 }
 
