@@ -53,7 +53,10 @@ def _measure(settings: LoaderSettings) -> Rates:
 def _windows(settings: LoaderSettings, cache: Path | None) -> TrainingWindows:
     data = tg80.load(settings.data, cache=cache)
     lags = LagSampling(uniform_lags(settings.horizon_fs, settings.n_lags))
-    return TrainingWindows(data.part(settings.fold, "train"), lags, seed=settings.seed)
+    train = data.part(settings.fold, "train")
+    # A release also has replicas that are too short, for learning at short lags.
+    long = [trajectory for trajectory in train if trajectory.length_fs >= settings.horizon_fs]
+    return TrainingWindows(long or train, lags, seed=settings.seed)
 
 
 def _loaders(settings: LoaderSettings, cache: Path) -> dict[str, Callable[[], int]]:

@@ -3,7 +3,7 @@
 import json
 
 from benchmarks.cli import main
-from benchmarks.speed.loader import tables
+from benchmarks.speed.loader import _windows, tables
 from benchmarks.speed.scaffold import Clocked, Results, Spread
 from benchmarks.speed.settings import LoaderSettings
 
@@ -42,6 +42,11 @@ def test_the_table_counts_training_on_all_cores():
         ["memory, 2 workers", "4000", "3999-4001", "", "20", ""],
         ["ATOM mini", "100", "99-101", "150", "", ""],
     ]
+
+
+def test_the_short_replicas_of_a_release_are_left_out():
+    windows = _windows(LoaderSettings(data="tg80-xtb-v1"), None)
+    assert len(windows) == 64 * 46  # one trajectory of each training compound
 
 
 def test_wrong_settings_are_named(capsys):
