@@ -6,6 +6,7 @@ from benchmarks.cli import main
 from benchmarks.speed.loader import _windows, tables
 from benchmarks.speed.scaffold import Clocked, Results, Spread
 from benchmarks.speed.settings import LoaderSettings
+from tg80.splits.split import load_split
 
 
 def test_the_command_times_loaders_and_training(capsys):
@@ -45,8 +46,9 @@ def test_the_table_counts_training_on_all_cores():
 
 
 def test_the_short_replicas_of_a_release_are_left_out():
-    windows = _windows(LoaderSettings(data="tg80-xtb-v1"), None)
-    assert len(windows) == 64 * 46  # one trajectory of each training compound
+    settings = LoaderSettings(data="tg80-xtb-v1")
+    names = load_split("tg80-v1").fold(settings.fold).train
+    assert len(_windows(settings, None)) == 64 * len(names)
 
 
 def test_wrong_settings_are_named(capsys):
