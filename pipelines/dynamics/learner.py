@@ -45,7 +45,7 @@ class OuterStep(NamedTuple):
 
 
 # Beyond its limit, resonances with bonds to hydrogen let the energy walk; how far is in proportion
-# to the residual. At 3 fs every third production walked too far, whatever its residual
+# to the residual. At 3 fs productions drifted past their limit at small residuals, too
 # (docs/pipeline/performance.md). The first step is that of `mts`, with GFN2-xTB alone inside.
 OUTER_STEPS = (OuterStep(FIRST_OUTER_STEP_FS, np.inf), OuterStep(2.0, 0.03))
 LONGER_BELOW = 0.7  # of its limit the residual must be for a longer step than the last
