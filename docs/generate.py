@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from itertools import groupby
@@ -225,7 +226,7 @@ _RUN = (
     "atom-bench run --task {task} --fold {fold} --model {model} --seeds {seeds} "
     "--budget-cpu-minutes {minutes} --out benchmarks/results"
 )
-# Each against all other models of the record that are trained, and the best of trivial predictors.
+# Each against all other models of the record that are trained, and these predictors.
 _SUBJECTS = ("atom", "atom-modes", "valence")
 _TRIVIAL_RIVALS = ("persistence", "blend")
 
@@ -238,14 +239,14 @@ def _found(task: str) -> list[tuple[Path, Record]]:
 def runs(task: str) -> str:
     """Which models have been trained on which folds of a task, and by which command."""
     order = list(MODELS)
-    of = lambda r: (r.fold, r.model, r.budget["cpu_minutes"] or 0.0)  # noqa: E731
     learnt = sorted(
-        (r for _, r in _found(task) if MODELS[r.model].trains),
-        key=lambda r: (r.fold, order.index(r.model), of(r)[2]),
+        (r.fold, order.index(r.model), r.budget["cpu_minutes"] or 0.0)
+        for _, r in _found(task)
+        if MODELS[r.model].trains
     )
     rows = []
-    for (fold, model, cpu_minutes), group in groupby(learnt, key=of):
-        seeds, minutes = len(list(group)), f"{cpu_minutes:g}"
+    for (fold, number, cpu_minutes), seeds in Counter(learnt).items():
+        model, minutes = order[number], f"{cpu_minutes:g}"
         command = _RUN.format(task=task, fold=fold, model=model, seeds=seeds, minutes=minutes)
         rows.append((fold, f"`{model}`", seeds, minutes, f"`{command}`"))
     return table(("fold", "model", "seeds", "CPU minutes", "command"), rows)

@@ -142,15 +142,21 @@ class Dataset:
         return read_trajectory(shard, self.cache)
 
     def part(
-        self, fold: int, part: str, *, atoms: Literal["all", "heavy"] = "all"
+        self,
+        fold: int,
+        part: str,
+        *,
+        atoms: Literal["all", "heavy"] = "all",
+        replica: int | None = None,
     ) -> list[Trajectory]:
-        """Return the trajectories of one part of one fold, all replicas together.
+        """Return the trajectories of one part of one fold.
 
         Args:
             fold: from 1 on.
             part: `train`, `val_time` or `test_time`, which are time blocks of the training
                 molecules; `val`, `test_id` or `test_ood`, which are whole trajectories of others.
             atoms: `heavy` leaves out the hydrogens.
+            replica: of each molecule; None for all of them together.
 
         Raises:
             UserError: There is no such fold or part, or no split; a fold is not a whole number;
@@ -167,7 +173,11 @@ class Dataset:
         if part not in ALL_PARTS:
             raise UserError(f"no part {part!r} in a fold; parts are {', '.join(ALL_PARTS)}")
         members = chosen.train if part in TIME_PARTS else chosen.part(part)
-        found = [self.trajectory(*key) for key in self.trajectories if key[0] in members]
+        found = [
+            self.trajectory(*key)
+            for key in self.trajectories
+            if key[0] in members and replica in (None, key[1])
+        ]
         if part in TIME_PARTS:
             blocks = self.split.time_blocks
             found = [t.block(*time_blocks(t.length_fs, blocks)[part]) for t in found]

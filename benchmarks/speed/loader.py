@@ -53,10 +53,9 @@ def _measure(settings: LoaderSettings) -> Rates:
 def _windows(settings: LoaderSettings, cache: Path | None) -> TrainingWindows:
     data = tg80.load(settings.data, cache=cache)
     lags = LagSampling(uniform_lags(settings.horizon_fs, settings.n_lags))
-    train = data.part(settings.fold, "train")
-    # A release also has replicas that are too short, for learning at short lags.
-    long = [trajectory for trajectory in train if trajectory.length_fs >= settings.horizon_fs]
-    return TrainingWindows(long or train, lags, seed=settings.seed)
+    # Later replicas of a release are short, for learning at short lags.
+    train = data.part(settings.fold, "train", replica=0)
+    return TrainingWindows(train, lags, seed=settings.seed)
 
 
 def _loaders(settings: LoaderSettings, cache: Path) -> dict[str, Callable[[], int]]:

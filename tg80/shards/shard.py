@@ -9,7 +9,6 @@ References:
 """
 
 import hashlib
-import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping
@@ -290,10 +289,9 @@ class Shard:
         trajectory took and the machine it ran on. Two runs of one recipe agree in it, and differ
         in the checksum of the file by what they cost.
         """
-        stated = self.metadata.model_dump(mode="json")
-        stated["statistics"].pop("cpu_seconds", None)
-        del stated["platform"]
-        digest = hashlib.sha256(json.dumps(stated, sort_keys=True).encode())
+        statistics = {k: v for k, v in self.metadata.statistics.items() if k != "cpu_seconds"}
+        stated = self.metadata.model_copy(update={"statistics": statistics, "platform": {}})
+        digest = hashlib.sha256(stated.checksum().encode())
         with named_errors(self.path):
             for name in sorted(name for name, field in FIELDS.items() if field.path in self.file):
                 digest.update(name.encode())

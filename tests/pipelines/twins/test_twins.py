@@ -258,18 +258,8 @@ def test_a_stage_of_several_segments_goes_on_where_it_was(source, tmp_path):
 
 def test_command_makes_twins_once_and_refuses_to_mix_them(tmp_path, capsys):
     out = tmp_path / "twins"
-    words = [
-        "twin",
-        "--data",
-        str(MINI),
-        "--molecules",
-        "formaldehyde",
-        "--length-fs",
-        "20",
-        "--replica",
-        "0",
-    ]
-    words += ["--starts", "1", "--out", str(out), "--workers", "1"]
+    words = ["twin", "--data", str(MINI), "--molecules", "formaldehyde", "--replica", "0"]
+    words += ["--length-fs", "20", "--starts", "1", "--out", str(out), "--workers", "1"]
     assert run([*words, "--json"]) == 0
     row = json.loads(capsys.readouterr().out)["twins"][0]
     path = out / "formaldehyde-r0-twins.h5"
