@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.interface import CannotPredict
 from benchmarks.tasks.data import TrainingData
@@ -177,33 +176,3 @@ def _frames_of(
             nearest = {int(np.abs(labels.frames - frame).argmin()) for frame in frames}
             found += [(block, label, labels) for label in sorted(nearest)]
     return [batch_of(found[i : i + size], isolated) for i in range(0, len(found), size)]
-
-
-def forces_validation(
-    parts: Mapping[str, Sequence[FrameBatch]], forces_of: Callable[[nn.Module, FrameBatch], Tensor]
-) -> Callable[[nn.Module], float] | None:
-    """What says of a force field how far it errs; None where there are no frames.
-
-    The geometric mean over the parts, so that unseen molecules and later times count alike.
-
-    Args:
-        parts: `validation_frames`.
-        forces_of: forces (B, N, 3) eV/A of a module at frames, on the CPU.
-    """
-    if not parts:
-        return None
-
-    def validate(module: nn.Module) -> float:
-        errors = [force_error(batches, partial(forces_of, module)) for batches in parts.values()]
-        return float(np.exp(np.mean(np.log(errors))))
-
-    return validate
-
-
-def force_error(batches: Sequence[FrameBatch], forces_of: Callable[[FrameBatch], Tensor]) -> float:
-    """Error of forces over their size, both root mean square, all atoms alike."""
-    errors = sizes = 0.0
-    for frames in batches:
-        errors += float((forces_of(frames).double() - frames.forces.double()).square().sum())
-        sizes += float(frames.forces.double().square().sum())
-    return float(np.sqrt(errors / sizes))

@@ -14,9 +14,9 @@ from benchmarks.interface import FitReport
 from benchmarks.models.force_fields.frames import (
     FrameBatch,
     TrainingFrames,
-    forces_validation,
     validation_frames,
 )
+from benchmarks.models.force_fields.losses import whitened_validation, whitening_of
 from benchmarks.models.force_fields.rollout import RolloutSettings, RollsOut
 from benchmarks.models.learnt import Config, Learnt, LearntSettings, Module
 from benchmarks.models.settings import parse_settings
@@ -74,5 +74,8 @@ class LearntForceField(RollsOut, Learnt[Module, Config]):
         )  # fmt: skip
 
     def validation(self, data: TrainingData) -> Callable[[nn.Module], float] | None:
-        """The error of forces on the frames that the validation windows start from."""
-        return forces_validation(validation_frames(data, self.isolated_energies()), self.forces)
+        """The whitened error of forces on the frames that the validation windows start from."""
+        parts = validation_frames(data, self.isolated_energies())
+        if not parts:
+            return None
+        return whitened_validation(parts, whitening_of(data.validation_blocks), self.forces)

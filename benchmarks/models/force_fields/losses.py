@@ -9,12 +9,12 @@ which predicts no force at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from atom.alignment import kabsch_rotation, weighted_centroid
 from benchmarks.models.force_fields.frames import FrameBatch, labelled_frames, labels_of
@@ -113,6 +113,47 @@ def whitening_of(blocks: Sequence[Trajectory]) -> Whitening:
         roots[row, : 3 * n, : 3 * n] = root.float()
     rows = {name: row for row, name in enumerate(by_molecule)}
     return Whitening(rows, masses, structures, roots)
+
+
+def whitened_validation(
+    parts: Mapping[str, Sequence[FrameBatch]],
+    whitening: Whitening,
+    forces_of: Callable[[nn.Module, FrameBatch], Tensor],
+) -> Callable[[nn.Module], float]:
+    """What says of a force field how far it errs.
+
+    Whitened, since plain errors of forces go on falling while motion at long lags gets worse; the
+    geometric mean over molecules, and over the parts, so that one molecule that fits badly does
+    not choose the weights, and unseen molecules and later times count alike.
+
+    Args:
+        parts: `validation_frames`, at least one.
+        whitening: of the molecules of all parts.
+        forces_of: forces (B, N, 3) eV/A of a module at frames, on the CPU.
+    """
+
+    def validate(module: nn.Module) -> float:
+        errors = [
+            _whitened_error(batches, whitening, module, forces_of) for batches in parts.values()
+        ]
+        return float(np.exp(np.mean(np.log(errors))))
+
+    return validate
+
+
+def _whitened_error(
+    batches: Sequence[FrameBatch],
+    whitening: Whitening,
+    module: nn.Module,
+    forces_of: Callable[[nn.Module, FrameBatch], Tensor],
+) -> float:
+    """Root mean squared whitened error of each molecule, their geometric mean."""
+    found: dict[str, list[float]] = {}
+    for frames in batches:
+        errors = whitening(frames, forces_of(module, frames)).tolist()
+        for name, error in zip(frames.molecule, errors, strict=True):
+            found.setdefault(name, []).append(error)
+    return float(np.exp(np.mean([np.log(np.mean(own)) for own in found.values()]) / 2))
 
 
 def _by_molecule(blocks: Sequence[Trajectory]) -> dict[str, list[Trajectory]]:

@@ -4,7 +4,6 @@ import json
 import os
 import sys
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ import torch
 
 from benchmarks.interface import CannotPredict
 from benchmarks.models import Budget, make_model
-from benchmarks.models.force_fields.frames import force_error
 from benchmarks.models.force_fields.rollout import RolloutSettings, roll_out
 from tests.support import toys
 from tg80.errors import UserError
@@ -60,9 +58,13 @@ def mark(test):
 def test_the_forces_of_later_frames_are_learnt(trained):
     """Below half of what they are, in frames that nothing was learnt from."""
     model, report, held_out = trained
-    error = force_error(held_out, partial(model.forces, model.trained()))
-    assert error < 0.5
-    assert report.best_validation == pytest.approx(error, rel=1e-3)
+    errors, sizes = 0.0, 0.0
+    for frames in held_out:
+        off = model.forces(model.trained(), frames) - frames.forces
+        errors, sizes = errors + off.square().sum(), sizes + frames.forces.square().sum()
+    assert (errors / sizes) ** 0.5 < 0.5
+    # Whitened, where no force at all errs by 1 in soft motions as in stiff ones.
+    assert 0 < report.best_validation < 1
     assert report.longest_lag_fs is None and report.n_parameters > 1000
 
 

@@ -18,7 +18,7 @@ from atom.walk import bonded_pairs
 from benchmarks.interface import Budget
 from benchmarks.models import make_model
 from benchmarks.models.force_fields.frames import batch_of, labels_of
-from benchmarks.models.force_fields.losses import whitening_of
+from benchmarks.models.force_fields.losses import whitened_validation, whitening_of
 from tg80.chemistry.mechanics import remove_rigid_motion
 from tg80.constants import ACCELERATION, BOLTZMANN_EV_PER_K, masses_of
 from tg80.dataset import load
@@ -218,6 +218,25 @@ def test_whitened_forces_have_unit_size_in_every_direction(few):
         # Below 1 by the directions whose force is held up to a share of the largest.
         assert 0.9 < float(losses.mean()) < 1.02
         assert float(whitening(batch, batch.forces).abs().max()) == 0.0
+
+
+def test_validation_takes_the_geometric_mean_over_molecules_and_parts(few):
+    """By hand from parts of forces: a half, a tenth and none of them predicted."""
+    a, b, c = few.trajectories[:3]
+    whitening = whitening_of([a, b, c])
+
+    def frames(block):
+        labels = labels_of(block)
+        return batch_of([(block, frame, labels) for frame in range(block.n_frames)], {})
+
+    parts = {"val": [frames(a), frames(b)], "val_time": [frames(c)]}
+    shares = {a.name: 0.5, b.name: 0.1, c.name: 0.0}
+
+    def forces_of(module, batch):
+        return batch.forces * torch.tensor([shares[n] for n in batch.molecule])[:, None, None]
+
+    error = whitened_validation(parts, whitening, forces_of)(torch.nn.Identity())
+    assert error == pytest.approx((0.5 * 0.9) ** 0.25, rel=0.03)
 
 
 def test_a_soft_motion_weighs_as_much_as_a_stiff_one(few):
