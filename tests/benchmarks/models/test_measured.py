@@ -1,4 +1,4 @@
-"""Forces measured from positions and velocities."""
+"""Forces measured from positions."""
 
 from dataclasses import replace
 
@@ -40,32 +40,34 @@ def swinging(frequency, n_frames=40):
 
 
 @pytest.mark.parametrize("wavenumber", [200.0, 1000.0, 3000.0])
-def test_the_force_of_a_spring_is_right_to_fourth_order(wavenumber):
+def test_the_force_of_a_spring_is_right_to_eighth_order(wavenumber):
     frequency = 2 * np.pi * 2.99792458e-5 * wavenumber
     block, forces = swinging(frequency)
     (measured,) = with_measured_forces([block])
     _, found = measured.labels.read()
-    share = 1 - (frequency * H_FS) ** 4 / 360
-    inner = np.abs(forces[1:-1]) > 0.1 * np.abs(forces).max()
-    np.testing.assert_allclose(found[inner] / forces[1:-1][inner], share, atol=2e-3)
-    np.testing.assert_array_equal(measured.positions, block.positions[1:-1])
+    share = 1 - (frequency * H_FS) ** 8 / 3150
+    inner = np.abs(forces[4:-4]) > 0.1 * np.abs(forces).max()
+    np.testing.assert_allclose(found[inner] / forces[4:-4][inner], share, atol=5e-4)
+    np.testing.assert_array_equal(measured.positions, block.positions[4:-4])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_measured_forces_are_those_that_were_stored(published, name):
+    """But for what velocity Verlet does to the path: w^2 (1 + (w dt)^2/12), 0.6 % of a C-H stretch
+    at 0.5 fs."""
     block = published[name][1]
     (measured,) = with_measured_forces([block])
     _, found = measured.labels.read()
-    _, stored = block.labels.read()
-    off, size = found - stored[1:-1], stored[1:-1]
-    assert np.sqrt(np.square(off).mean() / np.square(size).mean()) < 0.03
+    stored = block.labels.read()[1][4:-4]
+    assert np.sqrt(np.square(found - stored).mean() / np.square(stored).mean()) < 0.015
+    assert 1.003 < (found * stored).sum() / np.square(stored).sum() < 1.006
     assert float(whitening_of([measured]).roots.abs().max()) > 0
 
 
 def test_frames_too_far_apart_have_no_measured_forces(published):
     coarse, fine = published["ethylene"]
     assert with_measured_forces([coarse]) == []
-    assert with_measured_forces([fine.frames(0, 2)]) == []
+    assert with_measured_forces([fine.frames(0, 9)]) == []
 
 
 def test_frames_stand_beside_windows_and_depend_on_their_numbers_alone(published):
