@@ -195,14 +195,19 @@ def write_record(folder: Path, record: Record, scores: Sequence[PartScore]) -> N
         for name, errors in sets.items():
             if errors is not None:
                 arrays[f"{score.part}/{name}/lags_fs"] = errors.lags_fs
-                arrays[f"{score.part}/{name}/raw"] = errors.raw
-                arrays[f"{score.part}/{name}/aligned"] = errors.aligned
+                arrays[f"{score.part}/{name}/raw"] = _in_float32(errors.raw)
+                arrays[f"{score.part}/{name}/aligned"] = _in_float32(errors.aligned)
                 arrays[f"{score.part}/{name}/failed"] = errors.failed
         arrays[f"{score.part}/start_id"] = np.array(score.start_ids)
         arrays[f"{score.part}/molecule"] = np.array(score.molecules)
     make_folder(folder)
     write_atomically(folder / ERRORS, pack_npz(arrays, compressed=True))
     write_atomically(folder / RECORD, record.model_dump_json().encode())
+
+
+def _in_float32(errors: np.ndarray) -> np.ndarray:
+    """Half the size in a repository; what ran away stays finite."""
+    return np.minimum(errors, np.finfo(np.float32).max).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -233,7 +238,7 @@ class ScoredRun:
 
     def raw(self, part: str) -> np.ndarray:
         """Squared errors of a part at the task's lags, (n_windows, P) A^2."""
-        return self._array(f"{part}/task/raw")
+        return self._array(f"{part}/task/raw").astype(np.float64)
 
     def names(self, part: str, of: Literal["start_id", "molecule"]) -> tuple[str, ...]:
         """The start or the molecule of each window of a part."""
