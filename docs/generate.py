@@ -257,15 +257,29 @@ def results(task: str) -> str:
     sections = []
     for fold in sorted({record.fold for _, record in _found(task)}):
         found = [(path, record) for path, record in _found(task) if record.fold == fold]
-        records = [record for _, record in found]
-        scored, floors = entries(records), part_floors(records)
-        sections.append(f"## Fold {fold}")
-        for view in (View.SUMMARY, View.SKILL, View.QUALITY, View.COSTS):
-            command = f"atom-bench leaderboard benchmarks/results/{task} --fold {fold} --{view}"
-            sections.append(f"`{command} --format markdown`")
-            sections += [each.markdown().strip() for each in boards(scored, view, floors)]
-        sections += _told_apart(task, fold, found)
+        command = f"atom-bench leaderboard benchmarks/results/{task} --fold {fold}"
+        sections += [f"## Fold {fold}", *_boards(command, found), *_told_apart(task, fold, found)]
     return "\n\n".join(sections)
+
+
+def all_folds(task: str) -> str:
+    """Tables over the folds that each model has been run on, and what can be told apart in each."""
+    found, sections = _found(task), []
+    for fold in sorted({record.fold for _, record in found}):
+        told = _told_apart(task, fold, [(path, r) for path, r in found if r.fold == fold])
+        sections += [f"## What can be told apart in fold {fold}", *told] if told else []
+    command = f"atom-bench leaderboard benchmarks/results/{task}"
+    return "\n\n".join(["## All folds", *_boards(command, found), *sections])
+
+
+def _boards(command: str, found: list[tuple[Path, Record]]) -> list[str]:
+    records = [record for _, record in found]
+    scored, floors = entries(records), part_floors(records)
+    sections = []
+    for view in (View.SUMMARY, View.SKILL, View.QUALITY, View.COSTS):
+        sections.append(f"`{command} --{view} --format markdown`")
+        sections += [each.markdown().strip() for each in boards(scored, view, floors)]
+    return sections
 
 
 def _told_apart(task: str, fold: int, found: list[tuple[Path, Record]]) -> list[str]:
@@ -297,9 +311,10 @@ def tuning(task: str) -> str:
     return "\n\n".join(tables(list(own))[0].markdown().strip() for _, own in grouped)
 
 
-def results_page(task: str) -> dict[str, Callable[[], str]]:
+def results_page(task: str, tables: Callable[[str], str] = results) -> dict[str, Callable[[], str]]:
     """Blocks of the page of a task's results."""
-    return {make.__name__: partial(make, task) for make in (runs, results, tuning)}
+    makers = {"runs": runs, "results": tables, "tuning": tuning}
+    return {name: partial(make, task) for name, make in makers.items()}
 
 
 # Pages
@@ -337,6 +352,7 @@ BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
     },
     "benchmark/joining.md": {"example": join_example},
     "benchmark/results.md": results_page("mini-xtb-v1"),
+    "benchmark/results-tg80-xtb.md": results_page("tg80-xtb-v1", all_folds),
     "reference/commands.md": {"commands": commands},
 }
 
