@@ -61,7 +61,7 @@ class Valence(LearntForceField[ValenceNetwork, ValenceConfig]):
     presets: ClassVar[dict[str, Preset]] = {
         "mini": Preset(
             training={
-                "learning_rate": 3e-3,
+                "learning_rate": 1e-3,
                 "weight_decay": 1e-4,
                 "batch_size": 64,
                 "ema_decay": 0.998,
