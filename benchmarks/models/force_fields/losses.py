@@ -122,9 +122,9 @@ def whitened_validation(
 ) -> Callable[[nn.Module], float]:
     """What says of a force field how far it errs.
 
-    Whitened, since plain errors of forces go on falling while motion at long lags gets worse; the
-    geometric mean over molecules, and over the parts, so that one molecule that fits badly does
-    not choose the weights, and unseen molecules and later times count alike.
+    Whitened, since plain errors are those of stiff bonds, and may rise while motion at long lags
+    gets better; the geometric mean over molecules, and over the parts, so that one molecule that
+    fits badly does not choose the weights, and unseen molecules and later times count alike.
 
     Args:
         parts: `validation_frames`, at least one.
