@@ -110,16 +110,19 @@ class ATOMConfig(BaseModel):
         description="add a learned function of the lag, zero at lag 0, to the step tokens",
     )
 
-    output: Literal["displacement", "flight", "absolute", "modes"] = Field(
+    output: Literal["displacement", "flight", "absolute", "modes", "steps"] = Field(
         default="displacement",
         description="vector is added to the start position, to free flight from it, to the "
-        "centre of mass, or to motion in the molecule's own normal modes",
+        "centre of mass, or to motion by the molecule's own force constants: in its normal modes, "
+        "or step by step (in training mode in its modes, which can be differentiated)",
     )
     modes_width: int = Field(
-        default=64, ge=1, description="with output = modes: features that force constants come from"
+        default=64,
+        ge=1,
+        description="with output = modes or steps: features that force constants come from",
     )
     modes_rounds: int = Field(
-        default=2, ge=0, description="with output = modes: messages along the bonds"
+        default=2, ge=0, description="with output = modes or steps: messages along the bonds"
     )
     flight_fs: float = Field(
         default=15.0,
@@ -135,8 +138,8 @@ class ATOMConfig(BaseModel):
 
     lag_gate_power: Literal[1, 2] = Field(
         default=1,
-        description="of that gate; with 2, flight and modes leave the start with its velocities "
-        "exactly",
+        description="of that gate; with 2, flight, modes and steps leave the start with its "
+        "velocities exactly",
     )
 
     normalise_lifted: bool = Field(
@@ -194,13 +197,18 @@ class ATOMConfig(BaseModel):
                 raise ValueError("symmetry = strict goes with lifting = equivariant only")
             if self.attention == "gat":
                 raise ValueError("symmetry = strict does not go with attention = gat")
-        if self.output == "modes" and self.symmetry == "strict":
-            raise ValueError("output = modes does not go with symmetry = strict")
+        if self.moves and self.symmetry == "strict":
+            raise ValueError(f"output = {self.output} does not go with symmetry = strict")
         if self.pair_layers and self.lifting != "equivariant":
             raise ValueError("pair_layers go with lifting = equivariant only")
         if self.graph_radius_angstrom is not None and self.attention != "gat":
             raise ValueError("graph_radius_angstrom goes with attention = gat only")
         return self
+
+    @property
+    def moves(self) -> bool:
+        """Whether vectors are added to motion by the molecule's own force constants."""
+        return self.output in ("modes", "steps")
 
     @property
     def has_lifted(self) -> bool:

@@ -46,7 +46,7 @@ class Decoder(nn.Module):
         if config.lag_embedding:
             self.lag_features = nn.Linear(len(LAG_FEATURE_TIMES_FS), n_free, bias=False)
         self.lift_motion = None
-        if config.output == "modes":
+        if config.moves:
             with plain_layers():
                 self.lift_motion = o3.Linear("1x0e + 1x1o", lifted)
         if n_vectors > 1:
@@ -80,7 +80,7 @@ class Decoder(nn.Module):
             positions: (B, N, 3), A.
             bonds: (B, N, N) bool.
             motion: (B, P, N, 3) displacements that the vectors are added to, which the steps are
-                told; for output = modes.
+                told; for output = modes or steps.
 
         Returns:
             (B, P, N, 3), without unit.

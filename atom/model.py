@@ -28,6 +28,8 @@ from atom.walk import bonded_pairs, random_walk_encoding
 
 # The decoder is told of motion in normal modes in this unit.
 MOTION_UNIT_ANGSTROM = 0.2
+# Of what attention adds to steps of time, at the start of training.
+CORRECTION_FS = 50.0
 
 
 class ATOM(nn.Module):
@@ -47,12 +49,15 @@ class ATOM(nn.Module):
         self.config = config = config or ATOMConfig()
         self.decoder = Decoder(config)
         self.lifting = make_lifting(config)
-        self.modes = self.correction = None
-        if config.output == "modes":
+        self.modes = self.correction = self.log_lasts = None
+        if config.moves:
             features = config.multiplicity
             self.modes = ModesHead(features, config.modes_width, config.modes_rounds)
             # The correction to the modes starts at nothing.
             self.correction = nn.Parameter(torch.zeros(()))
+        if config.output == "steps":
+            # For how long attention knows better than the terms do, fs.
+            self.log_lasts = nn.Parameter(torch.tensor(CORRECTION_FS).log())
         masses = torch.tensor(ATOMIC_MASSES, dtype=torch.float64)
         thermal = BOLTZMANN_EV_PER_K * config.temperature_k / U_ANGSTROM2_PER_FS2_IN_EV
         # Padding gets velocity unit 1, so that its zero velocities stay zero.
@@ -101,8 +106,8 @@ class ATOM(nn.Module):
             lags_fs: (B, P) times since the start (not increments), fs; NaN = padded lag.
             walk_encoding: (B, N, walk_steps) instead of the one computed from ``positions``.
             bonds: (B, N, N) bool instead of the bonds found in ``positions``.
-            harmonic: (B, P, N, 3), A, with output = modes: motion in normal modes instead of that
-                about the rest structure nearest to ``positions``.
+            harmonic: (B, P, N, 3), A, with output = modes or steps: the motion by force constants
+                instead of what these make of it.
 
         Returns:
             (B, P, N, 3), A. Zeros at padded atoms; the start positions at padded lags.
@@ -142,6 +147,7 @@ class ATOM(nn.Module):
             harmonic = self.modes(
                 positions, velocities, atomic_numbers, lags_fs,
                 topologies_of_bonds(bonds, atomic_numbers), self.lifting.embedding,
+                steps=self.config.output == "steps" and not self.training,
             )  # fmt: skip
         moved = None if harmonic is None else (harmonic - positions[:, None]).to(dtype)
         vectors = self.decoder(
@@ -154,7 +160,7 @@ class ATOM(nn.Module):
             vectors = vectors * self._lag_gate(lags_fs).to(dtype)[..., None, None]
             base = start + self._flight(velocities, lags_fs).to(dtype)
         if moved is not None:
-            base, vectors = start + moved, vectors * self.correction
+            base, vectors = start + moved, vectors * self._correction(lags_fs)
         wanted = (valid[:, :, None] & real[:, None, :])[..., None]
         return torch.where(wanted, base + vectors, start)
 
@@ -246,6 +252,14 @@ class ATOM(nn.Module):
             return torch.ones_like(lags_fs)
         gate = -torch.expm1(-lags_fs / self.config.lag_gate_fs)
         return gate**self.config.lag_gate_power
+
+    def _correction(self, lags_fs: Tensor) -> Tensor:
+        """Factor on what attention adds to motion by force constants, one for all or by lag."""
+        assert self.correction is not None
+        if self.log_lasts is None:
+            return self.correction
+        lasts = (-(lags_fs / self.log_lasts.exp()).square() / 2).exp()
+        return self.correction * lasts[..., None, None].to(self.correction)
 
     def _flight(self, velocities: Tensor, lags_fs: Tensor) -> Tensor:
         """Free flight with velocities (B, N, 3) that die away, (B, P, N, 3) A; or zeros."""

@@ -39,6 +39,18 @@ class Spectral(NamedTuple):
     h_spread: Tensor
 
 
+def _never_negative(values: Tensor) -> tuple[Tensor, Tensor]:
+    """w^2 of eigenvalues of either sign, and a root that its slope is made of."""
+    root = (values.square() + 4 * SOFTEST**2).sqrt()
+    return (values + root) / 2, root  # positive, and nearly the eigenvalue where that is large
+
+
+def left_of_phase(values: Tensor, spread: Tensor, t: Tensor) -> Tensor:
+    """D of eigenvalues at time t; arguments as for `spectral`."""
+    square, _ = _never_negative(values)
+    return (-t.square() * (spread[0] * square + spread[1]) / 2).exp()
+
+
 def spectral(values: Tensor, spread: Tensor, t: Tensor) -> Spectral:
     """g and h at time t; all broadcast.
 
@@ -47,10 +59,8 @@ def spectral(values: Tensor, spread: Tensor, t: Tensor) -> Spectral:
         spread: (2,) s^2, and s0^2 in (rad/fs)^2.
         t: fs.
     """
-    root = (values.square() + 4 * SOFTEST**2).sqrt()
-    square = (values + root) / 2  # positive, and nearly the eigenvalue where that is large
-    w = square.sqrt()
-    lost = (-t.square() * (spread[0] * square + spread[1]) / 2).exp()
+    square, root = _never_negative(values)
+    w, lost = square.sqrt(), left_of_phase(values, spread, t)
     cos, sin = lost * (w * t).cos(), lost * (w * t).sin()
     g, h = sin / w, (1 - cos) / square
     half = t.square() / 2
@@ -120,9 +130,8 @@ class Flow(torch.autograd.Function):
         summed = torch.zeros_like(vectors).index_add(0, owner, total)
         by_stiffness = vectors @ summed @ vectors.transpose(1, 2)
         by_variance = inner * (f.g_spread * v + f.h_spread * a)
-        root = (own.square() + 4 * SOFTEST**2).sqrt()
-        square = ((own + root) / 2)[:, None]
-        by_spread = torch.stack([(by_variance * square).sum(), by_variance.sum()])
+        square, _ = _never_negative(own)
+        by_spread = torch.stack([(by_variance * square[:, None]).sum(), by_variance.sum()])
         return (
             (by_stiffness + by_stiffness.transpose(1, 2)) / 2,
             (by_v[:, None] @ mine.transpose(1, 2))[:, 0],

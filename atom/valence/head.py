@@ -1,4 +1,4 @@
-"""Motion in a molecule's own normal modes, its force constants predicted from the bond graph."""
+"""Motion by a molecule's own force constants, which are predicted from the bond graph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch.nn.functional import pad
 from atom.alignment import kabsch_rotation, weighted_centroid
 from atom.elements import ATOMIC_MASSES, U_ANGSTROM2_PER_FS2_IN_EV
 from atom.valence.batches import terms_of_each
-from atom.valence.flow import SOFTEST, Flow
+from atom.valence.flow import SOFTEST, Flow, left_of_phase
+from atom.valence.steps import integrate
 from atom.valence.stiffness import Geometry, Layout
 from atom.valence.terms import GraphMessages, Parameters, TermNetwork
 from atom.valence.topology import Topology
@@ -57,7 +58,7 @@ class Linearised(NamedTuple):
 
 
 class ModesHead(nn.Module):
-    """Force constants of a molecule, and its motion by them in closed form.
+    """Force constants of a molecule, and its motion by them: in closed form, or in small steps.
 
     Args:
         n_elements: features of an element.
@@ -156,6 +157,28 @@ class ModesHead(nn.Module):
         moved = x[:, None] + moved + t[..., None, None] * drift[:, None]
         return pad(moved, (0, 0, 0, -wider[3]))
 
+    def fade(self, lines: Linearised, positions: Tensor, lags_fs: Tensor) -> Tensor:
+        """Positions (B, P, N, 3) A that go to rest structures as phases are lost, mode by mode.
+
+        Args:
+            lines: equations of motion of the B molecules about their rest structures.
+            positions: (B, P, N, 3) A.
+            lags_fs: (B, P).
+        """
+        n = lines.structure.shape[1]
+        masses = lines.masses[:, None].expand(-1, positions.shape[1], -1)
+        rest, root = lines.structure[:, None], lines.root[:, None]
+        # Where a molecule flew apart there is nothing to lay upon its rest structure.
+        x = torch.nan_to_num(positions[:, :, :n], nan=0.0, posinf=0.0, neginf=0.0)
+        centre = weighted_centroid(x, masses)
+        turn = kabsch_rotation(x - centre, rest.expand_as(x), masses).transpose(2, 3)
+        away = (((x - centre) @ turn - rest) * (masses > 0)[..., None]).flatten(2) * root
+        values, vectors = torch.linalg.eigh(lines.stiffness)
+        left = left_of_phase(values[:, None], self.spread().square(), lags_fs.double()[..., None])
+        away = ((away @ vectors) * left) @ vectors.transpose(1, 2) / root
+        faded = (away.unflatten(2, (-1, 3)) + rest) @ turn.transpose(2, 3) + centre
+        return torch.cat([faded, positions[:, :, n:]], dim=2)
+
     def forward(
         self,
         positions: Tensor,
@@ -164,6 +187,8 @@ class ModesHead(nn.Module):
         lags_fs: Tensor,
         topologies: Sequence[Topology],
         elements: nn.Embedding,
+        *,
+        steps: bool = False,
     ) -> Tensor:
         """Positions (B, P, N, 3) A about the rest structures that Newton steps lead to.
 
@@ -176,6 +201,8 @@ class ModesHead(nn.Module):
             lags_fs: (B, P), not NaN.
             topologies: B bond graphs.
             elements: features of the elements.
+            steps: by Newton's equations in small steps, which is not differentiated in the force
+                constants, instead of in closed form.
         """
         device = positions.device
         topology, parameters = terms_of_each(
@@ -184,9 +211,14 @@ class ModesHead(nn.Module):
         real = atomic_numbers > 0
         start = positions.double()
         lines, pull = self.at_rest(topology, parameters, start[real])
-        owner = torch.arange(len(real), device=device)
-        pull = torch.zeros_like(start).masked_scatter(real[..., None], pull)
-        moved = self.move(lines, owner, positions, velocities, lags_fs, pull)
+        if steps:
+            masses = self.masses_of(atomic_numbers)
+            moved = integrate(positions, velocities, lags_fs, masses, topology, parameters)
+            moved = self.fade(lines, moved, lags_fs)
+        else:
+            owner = torch.arange(len(real), device=device)
+            pull = torch.zeros_like(start).masked_scatter(real[..., None], pull)
+            moved = self.move(lines, owner, positions, velocities, lags_fs, pull)
         rest = torch.zeros_like(moved[:, 0])
         rest[real] = _superposed(lines, start[real])
         heavy = (atomic_numbers > 1)[:, None]

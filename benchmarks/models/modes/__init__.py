@@ -1,1 +1,1 @@
-"""`atom-modes`: ATOM on top of a molecule's own normal modes."""
+"""`atom-modes`: ATOM on top of motion by a molecule's own force constants."""

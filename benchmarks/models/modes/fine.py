@@ -18,16 +18,20 @@ from benchmarks.tasks.states import score_mask_of
 from benchmarks.training.batches import MicroBatch
 from tg80.windows.windows import WindowBatch
 
-# Beyond this standard normal number a step learns from its windows, in an eighth of all steps:
-# forces are much cheaper; and then from every second one.
-_OF_WINDOWS, _EVERY = 1.15, 2
+# Forces are much cheaper than windows. A coin that the batch holds, a standard normal number, says
+# when these are learnt from: beyond this in either direction, in one of 64 steps each; where
+# attention corrects the closed form, which needs it more, in an eighth of all.
+_SELDOM, _OFTEN = 2.154, 1.15
+# Of windows that the modes learn from: every second one. Of those that attention corrects where
+# steps of time have moved them: the short ones, fs.
+_EVERY, _LONGEST_STEPPED_FS = 2, 120.0
 
 
 @dataclass(frozen=True)
 class MeasuredLoss:
-    """Errors of the modes, of forces, and of what attention adds to the modes.
+    """Errors of forces, of the modes, and of what attention adds to the motion.
 
-    Attention learns the rest of the way, the modes held fixed, so that it takes nothing from them.
+    Attention learns the rest of the way, the motion held fixed, so that it takes nothing from that.
 
     Attributes:
         atoms: "heavy" or "all", which atoms attention is scored on.
@@ -46,8 +50,14 @@ class MeasuredLoss:
             frames.positions, frames.atomic_numbers, parameters_of(module), differentiable=True
         )
         loss = self.forces(frames, found).sqrt().mean()
-        if float(micro_batch.noise.positions[0, 0, 0]) > _OF_WINDOWS:
-            loss = loss + self._of_windows(module, some_of(batch, _EVERY))
+        coin, steps = float(micro_batch.noise.positions[0, 0, 0]), module.config.output == "steps"
+        if coin > (_SELDOM if steps else _OFTEN):
+            loss = loss + self._of_windows(module, chosen(batch, slice(None, None, _EVERY)))
+        if steps and coin < -_SELDOM:
+            longest = torch.nan_to_num(batch.lags_fs, nan=0.0).amax(1)
+            short = (longest <= _LONGEST_STEPPED_FS).nonzero()[:, 0]
+            if len(short):
+                loss = loss + self._of_steps(module, chosen(batch, short))
         count = loss.new_tensor(float(len(batch.molecule)))
         return loss * count, count
 
@@ -65,16 +75,44 @@ class MeasuredLoss:
         moved = module.modes.move(lines, owner, x, v, batch.lags_fs.where(valid, 0.0), pull)
         masses = module.modes.masses_of(z)[:, None, :, None].expand_as(target)
         error = relative_error(moved - target, target - x[:, None], masses, valid)
+        if module.config.output == "steps":
+            return error
+        return error + self._corrected(module, batch, moved)
+
+    def _of_steps(self, module: ATOM, batch: WindowBatch) -> Tensor:
+        """Errors of what attention makes of motion in steps of time."""
+        assert module.modes is not None
+        x, z = batch.positions, batch.atomic_numbers
+        with torch.no_grad():
+            moved = module.modes(
+                x, batch.velocities, z, torch.nan_to_num(batch.lags_fs, nan=0.0),
+                topologies_of(x, z), module.lifting.embedding, steps=True,
+            )  # fmt: skip
+        return self._corrected(module, batch, moved)
+
+    def _corrected(self, module: ATOM, batch: WindowBatch, moved: Tensor) -> Tensor:
+        """Errors of windows that were moved and that attention corrects."""
         predicted = module(
-            batch.positions, batch.velocities, z, batch.lags_fs, harmonic=moved.detach()
-        )
-        scored = score_mask_of(z, self.atoms)
-        return error + masked_loss(predicted, batch.targets, scored, valid, kind="rmse")
+            batch.positions, batch.velocities, batch.atomic_numbers, batch.lags_fs,
+            harmonic=moved.detach(),
+        )  # fmt: skip
+        scored = score_mask_of(batch.atomic_numbers, self.atoms)
+        valid = ~batch.lags_fs.isnan()
+        return masked_loss(predicted, batch.targets, scored, valid, kind="rmse")
 
 
-def some_of(batch: WindowBatch, every: int) -> WindowBatch:
-    """Every so-manieth window of a batch."""
-    names = ("positions", "velocities", "atomic_numbers", "lags_fs", "targets")
-    tensors = {name: getattr(batch, name)[::every] for name in names}
-    own = {name: getattr(batch, name)[::every] for name in ("molecule", "start_id")}
-    return WindowBatch(**tensors, **own)
+def chosen(batch: WindowBatch, rows: slice | Tensor) -> WindowBatch:
+    """Some windows of a batch."""
+    numbers = torch.arange(len(batch.molecule))[rows].tolist()
+    molecule, start_id = (
+        tuple(names[i] for i in numbers) for names in (batch.molecule, batch.start_id)
+    )
+    return WindowBatch(
+        batch.positions[rows],
+        batch.velocities[rows],
+        batch.atomic_numbers[rows],
+        batch.lags_fs[rows],
+        batch.targets[rows],
+        molecule,
+        start_id,
+    )

@@ -16,6 +16,7 @@ from benchmarks.models.modes.measured import MotionWindows, with_measured_forces
 from benchmarks.tasks.data import TrainingData
 from benchmarks.training.batches import first_frames
 from benchmarks.training.trainer import LossFunction
+from tg80.errors import UserError
 from tg80.windows.trajectories import Trajectory
 from tg80.windows.windows import TrainingWindows
 
@@ -29,30 +30,48 @@ def reversed_in_time(block: Trajectory) -> Trajectory:
 
 
 class AtomModes(AtomJoint):
-    """ATOM whose steps stand on the molecule's own normal modes.
+    """ATOM whose steps stand on motion by the molecule's own force constants.
 
-    Force constants come from ATOM's embedding of the elements and messages along the bonds, the
-    motion by them is closed for all lags at once, and attention corrects it. Positions and
-    velocities are all that is learnt from.
+    These come from ATOM's embedding of the elements and messages along the bonds. Training knows
+    the motion in closed form, in normal modes; prediction integrates it, once for all lags; and
+    attention corrects it. Positions and velocities are all that is learnt from.
     """
 
     id: ClassVar[str] = "atom-modes"
     presets: ClassVar[dict[str, Preset]] = {
         name: Preset(
-            {**preset.model, "sigma_positions": 0.0, "sigma_velocities": 0.0},
             {
-                "learning_rate": 5e-3,
+                **preset.model,
+                "output": "steps",
+                "modes_rounds": 4,
+                "sigma_positions": 0.0,
+                "sigma_velocities": 0.0,
+            },
+            {
+                "learning_rate": 2e-3,
                 "ema_decay": 0.995,
                 "weight_decay": 1e-4,
                 "batch_size": 32,
                 "fixed_lag_fraction": 0.0,
+                # Each integrates all validation windows.
+                "validations": 5,
             },
         )
         for name, preset in AtomJoint.presets.items()
     }
-    fixed: ClassVar[dict[str, Any]] = AtomJoint.fixed | {"output": "modes", "lag_gate_power": 2}
+    fixed: ClassVar[dict[str, Any]] = AtomJoint.fixed | {"lag_gate_power": 2}
 
     _loss: VirialLoss | MeasuredLoss
+
+    def __init__(self, **settings: Any) -> None:
+        """Make a model to be trained; settings as in `LearntSettings`.
+
+        Raises:
+            UserError: a setting is unknown or out of range.
+        """
+        super().__init__(**settings)
+        if not self.config.moves:
+            raise UserError(f"model {self.id} is output = 'modes' or 'steps'")
 
     def initialise(self, data: TrainingData, *, seed: int) -> None:
         """Take what the loss needs of the train blocks, and draw the weights."""

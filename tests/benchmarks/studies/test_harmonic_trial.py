@@ -78,7 +78,10 @@ def test_the_oracle_passes_and_persistence_is_the_unit(furan, tmp_path):
 @pytest.mark.timeout(1800)
 def test_atom_modes_learns_the_frequencies_of_furan(furan, tmp_path):
     """About 900 steps, a CPU minute: phases at 960 fs hang on frequencies to about 3 cm-1."""
-    settings = {"training": {"windows_per_trajectory": 8, "validations": 1}}
+    settings = {
+        "model": {"output": "modes"},
+        "training": {"windows_per_trajectory": 8, "validations": 1},
+    }
     result = run_trial(
         "atom-modes", settings, furan, budget=Budget(epochs=28), seed=0, out=tmp_path
     )
