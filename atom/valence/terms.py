@@ -25,7 +25,8 @@ from atom.valence.topology import LONGEST_SEPARATION, N_RELATIONS, RING_SIZES, T
 # Centre and width of the functions of distance between atoms that are not bonded, A.
 _PAIR_SHAPES = ((1.8, 0.6), (2.4, 0.6), (3.0, 0.7), (3.8, 0.9), (5.0, 1.2))
 _SMALL_SINE = 1e-6
-
+DROPOUT = 0.1
+"""Share of the features of a message's update that training leaves out."""
 
 # Of what two coordinates the couplings are, and the size of their constants.
 COUPLINGS = {
@@ -170,10 +171,12 @@ class GraphMessages(nn.Module):
         n_inputs: features of an element.
         width: of the features of an atom.
         n_rounds: messages along the bonds.
+        dropout: share of an update's features that training leaves out.
     """
 
-    def __init__(self, n_inputs: int, width: int, n_rounds: int) -> None:
+    def __init__(self, n_inputs: int, width: int, n_rounds: int, dropout: float = DROPOUT) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.inputs = nn.Linear(n_inputs + 1 + len(RING_SIZES), width)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(n_rounds))
         self.messages = nn.ModuleList(_network(2 * width, width, width) for _ in range(n_rounds))
@@ -187,7 +190,7 @@ class GraphMessages(nn.Module):
         for norm, message, update in zip(self.norms, self.messages, self.updates, strict=True):
             g = norm(h)
             received = torch.zeros_like(h).index_add(0, into, message(_cat(g[into], g[out_of])))
-            h = h + update(_cat(g, received))
+            h = h + self.dropout(update(_cat(g, received)))
         return h
 
 
@@ -197,13 +200,14 @@ class ValenceNetwork(nn.Module):
     Args:
         width: of the features of an atom.
         n_rounds: messages along the bonds.
+        dropout: as for `GraphMessages`.
     """
 
-    def __init__(self, width: int = 64, n_rounds: int = 4):
+    def __init__(self, width: int = 64, n_rounds: int = 4, dropout: float = DROPOUT):
         super().__init__()
         self.element = nn.Embedding(len(COVALENT_RADII), width)
         nn.init.zeros_(self.element.weight)  # so stays that of an element which is never learnt
-        self.graph = GraphMessages(width, width, n_rounds)
+        self.graph = GraphMessages(width, width, n_rounds, dropout)
         self.terms = TermNetwork(width)
 
     def forward(self, topology: Topology) -> Parameters:

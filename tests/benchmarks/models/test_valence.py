@@ -41,7 +41,7 @@ def topology(name):
 def some_network(seed=0):
     """An untrained one whose last layers are not small, so that every term counts."""
     torch.manual_seed(seed)
-    network = ValenceNetwork(16, 2)
+    network = ValenceNetwork(16, 2).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.ndim > 1:
@@ -135,7 +135,7 @@ def test_couplings_are_of_near_coordinates_once_each():
 
 def test_a_new_network_has_no_couplings_and_learns_them():
     terms = topology("furan")
-    network = ValenceNetwork(16, 2)
+    network = ValenceNetwork(16, 2).eval()
     found = network(terms)
     x = molecule("furan")[0].float() * 1.02
     for name in COUPLINGS:
@@ -163,7 +163,7 @@ def test_a_linear_molecule_stays_bound_and_bends_without_a_kink():
     terms = topology("acetonitrile")
     torch.manual_seed(0)
     with torch.no_grad():
-        parameters = ValenceNetwork(16, 2).double()(terms)
+        parameters = ValenceNetwork(16, 2).eval().double()(terms)
     # Bonds at rest, or they would push the molecule out of its line.
     i, j = terms.bonds.unbind(1)
     parameters.bond[:, 1] = (positions[i] - positions[j]).norm(dim=1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from atom.valence.batches import forces_of
 from atom.valence.terms import (
+    DROPOUT,
     Parameters,
     ValenceNetwork,
     energy,
@@ -38,6 +39,12 @@ class ValenceConfig(BoundedModel):
 
     width: int = Field(default=64, ge=1, description="features of an atom")
     n_rounds: int = Field(default=4, ge=0, description="messages along the bonds")
+    dropout: float = Field(
+        default=DROPOUT,
+        ge=0,
+        lt=1,
+        description="share of the features of a message's update that training leaves out",
+    )
     whitened: bool = Field(
         default=True,
         description="loss of forces in which soft motions count as much as stiff ones; "
@@ -74,7 +81,7 @@ class Valence(LearntForceField[ValenceNetwork, ValenceConfig]):
 
     def build(self) -> ValenceNetwork:
         """A network with random weights."""
-        return ValenceNetwork(self.config.width, self.config.n_rounds)
+        return ValenceNetwork(self.config.width, self.config.n_rounds, self.config.dropout)
 
     def initialise(self, data: TrainingData, *, seed: int) -> None:
         """Take the scale of forces from the train blocks, and draw the weights of this seed."""
