@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from atom.valence.steps import integrate
 from atom.valence.terms import (
     COUPLINGS,
     Parameters,
@@ -13,12 +14,14 @@ from atom.valence.terms import (
     energy,
     energy_and_forces,
 )
-from atom.valence.topology import join, topology_of
+from atom.valence.topology import join, topologies_of, topology_of
 from atom.walk import bonded_pairs
 from benchmarks.interface import Budget
 from benchmarks.models import make_model
 from benchmarks.models.force_fields.frames import batch_of, labels_of
 from benchmarks.models.force_fields.losses import whitened_validation, whitening_of
+from benchmarks.models.force_fields.rollout import RolloutSettings, roll_out
+from benchmarks.models.force_fields.valence.model import BoundField
 from tg80.chemistry.mechanics import remove_rigid_motion
 from tg80.constants import ACCELERATION, BOLTZMANN_EV_PER_K, masses_of
 from tg80.dataset import load
@@ -291,3 +294,27 @@ def test_normal_modes_and_time_steps_agree_near_the_minimum(few):
         assert not failed.any()
     moved = found["modes"] - states.positions[:, None]
     assert float((found["verlet"] - found["modes"]).norm() / moved.norm()) < 0.1
+
+
+def test_steps_of_atom_are_those_of_a_rollout(few):
+    """Two implementations of velocity Verlet, at lags between steps too, molecules of two sizes."""
+    states = few.validation[0].windows.states.select([0, len(few.validation[0].windows.states) - 1])
+    torch.manual_seed(0)
+    network = ValenceNetwork(16, 2).eval()
+    tops = topologies_of(states.positions, states.atomic_numbers)
+    own = [Parameters(*(p.detach().double() for p in network(top))) for top in tops]
+    lags = torch.tensor([[0.0, 0.4, 3.0, 20.5], [1.0, 7.0, 30.0, 33.3]])
+    settings = RolloutSettings(time_step_fs=1.0)
+    expected = roll_out(BoundField(tuple(tops), tuple(own)), states, lags, settings)
+    masses = torch.from_numpy(masses_of(states.atomic_numbers.numpy())) * states.atom_mask
+    parameters = Parameters(*(torch.cat(part) for part in zip(*own, strict=True)))
+    found = integrate(states.positions, states.velocities, lags, masses, join(tops), parameters)
+    assert not expected.failed.any()
+    torch.testing.assert_close(found, expected.positions, atol=1e-8, rtol=0)
+
+
+def test_dropout_acts_in_training_alone():
+    network, top = ValenceNetwork(16, 2, dropout=0.5), topology("methanol")
+    assert not torch.equal(network(top).bond, network(top).bond)
+    assert torch.equal(network.eval()(top).bond, network(top).bond)
+    assert make_model("valence", model={"dropout": 0.3}).build().graph.dropout.p == 0.3
