@@ -30,6 +30,8 @@ _N_STEPS, _LARGEST_STEP_A, _SOFTEST_STEP = 6, 0.15, 3 * SOFTEST
 _SPREAD_RATE = 30.0
 # Heavy atoms that would move farther from the rest structure, A, are not believed.
 _FARTHEST_A = 1.5
+# Beyond this, A, a molecule has flown apart, and there is nothing to lay upon its rest structure.
+_LOST_A = 1e6
 # Of the return to the rest structure where that happens, fs.
 _RETURN_FS = 50.0
 
@@ -140,11 +142,9 @@ class ModesHead(nn.Module):
         x, v = pad(positions.double(), wider), pad(velocities.double(), wider)
         t = lags_fs.double()
         masses, rest, root = lines.masses[owner], lines.structure[owner], lines.root[owner]
-        centre, drift = weighted_centroid(x, masses), weighted_centroid(v, masses)
-        turn = kabsch_rotation(x - centre, rest, masses).transpose(1, 2)
-        real = (masses > 0)[..., None]
-        away = torch.where(real, (x - centre) @ turn - rest, 0.0).flatten(1) * root
-        speed = torch.where(real, (v - drift) @ turn, 0.0).flatten(1) * root
+        away, _, turn = _laid_upon(rest, x, masses)
+        away, drift = away.flatten(1) * root, weighted_centroid(v, masses)
+        speed = torch.where((masses > 0)[..., None], (v - drift) @ turn, 0.0).flatten(1) * root
         linear = lines.acceleration[owner] - (lines.stiffness[owner] @ away[..., None])[..., 0]
         pull = linear[:, None].expand(-1, t.shape[1], -1)
         if accelerations is not None:
@@ -160,23 +160,24 @@ class ModesHead(nn.Module):
     def fade(self, lines: Linearised, positions: Tensor, lags_fs: Tensor) -> Tensor:
         """Positions (B, P, N, 3) A that go to rest structures as phases are lost, mode by mode.
 
+        NaN where a molecule has flown apart.
+
         Args:
             lines: equations of motion of the B molecules about their rest structures.
             positions: (B, P, N, 3) A.
             lags_fs: (B, P).
         """
         n = lines.structure.shape[1]
-        masses = lines.masses[:, None].expand(-1, positions.shape[1], -1)
-        rest, root = lines.structure[:, None], lines.root[:, None]
-        # Where a molecule flew apart there is nothing to lay upon its rest structure.
-        x = torch.nan_to_num(positions[:, :, :n], nan=0.0, posinf=0.0, neginf=0.0)
-        centre = weighted_centroid(x, masses)
-        turn = kabsch_rotation(x - centre, rest.expand_as(x), masses).transpose(2, 3)
-        away = (((x - centre) @ turn - rest) * (masses > 0)[..., None]).flatten(2) * root
+        lost = ~(positions.abs().flatten(2).amax(2) < _LOST_A)[..., None, None]
+        x = torch.where(lost, 0.0, positions[:, :, :n])
+        masses = lines.masses[:, None].expand(-1, x.shape[1], -1)
+        rest, root = lines.structure[:, None].expand_as(x), lines.root[:, None]
+        away, centre, turn = _laid_upon(rest, x, masses)
         values, vectors = torch.linalg.eigh(lines.stiffness)
         left = left_of_phase(values[:, None], self.spread().square(), lags_fs.double()[..., None])
-        away = ((away @ vectors) * left) @ vectors.transpose(1, 2) / root
+        away = (((away.flatten(2) * root) @ vectors) * left) @ vectors.transpose(1, 2) / root
         faded = (away.unflatten(2, (-1, 3)) + rest) @ turn.transpose(2, 3) + centre
+        faded = torch.where(lost, torch.nan, faded)
         return torch.cat([faded, positions[:, :, n:]], dim=2)
 
     def forward(
@@ -222,7 +223,8 @@ class ModesHead(nn.Module):
         rest = torch.zeros_like(moved[:, 0])
         rest[real] = _superposed(lines, start[real])
         heavy = (atomic_numbers > 1)[:, None]
-        strayed = (moved - rest[:, None]).norm(dim=-1).where(heavy, 0.0).amax(-1) > _FARTHEST_A
+        farthest = (moved - rest[:, None]).norm(dim=-1).where(heavy, 0.0).amax(-1)
+        strayed = ~(farthest <= _FARTHEST_A)  # NaN too
         back = -torch.expm1(-(lags_fs.double() / _RETURN_FS).square() / 2)[..., None, None]
         resting = start[:, None] + back * (rest - start)[:, None]
         moved = torch.where(strayed[..., None, None], resting, moved)
@@ -264,6 +266,17 @@ def newton_step(lines: Linearised, largest: float = _LARGEST_STEP_A) -> Tensor:
 
 def _roots(masses: Tensor) -> Tensor:
     return torch.where(masses > 0, masses, 1.0).sqrt().repeat_interleave(3, dim=1)
+
+
+def _laid_upon(rest: Tensor, x: Tensor, masses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What x (..., N, 3) laid upon rest is away from it, and the centre and turn that lead there.
+
+    A vector of x's frame times the turn is one of the rest structure's.
+    """
+    centre = weighted_centroid(x, masses)
+    turn = kabsch_rotation(x - centre, rest, masses).transpose(-1, -2)
+    away = torch.where((masses > 0)[..., None], (x - centre) @ turn - rest, 0.0)
+    return away, centre, turn
 
 
 def _superposed(lines: Linearised, positions: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from atom.elements import U_ANGSTROM2_PER_FS2_IN_EV
 from atom.valence.terms import Parameters, energy_and_forces
 from atom.valence.topology import Topology
 
-# Of velocity Verlet, fs. At 0.5 fs, half of it, skills of heavy atoms were the same.
+# Of velocity Verlet, fs. At half of it skills in validation were no better.
 _STEP_FS = 1.0
 
 
