@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from atom.valence.terms import Parameters, energy_and_forces
+from atom.valence.terms import Parameters, differentiable_forces, energy_and_forces
 from atom.valence.topology import Topology, join, rows_of_terms, topologies_of
 
 ParametersOf = Callable[[Topology], Parameters]
@@ -50,7 +50,8 @@ def forces_of(
     topology, parameters = terms_of_each(topologies, parameters_of, positions.device)
     parameters = Parameters(*(p.to(positions) for p in parameters))
     real = atomic_numbers > 0
-    _, found = energy_and_forces(
-        positions[real], topology, parameters, differentiable=differentiable
-    )
+    if differentiable:
+        found = differentiable_forces(positions[real], topology, parameters)
+    else:
+        _, found = energy_and_forces(positions[real], topology, parameters)
     return torch.zeros_like(positions).masked_scatter(real[..., None], found)

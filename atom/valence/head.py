@@ -19,10 +19,11 @@ from atom.valence.stiffness import Geometry, Layout
 from atom.valence.terms import GraphMessages, Parameters, TermNetwork
 from atom.valence.topology import Topology
 
-# Stretch constants, eV/A^2: of C-H, other X-H, bonds with an element beyond F, all others. Frames
-# 10 fs apart hardly tell those of X-H, whose period that is, so these stay within a third.
-_CH, _XH, _HEAVY, _OTHER = 31.5, 44.0, 22.0, 42.0
-_XH_SPREAD = 0.35
+# Stretch constants, eV/A^2: of C-H, other X-H, bonds with an element beyond F, to an oxygen or a
+# nitrogen that has no other neighbour (double and triple ones), all others. Frames 10 fs apart
+# hardly tell periods below 20 fs, so those of X-H, C=O and the like stay within a third.
+_CH, _XH, _HEAVY, _TO_OXYGEN, _TO_NITROGEN, _OTHER = 31.5, 44.0, 22.0, 75.0, 110.0, 42.0
+_FAST_SPREAD = 0.35
 _XH_CUBIC = -1.5
 # Newton steps from a start state to its rest structure: how many, the largest displacement of one,
 # and the smallest eigenvalue, (rad/fs)^2, that a step is divided by.
@@ -292,8 +293,12 @@ def _with_prior(bond: Tensor, t: Topology) -> Tensor:
     first, second = t.numbers[t.bonds].sort(dim=1).values.unbind(1)
     with_h = first == 1
     prior = torch.where(with_h, torch.where(second == 6, _CH, _XH), _OTHER)
+    ends = torch.where(t.degrees()[t.bonds] == 1, t.numbers[t.bonds], 0)
+    to_oxygen, to_nitrogen = ((ends == z).any(1) & ~with_h for z in (8, 7))
+    prior = torch.where(to_oxygen, _TO_OXYGEN, torch.where(to_nitrogen, _TO_NITROGEN, prior))
     prior = torch.where(second > 9, _HEAVY, prior).double()
-    spread = torch.where(with_h, _XH_SPREAD, 1.0).double()
+    fast = with_h | to_oxygen | to_nitrogen
+    spread = torch.where(fast, _FAST_SPREAD, 1.0).double()
     off = (bond[:, 0] / 40).log()
     constant = prior * torch.exp(spread * torch.tanh(off / spread))
     return torch.stack([constant, bond[:, 1], bond[:, 2] + with_h * _XH_CUBIC], dim=1)

@@ -353,14 +353,45 @@ def energy(positions: Tensor, t: Topology, parameters: Parameters) -> Tensor:
 
 
 def energy_and_forces(
-    positions: Tensor, topology: Topology, parameters: Parameters, *, differentiable: bool = False
+    positions: Tensor, topology: Topology, parameters: Parameters
 ) -> tuple[Tensor, Tensor]:
-    """Energies (n_molecules,) eV and forces (n, 3) eV/A; these can be differentiated if asked."""
+    """Energies (n_molecules,) eV and forces (n, 3) eV/A; not to be differentiated."""
     with torch.enable_grad():
         x = positions.detach().requires_grad_(True)
         energies = energy(x, topology, parameters)
-        (gradient,) = torch.autograd.grad(energies.sum(), x, create_graph=differentiable)
-    return energies if differentiable else energies.detach(), -gradient
+        (gradient,) = torch.autograd.grad(energies.sum(), x)
+    return energies.detach(), -gradient
+
+
+def differentiable_forces(positions: Tensor, t: Topology, parameters: Parameters) -> Tensor:
+    """Forces (n, 3) eV/A that can be differentiated by the parameters, not by positions (n, 3).
+
+    -dV/dq dq/dx: the slopes of the coordinates q are those of the geometry alone, so that a
+    gradient by the parameters needs no second derivative of them.
+    """
+    atoms = coordinate_atoms(t)
+    pairs = [_with_slopes(f, positions[own]) for f, own in zip(_FUNCTIONS, atoms, strict=True)]
+    q = Coordinates(*(values.requires_grad_(True) for values, _ in pairs))
+    energies = [term.energy(term.x, term.parameters).sum() for term in terms_of(q, t, parameters)]
+    pulls = torch.autograd.grad(
+        torch.stack(energies).sum(), q, create_graph=True, materialize_grads=True
+    )
+    parts = [
+        (-pull[:, None, None] * slopes).flatten(0, 1)
+        for pull, (_, slopes) in zip(pulls, pairs, strict=True)
+    ]
+    owners = torch.cat([own.flatten() for own in atoms])
+    return torch.zeros_like(positions).index_add(0, owners, torch.cat(parts))
+
+
+def _with_slopes(function: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates (m,) of a kind, their atoms at x (m, a, 3), and their slopes (m, a, 3)."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        rows = torch.arange(x.shape[0] * x.shape[1], device=x.device).view(x.shape[:2])
+        values = function(x.flatten(0, 1), rows)
+        (slopes,) = torch.autograd.grad(values.sum(), x)
+    return values.detach(), slopes
 
 
 def _lengths(x: Tensor, pairs: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -70,11 +70,16 @@ class Topology:
         """Number of molecules."""
         return int(self.molecule[-1]) + 1
 
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Rows of each field, and the number of molecules."""
+        return (*(len(getattr(self, name)) for name in _FIELDS), self.n_molecules)
+
     def to(self, device: torch.device) -> Topology:
         """The topology with its tensors on a device."""
         if self.numbers.device == device:
             return self
-        return Topology(*(getattr(self, f.name).to(device) for f in fields(self)))
+        return Topology(*(getattr(self, name).to(device) for name in _FIELDS))
 
     def degrees(self) -> Tensor:
         """Number of bonds (n,) of each atom."""
@@ -88,29 +93,29 @@ TERMS = (
 """Fields of a topology whose rows have parameters, in the order of these."""
 # What the numbers in the columns of a field count, to renumber them where molecules are joined.
 _COUNTED = {
-    "bonds": ("numbers",), "angles": ("numbers",), "torsions": ("numbers",),
-    "planes": ("numbers",), "pairs": ("numbers",), "torsion_bond": ("bonds",),
-    "torsion_angles": ("angles",),
+    "molecule": ("molecules",), "bonds": ("numbers",), "angles": ("numbers",),
+    "torsions": ("numbers",), "planes": ("numbers",), "pairs": ("numbers",),
+    "torsion_bond": ("bonds",), "torsion_angles": ("angles",),
     "bond_bond": ("bonds", "bonds", None), "bond_angle": ("bonds", "angles", None),
     "angle_angle": ("angles", "angles", None), "twist_twist": ("torsions", "torsions", None),
 }  # fmt: skip
+_FIELDS = tuple(field.name for field in fields(Topology))
+_COLUMN_OF: dict[str | None, int] = {
+    name: column for column, name in enumerate((*_FIELDS, "molecules", None))
+}
 
 
 def join(topologies: Sequence[Topology]) -> Topology:
     """Several molecules, one after another, as one topology."""
+    sizes, first = _sizes(topologies)
     joined = {}
-    for name in (field.name for field in fields(Topology)):
-        parts = [getattr(topology, name) for topology in topologies]
-        if name == "molecule":
-            first = np.cumsum([0, *(t.n_molecules for t in topologies)])[:-1]
-        else:
-            counts = [
-                [len(getattr(t, counted)) if counted else 0 for t in topologies]
-                for counted in _COUNTED.get(name, (None,))
-            ]
-            first = np.cumsum([[0] * len(counts), *zip(*counts, strict=True)], axis=0)[:-1]
-        shifts = torch.from_numpy(first)
-        joined[name] = torch.cat([part + n for part, n in zip(parts, shifts, strict=True)])
+    for column, name in enumerate(_FIELDS):
+        rows = torch.cat([getattr(topology, name) for topology in topologies])
+        if name in _COUNTED:
+            shifts = first[:, [_COLUMN_OF[counted] for counted in _COUNTED[name]]]
+            shift = torch.from_numpy(np.repeat(shifts, sizes[:, column], axis=0)).to(rows.device)
+            rows += shift if rows.ndim == 2 else shift[:, 0]
+        joined[name] = rows
     return Topology(**joined)
 
 
@@ -193,13 +198,20 @@ def topologies_of_bonds(bonded: Tensor, atomic_numbers: Tensor) -> list[Topology
 
 def rows_of_terms(unique: Sequence[Topology], order: Sequence[int]) -> list[Tensor]:
     """For each kind of term, the rows of the unique topologies' parameters in this order."""
+    sizes, first = _sizes(unique)
     rows = []
-    for name in TERMS:
-        counts = [len(getattr(topology, name)) for topology in unique]
-        first = np.cumsum([0, *counts])
-        own = [np.arange(first[i], first[i + 1]) for i in order]
-        rows.append(torch.from_numpy(np.concatenate(own)))
+    for column in (_COLUMN_OF[name] for name in TERMS):
+        lengths = sizes[order, column]
+        before = np.cumsum(lengths) - lengths
+        shifts = np.repeat(first[order, column] - before, lengths)
+        rows.append(torch.from_numpy(shifts + np.arange(len(shifts))))
     return rows
+
+
+def _sizes(topologies: Sequence[Topology]) -> tuple[np.ndarray, np.ndarray]:
+    """`Topology.sizes` of each, and the sums of those before it; of the last column none."""
+    sizes = np.array([topology.sizes for topology in topologies])
+    return sizes, np.pad(np.cumsum(sizes, axis=0) - sizes, ((0, 0), (0, 1)))
 
 
 def _rows(rows: Sequence[Sequence[int]], width: int) -> Tensor:

@@ -67,7 +67,7 @@ def make_optimizers(module: nn.Module, settings: TrainingSettings) -> list[torch
         groups.append({"params": matrices, "weight_decay": settings.weight_decay})
     groups = [group for group in groups if group["params"]]
     if groups:
-        optimizers.append(torch.optim.AdamW(groups, lr=settings.learning_rate))
+        optimizers.append(torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_rate"] = group["lr"]

@@ -78,6 +78,9 @@ class Trainer:
         self.path, self.device = out / CHECKPOINT, device
         self.identity = {**(identity or {}), **self._identity()}
         self.averaged = copy.deepcopy(module).requires_grad_(False)
+        # Listed once: to walk through a module takes longer than some steps' arithmetic.
+        self._parameters = list(module.parameters())
+        self._means = list(self.averaged.parameters())
         self.optimizers = make_optimizers(module, settings)
         self.stopping = EarlyStopping(self.averaged.state_dict(), settings.patience)
         if settings.compile:
@@ -130,6 +133,7 @@ class Trainer:
         else:
             torch.manual_seed(self.seed)
         self._clock = self._saved = self._now()
+        self.module.train()
         bar = progress and progress.add_task(f"training, seed {self.seed}", total=1)
         for step in self._steps():
             self._train_on(step)
@@ -154,15 +158,15 @@ class Trainer:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_rate"] * scale
-        self.module.zero_grad(set_to_none=True)
-        self.module.train()
+        for parameter in self._parameters:
+            parameter.grad = None
         mean = self._gradients(step)
         if not math.isfinite(mean):
             # The mean is that of all processes: all of them stop here.
             raise distributed.SharedFailure(
                 f"training diverged at step {self.step}; try a lower training.learning_rate"
             )
-        nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.gradient_clip)
+        nn.utils.clip_grad_norm_(self._parameters, self.settings.gradient_clip)
         for optimizer in self.optimizers:
             optimizer.step()
         self._average()
@@ -190,7 +194,7 @@ class Trainer:
         self.seconds, self._unshared = self.seconds + seconds, 0.0
         # What is left behind is the average over the processes of their sums.
         factor = distributed.world_size() / max(n_windows, 1.0)
-        for parameter in self.module.parameters():
+        for parameter in self._parameters:
             if parameter.grad is not None:
                 parameter.grad.mul_(factor)
         return loss_sum / max(n_windows, 1.0)
@@ -203,8 +207,7 @@ class Trainer:
     def _average(self) -> None:
         # Young averages forget faster, else the random start would weigh on short runs.
         decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
-        pairs = zip(self.averaged.parameters(), self.module.parameters(), strict=True)
-        for mine, theirs in pairs:
+        for mine, theirs in zip(self._means, self._parameters, strict=True):
             mine.lerp_(theirs, 1 - decay)
         for mine, theirs in zip(self.averaged.buffers(), self.module.buffers(), strict=True):
             mine.copy_(theirs)
@@ -307,7 +310,7 @@ class Trainer:
 
     def _report(self) -> FitReport:
         return FitReport(
-            n_parameters=sum(p.numel() for p in self.module.parameters()),
+            n_parameters=sum(p.numel() for p in self._parameters),
             n_steps=self.step,
             n_epochs=self.step // self.steps_per_epoch,
             n_samples=self._n_samples(),

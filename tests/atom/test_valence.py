@@ -8,7 +8,9 @@ from atom.valence.stiffness import Geometry, Layout
 from atom.valence.terms import (
     ATOMS_OF,
     Coordinates,
+    Parameters,
     coordinates_of,
+    differentiable_forces,
     energy,
     energy_and_forces,
 )
@@ -33,6 +35,25 @@ def test_gradient_and_hessian_are_those_of_the_energy(name):
         lambda flat: energy(flat.view(-1, 3), terms, parameters).sum(), x.flatten()
     )
     assert torch.allclose(hessian[0], expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", [*FEW, "1-butanol"])
+def test_forces_that_are_learnt_from_are_those_of_the_energy(name):
+    """Their gradient by the parameters too: against the second derivative of the energy."""
+    terms, x = topology(name), displaced(name)
+    own = Parameters(*(p.requires_grad_() for p in some_parameters(terms)))
+    weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
+    forces = differentiable_forces(x, terms, own)
+    assert torch.allclose(forces, energy_and_forces(x, terms, own)[1], atol=1e-9)
+    found = torch.autograd.grad((weights * forces).sum(), own, allow_unused=True)
+    y = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(energy(y, terms, own).sum(), y, create_graph=True)
+    expected = torch.autograd.grad(-(weights * slope).sum(), own, allow_unused=True)
+    for mine, theirs in zip(found, expected, strict=True):
+        if mine is None or theirs is None:
+            assert mine is theirs is None or not (theirs if mine is None else mine).any()
+        else:
+            assert torch.allclose(mine, theirs, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", Coordinates._fields)

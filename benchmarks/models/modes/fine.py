@@ -23,8 +23,8 @@ from tg80.windows.windows import WindowBatch
 # attention corrects the closed form, which needs it more, in an eighth of all.
 _SELDOM, _OFTEN = 2.154, 1.15
 # Of windows that the modes learn from: every second one. Of those that attention corrects where
-# steps of time have moved them: the short ones, fs.
-_EVERY, _LONGEST_STEPPED_FS = 2, 120.0
+# steps of time have moved them: the short ones, fs, and few of these, as each takes many steps.
+_EVERY, _LONGEST_STEPPED_FS, _N_STEPPED = 2, 120.0, 8
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class MeasuredLoss:
             loss = loss + self._of_windows(module, chosen(batch, slice(None, None, _EVERY)))
         if steps and coin < -_SELDOM:
             longest = torch.nan_to_num(batch.lags_fs, nan=0.0).amax(1)
-            short = (longest <= _LONGEST_STEPPED_FS).nonzero()[:, 0]
+            short = (longest <= _LONGEST_STEPPED_FS).nonzero()[:_N_STEPPED, 0]
             if len(short):
                 loss = loss + self._of_steps(module, chosen(batch, short))
         count = loss.new_tensor(float(len(batch.molecule)))
