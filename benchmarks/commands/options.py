@@ -40,7 +40,7 @@ DataOption = Annotated[
 TaskOption = Annotated[
     str, typer.Option(help="Task id, such as tg80-multitask, tg80-zero-shot/furan or md17/aspirin.")
 ]
-TrackOption = Annotated[str, typer.Option(help="canonical, heavy-input or all-atom.")]
+TrackOption = Annotated[str, typer.Option(help="canonical, heavy-input, all-atom or extra-data.")]
 SplitOption = Annotated[
     str | None, typer.Option(help="Split, by name or file; default: that of the task.")
 ]

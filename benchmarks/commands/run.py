@@ -46,6 +46,28 @@ def run(
     out: OutOption = Path("runs"),
     device: DeviceOption = "auto",
     split: SplitOption = None,
+    extra_data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of shards of further training compounds, for --track extra-data; what is "
+            "too near to held-out compounds is left out.",
+            show_default=False,
+        ),
+    ] = None,
+    molecules: Annotated[
+        int | None,
+        typer.Option(
+            help="Learn from so many molecules only, the task's own first.", show_default=False
+        ),
+    ] = None,
+    begin: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Go on with the weights of a run of the same model and fold, on any task.",
+            show_default=False,
+        ),
+    ] = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -58,10 +80,13 @@ def run(
     Example: atom-bench run --fold 2 --budget-cpu-minutes 3 --seeds 0,1,2
     """
     from benchmarks.models import make_model, model_class
+    from benchmarks.runs.pretrained import find_begin
     from benchmarks.runs.runner import run_model
     from benchmarks.tasks.data import load_benchmark
+    from benchmarks.tasks.lessons import learning_from
     from benchmarks.tasks.tasks import get_task, is_fine_tuning
     from benchmarks.training import distributed
+    from tg80.splits.split import load_split
 
     with distributed.session(device):
         with distributed.together():
@@ -73,13 +98,21 @@ def run(
             if not model_class(model).trains:
                 if settings or preset:
                     raise UserError(f"model {model} takes neither --set nor --preset")
+                if extra_data or molecules:
+                    raise UserError(f"model {model} takes neither --extra-data nor --molecules")
                 given = {}
             make_model(model, **given)  # Wrong settings are reported before any data are read.
             benchmark = load_benchmark(chosen_task, fold, data, split)
+            frozen = load_split(split or chosen_task.split) if chosen_task.has_folds else None
+            benchmark = learning_from(benchmark, frozen, extra_data, molecules)
+            found = None if begin is None else find_begin(begin, model, benchmark)
+            if found is not None:
+                given = found.settings(given)
             make_folder(out, "--out")
         with progress_bars() as progress:
             records = run_model(
                 model, benchmark, seeds=chosen_seeds, budget=budget, settings=given, out=out,
+                prepare=found.prepare if found else None,
                 progress=progress if distributed.is_main() else None,
             )  # fmt: skip
         if not distributed.is_main():

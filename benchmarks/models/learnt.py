@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -42,6 +43,16 @@ class LearntSettings(BoundedModel):
     model: dict[str, Any] = Field(default_factory=dict, description="fields of the config class")
     training: dict[str, Any] = Field(default_factory=dict, description="fields of TrainingSettings")
     device: str = "cpu"
+    pretrained: str | None = Field(None, description="sha256 of the weights training begins with")
+    pretrained_on: str | None = Field(None, description="task that these weights learnt")
+
+
+def sha256_of(weights: Mapping[str, torch.Tensor]) -> str:
+    """One hash for the weights of a model."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode() + weights[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -138,14 +149,32 @@ class Learnt(Carded, ABC, Generic[Module, Config]):
         self.training = training.model_copy(update={"processes": processes})
         self.device = pick_device(given.device)
         self.module: Module | None = None
+        names = ("pretrained", "pretrained_on")
+        self.begun = {name: value for name in names if (value := getattr(given, name)) is not None}
+        self.begin: dict[str, torch.Tensor] | None = None
+
+    def begin_with(self, module: Module, on: str | None = None) -> Self:
+        """Let training begin with the weights of another module of the same shape.
+
+        Args:
+            module: it is not changed.
+            on: task that it learnt.
+        """
+        stored = self.parameters_of(module)
+        self.begin = {name: weight.detach().cpu().clone() for name, weight in stored.items()}
+        self.begun = {"pretrained": sha256_of(self.begin)}
+        if on is not None:
+            self.begun["pretrained_on"] = on
+        return self
 
     def settings(self) -> dict[str, Any]:
-        """The resolved settings."""
+        """The resolved settings, and the weights it began with if given."""
         return {
             "preset": self.preset,
             "model": self.config.model_dump(),
             "training": self.training.model_dump(mode="json"),
             "device": self.device.type,
+            **self.begun,
         }
 
     @abstractmethod
@@ -154,16 +183,37 @@ class Learnt(Carded, ABC, Generic[Module, Config]):
 
     def identity(self) -> dict[str, Any]:
         """What else than its training makes this model: a checkpoint of another one is refused."""
-        return {"model": self.config.model_dump(mode="json")}
+        return {"model": self.config.model_dump(mode="json"), **self.begun}
+
+    def parameters_of(self, module: Module) -> dict[str, nn.Parameter]:
+        """The parameters of a module under the names that files know them by."""
+        return dict(module.named_parameters())
 
     def loss(self, atoms: str) -> LossFunction:
         """What training minimises; `atoms` are "heavy" or "all"."""
         return WindowLoss(atoms, self.training.loss)
 
     def initialise(self, data: TrainingData, *, seed: int) -> None:
-        """Draw the weights that training with this seed begins with."""
+        """Draw the weights that training with this seed begins with, or take those given.
+
+        Raises:
+            UserError: it began with weights of another model, which are not at hand or do not fit.
+        """
         torch.manual_seed(seed)
-        self.module = self.build().to(self.device).eval()
+        module = self.build()
+        if self.begun:
+            self._begin(module)
+        self.module = module.to(self.device).eval()
+
+    @torch.no_grad()
+    def _begin(self, module: Module) -> None:
+        if self.begin is None:
+            raise UserError(f"model {self.id} began with other weights, which are not at hand")
+        parameters = self.parameters_of(module)
+        if _shapes(self.begin) != _shapes(parameters):
+            raise UserError(f"model {self.id}: the weights to begin with are of another shape")
+        for name, parameter in parameters.items():
+            parameter.copy_(self.begin[name])
 
     def fit(
         self,
@@ -255,8 +305,8 @@ class Learnt(Carded, ABC, Generic[Module, Config]):
 
     def write_weights(self, path: Path) -> None:
         """Write the module's parameters."""
-        parameters = self.trained().named_parameters()
-        plain = {name: p.detach().cpu().contiguous() for name, p in parameters}
+        parameters = self.parameters_of(self.trained())
+        plain = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
         write_atomically(path, save(plain))
 
     def read_weights(self, path: Path) -> Module:
@@ -271,7 +321,7 @@ class Learnt(Carded, ABC, Generic[Module, Config]):
             raise ValueError(f"{path}: not a readable file of weights ({error})") from error
         with torch.random.fork_rng(devices=[]):
             module = self.build()
-        parameters = dict(module.named_parameters())
+        parameters = self.parameters_of(module)
         if _shapes(found) != _shapes(parameters):
             raise ValueError(f"{path}: the weights do not fit the settings beside them")
         with torch.no_grad():

@@ -163,9 +163,15 @@ def run_key(**identity: Any) -> str:
 
 
 def settings_key(record: Record) -> str:
-    """Hash of what tells records of one model apart: settings, budget, data and task."""
+    """Hash of what tells records of one model apart: settings, budget, data and task.
+
+    Weights that training began with differ from fold to fold: the task they learnt tells them.
+    """
+    settings = dict(record.settings)
+    if "pretrained_on" in settings:
+        del settings["pretrained"]
     identity = {
-        "settings": record.settings, "budget": record.budget, "split": record.split_sha256,
+        "settings": settings, "budget": record.budget, "split": record.split_sha256,
         "manifest": record.manifest_sha256, "task": record.task_spec,
     }  # fmt: skip
     return run_key(**identity)[:6]

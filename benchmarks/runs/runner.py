@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from benchmarks.runs.evaluation import References, fit_references, references_us
 from benchmarks.runs.examples import examples_of, write_examples
 from benchmarks.runs.records import PredictionCost, Record
 from benchmarks.tasks.data import BenchmarkData
+from benchmarks.tasks.lessons import lessons_of
 from benchmarks.training import distributed
 from tg80.files import make_folder
 
@@ -41,9 +42,20 @@ def run_model(
     budget: Budget,
     settings: Mapping[str, Any],
     out: Path,
+    prepare: Callable[[Model], None] | None = None,
     progress: Progress | None = None,
 ) -> list[Record]:
     """Run a model for every seed, and the trivial predictors beside a learnt one.
+
+    Args:
+        model_id: of the model.
+        data: the fold.
+        seeds: of the trainings.
+        budget: of each.
+        settings: of the model.
+        out: folder of results.
+        prepare: done to each new model that is not trivial.
+        progress: shows how far the training is.
 
     Returns:
         The records: the model's by seed, then those of the trivial predictors that the data allow.
@@ -58,9 +70,12 @@ def run_model(
         runs += [(name, None, {}) for name in TRIVIAL]
     records = []
     for name, seed, given in runs:
+        model = make_model(name, **given)
+        if prepare is not None and name == model_id:
+            prepare(model)
         try:
             record = run_once(
-                make_model(name, **given), data, seed=seed, budget=budget, out=out,
+                model, data, seed=seed, budget=budget, out=out,
                 references=references, progress=progress,
             )  # fmt: skip
         except CannotPredict:
@@ -77,11 +92,17 @@ def run_folder_of(
     """Key and folder of a run: a record lies there once it is finished."""
     key = records.run_key(
         task=data.task.identity(), fold=data.fold, model=model.id, seed=seed,
-        settings=model.settings(), budget=_asked(model, budget), split=data.split_sha256,
+        settings=_settings(model, data), budget=_asked(model, budget), split=data.split_sha256,
         manifest=data.manifest_sha256,
     )  # fmt: skip
     task = data.task
     return key, records.run_folder(out, task.id, task.track, data.fold, model.id, seed, key)
+
+
+def _settings(model: Model, data: BenchmarkData) -> dict[str, Any]:
+    """What a record says of a model and of what it learnt from, if not the task's own data."""
+    lessons = {"lessons": dict(data.about)} if model.trains and data.about else {}
+    return model.settings() | lessons
 
 
 def _asked(model: Model, budget: Budget) -> dict[str, int | float | None]:
@@ -104,7 +125,7 @@ def run_once(
     Of several processes all train, and rank 0 alone scores and writes. A model without a card
     brings what is `stated` of it.
     """
-    settings, asked = model.settings(), _asked(model, budget)
+    settings, asked = _settings(model, data), _asked(model, budget)
     key, folder = run_folder_of(model, data, seed=seed, budget=budget, out=out)
     with distributed.together():
         record = records.read_record(folder) if distributed.is_main() else None
@@ -113,10 +134,11 @@ def run_once(
     report, refusal = FitReport(), None
     if model.trains:
         make_folder(folder)
+    lessons = lessons_of(data) if model.trains else data.training
     if model.trains or distributed.is_main():
         try:
             report = model.fit(
-                data.training, budget=budget, seed=seed or 0, out=folder, progress=progress
+                lessons, budget=budget, seed=seed or 0, out=folder, progress=progress
             )
         except CannotPredict as error:
             refusal = error

@@ -202,7 +202,7 @@ def study(
         frames: numbers of training frames.
         seeds: one run for each seed.
         budget: of each run.
-        settings: of `AtomSettings`, without the shape of the model, which is the pretrained one's.
+        settings: of `LearntSettings`, without the model's shape, which is the pretrained one's.
         out: folder of the results.
         progress: shows how far the training is.
 

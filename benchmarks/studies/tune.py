@@ -16,6 +16,7 @@ from benchmarks.models.settings import parse_overrides
 from benchmarks.runs import records
 from benchmarks.runs.runner import run_folder_of
 from benchmarks.tasks.data import BenchmarkData
+from benchmarks.tasks.lessons import lessons_of
 from tg80.console import Table
 from tg80.errors import UserError
 from tg80.files import make_folder, read_bytes, write_atomically
@@ -135,7 +136,7 @@ def run_trials(
         if trial is None:
             make_folder(folder)
             report = model.fit(
-                data.training, budget=budget, seed=seed, out=folder, progress=progress
+                lessons_of(data), budget=budget, seed=seed, out=folder, progress=progress
             )
             trial = Trial(
                 key=key, task=data.task.id, track=data.task.track, fold=data.fold, model=model.id,

@@ -93,6 +93,8 @@ class BenchmarkData:
         blocks: the trajectories, or time blocks of them, that each part is scored on.
         whole: all trajectories, for what is known of molecules in evaluation.
         bonds: molecule -> pairs of atoms, of those whose graph is known. No model sees them.
+        lessons: what models that train learn from; None: `training`.
+        about: what sets the lessons apart, for records.
     """
 
     task: TaskSpec
@@ -104,6 +106,8 @@ class BenchmarkData:
     split_sha256: str
     whole: tuple[Trajectory, ...] = ()
     bonds: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
+    lessons: TrainingData | None = None
+    about: Mapping[str, str | int] = field(default_factory=dict)
 
 
 def load_benchmark(
@@ -136,7 +140,7 @@ def load_benchmark(
     fold = _fold_of(task, fold, frozen)
     if task.kind == Kind.SINGLE:
         return molecule_data(task, fold, frozen, folder)
-    with _users_data():
+    with users_data():
         data = load(_folder_of(task, folder), split=frozen, level=task.level)
         if task.complete:
             _check_complete(task, frozen.fold(fold), data)
@@ -155,7 +159,7 @@ def _check_complete(task: TaskSpec, fold: Fold, data: Dataset) -> None:
 
 
 @contextmanager
-def _users_data() -> Iterator[None]:
+def users_data() -> Iterator[None]:
     """Blame the user for files that cannot be read: they chose the data."""
     try:
         yield
@@ -192,7 +196,7 @@ def molecule_data(
         UserError: no such data or molecule, or a block too short for the task.
     """
     assert task.molecule is not None
-    with _users_data():
+    with users_data():
         data = load(_folder_of(task, folder), level=task.level)
         if task.molecule not in data:
             raise UserError(f"{task.id}: no shard of {task.molecule} in {folder or 'the data'}")

@@ -18,11 +18,19 @@ N_STARTS = {"train": 500, "val_time": 2000, "test_time": 2000}
 
 
 class Track(StrEnum):
-    """Which atoms a model sees and which are scored. Tracks are ranked apart."""
+    """What a model sees and learns from, and what is scored. Tracks are ranked apart.
+
+    Attributes:
+        CANONICAL: all atoms are seen, heavy ones are scored.
+        HEAVY_INPUT: heavy atoms alone are seen.
+        ALL_ATOM: all atoms are scored.
+        EXTRA_DATA: canonical, but trained on further compounds as well.
+    """
 
     CANONICAL = "canonical"
     HEAVY_INPUT = "heavy-input"
     ALL_ATOM = "all-atom"
+    EXTRA_DATA = "extra-data"
 
 
 class Kind(StrEnum):
@@ -79,6 +87,7 @@ class TaskSpec(BaseModel):
         dataset: published set that it is defined on, None where the task's name says it.
         reference: windows on which the reference of skill is chosen.
         complete: every molecule of the fold must be in the data.
+        extra_data: models learn from further compounds as well.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -106,6 +115,7 @@ class TaskSpec(BaseModel):
     dataset: str | None = None
     reference: ChosenOn = ChosenOn.SCORED
     complete: bool = False
+    extra_data: bool = False
 
     def identity(self) -> dict[str, Any]:
         """All that tells this task from others, for records and keys of runs.
@@ -116,7 +126,7 @@ class TaskSpec(BaseModel):
         full = self.model_dump(mode="json", by_alias=True)
         later = {
             "protocol": Kind.SPLIT, "as_published": False, "train_windows": None, "dataset": None,
-            "reference": ChosenOn.SCORED, "complete": False,
+            "reference": ChosenOn.SCORED, "complete": False, "extra_data": False,
         }  # fmt: skip
         return {name: value for name, value in full.items() if later.get(name, ...) != value}
 
@@ -132,22 +142,27 @@ class TaskSpec(BaseModel):
 
     @property
     def track(self) -> Track:
-        """The track that `inputs` and `score` make."""
+        """The track that `extra_data`, `inputs` and `score` make."""
+        if self.extra_data:
+            return Track.EXTRA_DATA
         if self.inputs == "heavy":
             return Track.HEAVY_INPUT
         return Track.CANONICAL if self.score == "heavy" else Track.ALL_ATOM
 
     def on_track(self, track: str) -> TaskSpec:
-        """This task with the atoms of another track.
+        """This task on another track.
 
         Raises:
-            UserError: there is no such track.
+            UserError: no such track, or further compounds on a task without folds.
         """
         if track not in list(Track):
             raise UserError(f"unknown track {track!r}; choose one of {', '.join(Track)}")
         inputs = "heavy" if track == Track.HEAVY_INPUT else "all"
         score = "all" if track == Track.ALL_ATOM else "heavy"
-        return self.model_copy(update={"inputs": inputs, "score": score})
+        extra = track == Track.EXTRA_DATA
+        if extra and self.kind != Kind.SPLIT:
+            raise UserError(f"task {self.id} has no track {track}, since it has no folds")
+        return self.model_copy(update={"inputs": inputs, "score": score, "extra_data": extra})
 
 
 def uniform_lags(horizon_fs: float, n_lags: int = 8) -> tuple[float, ...]:
