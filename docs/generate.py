@@ -30,9 +30,9 @@ from benchmarks.models import MODELS
 from benchmarks.models.egno import Egno, EGNOConfig
 from benchmarks.models.flashmd.model import Flashmd
 from benchmarks.models.flashmd.network import FlashmdConfig
+from benchmarks.models.force_fields.learnt import LearntRolloutSettings
 from benchmarks.models.force_fields.mace import Mace, MaceConfig
 from benchmarks.models.force_fields.nequip import Nequip, NequipConfig
-from benchmarks.models.force_fields.rollout import RolloutSettings
 from benchmarks.models.force_fields.valence.model import Valence, ValenceConfig
 from benchmarks.models.learnt import Preset
 from benchmarks.runs.records import Record, find_records
@@ -341,13 +341,15 @@ BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
     "benchmark/training.md": {"settings": training_settings},
     "benchmark/baselines.md": {
         "egno": partial(preset_settings, Egno.presets, EGNOConfig),
-        "mace": partial(preset_settings, Mace.presets, MaceConfig, ("rollout.", RolloutSettings())),
+        "mace": partial(
+            preset_settings, Mace.presets, MaceConfig, ("rollout.", LearntRolloutSettings())
+        ),
         "flashmd": partial(preset_settings, Flashmd.presets, FlashmdConfig),
         "nequip": partial(preset_settings, Nequip.presets, NequipConfig),
     },
     "benchmark/valence.md": {
         "settings": partial(
-            preset_settings, Valence.presets, ValenceConfig, ("rollout.", RolloutSettings())
+            preset_settings, Valence.presets, ValenceConfig, ("rollout.", LearntRolloutSettings())
         )
     },
     "benchmark/joining.md": {"example": join_example},

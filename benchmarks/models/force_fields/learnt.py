@@ -25,10 +25,18 @@ from benchmarks.training.batches import first_frames
 from tg80.windows.trajectories import Trajectory
 
 
+class LearntRolloutSettings(RolloutSettings):
+    """Longer steps than by default: in validation, errors are the same at half the time."""
+
+    time_step_fs: float = Field(default=1.0, gt=0, description="of velocity Verlet, fs")
+
+
 class ForceFieldSettings(LearntSettings):
     """Settings of a run of a learnt force field."""
 
-    rollout: dict[str, Any] = Field(default_factory=dict, description="fields of RolloutSettings")
+    rollout: dict[str, Any] = Field(
+        default_factory=dict, description="fields of LearntRolloutSettings"
+    )
 
 
 class LearntForceField(RollsOut, Learnt[Module, Config]):
@@ -44,7 +52,7 @@ class LearntForceField(RollsOut, Learnt[Module, Config]):
         """
         super().__init__(**settings)
         asked = settings.get("rollout", {})
-        self.rollout = parse_settings(RolloutSettings, asked, prefix="rollout.")
+        self.rollout = parse_settings(LearntRolloutSettings, asked, prefix="rollout.")
 
     def settings(self) -> dict[str, Any]:
         """The resolved settings."""

@@ -252,5 +252,7 @@ def test_settings_are_checked_and_written_down():
         make_model("mace", model={"width": 8})
     settings = make_model("mace", preset="published").settings()
     assert settings["model"]["n_channels"] == 128
-    assert settings["rollout"] == RolloutSettings().model_dump()
+    assert settings["rollout"] == RolloutSettings(time_step_fs=1.0).model_dump()
+    halved = make_model("mace", rollout={"time_step_fs": 0.5}).settings()
+    assert halved["rollout"] == RolloutSettings().model_dump()
     json.dumps(settings)

@@ -288,7 +288,9 @@ def test_normal_modes_and_time_steps_agree_near_the_minimum(few):
     lags = torch.tensor([[5.0, 20.0, 60.0, 120.0]])
     found = {}
     for propagator in ("verlet", "modes"):
-        model = make_model("valence", model={"propagator": propagator})
+        model = make_model(
+            "valence", model={"propagator": propagator}, rollout={"time_step_fs": 0.5}
+        )
         model.module = AtRest(positions)
         found[propagator], failed = model.predict(states, lags)
         assert not failed.any()
