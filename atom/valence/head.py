@@ -296,8 +296,9 @@ def _with_prior(bond: Tensor, t: Topology) -> Tensor:
     ends = torch.where(t.degrees()[t.bonds] == 1, t.numbers[t.bonds], 0)
     to_oxygen, to_nitrogen = ((ends == z).any(1) & ~with_h for z in (8, 7))
     prior = torch.where(to_oxygen, _TO_OXYGEN, torch.where(to_nitrogen, _TO_NITROGEN, prior))
-    prior = torch.where(second > 9, _HEAVY, prior).double()
-    fast = with_h | to_oxygen | to_nitrogen
+    heavy = second > 9
+    prior = torch.where(heavy, _HEAVY, prior).double()
+    fast = with_h | ((to_oxygen | to_nitrogen) & ~heavy)
     spread = torch.where(fast, _FAST_SPREAD, 1.0).double()
     off = (bond[:, 0] / 40).log()
     constant = prior * torch.exp(spread * torch.tanh(off / spread))

@@ -50,7 +50,7 @@ def run(
         Path | None,
         typer.Option(
             help="Folder of shards of further training compounds, for --track extra-data; what is "
-            "too near to held-out compounds is left out.",
+            "too near to compounds of test_ood is left out.",
             show_default=False,
         ),
     ] = None,
@@ -64,7 +64,7 @@ def run(
         Path | None,
         typer.Option(
             "--from",
-            help="Go on with the weights of a run of the same model and fold, on any task.",
+            help="Go on with the weights of a run of the same model, split, fold and track.",
             show_default=False,
         ),
     ] = None,
@@ -98,8 +98,11 @@ def run(
             if not model_class(model).trains:
                 if settings or preset:
                     raise UserError(f"model {model} takes neither --set nor --preset")
-                if extra_data or molecules:
-                    raise UserError(f"model {model} takes neither --extra-data nor --molecules")
+                if extra_data or molecules or chosen_task.extra_data:
+                    raise UserError(
+                        f"model {model} learns from the task's own data: leave out --molecules, "
+                        "--extra-data and its track"
+                    )
                 given = {}
             make_model(model, **given)  # Wrong settings are reported before any data are read.
             benchmark = load_benchmark(chosen_task, fold, data, split)

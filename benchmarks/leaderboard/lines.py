@@ -33,7 +33,7 @@ class Costs:
         labels: what it learns from.
         n_parameters: number of trained parameters.
         n_samples: windows learnt from, repetitions counted.
-        training_seconds: CPU time (wall time on a GPU) of a training.
+        training_seconds: CPU time (wall time on a GPU) of a training, and of those it began with.
         prediction_seconds: the same of the predictions of a run.
         seconds_per_trajectory: the same for one window, which is all lags from one start.
     """
@@ -274,7 +274,10 @@ def _costs(records: Sequence[Record]) -> Costs:
         n_parameters=_mean(fit.n_parameters for fit in fits),
         # Records of before count no samples: not known is not none.
         n_samples=_mean(fit.n_samples or (None if trains else 0) for fit in fits),
-        training_seconds=_mean(fit.cpu_seconds for fit in fits),
+        training_seconds=_mean(
+            record.fit.cpu_seconds + record.settings.get("pretrained_seconds", 0.0)
+            for record in records
+        ),
         prediction_seconds=_mean(cost.seconds for cost in asked),
         seconds_per_trajectory=_mean(cost.seconds / cost.n_windows for cost in asked),
     )

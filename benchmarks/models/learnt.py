@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import torch
 from pydantic import BaseModel, Field
@@ -45,6 +45,26 @@ class LearntSettings(BoundedModel):
     device: str = "cpu"
     pretrained: str | None = Field(None, description="sha256 of the weights training begins with")
     pretrained_on: str | None = Field(None, description="task that these weights learnt")
+    pretrained_by: str | None = Field(None, description="hash of how they learnt it")
+    pretrained_seconds: float | None = Field(None, description="CPU time that this took")
+
+
+BEGUN = ("pretrained", "pretrained_on", "pretrained_by", "pretrained_seconds")
+"""Settings that say which weights training began with."""
+
+
+class Origin(NamedTuple):
+    """Where weights are from that training begins with.
+
+    Attributes:
+        on: task that they learnt.
+        by: hash of how they learnt it, the same in all folds.
+        seconds: CPU time that this took.
+    """
+
+    on: str
+    by: str
+    seconds: float
 
 
 def sha256_of(weights: Mapping[str, torch.Tensor]) -> str:
@@ -110,6 +130,8 @@ class Learnt(Carded, ABC, Generic[Module, Config]):
         config_class: settings of its module.
         presets: by name.
         fixed: settings of the module that make it this model; no other values are taken.
+        goes_on: whether its weights alone make the function that training begins with: not so where
+            elements and scales are taken from the data.
         weights_file: name in the folder of a saved model.
         settings_file: likewise.
         module: None before it is trained or loaded.
@@ -121,6 +143,7 @@ class Learnt(Carded, ABC, Generic[Module, Config]):
     config_class: type[Config]
     presets: ClassVar[dict[str, Preset]]
     fixed: ClassVar[dict[str, Any]] = {}
+    goes_on: ClassVar[bool] = True
     weights_file: ClassVar[str] = "weights.safetensors"
     settings_file: ClassVar[str] = "settings.json"
 
@@ -149,22 +172,22 @@ class Learnt(Carded, ABC, Generic[Module, Config]):
         self.training = training.model_copy(update={"processes": processes})
         self.device = pick_device(given.device)
         self.module: Module | None = None
-        names = ("pretrained", "pretrained_on")
-        self.begun = {name: value for name in names if (value := getattr(given, name)) is not None}
+        told = {name: getattr(given, name) for name in BEGUN}
+        self.begun = {name: value for name, value in told.items() if value is not None}
         self.begin: dict[str, torch.Tensor] | None = None
 
-    def begin_with(self, module: Module, on: str | None = None) -> Self:
+    def begin_with(self, module: Module, origin: Origin | None = None) -> Self:
         """Let training begin with the weights of another module of the same shape.
 
         Args:
             module: it is not changed.
-            on: task that it learnt.
+            origin: of its weights.
         """
         stored = self.parameters_of(module)
         self.begin = {name: weight.detach().cpu().clone() for name, weight in stored.items()}
         self.begun = {"pretrained": sha256_of(self.begin)}
-        if on is not None:
-            self.begun["pretrained_on"] = on
+        if origin is not None:
+            self.begun |= {f"pretrained_{name}": value for name, value in origin._asdict().items()}
         return self
 
     def settings(self) -> dict[str, Any]:

@@ -9,10 +9,12 @@ from typing import Any
 
 from benchmarks.interface import Model
 from benchmarks.models import model_class
-from benchmarks.models.learnt import Learnt
-from benchmarks.runs.records import Record, find_records
+from benchmarks.models.learnt import Learnt, Origin
+from benchmarks.runs.records import Record, find_records, settings_key
+from benchmarks.runs.runner import MODEL_FOLDER
 from benchmarks.runs.saved import SavedRun
 from benchmarks.tasks.data import NO_FOLD, BenchmarkData
+from benchmarks.tasks.tasks import is_fine_tuning
 from tg80.errors import UserError
 
 # Settings that the weights decide.
@@ -39,37 +41,59 @@ class Begin:
     def prepare(self, model: Model) -> None:
         """Let the training of a model begin with the weights."""
         assert isinstance(model, Learnt)
-        model.begin_with(self.trained.trained(), on=self.record.task)
+        before = self.record.settings.get("pretrained_seconds", 0.0)
+        seconds = before + self.record.fit.cpu_seconds
+        origin = Origin(self.record.task, settings_key(self.record), seconds)
+        model.begin_with(self.trained.trained(), origin)
 
 
 def find_begin(path: Path, model_id: str, data: BenchmarkData) -> Begin:
-    """The run to begin with, which held out what the fold holds out.
+    """The run to begin with, which has not seen what the fold tests.
 
     Args:
-        path: folder of one run of the model, or with exactly one that will do.
+        path: folder of one run of the model, or with exactly one that will do; runs that began with
+            others stand back.
         model_id: of the model.
         data: what is to be learnt.
 
     Raises:
-        UserError: no such run, or several; its files are damaged.
+        UserError: a model or task that does not go on, no such run, or several; its files are
+            damaged.
     """
-    if not issubclass(model_class(model_id), Learnt) or data.fold == NO_FOLD:
+    kind = model_class(model_id)
+    if not issubclass(kind, Learnt) or not kind.goes_on or data.fold == NO_FOLD:
         raise UserError(
-            f"--from is for models that train, on tasks with folds; leave it out for {model_id} "
-            f"on {data.task.id}"
+            f"--from is not for {model_id} on {data.task.id}: it is for models whose weights do "
+            "not depend on the data otherwise, on tasks with folds"
         )
-    wanted = model_id, data.fold, data.split_sha256, data.task.track
     found = [
         (folder, record)
         for folder, record in find_records(path)
-        if (record.model, record.fold, record.split_sha256, record.track) == wanted
+        if record.model == model_id
+        and (folder / MODEL_FOLDER).is_dir()
+        and _holds_out_the_same(record, data)
     ]
-    if len(found) != 1:
+    first = [(folder, record) for folder, record in found if "pretrained" not in record.settings]
+    if len(found := first or found) != 1:
         raise UserError(
-            f"{path}: {len(found) or 'no'} run{'s' * (len(found) != 1)} of {model_id} on fold "
-            f"{data.fold} of this split, track {data.task.track}; --from wants the folder of one"
+            f"{path}: {len(found) or 'no'} run{'s' * (len(found) != 1)} of {model_id} with weights "
+            f"and the split, fold ({data.fold}) and track asked for, on one level of theory also "
+            "the data; --from wants the folder of one"
         )
     ((folder, record),) = found
     trained = SavedRun(record, folder, model_id).load()
     assert isinstance(trained, Learnt)
     return Begin(trained, record)
+
+
+def _holds_out_the_same(record: Record, data: BenchmarkData) -> bool:
+    """Whether a run has seen nothing that the fold tests.
+
+    On the same level, other data may hold the frames of a test block in a train block; fine-tuning
+    learns from a molecule that its fold holds out.
+    """
+    task = record.spec
+    same = (record.fold, record.split_sha256, record.track)
+    if same != (data.fold, data.split_sha256, data.task.track) or is_fine_tuning(task):
+        return False
+    return task.level != data.task.level or record.manifest_sha256 == data.manifest_sha256

@@ -165,11 +165,11 @@ def run_key(**identity: Any) -> str:
 def settings_key(record: Record) -> str:
     """Hash of what tells records of one model apart: settings, budget, data and task.
 
-    Weights that training began with differ from fold to fold: the task they learnt tells them.
+    Weights that training began with differ from fold to fold: how they were learnt tells them.
     """
     settings = dict(record.settings)
-    if "pretrained_on" in settings:
-        del settings["pretrained"]
+    if "pretrained_by" in settings:
+        del settings["pretrained"], settings["pretrained_seconds"]
     identity = {
         "settings": settings, "budget": record.budget, "split": record.split_sha256,
         "manifest": record.manifest_sha256, "task": record.task_spec,

@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.interface import Model
 from benchmarks.models import MODELS, ROLLED_OUT, TRIVIAL, make_model, model_class
+from benchmarks.models.learnt import BEGUN
 from benchmarks.runs import records
 from benchmarks.runs.records import Record
 from benchmarks.runs.runner import MODEL_FOLDER
@@ -152,7 +153,9 @@ def cases(
     initial: dict[str, Case] = {}
     for run in runs:
         # The same weights on the CPU, wherever they were trained.
-        settings = run.record.settings | {"device": "cpu"}
+        apart = {"lessons", *BEGUN}
+        settings = {k: v for k, v in run.record.settings.items() if k not in apart}
+        settings |= {"device": "cpu"}
         key = records.run_key(model=run.record.model, seed=run.record.seed, settings=settings)
         case = Case(run.record.model, run.label, "untrained", run.record.seed, settings)
         initial.setdefault(key, case)

@@ -146,7 +146,9 @@ def _runs(path: Path) -> Iterator[tuple[Path, Record]]:
 def _bare_checkpoint(path: Path, allow_seen: bool) -> Pretraining:
     weights = path / WEIGHTS if path.is_dir() else path
     if not weights.exists():
-        raise UserError(f"{path}: no finished run of ATOM and no {WEIGHTS} there")
+        raise UserError(
+            f"{path}: no finished run of ATOM that began with random weights, and no {WEIGHTS}"
+        )
     module = _module(weights)
     if not allow_seen:
         raise UserError(

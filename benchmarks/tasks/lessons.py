@@ -12,12 +12,12 @@ from pathlib import Path
 
 from benchmarks.tasks.data import BenchmarkData, TrainingData, manifest_sha256, users_data
 from benchmarks.tasks.tasks import TaskSpec, Track
-from tg80.dataset import load
+from tg80.chemistry.molecule import molecule_from_smiles
+from tg80.dataset import Dataset, load
 from tg80.errors import UserError
-from tg80.shards.shard import Shard
 from tg80.splits.extra import check_extra
 from tg80.splits.split import Split
-from tg80.windows.trajectories import Trajectory, read_trajectory
+from tg80.windows.trajectories import Trajectory
 
 
 def learning_from(
@@ -32,7 +32,7 @@ def learning_from(
         data: of a task on its own data, on the track `extra-data` if there is `extra`.
         split: of the task, which decides what a fold may learn from; None if it has no folds.
         extra: folder of shards of further compounds; those are left out that are nearer to a
-            held-out compound than its nearest training compound is.
+            compound of `test_ood` than its nearest training compound is.
         n_molecules: training molecules, of the task first; which, their names alone decide. None:
             all.
 
@@ -50,14 +50,20 @@ def learning_from(
         raise UserError(f"task {data.task.id} has no folds; leave --molecules out")
     lessons, about = data.training, dict[str, str | int]()
     if extra is not None:
-        shards = _allowed(extra, data, split)
-        further = tuple(read_trajectory(shard) for shard in shards)
+        with users_data():
+            found = load(extra, level=data.task.level)
+            allowed = _allowed(extra, found, data, split)
+            further = tuple(
+                found.trajectory(*key) for key in found.trajectories if key[0] in allowed
+            )
         _check_lengths(further, data.task)
         lessons = replace(lessons, trajectories=(*lessons.trajectories, *further))
-        about["extra_sha256"] = manifest_sha256([shard.path for shard in shards])
+        # Of the whole folder, so that the runs of all folds are one line of the leaderboard.
+        about["extra_sha256"] = manifest_sha256([s.path for s in found.trajectories.values()])
     if n_molecules is not None:
         lessons = _with_molecules(lessons, data.training.molecules, n_molecules)
-    return replace(data, lessons=lessons, about={**about, "molecules": len(lessons.molecules)})
+        about["molecules"] = n_molecules
+    return replace(data, lessons=lessons, about=about)
 
 
 def lessons_of(data: BenchmarkData) -> TrainingData:
@@ -73,15 +79,24 @@ def lessons_of(data: BenchmarkData) -> TrainingData:
     return data.lessons or data.training
 
 
-def _allowed(folder: Path, data: BenchmarkData, split: Split) -> list[Shard]:
-    """The shards of a folder that the fold may learn from."""
-    with users_data():
-        found = load(folder, level=data.task.level)
-        check = check_extra(split, list(found.molecules.values()))
+def _allowed(folder: Path, extra: Dataset, data: BenchmarkData, split: Split) -> set[str]:
+    """The compounds of a folder that the fold may learn from."""
+    molecules = extra.molecules
+    for shard in extra.trajectories.values():
+        facts = shard.metadata
+        drawn = molecule_from_smiles(facts.smiles, facts.name)
+        if not drawn.is_same_compound(molecules[facts.name]):
+            raise UserError(f"{shard.path}: another tautomer than other replicas of {facts.name}")
+    check = check_extra(split, list(molecules.values()))
     if check.problems:
         raise UserError(f"{folder}: {check.problems[0]}; leave it out")
-    (fold,) = (fold for fold in check.folds if fold.fold == data.fold)
-    return [shard for (name, _), shard in found.trajectories.items() if name in fold.allowed]
+    # Near is what is nearer than training compounds that are really here.
+    here = split.restrict({t.name for t in data.whole})
+    folds = check_extra(here, list(molecules.values())).folds
+    (allowed,) = (set(fold.allowed) for fold in folds if fold.fold == data.fold)
+    if not allowed:
+        raise UserError(f"{folder}: all is too near to test_ood of fold {data.fold}")
+    return allowed
 
 
 def _check_lengths(blocks: Iterable[Trajectory], task: TaskSpec) -> None:

@@ -160,8 +160,8 @@ class TaskSpec(BaseModel):
         inputs = "heavy" if track == Track.HEAVY_INPUT else "all"
         score = "all" if track == Track.ALL_ATOM else "heavy"
         extra = track == Track.EXTRA_DATA
-        if extra and self.kind != Kind.SPLIT:
-            raise UserError(f"task {self.id} has no track {track}, since it has no folds")
+        if extra and (self.kind != Kind.SPLIT or self.molecule is not None):
+            raise UserError(f"task {self.id} has no track {track}: it is one on one molecule")
         return self.model_copy(update={"inputs": inputs, "score": score, "extra_data": extra})
 
 

@@ -39,6 +39,7 @@ class Flashmd(Learnt[FlashmdModule, FlashmdConfig]):
     """
 
     id: ClassVar[str] = "flashmd"
+    goes_on: ClassVar[bool] = False
     config_class: type[FlashmdConfig] = FlashmdConfig
     presets: ClassVar[dict[str, Preset]] = {
         "mini": Preset(training={"learning_rate": 3e-3, "weight_decay": 0.0, "batch_size": 16}),

@@ -53,6 +53,7 @@ class GraphForceField(LearntForceField[nn.Module, ConfigOfGraph]):
         facts: of the training data; None before they are known.
     """
 
+    goes_on: ClassVar[bool] = False
     package: ClassVar[tuple[str, str]]
 
     def __init__(self, **settings: Any) -> None:

@@ -103,7 +103,8 @@ class MeasuredLoss:
 
 def chosen(batch: WindowBatch, rows: slice | Tensor) -> WindowBatch:
     """Some windows of a batch."""
-    numbers = torch.arange(len(batch.molecule))[rows].tolist()
+    every = torch.arange(len(batch.molecule), device=batch.positions.device)
+    numbers = every[rows].tolist()
     molecule, start_id = (
         tuple(names[i] for i in numbers) for names in (batch.molecule, batch.start_id)
     )

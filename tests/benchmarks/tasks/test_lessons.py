@@ -14,14 +14,16 @@ from benchmarks.tasks.tasks import get_task
 from tests.support.factories import make_dataset
 from tests.support.toys import TINY_ATOM
 from tg80.chemistry.lists import read_list
+from tg80.chemistry.molecule import molecule_from_smiles
 from tg80.errors import UserError
 from tg80.splits.split import load_split
 
-SMALL = ("ethylene", "acetonitrile", "chloroform", "formaldehyde", "methanol", "chlorobenzene")
+SMALL = ("ethylene", "acetonitrile", "chloroform", "formaldehyde", "methanol", "chlorobenzene",
+    "acetic-acid")  # fmt: skip
 SPLIT = load_split("tg80-v1")
 FOLD = SPLIT.fold(2)
 EXTRA = {m.name: m for m in read_list("extra-v1").molecules}
-ALLOWED, TOO_NEAR = ("acetylene", "ketene"), "acetyl-fluoride"
+ALLOWED, TOO_NEAR = ("acetylene", "ketene"), "glyoxylic-acid"
 ATOM = ["--model", "atom", "--set", "model.n_blocks=1", "--set", "model.width=16", "--set",
     "model.n_heads=2", "--set", "model.feedforward_width=16", "--set",
     "training.windows_per_trajectory=4", "--epochs", "1", "--device", "cpu"]  # fmt: skip
@@ -54,8 +56,7 @@ def test_further_compounds_are_learnt_from_and_nothing_else_changes(shards, furt
     assert found.lessons.molecules == (*own, *ALLOWED)
     assert found.training is data.training and found.parts is data.parts
     assert found.lessons.validation is data.training.validation
-    assert dict(found.about).keys() == {"extra_sha256", "molecules"}
-    assert found.about["molecules"] == len(own) + 2
+    assert found.about.keys() == {"extra_sha256"}
     held = {name for part in ("val", "test_id", "test_ood") for name in FOLD.part(part)}
     assert not held & set(found.lessons.molecules)
 
@@ -83,7 +84,7 @@ def test_what_cannot_be_learnt_from_is_refused(shards, further, tmp_path):
         learning_from(fold(shards), SPLIT)
     with pytest.raises(UserError, match="only `atom-bench run --extra-data"):
         lessons_of(fold(shards))
-    with pytest.raises(UserError, match="no track extra-data, since it has no folds"):
+    with pytest.raises(UserError, match="no track extra-data: it is one on one molecule"):
         get_task("md17/aspirin", "extra-data")
     make_dataset(tmp_path / "held", ["methanol"], n_frames=501, store_every_fs=2.0)
     with pytest.raises(UserError, match="methanol has the connectivity of methanol; leave it out"):
@@ -91,6 +92,22 @@ def test_what_cannot_be_learnt_from_is_refused(shards, further, tmp_path):
     make_dataset(tmp_path / "short", [EXTRA["acetylene"]], n_frames=200, store_every_fs=2.0)
     with pytest.raises(UserError, match="acetylene of the further compounds: 398 fs are shorter"):
         learning_from(fold(shards), SPLIT, tmp_path / "short")
+    for task in ("tg80-zero-shot/furan", "mini-xtb-finetune/furan"):
+        with pytest.raises(UserError, match="one on one molecule"):
+            get_task(task, "extra-data")
+    for replica, smiles in enumerate(("O=c1cc[nH]c(=O)[nH]1", "Oc1ccnc(O)n1")):
+        drawn = molecule_from_smiles(smiles, "one")
+        long = {"n_frames": 501, "store_every_fs": 2.0, "replica": replica}
+        make_dataset(tmp_path / "tautomers", [drawn], **long)
+    with pytest.raises(UserError, match="another tautomer than other replicas of one"):
+        learning_from(fold(shards), SPLIT, tmp_path / "tautomers")
+    make_dataset(tmp_path / "near", [EXTRA[TOO_NEAR]], n_frames=501, store_every_fs=2.0)
+    with pytest.raises(UserError, match="all is too near to test_ood of fold 2"):
+        learning_from(fold(shards), SPLIT, tmp_path / "near")
+    (path,) = (tmp_path / "near").glob("*.h5md")
+    path.write_bytes(path.read_bytes()[:4000])
+    with pytest.raises(UserError, match="glyoxylic-acid"):
+        learning_from(fold(shards), SPLIT, tmp_path / "near")
     with pytest.raises(UserError, match="nothing: no such"):
         learning_from(fold(shards), SPLIT, tmp_path / "nothing")
 
@@ -102,10 +119,10 @@ def test_a_run_on_further_compounds_is_ranked_apart(shards, further, tmp_path, c
     assert main([*run, "--molecules", "2"]) == 0
     assert main(run) == 0
     records = read_records(out)
-    learnt = {r.settings.get("lessons", {}).get("molecules"): r for r in records if r.fit.n_steps}
-    own = len(fold(shards).training.molecules)
-    assert learnt.keys() == {own + 2, 2, None}
-    assert learnt[own + 2].track == "extra-data" and learnt[2].track == "canonical"
+    learnt = {tuple(r.settings.get("lessons", ())): r for r in records if r.fit.n_steps}
+    more, fewer = ("extra_sha256",), ("molecules",)
+    assert learnt.keys() == {more, fewer, ()}
+    assert learnt[more].track == "extra-data" and learnt[fewer].track == "canonical"
     assert len({r.key for r in learnt.values()}) == 3
     # What trivial predictors know is the task's own data, so skill is against the same.
     centroids = [r for r in records if r.model == "mean-structure"]
@@ -124,7 +141,7 @@ def test_a_run_on_further_compounds_is_ranked_apart(shards, further, tmp_path, c
     [
         (["--track", "extra-data"], "go together"),
         (["--extra-data", "nothing"], "go together"),
-        (["--model", "persistence", "--molecules", "3"], "neither --extra-data nor --molecules"),
+        (["--model", "persistence", "--molecules", "3"], "learns from the task's own data"),
         (["--task", "md17/aspirin", "--molecules", "3"], "md17"),
     ],
 )
