@@ -160,7 +160,7 @@ def test_the_molecule_must_not_have_been_seen(runs, shards, tmp_path):
     refused("chloroform", "chloroform chose its weights, being in val of fold 2", path)
     refused("nonesuch", "no compound 'nonesuch'")
     refused("formaldehyde", "no such file or folder", tmp_path / "none")
-    refused("formaldehyde", "no finished run of ATOM and no atom.safetensors", tmp_path)
+    refused("formaldehyde", "that began with random weights, and no atom.safetensors", tmp_path)
     other = SPLIT.model_copy(update={"version": "custom"})
     other.__dict__.pop("sha256", None)
     refused("formaldehyde", "trained on another split than custom", split=other)

@@ -79,13 +79,20 @@ def test_tasks_on_one_molecule_are_what_was_published():
 
 
 def test_what_tasks_gained_later_leaves_older_ones_their_identity():
-    older = {"protocol", "as_published", "train_windows", "dataset", "reference", "complete"}
+    older = {
+        "protocol", "as_published", "train_windows", "dataset", "reference", "complete",
+        "extra_data",
+    }  # fmt: skip
     for name in ("mini-xtb-v1", "mini-dft-v1", "tg80-multitask"):
         task = TASKS[name]
         assert task.identity() == {
             k: v for k, v in task.model_dump(mode="json", by_alias=True).items() if k not in older
         }
-    tasks = [*known_tasks().values(), get_task("md17/uracil@published", "heavy-input")]
+    tasks = [
+        *known_tasks().values(),
+        get_task("md17/uracil@published", "heavy-input"),
+        get_task("tg80-xtb-v1", "extra-data"),
+    ]
     identities = [json.dumps(task.identity(), sort_keys=True) for task in tasks]
     assert len(set(identities)) == len(tasks)
     assert all(type(task).model_validate(task.identity()) == task for task in tasks)
