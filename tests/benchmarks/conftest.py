@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from tests.support import toys
+from tests.support.factories import make_dataset
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -13,6 +14,14 @@ def one_thread():
 def data():
     """Fold 2 of the toys; not to be changed."""
     return toys.toy_data()
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory):
+    """True-format shards, long enough for mini-xtb-v1: 5 ps every 10 fs; not to be changed."""
+    folder = tmp_path_factory.mktemp("shards")
+    make_dataset(folder, toys.SMALL, n_frames=501, store_every_fs=10.0, time_step_fs=1.0)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -15,20 +15,11 @@ from tests.support import toys
 from tests.support.factories import make_dataset
 from tg80.errors import UserError
 
-SMALL = ("ethylene", "acetonitrile", "chloroform", "formaldehyde", "methanol", "chlorobenzene")
 TINY = [
     "--set", "model.n_blocks=1", "--set", "model.width=16", "--set", "model.n_heads=2",
     "--set", "model.feedforward_width=16", "--set", "training.windows_per_trajectory=4",
     "--set", "training.batch_size=4", "--epochs", "1", "--device", "cpu",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def shards(tmp_path_factory):
-    """True-format shards, long enough for mini-xtb-v1: 5 ps every 10 fs."""
-    folder = tmp_path_factory.mktemp("shards")
-    make_dataset(folder, SMALL, n_frames=501, store_every_fs=10.0, time_step_fs=1.0)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -199,7 +190,7 @@ def test_bad_data_is_named(shards, tmp_path, capsys):
     assert message in run_on(shards, "tg80-multitask")
 
     short = tmp_path / "short"
-    make_dataset(short, SMALL, n_frames=101, store_every_fs=10.0, time_step_fs=1.0)
+    make_dataset(short, toys.SMALL, n_frames=101, store_every_fs=10.0, time_step_fs=1.0)
     assert "horizon 960 fs is longer than the test_time block" in run_on(short)
 
     damaged = tmp_path / "damaged"

@@ -15,21 +15,14 @@ from benchmarks.runs.records import read_records, settings_key
 from benchmarks.runs.saved import cases
 from benchmarks.tasks.data import load_benchmark
 from benchmarks.tasks.tasks import get_task
+from tests.support import toys
 from tests.support.factories import make_dataset
 from tg80.errors import UserError
 
-SMALL = ("ethylene", "acetonitrile", "chloroform", "formaldehyde", "methanol", "chlorobenzene")
 SIZE = ["--set", "model.n_blocks=1", "--set", "model.width=16", "--set", "model.n_heads=2",
     "--set", "model.feedforward_width=16"]  # fmt: skip
 SHORT = ["--set", "training.windows_per_trajectory=4", "--epochs", "1", "--device", "cpu"]
 STILL = ["--set", "training.learning_rate=1e-12"]
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards")
-    make_dataset(folder, SMALL, n_frames=501, store_every_fs=10.0, time_step_fs=1.0)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +96,7 @@ def test_a_run_that_will_not_do_is_refused(shards, finished):
 def test_what_may_have_seen_a_test_is_refused(shards, finished, tmp_path):
     """Longer data of the same level: its train blocks may hold frames of test blocks."""
     longer = tmp_path / "longer"
-    make_dataset(longer, SMALL, n_frames=601, store_every_fs=10.0, time_step_fs=1.0)
+    make_dataset(longer, toys.SMALL, n_frames=601, store_every_fs=10.0, time_step_fs=1.0)
     with pytest.raises(UserError, match="no runs of atom"):
         find_begin(finished, "atom", data_of(longer))
     # Fine-tuning has learnt from a molecule that its fold holds out.

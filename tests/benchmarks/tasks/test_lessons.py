@@ -1,6 +1,7 @@
 """What models learn from where it is not the task's own training data."""
 
 import json
+import shutil
 from itertools import pairwise
 
 import numpy as np
@@ -18,8 +19,6 @@ from tg80.chemistry.molecule import molecule_from_smiles
 from tg80.errors import UserError
 from tg80.splits.split import load_split
 
-SMALL = ("ethylene", "acetonitrile", "chloroform", "formaldehyde", "methanol", "chlorobenzene",
-    "acetic-acid")  # fmt: skip
 SPLIT = load_split("tg80-v1")
 FOLD = SPLIT.fold(2)
 EXTRA = {m.name: m for m in read_list("extra-v1").molecules}
@@ -30,9 +29,11 @@ ATOM = ["--model", "atom", "--set", "model.n_blocks=1", "--set", "model.width=16
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards")
-    make_dataset(folder, SMALL, n_frames=501, store_every_fs=10.0, time_step_fs=1.0)
+def shards(shards, tmp_path_factory):
+    """With a compound of test_ood, which decides what is too near."""
+    folder = tmp_path_factory.mktemp("with-ood")
+    shutil.copytree(shards, folder, dirs_exist_ok=True)
+    make_dataset(folder, ["acetic-acid"], n_frames=501, store_every_fs=10.0, time_step_fs=1.0)
     return folder
 
 
