@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# w^2 of 40 cm-1, (rad/fs)^2: eigenvalues go smoothly to this, and not below zero.
-SOFTEST = (40.0 * 2 * math.pi * 2.99792458e-5) ** 2
+# w^2 of 15 cm-1, (rad/fs)^2: eigenvalues go smoothly to this, and not below zero.
+SOFTEST = (15.0 * 2 * math.pi * 2.99792458e-5) ** 2
 # Of eigenvalues, below which a divided difference is taken as a derivative.
 _NEAR = 1e-6
 

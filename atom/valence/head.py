@@ -27,7 +27,7 @@ _FAST_SPREAD = 0.35
 _XH_CUBIC = -1.5
 # Newton steps from a start state to its rest structure: how many, the largest displacement of one,
 # and the smallest eigenvalue, (rad/fs)^2, that a step is divided by.
-_N_STEPS, _LARGEST_STEP_A, _SOFTEST_STEP = 6, 0.15, 3 * SOFTEST
+_N_STEPS, _LARGEST_STEP_A, _SOFTEST_STEP = 8, 0.15, 21 * SOFTEST
 _SPREAD_RATE = 30.0
 # Heavy atoms that would move farther from the rest structure, A, are not believed.
 _FARTHEST_A = 1.5

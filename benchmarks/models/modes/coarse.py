@@ -27,8 +27,13 @@ from tg80.windows.windows import WindowBatch
 
 _KT = BOLTZMANN_EV_PER_K * 300 * ACCELERATION  # u (A/fs)^2
 _VIRIAL_WEIGHT = 0.3
-# One window in so many is corrected by attention.
-_CORRECTED = 8
+# Forces at a mean structure stiffen or soften its slowest modes; the rest structure, about which
+# motion is predicted, has none. Beyond the second number, kT by thermal amplitude, they weigh by
+# size, not by its square: bonds to hydrogen, whose mean is not their rest, keep what they need.
+_STRAIN_WEIGHT, _LARGE_STRAIN = 1.0, 0.02
+# One window in so many is corrected by attention, in one of eight steps: where a coin that the
+# batch holds, a standard normal number, is beyond this in either direction.
+_CORRECTED, _OFTEN = 8, 1.534
 # Of motion linearised about starts: how many of a batch, and up to which lag, fs.
 _N_STARTS, _LONGEST_SHORT_FS = 4, 60.0
 # Of the largest variance of a molecule's positions: what varies less is rigid motion.
@@ -109,11 +114,12 @@ def _virial_of(structure: Tensor, blocks: Sequence[Trajectory]) -> tuple[Tensor,
 
 @dataclass(frozen=True)
 class VirialLoss:
-    """Errors of the modes, of their virial, and of what attention adds to them.
+    """Errors of the modes, of their virial and strain, and of what attention adds to them.
 
     The modes learn from relative errors of all atoms at all lags, and from the virial theorem,
-    which no lag enters: A <dx dx^T> = <v v^T>. Attention learns the rest of the way of a share of
-    the windows, the modes held fixed, so that it takes nothing from them.
+    which no lag enters: A <dx dx^T> = <v v^T>; and mean structures are held at rest. Attention
+    learns the rest of the way of a share of the windows, the modes held fixed, so that it takes
+    nothing from them.
 
     Attributes:
         reference: of the training molecules.
@@ -139,9 +145,11 @@ class VirialLoss:
         masses = module.modes.masses_of(batch.atomic_numbers)[:, None, :, None].expand_as(start)
         loss = relative_error(moved - target, target - start, masses, valid)
         loss = loss + _VIRIAL_WEIGHT * _virial(lines, known)
-        loss = loss + self._correction(module, micro_batch, moved.detach())
-        # As dear as the modes themselves: in half of the steps, by a coin that the batch holds.
-        if float(micro_batch.noise.positions[0, 0, 0]) > 0:
+        loss = loss + _STRAIN_WEIGHT * _strain(lines, known)
+        coin = float(micro_batch.noise.positions[0, 0, 0])
+        if abs(coin) > _OFTEN:
+            loss = loss + self._correction(module, micro_batch, moved.detach())
+        if coin > 0:  # as dear as the modes themselves
             loss = loss + self._from_starts(module, batch)
         count = loss.new_tensor(float(len(owner)))
         return loss * count, count
@@ -189,4 +197,12 @@ def _virial(lines: Linearised, known: Reference) -> Tensor:
     off = (known.root @ lines.stiffness @ known.root - known.kinetic) / _KT
     size = (off.square().sum(2) + 1e-12).sqrt()
     by_mode = 2 * huber_loss(size, torch.zeros_like(size), reduction="none")
+    return (by_mode.sum(1) / known.n_modes).mean()
+
+
+def _strain(lines: Linearised, known: Reference) -> Tensor:
+    """Mean over molecules and modes of forces at the mean structure, in kT by thermal amplitude."""
+    size = (known.root @ lines.acceleration[..., None])[..., 0] / _KT
+    none = torch.zeros_like(size)
+    by_mode = huber_loss(size, none, reduction="none", delta=_LARGE_STRAIN) / _LARGE_STRAIN
     return (by_mode.sum(1) / known.n_modes).mean()
