@@ -89,7 +89,7 @@ def test_atom_modes_learns_frequencies(molecule, epochs, tmp_path):
     asked = {"budget": Budget(epochs=epochs), "seed": 0, "out": tmp_path}
     result = run_trial("atom-modes", settings, harmonic_molecule(molecule), **asked)
     assert result.n_steps < 1200
-    assert result.at(120.0) < 0.02
+    assert max(result.at(20.0), result.at(120.0)) < 0.02
     assert result.at(960.0) < 0.05
 
 
