@@ -34,15 +34,17 @@ from benchmarks.models.force_fields.learnt import LearntRolloutSettings
 from benchmarks.models.force_fields.mace import Mace, MaceConfig
 from benchmarks.models.force_fields.nequip import Nequip, NequipConfig
 from benchmarks.models.force_fields.valence.model import Valence, ValenceConfig
-from benchmarks.models.learnt import Preset
-from benchmarks.runs.records import Record, find_records
-from benchmarks.studies.compare import compare_records
+from benchmarks.models.learnt import Learnt, Preset
+from benchmarks.runs.records import LESSONS, Record, find_records, settings_key
+from benchmarks.studies.compare import Comparison, compare_records
 from benchmarks.studies.tune import TRIAL, read_trial, tables
+from benchmarks.tasks.tasks import Track
 from benchmarks.training.settings import TrainingSettings
 from docs.experiment import tables as experiment
 from pipelines.cli import app as data
 from pipelines.recipe import Recipe
 from tg80.console import run_app
+from tg80.errors import UserError
 from tg80.shards.fields import fields_table, flags_table
 from tg80.shards.quality import QualityThresholds
 from tg80.shards.twins import TWIN_FIELDS
@@ -222,10 +224,6 @@ def join_example() -> str:
 
 # Results
 
-_RUN = (
-    "atom-bench run --task {task} --fold {fold} --model {model} --seeds {seeds} "
-    "--budget-cpu-minutes {minutes} --out benchmarks/results"
-)
 # Each against all other models of the record that are trained, and these predictors.
 _SUBJECTS = ("atom", "atom-modes", "valence")
 _TRIVIAL_RIVALS = ("persistence", "blend")
@@ -239,41 +237,70 @@ def _found(task: str) -> list[tuple[Path, Record]]:
 def runs(task: str) -> str:
     """Which models have been trained on which folds of a task, and by which command."""
     order = list(MODELS)
-    learnt = sorted(
-        (r.fold, order.index(r.model), r.budget["cpu_minutes"] or 0.0)
-        for _, r in _found(task)
-        if MODELS[r.model].trains
-    )
-    rows = []
-    for (fold, number, cpu_minutes), seeds in Counter(learnt).items():
-        model, minutes = order[number], f"{cpu_minutes:g}"
-        command = _RUN.format(task=task, fold=fold, model=model, seeds=seeds, minutes=minutes)
-        rows.append((fold, f"`{model}`", seeds, minutes, f"`{command}`"))
-    return table(("fold", "model", "seeds", "CPU minutes", "command"), rows)
+    learnt = [record for _, record in _found(task) if MODELS[record.model].trains]
+    commands = Counter((r.track, r.fold, order.index(r.model), _command(r)) for r in learnt)
+    rows = [
+        (fold, f"`{order[number]}`", seeds, f"`{command.format(seeds=seeds)}`")
+        for (_, fold, number, command), seeds in sorted(commands.items())
+    ]
+    return table(("fold", "model", "seeds", "command"), rows)
+
+
+def _command(record: Record) -> str:
+    """The command that makes a run, its number of seeds left open."""
+    options = [("task", record.task), ("fold", record.fold), ("model", record.model)]
+    if record.track != Track.CANONICAL:
+        options.append(("track", record.track))
+    lessons = record.settings.get(LESSONS, {})
+    if "extra_sha256" in lessons:
+        options.append(("extra-data", "DIR"))
+    if "molecules" in lessons:
+        options.append(("molecules", lessons["molecules"]))
+    if before := record.settings.get("pretrained_on"):
+        place = f"{before}/{record.track}/fold{record.fold}/{record.model}"
+        options.append(("from", f"benchmarks/results/{place}"))
+    options += [("set", one) for one in _changes(record)]
+    options += [("seeds", "{seeds}"), ("budget-cpu-minutes", f"{record.budget['cpu_minutes']:g}")]
+    options.append(("out", "benchmarks/results"))
+    return "atom-bench run " + " ".join(f"--{name} {value}" for name, value in options)
+
+
+def _changes(record: Record) -> list[str]:
+    """Settings of a run that differ from those of its model's first preset."""
+    kind = MODELS[record.model]
+    assert issubclass(kind, Learnt)
+    preset = kind.presets["mini"]
+    config = kind.config_class  # pyright: ignore[reportGeneralTypeIssues]
+    usual = {
+        "model": config(**{**preset.model, **kind.fixed}),
+        "training": TrainingSettings(**preset.training),
+    }
+    return [
+        f"{group}.{name}={json.dumps(value)}"
+        for group, settings in usual.items()
+        for name, default in settings.model_dump(mode="json").items()
+        if (value := record.settings[group].get(name, default)) != default and name != "processes"
+    ]
 
 
 def results(task: str) -> str:
     """Tables of every fold of a task, and what can be told apart."""
     sections = []
     for fold in sorted({record.fold for _, record in _found(task)}):
-        found = [(path, record) for path, record in _found(task) if record.fold == fold]
+        found = [record for _, record in _found(task) if record.fold == fold]
         command = f"atom-bench leaderboard benchmarks/results/{task} --fold {fold}"
-        sections += [f"## Fold {fold}", *_boards(command, found), *_told_apart(task, fold, found)]
-    return "\n\n".join(sections)
+        sections += [f"## Fold {fold}", *_boards(command, found)]
+    return "\n\n".join([*sections, *_told_apart(task)])
 
 
 def all_folds(task: str) -> str:
-    """Tables over the folds that each model has been run on, and what can be told apart in each."""
-    found, sections = _found(task), []
-    for fold in sorted({record.fold for _, record in found}):
-        told = _told_apart(task, fold, [(path, r) for path, r in found if r.fold == fold])
-        sections += [f"## What can be told apart in fold {fold}", *told] if told else []
+    """Tables over the folds that each model has been run on, and what can be told apart."""
     command = f"atom-bench leaderboard benchmarks/results/{task}"
-    return "\n\n".join(["## All folds", *_boards(command, found), *sections])
+    tables = _boards(command, [record for _, record in _found(task)])
+    return "\n\n".join(["## All folds", *tables, *_told_apart(task)])
 
 
-def _boards(command: str, found: list[tuple[Path, Record]]) -> list[str]:
-    records = [record for _, record in found]
+def _boards(command: str, records: list[Record]) -> list[str]:
     scored, floors = entries(records), part_floors(records)
     sections = []
     for view in (View.SUMMARY, View.SKILL, View.QUALITY, View.COSTS):
@@ -282,25 +309,65 @@ def _boards(command: str, found: list[tuple[Path, Record]]) -> list[str]:
     return sections
 
 
-def _told_apart(task: str, fold: int, found: list[tuple[Path, Record]]) -> list[str]:
-    run = dict.fromkeys(record.model for _, record in found)
-    rivals = [name for name in run if MODELS[name].trains or name in _TRIVIAL_RIVALS]
-    subjects = [name for name in _SUBJECTS if name in run]
-    rows = [
-        (one, other, c.part, c.score.upper(), c.interval, c.verdict)
+def _told_apart(task: str) -> list[str]:
+    rows = []
+    for track in sorted({record.track for _, record in _found(task)}):
+        found = [(path, record) for path, record in _found(task) if record.track == track]
+        where = "" if track == Track.CANONICAL else f" ({track})"
+        for one, other in _pairs([record for _, record in found]):
+            rows += _verdicts(found, one, other, where)
+    title = (
+        f"`atom-bench compare benchmarks/results/{task} A B`: difference of the errors of these "
+        "trainings, A's less B's, x 1e-2 A^2, 95 % interval over molecules and blocks of time, all "
+        "folds that both have; and in which of them the same interval has one sign. Of "
+        f"{len(rows)} intervals one in twenty leaves out the truth."
+    )
+    heading = ("A", "B", "part", "score", "folds", "A - B", "verdict", "A better in", "B better in")
+    told = [title, markdown_table(heading, rows)] if rows else []
+    return ["## What can be told apart", *told] if rows else []
+
+
+def _pairs(records: Sequence[Record]) -> Iterable[tuple[str, str]]:
+    """Lines to compare, by the names that `atom-bench compare` takes."""
+    lines = list(dict.fromkeys((r.model, settings_key(r)) for r in records))
+    several = Counter(model for model, _ in lines)
+    names = [(m, f"{m}[{key}]" if several[m] > 1 else m) for m, key in lines]
+    rivals = [name for m, name in names if MODELS[m].trains or m in _TRIVIAL_RIVALS]
+    subjects = [name for wanted in _SUBJECTS for m, name in names if m == wanted]
+    return [
+        (one, other)
         for i, one in enumerate(subjects)
         for other in rivals
         if other not in subjects[: i + 1]
-        for c in compare_records(found, one, other)
-        if c.part.startswith("test")
     ]
-    if not rows:
+
+
+def _verdicts(
+    found: Sequence[tuple[Path, Record]], one: str, other: str, where: str
+) -> list[tuple[object, ...]]:
+    """A row for each test part and score, of all folds that both have, and each alone."""
+    try:
+        pooled = compare_records(found, one, other)
+    except UserError:  # They have no fold in common.
         return []
-    title = (
-        f"`atom-bench compare benchmarks/results/{task} A B --fold {fold}`: difference of the "
-        "errors, A's less B's, x 1e-2 A^2, 95 % interval over molecules and blocks of time"
-    )
-    return [title, markdown_table(("A", "B", "part", "score", "A - B", "verdict"), rows)]
+    better: dict[tuple[str, str, bool], list[int]] = {}
+    for fold in pooled[0].folds if len(pooled[0].folds) > 1 else ():
+        here = [(path, record) for path, record in found if record.fold == fold]
+        for c in compare_records(here, one, other):
+            for wins, is_so in ((True, c.high < 0), (False, c.low > 0)):
+                better.setdefault((c.part, c.score, wins), []).extend([fold] * is_so)
+
+    def folds(c: Comparison, wins: bool) -> str:
+        return ",".join(map(str, better.get((c.part, c.score, wins), ()))) or "-"
+
+    return [
+        (
+            one, other, c.part + where, c.score.upper(), ",".join(map(str, c.folds)), c.interval,
+            c.verdict, folds(c, True), folds(c, False),
+        )
+        for c in pooled
+        if c.part.startswith("test")
+    ]  # fmt: skip
 
 
 def tuning(task: str) -> str:

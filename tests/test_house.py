@@ -58,6 +58,21 @@ def test_the_pages_say_what_the_code_says(capsys):
     assert not stale, capsys.readouterr().out
 
 
+def test_runs_are_told_by_the_commands_that_make_them():
+    (_, atom), *_ = [f for f in generate._found("mini-xtb-v1") if f[1].model == "atom"]
+    few = atom.settings | {"lessons": {"molecules": 8}, "pretrained_on": "tg80-xtb-v1"}
+    fast = {**atom.settings, "training": atom.settings["training"] | {"learning_rate": 0.5}}
+    others = [atom.model_copy(update={"settings": settings}) for settings in (few, fast)]
+    plain, *commands = (generate._command(record) for record in (atom, *others))
+    assert "--set" not in plain and "--molecules" not in plain
+    begin = "--from benchmarks/results/tg80-xtb-v1/canonical/fold1/atom"
+    assert f"--molecules 8 {begin} --seeds {{seeds}}" in commands[0]
+    assert "--set training.learning_rate=0.5 --seeds" in commands[1]
+    # Compared by names that tell them apart.
+    assert len(list(generate._pairs([atom, *others]))) == 3
+    assert {len(name) for pair in generate._pairs([atom, *others]) for name in pair} == {12}
+
+
 def test_documented_pages_exist():
     pages = re.findall(r"(\w[\w/-]*\.md)", (ROOT / "mkdocs.yml").read_text())
     assert len(pages) >= 6

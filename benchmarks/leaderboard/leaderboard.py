@@ -159,8 +159,8 @@ def boards(
 ) -> list[Table]:
     """A table for every task, track, part and set of folds: lines, best first, then floors.
 
-    A summary has one table for all parts. A model that stands there with several settings gets
-    their hash after its name.
+    A summary has one table for all parts. What a model learnt from stands after its name if it is
+    not the task's own data, and a hash where the same name has several settings.
     """
     if view == View.SUMMARY:
         return _summaries(lines, floors)
@@ -186,6 +186,7 @@ def boards(
         mine = [f for f in floors if (f.task, f.track, f.part, f.folds) == key]
         notes = [f.note for f in mine] if view == View.ERRORS else []
         notes += _notes_on_references(members, view) + _notes_on_submissions(members, view)
+        notes += _notes_on_data(members)
         rows += [_floor_cells(f) for f in mine] if view == View.ERRORS else []
         on = f", folds {_folds(folds)}" if (task, track) in several else ""
         title = f"{_marked(task)}, {track}, {part}{on}: {_TITLES[view]}"
@@ -233,7 +234,7 @@ def _summary(
     return Table(
         f"{_marked(task)}, {track}{on}: {_TITLES[View.SUMMARY]}",
         ["model", *heading, "seeds", "failed"], rows,
-        notes + _notes_on_submissions(firsts, View.SUMMARY),
+        notes + _notes_on_submissions(firsts, View.SUMMARY) + _notes_on_data(firsts),
     )  # fmt: skip
 
 
@@ -288,6 +289,12 @@ def _notes_on_submissions(lines: Sequence[Entry], view: View) -> list[str]:
     return notes
 
 
+def _notes_on_data(lines: Sequence[Entry]) -> list[str]:
+    """A warning where lines of one table are not of the same data."""
+    n = len({line.data for line in lines})
+    return [f"lines are of {n} versions of the data or split: don't compare them"] if n > 1 else []
+
+
 def _with_several_fold_sets(lines: Iterable[Entry]) -> set[tuple[str, str]]:
     """Tasks and tracks whose models have not all run on the same folds."""
     sets: dict[tuple[str, str], set[tuple[int, ...]]] = {}
@@ -305,6 +312,7 @@ def boards_beside(records: Sequence[Record], floors: Sequence[PartFloor]) -> lis
                 on_molecules(record, floor.molecules)
                 for record in records
                 if (record.task, record.track) == (floor.task, floor.track)
+                and record.fold in floor.folds
             )
             mine = [e for e in lines if (e.part, e.folds) == (floor.part, floor.folds)]
             (board,) = boards(mine, floors=[floor])

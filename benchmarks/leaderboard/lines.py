@@ -5,6 +5,7 @@ Seeds are averaged within folds first; models stand in one table if they ran on 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple, TypeVar
@@ -15,7 +16,7 @@ from benchmarks.leaderboard.pareto import Fronts, front_lags, on_front
 from benchmarks.models import MODELS
 from benchmarks.models.cards import read_card
 from benchmarks.runs.evaluation import MEAN, MEDIAN
-from benchmarks.runs.records import SUBMITTED, Record, settings_key
+from benchmarks.runs.records import LESSONS, SUBMITTED, Record, run_key, settings_key
 from benchmarks.scoring.metrics import Metric
 from benchmarks.scoring.significance import two_sigma
 
@@ -79,6 +80,9 @@ class Entry:
         skills: lag in fs -> the same at every lag, those of the curve too.
         references: lag in fs -> the references that `skills` are against, one for each fold that
             chose another; empty where each molecule has its own.
+        seeds: of the fold that has fewest.
+        lessons: what it learnt from if not the task's own data alone, in words; else empty.
+        data: hash of the data and the split it ran on.
         n: number of windows.
         n_failed: windows whose prediction failed.
         equal_to_truth: entries of submissions that equal the truth, all parts together.
@@ -92,6 +96,8 @@ class Entry:
     part: str
     model: str
     settings: str
+    lessons: str
+    data: str
     oracle: bool
     folds: tuple[int, ...]
     seeds: int
@@ -180,12 +186,21 @@ def grouped(records: Iterable[Record]) -> dict[LineKey, list[Record]]:
 
 
 def line_labels(lines: Sequence[Entry]) -> list[str]:
-    """Names that tell the lines of a table apart: a hash tells settings of one model."""
-    models = [line.model for line in lines]
+    """Names that tell the lines of a table apart: what they learnt from, or a hash of settings."""
+    names = [", ".join(filter(None, (line.model, line.lessons))) for line in lines]
     return [
-        line.model + (f" [{line.settings}]" if models.count(line.model) > 1 else "")
-        for line in lines
+        name + (f" [{line.settings}]" if names.count(name) > 1 else "")
+        for name, line in zip(names, lines, strict=True)
     ]
+
+
+def lessons_told(record: Record) -> str:
+    """What a run learnt from if not the task's own data alone, in words; else empty."""
+    begun_on = record.settings.get("pretrained_on")
+    n_molecules = record.settings.get(LESSONS, {}).get("molecules")
+    told = [f"from {begun_on}"] if begun_on else []
+    told += [f"{n_molecules} molecule{'s' * (n_molecules != 1)}"] if n_molecules else []
+    return ", ".join(told)
 
 
 def panels(runs: Iterable[Run], record_of: Callable[[Run], Record]) -> list[list[Run]]:
@@ -230,9 +245,11 @@ def _entry(records: Sequence[Record], part: str, settings: str) -> Entry:
         part=part,
         model=first.model,
         settings=settings,
+        lessons=lessons_told(first),
+        data=run_key(split=first.split_sha256, manifest=first.manifest_sha256),
         oracle=first.oracle,
         folds=tuple(sorted({r.fold for r in records})),
-        seeds=len({r.seed for r in records}),
+        seeds=min(Counter(fold for fold, _ in {(r.fold, r.seed) for r in records}).values()),
         mse=_curve(records, part, lags),
         s2t=mean(Metric.S2T) or 0.0,
         s2s=mean(Metric.S2S) or 0.0,
@@ -265,21 +282,24 @@ def _costs(records: Sequence[Record]) -> Costs:
         # Written before records held them.
         card = read_card(first.model)
         inputs, labels = card.inputs, card.labels
-    fits = [record.fit for record in records]
-    asked = [record.prediction for record in records if record.prediction]
-    trains = any(fit.n_steps for fit in fits)
+    trains = any(record.fit.n_steps for record in records)
+
+    def mean(value_of: Callable[[Record], float | None]) -> float | None:
+        return over_runs(records, [value_of(record) for record in records])
+
     return Costs(
         inputs=inputs,
         labels=labels,
-        n_parameters=_mean(fit.n_parameters for fit in fits),
+        n_parameters=mean(lambda r: r.fit.n_parameters),
         # Records of before count no samples: not known is not none.
-        n_samples=_mean(fit.n_samples or (None if trains else 0) for fit in fits),
-        training_seconds=_mean(
-            record.fit.cpu_seconds + record.settings.get("pretrained_seconds", 0.0)
-            for record in records
+        n_samples=mean(lambda r: r.fit.n_samples or (None if trains else 0)),
+        training_seconds=mean(
+            lambda r: r.fit.cpu_seconds + r.settings.get("pretrained_seconds", 0.0)
         ),
-        prediction_seconds=_mean(cost.seconds for cost in asked),
-        seconds_per_trajectory=_mean(cost.seconds / cost.n_windows for cost in asked),
+        prediction_seconds=mean(lambda r: r.prediction and r.prediction.seconds),
+        seconds_per_trajectory=mean(
+            lambda r: r.prediction and r.prediction.seconds / r.prediction.n_windows
+        ),
     )
 
 
@@ -287,14 +307,14 @@ def _quality(records: Sequence[Record], part: str) -> Quality:
     """Quality of the records of one line in a part."""
 
     def mean(metric: Metric) -> float | None:
-        return _mean(record.value(part, metric) for record in records)
+        return over_runs(records, [record.value(part, metric) for record in records])
 
-    ratios = [
-        turned / stored
-        for record in records
-        if (turned := record.value(part, Metric.S2S)) is not None
-        and (stored := record.value(part, Metric.S2S_STORED_FRAME))
-    ]
+    def ratio(record: Record) -> float | None:
+        turned, stored = (
+            record.value(part, metric) for metric in (Metric.S2S, Metric.S2S_STORED_FRAME)
+        )
+        return turned / stored if turned is not None and stored else None
+
     known = MODELS.get(records[0].model)
     follows = known is not None and known.equivariance != "none"
     return Quality(
@@ -302,7 +322,7 @@ def _quality(records: Sequence[Record], part: str) -> Quality:
         valid_all_atoms=mean(Metric.VALID_ALL_ATOMS),
         bond_distance=mean(Metric.BOND_DISTANCE),
         bond_distance_all_atoms=mean(Metric.BOND_DISTANCE_ALL_ATOMS),
-        robustness=1.0 if follows else _mean(ratios),
+        robustness=1.0 if follows else over_runs(records, [ratio(record) for record in records]),
     )
 
 
@@ -370,8 +390,3 @@ def spread_over_seeds(records: Sequence[Record], values: Sequence[float | None])
     n_folds = len({fold for found in seeds.values() for fold in found})
     complete = [found for found in seeds.values() if len(found) == n_folds]
     return two_sigma([float(np.mean(list(found.values()))) for found in complete])
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return float(np.mean(present)) if present else None

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 FRONT_LAGS_FS = (120.0, 480.0, 960.0)
 """Lags of the fronts; those of the task that are nearest take their place."""
 
+SAME_COST = 1.05
+"""Costs are equal if one is no more than so many times the other: clocks jitter."""
+
 
 @dataclass(frozen=True)
 class Fronts:
@@ -39,9 +42,14 @@ def on_front(costs: Sequence[float | None], skills: Sequence[float | None]) -> l
         for cost, skill in zip(costs, skills, strict=True)
         if cost is not None and skill is not None
     ]
+
+    def is_beaten(cost: float, skill: float) -> bool:
+        return any(
+            c <= SAME_COST * cost and s >= skill and (SAME_COST * c < cost or s > skill)
+            for c, s in known
+        )
+
     return [
-        cost is not None
-        and skill is not None
-        and not any(c <= cost and s >= skill and (c, s) != (cost, skill) for c, s in known)
+        cost is not None and skill is not None and not is_beaten(cost, skill)
         for cost, skill in zip(costs, skills, strict=True)
     ]

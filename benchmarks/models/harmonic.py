@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -101,12 +100,11 @@ class FittedHarmonic(Harmonic):
         Raises:
             CannotPredict: the data have no forces.
         """
-        started = time.process_time()
         swings = {name: Swings.of(blocks) for name, blocks in _by_name(data).items()}
         self.structures = {name: own.structure for name, own in swings.items()}
         self.hessians = {name: own.hessian() for name, own in swings.items()}
         self._modes = {}
-        return _report(_n_parameters(self.hessians), started)
+        return FitReport(n_parameters=_n_parameters(self.hessians))
 
 
 class DeltaHarmonic(Harmonic):
@@ -125,7 +123,6 @@ class DeltaHarmonic(Harmonic):
         Raises:
             CannotPredict: the data have no Hessians or no forces.
         """
-        started = time.process_time()
         super().fit(data)
         swings = {name: Swings.of(blocks) for name, blocks in _by_name(data).items()}
         priors = {
@@ -141,7 +138,7 @@ class DeltaHarmonic(Harmonic):
         }
         scaled = {name: factor * hessian for name, hessian in self.hessians.items()}
         self.structures, self.hessians = self.structures | structures, scaled | fitted
-        return _report(1 + _n_parameters(fitted), started)
+        return FitReport(n_parameters=1 + _n_parameters(fitted))
 
 
 # Of the largest variance: what varies less is shifts and rotations, which the frame has removed.
@@ -220,10 +217,6 @@ class Swings:
 def _by_name(data: TrainingData) -> dict[str, list[Trajectory]]:
     blocks = groupby(sorted(data.trajectories, key=lambda t: t.name), lambda t: t.name)
     return {name: list(own) for name, own in blocks}
-
-
-def _report(n_parameters: int, started: float) -> FitReport:
-    return FitReport(n_parameters=n_parameters, cpu_seconds=time.process_time() - started)
 
 
 def _n_parameters(hessians: dict[str, np.ndarray]) -> int:

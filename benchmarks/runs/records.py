@@ -28,8 +28,9 @@ from tg80.files import make_folder, read_bytes, write_atomically
 from tg80.untrusted.documents import parse_model
 from tg80.untrusted.npz import pack_npz, read_npz
 
-RECORD, ERRORS = "record.json", "errors.npz"
+RECORD, ERRORS, COMMITS = "record.json", "errors.npz", "commits.txt"
 SUBMITTED = "submitted/"  # Names of models from outside begin so.
+LESSONS = "lessons"  # Setting that says what was learnt from if not the task's own data alone.
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Record(BaseModel):
         labels: what it learns from, as on its card.
         fit: the report of fitting.
         prediction: what predicting took, None if that is not known.
+        git_commit: of the code; several if a run was resumed by other code.
         equal_to_truth: entries of a submission that equal the truth; None for models run here.
         references: which reference each skill is against, where validation data choose it; empty in
             records of before.
@@ -331,6 +333,22 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
+
+
+def commits_of(folder: Path) -> str | None:
+    """Commits of the code that has worked on a run, the one at hand noted as the last.
+
+    To be called before the work begins: the checkout may change below a long run.
+
+    Args:
+        folder: of the run; it exists.
+    """
+    path = folder / COMMITS
+    known = path.read_text().split() if path.exists() else []
+    if (now := git_commit()) is not None and now not in known:
+        known.append(now)
+        write_atomically(path, "\n".join(known).encode())
+    return ", ".join(known) or None
 
 
 def git_commit() -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def run_folder_of(
 
 def _settings(model: Model, data: BenchmarkData) -> dict[str, Any]:
     """What a record says of a model and of what it learnt from, if not the task's own data."""
-    lessons = {"lessons": dict(data.about)} if model.trains and data.about else {}
+    lessons = {records.LESSONS: dict(data.about)} if model.trains and data.about else {}
     return model.settings() | lessons
 
 
@@ -130,16 +131,25 @@ def run_once(
     with distributed.together():
         record = records.read_record(folder) if distributed.is_main() else None
     if (record := distributed.from_main(record)) is not None:
+        if progress and model.trains:
+            made = f"reused, made by commit {record.git_commit}: {folder}"
+            progress.console.print(made, soft_wrap=True, highlight=False, markup=False)
         return record
-    report, refusal = FitReport(), None
+    report, refusal, commits = FitReport(), None, None
     if model.trains:
         make_folder(folder)
+    if distributed.is_main():
+        commits = records.commits_of(folder) if model.trains else records.git_commit()
     lessons = lessons_of(data) if model.trains else data.training
     if model.trains or distributed.is_main():
+        started = time.process_time()
         try:
             report = model.fit(
                 lessons, budget=budget, seed=seed or 0, out=folder, progress=progress
             )
+            if not model.trains:
+                spent = time.process_time() - started  # Less than 5 ms is nothing.
+                report = dataclasses.replace(report, cpu_seconds=round(spent, 2))
         except CannotPredict as error:
             refusal = error
     # The other processes wait for rank 0, whatever became of it.
@@ -168,7 +178,7 @@ def run_once(
             split_sha256=data.split_sha256,
             manifest_sha256=data.manifest_sha256,
             versions=records.versions(),
-            git_commit=records.git_commit(),
+            git_commit=commits,
             hardware=records.hardware(settings.get("device", "cpu")),
             references=[one for part in scores for one in references_used(part)],
             rows=[row for part in scores for row in rows_of(part)],

@@ -153,7 +153,7 @@ def cases(
     initial: dict[str, Case] = {}
     for run in runs:
         # The same weights on the CPU, wherever they were trained.
-        apart = {"lessons", *BEGUN}
+        apart = {records.LESSONS, *BEGUN}
         settings = {k: v for k, v in run.record.settings.items() if k not in apart}
         settings |= {"device": "cpu"}
         key = records.run_key(model=run.record.model, seed=run.record.seed, settings=settings)

@@ -135,6 +135,7 @@ def run_trials(
         trial = read_trial(folder)
         if trial is None:
             make_folder(folder)
+            commits = records.commits_of(folder)
             report = model.fit(
                 lessons_of(data), budget=budget, seed=seed, out=folder, progress=progress
             )
@@ -143,7 +144,7 @@ def run_trials(
                 seed=seed, change=name, settings=model.settings(),
                 budget=dataclasses.asdict(budget), fit=report,
                 split_sha256=data.split_sha256, manifest_sha256=data.manifest_sha256,
-                versions=records.versions(), git_commit=records.git_commit(),
+                versions=records.versions(), git_commit=commits,
                 hardware=records.hardware(model.settings().get("device", "cpu")),
             )  # fmt: skip
             write_atomically(folder / TRIAL, trial.model_dump_json().encode())
@@ -196,9 +197,15 @@ def tables(trials: Sequence[Trial]) -> list[Table]:
         "steps": "{0.fit.n_steps}",
         "best at step": "{1}",
         "CPU s": "{0.fit.cpu_seconds:.0f}",
+        "code": "{2}",
     }
     best_first = sorted(trials, key=lambda trial: trial.error)
-    return [Table.of(title, columns, [(trial, _best_step(trial)) for trial in best_first])]
+    rows = [(trial, _best_step(trial), _short(trial.git_commit)) for trial in best_first]
+    return [Table.of(title, columns, rows)]
+
+
+def _short(commits: str | None) -> str:
+    return ", ".join(commit[:7] for commit in (commits or "unknown").split(", "))
 
 
 def _best_step(trial: Trial) -> str:

@@ -14,6 +14,7 @@ from benchmarks.models.cards import read_card
 from benchmarks.runs.evaluation import fit_references
 from benchmarks.runs.records import Record, read_records
 from benchmarks.runs.runner import run_once
+from benchmarks.scoring.metrics import Metric
 from benchmarks.tasks.tasks import ChosenOn
 from tests.support import toys
 
@@ -117,8 +118,46 @@ def test_the_front_holds_whom_no_cheaper_model_beats():
     skills = [0.0, 0.5, 0.4, 0.9, 1.0, -1.0, 0.9]
     assert on_front(costs, skills) == [True, True, False, True, False, False, True]
     assert on_front([1.0, 2.0], [None, 0.1]) == [False, True]
+    # Of one budget, and a jitter of the clock: the better one alone.
+    assert on_front([1200.054, 1200.058], [0.19, 0.26]) == [False, True]
+    assert on_front([100.0, 110.0], [0.19, 0.26]) == [True, True]
     assert front_lags([375.0 * i for i in range(1, 9)]) == [375.0, 1125.0]
     assert front_lags([120.0 * i for i in range(1, 9)]) == [120.0, 480.0, 960.0]
+
+
+def changed(record, **changes):
+    return record.model_copy(update=changes)
+
+
+def test_a_line_says_what_it_learnt_from(records):
+    (egnn,), (atom, other) = of(records, "egnn"), of(records, "atom")
+    few = changed(egnn, settings=egnn.settings | {"lessons": {"molecules": 8}})
+    begun = changed(egnn, settings=egnn.settings | {"pretrained_on": "tg80-xtb-v1"})
+    wide = changed(other, settings=other.settings | {"preset": "small"})
+    lines = entries([egnn, few, begun, atom, wide])
+    (table, *_) = boards(lines, View.SKILL)
+    names = sorted(row[0] for row in table.rows)
+    assert names[:2] == sorted(f"atom [{leaderboard.settings_key(r)}]" for r in (atom, wide))
+    assert names[2:] == ["egnn", "egnn, 8 molecules", "egnn, from tg80-xtb-v1"]
+
+
+def test_folds_weigh_alike_in_quality_and_the_fewest_seeds_are_told(records):
+    first, second = of(records, "atom")
+    rows = [r._replace(value=0.0) if r.metric == Metric.VALID else r for r in second.rows]
+    elsewhere = changed(second, fold=first.fold + 1, rows=rows)
+    runs = [changed(first, seed=seed) for seed in (0, 1, 2)] + [elsewhere]
+    line = entries(runs)[0]
+    assert line.seeds == 1 and line.s2s_spread is None
+    assert line.quality.valid == pytest.approx(first.value(line.part, Metric.VALID) / 2)
+
+
+def test_lines_of_other_data_are_told(records):
+    (egnn,), (atom, _) = of(records, "egnn"), of(records, "atom")
+    said = "lines are of 2 versions of the data or split: don't compare them"
+    for view in View:
+        assert not any(said in t.notes for t in boards(entries([egnn, atom]), view))
+        mixed = boards(entries([egnn, changed(atom, manifest_sha256="0" * 64)]), view)
+        assert all(said in table.notes for table in mixed)
 
 
 def test_lines_say_where_they_are_on_the_front(records):

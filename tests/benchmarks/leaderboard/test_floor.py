@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.cli import main
-from benchmarks.leaderboard.floor import molecule_floors, on_molecules, part_floors
+from benchmarks.leaderboard.floor import PartFloor, molecule_floors, on_molecules, part_floors
+from benchmarks.leaderboard.leaderboard import boards_beside
 from benchmarks.leaderboard.lines import entries
 from benchmarks.models import Budget, make_model
 from benchmarks.runs.evaluation import fit_references
@@ -195,3 +196,19 @@ def test_a_damaged_file_is_one_line(runs, tmp_path, capsys):
     assert main(["leaderboard", str(out), "--twins", str(tmp_path)]) == 2
     shown = capsys.readouterr().err.strip()
     assert "cut short or altered" in shown and len(shown.splitlines()) == 1
+
+
+def test_a_model_stands_once_beside_a_floor_of_some_molecules(runs):
+    """Even if it ran on another fold, whose molecules have no twins."""
+    _, (still, blend) = runs
+    part = "test_id"
+    names = [row.molecule for row in still.rows if row.part == part][:1]
+    rows = [r._replace(molecule="other") if r.molecule in names else r for r in still.rows]
+    elsewhere = still.model_copy(update={"fold": 3, "rows": rows})
+    lags = {lag: 1e-5 for lag in still.spec.lags_fs}
+    floor = PartFloor(
+        task=still.task, track=still.track, part=part, displacement_angstrom=1e-3, mse=lags,
+        s2t=1e-5, s2s=1e-5, molecules={name: lags for name in names}, n_molecules=3, folds=(2,),
+    )  # fmt: skip
+    (table,) = boards_beside([still, blend, elsewhere], [floor])
+    assert sorted(row[0] for row in table.rows[:-1]) == ["blend", "persistence"]
