@@ -47,16 +47,26 @@ def modes_of(structure: np.ndarray, hessian: np.ndarray, masses: np.ndarray) -> 
     """
     centred = structure - masses @ structure / masses.sum()
     root = np.sqrt(np.repeat(masses, 3))
-    rigid = _rigid_motions(centred) * root[:, None]
-    u, size, _ = np.linalg.svd(rigid, full_matrices=True)
-    # Linear molecules have one rotation less, a single atom none.
-    rank = int((size > 1e-6 * size[0]).sum())
-    inner = u[:, rank:]
+    inner = inner_directions(structure, masses)
     weighted = (hessian + hessian.T) / 2 / np.outer(root, root)
     squares, vectors = np.linalg.eigh(inner.T @ weighted @ inner)
     rates = np.sqrt(np.clip(squares * ACCELERATION, 0, None))
     rates[rates < SOFTEST_PER_CM * _RADIANS_PER_FS] = 0
     return Modes(*map(torch.from_numpy, (centred, masses, inner @ vectors, rates)))
+
+
+def inner_directions(structure: np.ndarray, masses: np.ndarray) -> np.ndarray:
+    """Orthonormal mass-weighted directions (3N, M) that are neither shifts nor rotations.
+
+    Args:
+        structure: (N, 3) A.
+        masses: (N,) u.
+    """
+    centred = structure - masses @ structure / masses.sum()
+    rigid = _rigid_motions(centred) * np.sqrt(np.repeat(masses, 3))[:, None]
+    u, size, _ = np.linalg.svd(rigid, full_matrices=True)
+    # Linear molecules have one rotation less, a single atom none.
+    return u[:, int((size > 1e-6 * size[0]).sum()) :]
 
 
 def _rigid_motions(x: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,8 +35,8 @@ class EarlyStopping:
         return self.patience is not None and self.strikes >= self.patience
 
     def judge(self, error: float, weights: Mapping[str, torch.Tensor]) -> None:
-        """Keep the weights if their validation error is the smallest yet."""
-        if self.best_validation is None or error < self.best_validation:
+        """Keep the weights if their validation error is the smallest yet, and finite."""
+        if math.isfinite(error) and (self.best_validation is None or error < self.best_validation):
             self.best_validation, self.strikes = error, 0
             self.best = copy.deepcopy(dict(weights))
         else:

@@ -231,7 +231,8 @@ class Trainer:
             value = self.validate(self.averaged.eval()) if distributed.is_main() else math.nan
             value = distributed.from_main(value)
             self._clock = self._now()  # The budget is one of training, evaluation apart.
-            entry["validation_error"] = value
+            if math.isfinite(value):  # JSON knows no others.
+                entry["validation_error"] = value
             self.stopping.judge(value, self.averaged.state_dict())
         self.history.append(entry)
 

@@ -113,6 +113,9 @@ class TrainingFrames(TrainingWindows):
         return batch_of(chosen, self.isolated)
 
 
+# Frames that a molecule's error in validation is a mean of.
+_FEWEST = 8
+
 Labelled = tuple[Trajectory, int, Labels]
 
 
@@ -155,7 +158,8 @@ def validation_frames(
 ) -> dict[str, list[FrameBatch]]:
     """The frames that the validation windows of all models start from, by part, in batches.
 
-    Where one has no forces, the nearest that has takes its place.
+    Where one has no forces, the nearest that has takes its place; in blocks of few starts, frames
+    spread over the block stand beside them.
     """
     found = {
         part.name: _frames_of(part.windows.states.start_id, data.validation_blocks, isolated, size)
@@ -173,6 +177,8 @@ def _frames_of(
         frames = [i for i in range(block.n_frames) if block.start_id(i) in wanted]
         if frames:
             labels = labels_of(block)
-            nearest = {int(np.abs(labels.frames - frame).argmin()) for frame in frames}
-            found += [(block, label, labels) for label in sorted(nearest)]
+            chosen = {int(np.abs(labels.frames - frame).argmin()) for frame in frames}
+            if len(chosen) < _FEWEST:
+                chosen |= set(np.linspace(0, len(labels.frames) - 1, _FEWEST).astype(int).tolist())
+            found += [(block, label, labels) for label in sorted(chosen)]
     return [batch_of(found[i : i + size], isolated) for i in range(0, len(found), size)]

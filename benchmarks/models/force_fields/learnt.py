@@ -86,4 +86,8 @@ class LearntForceField(RollsOut, Learnt[Module, Config]):
         parts = validation_frames(data, self.isolated_energies())
         if not parts:
             return None
-        return whitened_validation(parts, whitening_of(data.validation_blocks), self.forces)
+        # A block of validation alone may be too short to know all directions of a molecule.
+        looked_at = {block.name for block in data.validation_blocks}
+        blocks = [block for block in self.blocks(data) if block.name in looked_at]
+        whitening = whitening_of([*data.validation_blocks, *blocks])
+        return whitened_validation(parts, whitening, self.forces)

@@ -1,10 +1,10 @@
 """Losses of forces: relative to the molecule's own, or whitened.
 
-Plain squared errors of forces are those of the stiffest bonds, while positions at long lags hang
-on the softest modes. Whitened, the residual of a molecule's forces is turned into its mean frame,
+Plain squared errors of forces are those of the stiffest bonds, while positions at long lags hang on
+the softest modes. Whitened, the residual of a molecule's forces is turned into its mean frame,
 mass-weighted, and multiplied by the inverse root of the covariance of the molecule's own training
-forces, so that each of its 3n - 6 directions has unit size. An error of 1 is then that of a model
-which predicts no force at all.
+forces, so that each of its 3n - 6 inner directions has unit size. An error of 1 is then that of a
+model which predicts no force at all.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from atom.alignment import kabsch_rotation, weighted_centroid
 from benchmarks.models.force_fields.frames import FrameBatch, labelled_frames, labels_of
+from benchmarks.models.normal_modes import inner_directions
 from tg80.constants import masses_of
 from tg80.windows.trajectories import Trajectory
 
@@ -173,11 +174,14 @@ def _whitening(x: Tensor, forces: Tensor, masses: Tensor) -> tuple[Tensor, Tenso
         structure = (centred @ turn.transpose(1, 2)).mean(0)
     turn = _turns(x, structure.expand_as(x), weights)
     weighted = ((forces @ turn.transpose(1, 2)) / masses.sqrt()[:, None]).flatten(1)
-    values, vectors = torch.linalg.eigh(weighted.T @ weighted / len(weighted))
+    # Forces have no torque about the frames that they act in, but they have one about the mean
+    # structure, which may be more than the force along a soft mode.
+    inner = torch.from_numpy(inner_directions(structure.numpy(), masses.numpy()))
+    within = weighted @ inner
+    values, vectors = torch.linalg.eigh(within.T @ within / len(within))
     scale = values.clamp(min=_LEAST_SHARE * float(values[-1])).rsqrt()
-    n_rigid = min(6, len(values) - 1)
-    scale[:n_rigid] = 0.0  # shifts and rotations: there is no force along them
-    return structure, (vectors * scale) @ vectors.T / np.sqrt(max(1, len(values) - n_rigid))
+    vectors = inner @ vectors
+    return structure, (vectors * scale) @ vectors.T / np.sqrt(len(values))
 
 
 def _turns(x: Tensor, structures: Tensor, weights: Tensor) -> Tensor:

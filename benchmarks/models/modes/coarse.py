@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import huber_loss
 
 from atom import ATOM
-from atom.alignment import kabsch_rotation, weighted_centroid
+from atom.alignment import kabsch_rotation, superpose, weighted_centroid
 from atom.loss import masked_loss
 from atom.valence.batches import terms_of_each
 from atom.valence.head import Linearised
@@ -36,6 +36,8 @@ _STRAIN_WEIGHT, _LARGE_STRAIN = 1.0, 0.02
 _CORRECTED, _OFTEN = 8, 1.534
 # Of motion linearised about starts: how many of a batch, and up to which lag, fs.
 _N_STARTS, _LONGEST_SHORT_FS = 4, 60.0
+# Frames that say which atoms are bonded, at least.
+_N_LOOKED_AT = 32
 # Of the largest variance of a molecule's positions: what varies less is rigid motion.
 _LEAST_VARIANCE = 1e-6
 
@@ -46,7 +48,7 @@ class Reference:
 
     Attributes:
         rows: molecule -> its number.
-        geometries: of the mean structures.
+        geometries: of the mean structures, or of frames near them.
         root: (M, D, D) root of the covariance of mass-weighted positions about them.
         kinetic: (M, D, D) inverse of that root, times covariance of mass-weighted velocities, times
             the root: what the virial theorem makes of the stiffness between two roots.
@@ -73,11 +75,7 @@ def reference_of(blocks: Sequence[Trajectory], device: torch.device) -> Referenc
     """The reference of train blocks."""
     structures = {n: torch.from_numpy(x).double() for n, x in mean_structures(blocks).items()}
     members = {name: [block for block in blocks if block.name == name] for name in structures}
-    numbers = [torch.from_numpy(own[0].atomic_numbers) for own in members.values()]
-    geometries = tuple(
-        Geometry.of(x.to(device), Layout(topologies_of(x[None], z[None])[0].to(device)))
-        for x, z in zip(structures.values(), numbers, strict=True)
-    )
+    geometries = tuple(_geometry_of(structures[n], own, device) for n, own in members.items())
     size = max(geometry.layout.size for geometry in geometries)
     root, kinetic = torch.zeros(2, len(members), size, size, dtype=torch.float64)
     n_modes = torch.zeros(len(members), dtype=torch.float64)
@@ -87,6 +85,25 @@ def reference_of(blocks: Sequence[Trajectory], device: torch.device) -> Referenc
     rows = {name: i for i, name in enumerate(members)}
     virial = (tensor.to(device) for tensor in (root, kinetic, n_modes))
     return Reference(rows, geometries, *virial)
+
+
+def _geometry_of(mean: Tensor, blocks: Sequence[Trajectory], device: torch.device) -> Geometry:
+    """That of the mean structure; if most frames have other bonds, of the nearest one of them.
+
+    The hydrogen atoms of a methyl group that turns fall together in the mean.
+    """
+    masses = torch.from_numpy(masses_of(blocks[0].atomic_numbers))
+    frames = torch.from_numpy(np.concatenate([block.positions for block in blocks]))
+    frames = frames[:: max(1, len(frames) // _N_LOOKED_AT)].double()
+    numbers = torch.from_numpy(blocks[0].atomic_numbers).expand(len(frames), -1)
+    bonded = topologies_of(frames, numbers)
+    usual = max(bonded, key=bonded.count)
+    structure = mean
+    if topologies_of(mean[None], numbers[:1])[0] is not usual:
+        those = frames[[one is usual for one in bonded]]
+        laid = superpose(those, mean.expand_as(those), masses.expand(len(those), -1))
+        structure = laid[((laid - mean).square().sum(2) * masses).sum(1).argmin()]
+    return Geometry.of(structure.to(device), Layout(usual.to(device)))
 
 
 def _virial_of(structure: Tensor, blocks: Sequence[Trajectory]) -> tuple[Tensor, Tensor, int]:

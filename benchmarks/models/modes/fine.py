@@ -83,11 +83,14 @@ class MeasuredLoss:
         """Errors of what attention makes of motion in steps of time."""
         assert module.modes is not None
         x, z = batch.positions, batch.atomic_numbers
+        was_training = module.modes.training
+        module.modes.eval()  # as in prediction: without dropout
         with torch.no_grad():
             moved = module.modes(
                 x, batch.velocities, z, torch.nan_to_num(batch.lags_fs, nan=0.0),
                 topologies_of(x, z), module.lifting.embedding, steps=True,
             )  # fmt: skip
+        module.modes.train(was_training)
         return self._corrected(module, batch, moved)
 
     def _corrected(self, module: ATOM, batch: WindowBatch, moved: Tensor) -> Tensor:

@@ -16,6 +16,9 @@ from tg80.windows.windows import TrainingWindows, WindowBatch
 
 LONGEST_INTERVAL_FS = 3.0
 """Between frames: of a C-H stretch, whose period is 10.5 fs, forces are then 2 % too small."""
+# Nearer frames are taken so far apart: stored positions are rounded, and what is left of that in
+# the second derivative grows with the inverse square of the interval.
+_INTERVAL_FS = 2.0
 # Of nine values: their sum over the square of the spacing is the second derivative in the middle.
 _STENCIL = (-1 / 560, 8 / 315, -1 / 5, 8 / 5, -205 / 72, 8 / 5, -1 / 5, 8 / 315, -1 / 560)
 FRAMES_A_WINDOW = 2
@@ -35,14 +38,22 @@ def with_measured_forces(blocks: Iterable[Trajectory]) -> list[Trajectory]:
     return [
         _measured(block)
         for block in blocks
-        if block.frame_fs <= LONGEST_INTERVAL_FS and block.n_frames > len(_STENCIL)
+        if block.frame_fs <= LONGEST_INTERVAL_FS
+        and block.n_frames > _frames_apart(block) * len(_STENCIL)
     ]
 
 
+def _frames_apart(block: Trajectory) -> int:
+    """Number of frames between those that a force is measured from."""
+    return max(1, round(_INTERVAL_FS / block.frame_fs))
+
+
 def _measured(block: Trajectory) -> Trajectory:
-    x, reach = np.asarray(block.positions, dtype=np.float64), len(_STENCIL) // 2
+    every, x = _frames_apart(block), np.asarray(block.positions, dtype=np.float64)
+    reach = every * (len(_STENCIL) // 2)
     n_inner = block.n_frames - 2 * reach
-    bend = sum(c * x[i : i + n_inner] for i, c in enumerate(_STENCIL)) / block.frame_fs**2
+    around = (c * x[every * i :][:n_inner] for i, c in enumerate(_STENCIL))
+    bend = sum(around) / (every * block.frame_fs) ** 2
     forces = masses_of(block.atomic_numbers)[:, None] * bend / ACCELERATION
     labels = partial(_labels, forces.astype(np.float32))
     inner = block.frames(reach, block.n_frames - reach)

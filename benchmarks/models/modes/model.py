@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from benchmarks.interface import CannotPredict
 from benchmarks.models.atom import AtomJoint
 from benchmarks.models.force_fields.losses import whitening_of
 from benchmarks.models.learnt import Preset
@@ -14,6 +15,7 @@ from benchmarks.models.modes.coarse import VirialLoss, reference_of
 from benchmarks.models.modes.fine import MeasuredLoss
 from benchmarks.models.modes.measured import MotionWindows, with_measured_forces
 from benchmarks.tasks.data import TrainingData
+from benchmarks.tasks.tasks import Kind
 from benchmarks.training.batches import first_frames
 from benchmarks.training.trainer import LossFunction
 from tg80.errors import UserError
@@ -74,7 +76,13 @@ class AtomModes(AtomJoint):
             raise UserError(f"model {self.id} is output = 'modes' or 'steps'")
 
     def initialise(self, data: TrainingData, *, seed: int) -> None:
-        """Take what the loss needs of the train blocks, and draw the weights."""
+        """Take what the loss needs of the train blocks, and draw the weights.
+
+        Raises:
+            CannotPredict: the task gives no hydrogen atoms, without which there is no bond graph.
+        """
+        if data.task.inputs != "all":
+            raise CannotPredict(f"model {self.id} needs all atoms; {data.task.track} hides some")
         if finer := self._finer(data):
             self._loss = MeasuredLoss(data.task.score, whitening_of(finer))
         else:
@@ -91,8 +99,10 @@ class AtomModes(AtomJoint):
 
     def windows(self, data: TrainingData, seed: int) -> TrainingWindows:
         """Windows of the train blocks, forwards and backwards in time, and frames with forces."""
-        both = (*data.trajectories, *map(reversed_in_time, data.trajectories))
-        windows = super().windows(replace(data, trajectories=both), seed)
+        own = tuple(first_frames(data.trajectories, self.training.train_frames))
+        # Velocities of public sets are differences to the frame before: backwards, from the future.
+        back = () if data.task.kind == Kind.PUBLIC else tuple(map(reversed_in_time, own))
+        windows = super().windows(replace(data, trajectories=(*own, *back)), seed)
         blocks = self._finer(data)
         return MotionWindows(windows, blocks) if blocks else windows
 

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.interface import Budget
+from atom.valence.topology import topologies_of
+from benchmarks.interface import Budget, CannotPredict
 from benchmarks.models import make_model
+from benchmarks.models.force_fields.frames import labels_of
 from benchmarks.models.force_fields.losses import whitening_of
+from benchmarks.models.modes.coarse import reference_of
 from benchmarks.models.modes.measured import FRAMES_A_WINDOW, MotionWindows, with_measured_forces
+from benchmarks.models.trivial import mean_structures
 from benchmarks.tasks.states import start_states
 from tg80.constants import ACCELERATION, masses_of
 from tg80.dataset import load
@@ -64,6 +68,20 @@ def test_measured_forces_are_those_that_were_stored(published, name):
     assert float(whitening_of([measured]).roots.abs().max()) > 0
 
 
+def test_rounded_positions_are_no_forces_where_frames_are_near():
+    """Frames of 1 fs, stored to 2^-15 A, against the forces of DFT."""
+    block = load("tg80-dft-v1").trajectory("benzene", 0)
+    (measured,) = with_measured_forces([block])
+    labels = labels_of(block)
+    kept = (labels.frames >= 8) & (labels.frames < block.n_frames - 8)
+    found = measured.labels.read()[1][labels.frames[kept] - 8]
+    stored = labels.forces[kept]
+    heavy = block.atomic_numbers > 1
+    assert measured.n_frames == block.n_frames - 16
+    error = np.square(found - stored)[:, heavy].mean() / np.square(stored)[:, heavy].mean()
+    assert np.sqrt(error) < 0.02
+
+
 def test_frames_too_far_apart_have_no_measured_forces(published):
     coarse, fine = published["ethylene"]
     assert with_measured_forces([coarse]) == []
@@ -94,6 +112,32 @@ def test_atom_modes_takes_finer_frames_where_every_molecule_has_them(mini):
     fine = tuple(replace(block, frame_fs=H_FS) for block in few.trajectories)
     assert isinstance(model.windows(replace(few, finer=fine), 0), MotionWindows)
     assert not isinstance(model.windows(replace(few, finer=fine[:1]), 0), MotionWindows)
+
+
+def test_atom_modes_learns_no_later_frames_than_asked_for(mini):
+    model = make_model("atom-modes", training={"train_frames": 64})
+    blocks = model.windows(mini.training, 0).trajectories
+    assert len(blocks) == 2 * len(mini.training.trajectories)
+    first = [block.positions[:64] for block in mini.training.trajectories]
+    both = [*first, *(positions[::-1] for positions in first)]
+    for block, positions in zip(blocks, both, strict=True):
+        np.testing.assert_array_equal(block.positions, positions)
+
+
+def test_atom_modes_wants_all_atoms(mini, tmp_path):
+    hidden = replace(mini.training, task=mini.training.task.on_track("heavy-input"))
+    with pytest.raises(CannotPredict, match="atom-modes needs all atoms; heavy-input hides some"):
+        make_model("atom-modes").fit(hidden, budget=Budget(epochs=1), seed=0, out=tmp_path)
+
+
+def test_bonds_are_those_of_frames_where_a_methyl_group_turns():
+    """In the mean structure its hydrogen atoms fall together."""
+    block = load("mini-xtb").trajectory("toluene", 0).frames(0, 700)
+    mean = torch.from_numpy(mean_structures([block])["toluene"])[None]
+    numbers = torch.from_numpy(block.atomic_numbers)[None]
+    assert len(topologies_of(mean, numbers)[0].bonds) > 15
+    (geometry,) = reference_of([block], torch.device("cpu")).geometries
+    assert len(geometry.layout.topology.bonds) == 15
 
 
 def test_atom_modes_learns_measured_forces_and_leaves_the_start_right(mini, published, tmp_path):

@@ -22,6 +22,7 @@ from benchmarks.models.force_fields.frames import batch_of, labels_of
 from benchmarks.models.force_fields.losses import whitened_validation, whitening_of
 from benchmarks.models.force_fields.rollout import RolloutSettings, roll_out
 from benchmarks.models.force_fields.valence.model import BoundField
+from benchmarks.models.normal_modes import inner_directions
 from tg80.chemistry.mechanics import remove_rigid_motion
 from tg80.constants import ACCELERATION, BOLTZMANN_EV_PER_K, masses_of
 from tg80.dataset import load
@@ -221,6 +222,20 @@ def test_whitened_forces_have_unit_size_in_every_direction(few):
         # Below 1 by the directions whose force is held up to a share of the largest.
         assert 0.9 < float(losses.mean()) < 1.02
         assert float(whitening(batch, batch.forces).abs().max()) == 0.0
+
+
+def test_soft_motions_of_a_chain_are_whitened_and_its_turns_are_not():
+    """A torque about the mean structure is larger than the force along a chain's softest mode."""
+    block = load("tg80-xtb-v1").trajectory("1-hexanol", 0).frames(0, 1000)
+    whitening = whitening_of([block])
+    masses = masses_of(block.atomic_numbers)
+    inner = inner_directions(whitening.structures[0].double().numpy(), masses)
+    assert inner.shape == (63, 57)
+    sizes = np.linalg.norm(whitening.roots[0].double().numpy() @ inner, axis=0)
+    assert sizes.min() > 0.1 * np.median(sizes)
+    rigid = np.linalg.svd(inner.T)[2][57:]
+    left = np.linalg.norm(whitening.roots[0].double().numpy() @ rigid.T, axis=0)
+    assert left.max() < 1e-4 * np.median(sizes)
 
 
 def test_validation_takes_the_geometric_mean_over_molecules_and_parts(few):

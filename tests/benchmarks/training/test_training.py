@@ -118,6 +118,13 @@ def test_the_best_weights_on_validation_are_kept_and_patience_stops(data, tmp_pa
     torch.testing.assert_close(again["weight"], kept[0])
 
 
+def test_weights_that_err_beyond_measure_are_not_kept(data, tmp_path):
+    errors = iter([math.nan, math.inf, 2.0, math.nan, 3.0])
+    _, report = trainer(data, tmp_path, validate=lambda module: next(errors, 4.0)).run()
+    assert report.best_validation == 2.0
+    assert [row.get("validation_error") for row in report.history] == [None, None, 2.0, None]
+
+
 def test_a_budget_in_minutes_ends(data, tmp_path):
     _, report = trainer(data, tmp_path, budget=Budget(cpu_minutes=0.002)).run()
     assert report.cpu_seconds >= 0.12 and report.n_steps > 0
