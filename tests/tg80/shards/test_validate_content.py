@@ -1,5 +1,7 @@
 """Every check of `validate` of frames and metadata finds the defect it is there for."""
 
+import shutil
+
 import h5py
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from tests.support import factories
 from tests.tg80.shards.validation import checks_of, errors_of, refresh_checksum
 from tg80.chemistry.molecule import molecule_from_smiles
+from tg80.dataset import load
 from tg80.shards.fields import LEVEL_FIELDS, MISSING
 from tg80.shards.shard import Shard
 from tg80.shards.validate import validate
@@ -307,3 +310,16 @@ def test_frames_of_a_defect_are_those_of_the_file(acid, tmp_path):
     metadata = factories.make_metadata(model, learned, time_step_fs=0.125, integrator="learned")
     factories.write_shard(path, model, learned, metadata)
     assert any("in frame 305" in problem.message for problem in validate(path))
+
+
+def test_signs_of_charges_are_judged_where_there_are_charges(tmp_path):
+    """Of naphthalene at PBE/def2-SVP they are 0.014 e, and no more on carbon than on hydrogen."""
+    release = load("tg80-dft-v1")
+    assert "charges" not in errors_of(release["naphthalene"].path)
+    spoilt = tmp_path / release["butane"].path.name
+    shutil.copy(release["butane"].path, spoilt)
+    with h5py.File(spoilt, "r+") as file:
+        charges = file["observables/trajectory/mulliken_charges/value"]
+        charges[...] = -charges[...]
+    refresh_checksum(spoilt)
+    assert "charges" in errors_of(spoilt)
