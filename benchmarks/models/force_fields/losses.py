@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from atom.alignment import kabsch_rotation, weighted_centroid
-from benchmarks.models.force_fields.frames import FrameBatch, labelled_frames, labels_of
+from benchmarks.models.force_fields.frames import FrameBatch, labelled_states, labels_of
 from benchmarks.models.normal_modes import inner_directions
 from tg80.constants import masses_of
 from tg80.windows.trajectories import Trajectory
@@ -28,6 +28,8 @@ ForceLoss = Callable[[FrameBatch, Tensor], Tensor]
 # Of the largest eigenvalue: directions of less force are not blown up further.
 _LEAST_SHARE = 1e-4
 _MEAN_ROUNDS = 3
+# Kinetic energies of modes count as no farther from the mean than by this factor.
+_MOST_COOLED = 10.0
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,9 @@ def whitening_of(blocks: Sequence[Trajectory]) -> Whitening:
     roots = torch.zeros(size, 3 * n_max, 3 * n_max)
     for row, members in enumerate(by_molecule.values()):
         n = members[0].n_atoms
-        x, f = labelled_frames(members)
+        x, v, f = labelled_states(members)
         m = torch.from_numpy(masses_of(members[0].atomic_numbers)).double()
-        structure, root = _whitening(x, f, m)
+        structure, root = _whitening(x, v, f, m)
         masses[row, :n], structures[row, :n] = m.float(), structure.float()
         roots[row, : 3 * n, : 3 * n] = root.float()
     rows = {name: row for row, name in enumerate(by_molecule)}
@@ -164,7 +166,9 @@ def _by_molecule(blocks: Sequence[Trajectory]) -> dict[str, list[Trajectory]]:
     return found
 
 
-def _whitening(x: Tensor, forces: Tensor, masses: Tensor) -> tuple[Tensor, Tensor]:
+def _whitening(
+    x: Tensor, velocities: Tensor, forces: Tensor, masses: Tensor
+) -> tuple[Tensor, Tensor]:
     """Mean structure (n, 3) and inverse root (3n, 3n) of one molecule's frames (F, n, 3)."""
     weights = masses.expand(len(x), -1)
     centred = x - weighted_centroid(x, weights)
@@ -172,14 +176,20 @@ def _whitening(x: Tensor, forces: Tensor, masses: Tensor) -> tuple[Tensor, Tenso
     for _ in range(_MEAN_ROUNDS):
         turn = kabsch_rotation(centred, structure.expand_as(centred), weights)
         structure = (centred @ turn.transpose(1, 2)).mean(0)
-    turn = _turns(x, structure.expand_as(x), weights)
-    weighted = ((forces @ turn.transpose(1, 2)) / masses.sqrt()[:, None]).flatten(1)
+    turn = _turns(x, structure.expand_as(x), weights).transpose(1, 2)
+    root = masses.sqrt()[:, None]
     # Forces have no torque about the frames that they act in, but they have one about the mean
     # structure, which may be more than the force along a soft mode.
     inner = torch.from_numpy(inner_directions(structure.numpy(), masses.numpy()))
-    within = weighted @ inner
-    values, vectors = torch.linalg.eigh(within.T @ within / len(within))
-    scale = values.clamp(min=_LEAST_SHARE * float(values[-1])).rsqrt()
+    pull, speed = (
+        part.flatten(1) @ inner for part in (forces @ turn / root, velocities @ turn * root)
+    )
+    values, vectors = torch.linalg.eigh(pull.T @ pull / len(pull))
+    # Modes keep their energy for picoseconds: one that was cold has smaller forces than it usually
+    # has, by the share that its kinetic energy is of the mean.
+    kinetic = (speed @ vectors).square().mean(0)
+    values = values / (kinetic / kinetic.mean()).clamp(1 / _MOST_COOLED, _MOST_COOLED)
+    scale = values.clamp(min=_LEAST_SHARE * float(values.max())).rsqrt()
     vectors = inner @ vectors
     return structure, (vectors * scale) @ vectors.T / np.sqrt(len(values))
 
