@@ -147,7 +147,7 @@ def run_once(
             report = model.fit(
                 lessons, budget=budget, seed=seed or 0, out=folder, progress=progress
             )
-            if not model.trains:
+            if not (model.trains or stated):
                 spent = time.process_time() - started  # Less than 5 ms is nothing.
                 report = dataclasses.replace(report, cpu_seconds=round(spent, 2))
         except CannotPredict as error:

@@ -21,7 +21,8 @@ SETTINGS = {name: toys.TINY_ATOM for name in ("atom", "atom-start", "atom-gat", 
 SETTINGS |= {name: toys.TINY_EGNN for name in ("egno", "egnn", "egnn-rollout")}
 SETTINGS |= {"mace": toys.TINY_MACE, "nequip": toys.TINY_NEQUIP}
 SETTINGS |= {"flashmd": toys.TINY_FLASHMD}
-SETTINGS |= {"valence": {"model": {"width": 16}}}
+# Toy forces are no molecule's: a field that fits them more flies apart.
+SETTINGS |= {"valence": {"model": {"width": 16}, "training": {"learning_rate": 1e-4}}}
 STANDS_STILL = {"persistence", "centroid", "mean-structure", "relaxed-structure"}
 
 
