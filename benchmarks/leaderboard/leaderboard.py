@@ -9,7 +9,7 @@ from functools import partial
 from itertools import groupby
 
 from benchmarks.leaderboard.floor import PartFloor, on_molecules
-from benchmarks.leaderboard.lines import Entry, entries, line_labels
+from benchmarks.leaderboard.lines import Entry, entries, line_labels, notes_on_data, skill_reference
 from benchmarks.leaderboard.pareto import front_lags
 from benchmarks.runs.evaluation import Row
 from benchmarks.runs.records import SUBMITTED, Record, settings_key
@@ -186,7 +186,7 @@ def boards(
         mine = [f for f in floors if (f.task, f.track, f.part, f.folds) == key]
         notes = [f.note for f in mine] if view == View.ERRORS else []
         notes += _notes_on_references(members, view) + _notes_on_submissions(members, view)
-        notes += _notes_on_data(members)
+        notes += notes_on_data(members)
         rows += [_floor_cells(f) for f in mine] if view == View.ERRORS else []
         on = f", folds {_folds(folds)}" if (task, track) in several else ""
         title = f"{_marked(task)}, {track}, {part}{on}: {_TITLES[view]}"
@@ -234,7 +234,7 @@ def _summary(
     return Table(
         f"{_marked(task)}, {track}{on}: {_TITLES[View.SUMMARY]}",
         ["model", *heading, "seeds", "failed"], rows,
-        notes + _notes_on_submissions(firsts, View.SUMMARY) + _notes_on_data(firsts),
+        notes + _notes_on_submissions(firsts, View.SUMMARY) + notes_on_data(firsts),
     )  # fmt: skip
 
 
@@ -261,19 +261,10 @@ def _marked(task: str) -> str:
 
 
 def _notes_on_references(lines: Sequence[Entry], view: View) -> list[str]:
-    """What the skill of the lines of one part is against, where validation data chose it."""
-    lines = [line for line in lines if line.references]
-    if view not in (View.ERRORS, View.SKILL, View.SUMMARY) or not lines:
+    reference = skill_reference(lines)
+    if view not in (View.ERRORS, View.SKILL, View.SUMMARY) or not reference:
         return []
-    runs = [
-        (names, [lag for lag, _ in group])
-        for names, group in groupby(lines[0].references.items(), key=lambda item: item[1])
-    ]
-    spans = [
-        f"{' or '.join(names)} at {lags[0]:g}{f' to {lags[-1]:g}' if lags[1:] else ''} fs"
-        for names, lags in runs
-    ]
-    return [f"{lines[0].part}: skill is against {', '.join(spans)}, as chosen on validation data"]
+    return [f"{lines[0].part}: skill is against {reference}"]
 
 
 def _notes_on_submissions(lines: Sequence[Entry], view: View) -> list[str]:
@@ -287,12 +278,6 @@ def _notes_on_submissions(lines: Sequence[Entry], view: View) -> list[str]:
     if submitted and view == View.COSTS:
         notes.append(f"{SUBMITTED}...: as their authors say, not measured here")
     return notes
-
-
-def _notes_on_data(lines: Sequence[Entry]) -> list[str]:
-    """A warning where lines of one table are not of the same data."""
-    n = len({line.data for line in lines})
-    return [f"lines are of {n} versions of the data or split: don't compare them"] if n > 1 else []
 
 
 def _with_several_fold_sets(lines: Iterable[Entry]) -> set[tuple[str, str]]:

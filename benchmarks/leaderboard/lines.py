@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import groupby
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -264,6 +265,30 @@ def _entry(records: Sequence[Record], part: str, settings: str) -> Entry:
         costs=_costs(records),
         quality=_quality(records, part),
     )
+
+
+def skill_reference(lines: Sequence[Entry]) -> str:
+    """What the skill of lines of one part is against, where validation data chose it; else empty.
+
+    Args:
+        lines: of one task, track, part and set of folds, which share their references.
+    """
+    used = next((line.references for line in lines if line.references), {})
+    runs = [
+        (names, [lag for lag, _ in group])
+        for names, group in groupby(used.items(), key=lambda item: item[1])
+    ]
+    spans = [
+        f"{' or '.join(names)} at {lags[0]:g}{f' to {lags[-1]:g}' if lags[1:] else ''} fs"
+        for names, lags in runs
+    ]
+    return f"{', '.join(spans)}, as chosen on validation data" if spans else ""
+
+
+def notes_on_data(lines: Sequence[Entry]) -> list[str]:
+    """A warning where lines of one table are not of the same data."""
+    n = len({line.data for line in lines})
+    return [f"lines are of {n} versions of the data or split: don't compare them"] if n > 1 else []
 
 
 def _references(records: Sequence[Record], part: str) -> dict[float, tuple[str, ...]]:

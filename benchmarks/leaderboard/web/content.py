@@ -21,8 +21,10 @@ from benchmarks.leaderboard.lines import (
     entries,
     grouped,
     line_labels,
+    notes_on_data,
     over_runs,
     panels,
+    skill_reference,
 )
 from benchmarks.leaderboard.pareto import front_lags
 from benchmarks.models import MODELS, TRIVIAL
@@ -129,6 +131,8 @@ def _parts(members: Sequence[PageRecord], twins: Path | None) -> list[dict[str, 
     return [
         {
             "part": part,
+            "skill_reference": skill_reference(by_part[part]),
+            "notes": notes_on_data(by_part[part]),
             "front_lags_fs": front_lags(list(by_part[part][0].mse)),
             "floors": [_floor(floor) for floor in floors if floor.part == part],
             "lines": [

@@ -9,6 +9,7 @@ from benchmarks.leaderboard import leaderboard
 from benchmarks.leaderboard.leaderboard import View, boards
 from benchmarks.leaderboard.lines import entries
 from benchmarks.leaderboard.pareto import front_lags, on_front
+from benchmarks.leaderboard.web.content import PageRecord, page_content
 from benchmarks.models import Budget, make_model
 from benchmarks.models.cards import read_card
 from benchmarks.runs.evaluation import fit_references
@@ -74,6 +75,9 @@ def test_a_release_task_names_what_skill_is_against(records, tmp_path, capsys):
     assert main(["leaderboard", str(tmp_path), "--json"]) == 0
     (one,) = (e for e in json.loads(capsys.readouterr().out) if e["part"] == "test_time")
     assert one["references"][str(task.lags_fs[-1])] == [name]
+    (board,) = page_content([PageRecord(record, tmp_path, "")])["tasks"]
+    (part,) = (p for p in board["folds"][0]["parts"] if p["part"] == "test_time")
+    assert name in part["skill_reference"]
     # Other tasks choose for each molecule, and records of before name nothing.
     assert all(not record.references for record in records)
 

@@ -77,6 +77,9 @@ function moleculesOf(part) {
   return [...new Set(part.lines.flatMap((line) => Object.keys(line.molecules)))].sort();
 }
 
+// Where validation data chose it, one reference stands for all molecules; elsewhere each has its own.
+const skillNote = (part) => (part.skill_reference ? `Skill is against ${part.skill_reference}.` : '');
+
 // Stands for the molecules that have a floor, whose mean can be compared with it.
 const WITH_FLOOR = '*floor';
 

@@ -138,6 +138,7 @@ function showCurves() {
 }
 
 function drawChart(series, floors) {
+  const part = currentPart();
   const box = byId('chart');
   const width = Math.max(280, box.clientWidth || 800);
   const isWide = width > 640;
@@ -166,6 +167,7 @@ function drawChart(series, floors) {
   const clipped = chosen.quantity === 'skill' && series.some((one) => one.points.some(([, v]) => v < SKILL_FLOOR));
   byId('chart-note').textContent = `${where[0].toUpperCase()}${where.slice(1)}. Grey lines are trivial predictors and oracles.`
     + (clipped ? ` Skill below \u2212${-SKILL_FLOOR} is not drawn.` : '')
+    + (chosen.quantity === 'skill' && skillNote(part) ? ` ${skillNote(part)}` : '')
     + floorNote(floors);
 }
 

@@ -137,5 +137,9 @@ function showBoard() {
     region: `Table of ${task.task}, ${part.part}`,
     columns, rows: part.lines, sort: boardSort, remember: (sort) => { boardSort = sort; },
   }));
+  const warnings = part.notes.map((note) => `${note[0].toUpperCase()}${note.slice(1)}.`);
+  byId('board-note').textContent = [...warnings, skillNote(part)].filter(Boolean).join(' ');
+  byId('board-note').className = warnings.length ? 'note' : 'hint';
+  byId('board-note').hidden = !byId('board-note').textContent;
   byId('columns').replaceChildren(...columns.flatMap((c) => [make('dt', {}, c.label), make('dd', {}, c.title)]));
 }
