@@ -44,6 +44,8 @@ class FittedCoulomb:
         self.keeps_integrals = (
             8 * molecule.nao * (molecule.nao + 1) // 2 * self._auxiliary.nao <= max_bytes
         )
+        # The same memory for every geometry: so many new pages cost a tenth of the integrals.
+        self._store: np.ndarray | None = None
         self._kept = np.empty((0, 0))
         self._metric: Any = None
         self._ranges = _ranges(self._auxiliary)
@@ -58,14 +60,15 @@ class FittedCoulomb:
         self._auxiliary.set_geom_(self._molecule.atom_coords(), unit="Bohr")
         self._metric = scipy.linalg.cho_factor(self._auxiliary.intor("int2c2e"), lower=True)
         if self.keeps_integrals:
-            self._kept = self._integrals(0, self._auxiliary.nbas)
+            self._kept = self._integrals(0, self._auxiliary.nbas, self._store)
+            self._store = self._kept
 
-    def _integrals(self, first: int, last: int) -> np.ndarray:
-        """(n_pairs, n_functions) of the auxiliary shells first ... last - 1."""
+    def _integrals(self, first: int, last: int, store: np.ndarray | None = None) -> np.ndarray:
+        """(n_pairs, n_functions) of auxiliary shells first ... last - 1, in `store` if given."""
         n_shells = self._molecule.nbas
         n_all = (0, n_shells, 0, n_shells, n_shells + first, n_shells + last)
         both = self._molecule + self._auxiliary
-        return both.intor("int3c2e", aosym="s2ij", shls_slice=n_all)
+        return both.intor("int3c2e", aosym="s2ij", out=store, shls_slice=n_all)
 
     def _blocks(self):
         if self.keeps_integrals:

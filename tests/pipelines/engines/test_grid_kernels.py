@@ -180,6 +180,9 @@ def test_fitted_coulomb_gradient_follows_a_moved_molecule(occupied, molecule):
     slope = (energy(1e-3) - energy(-1e-3)) / 2e-3
     energy(0.0)
     assert fit.gradient(density)[1, 2] == pytest.approx(slope, abs=1e-4)
+    fresh = FittedCoulomb(molecule, "def2-universal-jkfit", 1e9)
+    fresh.move()
+    assert np.array_equal(fit.matrix(density), fresh.matrix(density))
 
 
 def test_pbe_is_libxcs():
