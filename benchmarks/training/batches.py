@@ -8,12 +8,13 @@ micro-batches changes what is learnt.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from atom.label_noise import LabelNoise
 from benchmarks.tasks.tasks import TaskSpec
@@ -115,11 +116,13 @@ class MicroBatch:
         noise: standard normal numbers for ATOM's label noise.
         counts: False where the process has no window left in this step: it goes through the
             motions with one that does not count, since the others wait for it.
+        worker_seconds: CPU time that a process of `training.workers` took to make it.
     """
 
     windows: WindowBatch
     noise: LabelNoise
     counts: bool = True
+    worker_seconds: float = 0.0
 
     def to(self, device: torch.device) -> MicroBatch:
         """Move its tensors to a device."""
@@ -186,6 +189,7 @@ class _NoisyWindows(Dataset):
 
     def __getitems__(self, numbers: Sequence[int]) -> MicroBatch:
         """Cut these windows and draw their noise; torch's loader calls it by this name."""
+        started = time.process_time()
         batch = self.windows.__getitems__(numbers)
         if self.lags_per_window is not None:
             batch = self._with_fewer_lags(batch, numbers, self.lags_per_window)
@@ -200,7 +204,10 @@ class _NoisyWindows(Dataset):
                 (2 + n_lags[i], n_atoms[i], 3), dtype=np.float32
             )
         tensor = torch.from_numpy(noise)
-        return MicroBatch(batch, LabelNoise(tensor[:, 0], tensor[:, 1], tensor[:, 2:]))
+        made = MicroBatch(batch, LabelNoise(tensor[:, 0], tensor[:, 1], tensor[:, 2:]))
+        if get_worker_info() is None:
+            return made
+        return replace(made, worker_seconds=time.process_time() - started)
 
     def _with_fewer_lags(
         self, batch: WindowBatch, numbers: Sequence[int], most: int

@@ -190,6 +190,8 @@ class Trainer:
             counts.append(weight * count)
         local = torch.stack([torch.stack(totals).sum(), torch.stack(counts).sum()]).double()
         self._tick()
+        if self.device.type != "cuda":
+            self._unshared += sum(micro_batch.worker_seconds for micro_batch in step)
         loss_sum, n_windows, seconds = distributed.summed([*local.tolist(), self._unshared])
         self.seconds, self._unshared = self.seconds + seconds, 0.0
         # What is left behind is the average over the processes of their sums.

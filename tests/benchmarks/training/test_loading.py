@@ -187,6 +187,7 @@ def test_a_loader_goes_on_where_it_is_told_to(workers):
         assert mine.windows.start_id == theirs.windows.start_id
         assert torch.equal(mine.windows.targets, theirs.windows.targets)
         assert torch.equal(mine.noise.targets, theirs.noise.targets)
+        assert (mine.worker_seconds > 0) == (workers > 0) and theirs.worker_seconds == 0
 
 
 def samples(micro_batches):

@@ -1,5 +1,6 @@
 import math
 import shutil
+import time
 
 import pytest
 import torch
@@ -46,6 +47,25 @@ def trainer(data, out, loss=loss_of_line, settings=SETTINGS, validate=None, budg
         Line(), loss, windows, validate, settings,
         budget=budget, seed=0, out=out, device=torch.device("cpu"),
     )  # fmt: skip
+
+
+class SlowWindows(TrainingWindows):
+    """A batch takes 50 ms of CPU time."""
+
+    def __getitems__(self, numbers):
+        end = time.process_time() + 0.05
+        while time.process_time() < end:
+            pass
+        return super().__getitems__(numbers)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_time_of_cutting_windows_counts_whoever_does_it(data, tmp_path, workers):
+    settings = SETTINGS.model_copy(update={"workers": workers})
+    slow = trainer(data, tmp_path, settings=settings)
+    slow.windows.__class__ = SlowWindows
+    report = slow.run()[1]
+    assert report.cpu_seconds >= 0.05 * report.n_steps > 0
 
 
 class Killed(Exception):
